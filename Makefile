@@ -1,0 +1,73 @@
+# `make` lists the targets. Nothing is done twice: each install leaves a stamp in .venv.
+
+PYTHON ?= python3
+PORT ?= 8080
+# MODEL=<tag of catalogue.json> downloads and serves that model in place of the demo.
+MODEL ?=
+MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
+# Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
+TORCH_INDEX_URL ?=
+
+VENV := .venv/bin
+SOURCES := *.py inference tests bench demo
+pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint type format lock demo bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: .venv/service ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
+	$(if $(MODEL),$(VENV)/python download.py --model $(MODEL))
+	@echo "Serving $(MODELS_DIR) on http://localhost:$(PORT)"
+	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
+
+test: .venv/dev ## install, then run the tests
+	$(VENV)/python -m pytest
+
+lint: .venv/dev ## check style
+	$(VENV)/ruff check $(SOURCES)
+	$(VENV)/ruff format --check $(SOURCES)
+
+type: .venv/dev ## check types
+	$(VENV)/mypy $(SOURCES)
+
+format: .venv/dev ## mend style
+	$(VENV)/ruff check --fix $(SOURCES)
+	$(VENV)/ruff format $(SOURCES)
+
+lock: .venv/dev ## derive requirements.txt from requirements.in
+	$(VENV)/pip install -q uv
+	@# CUDA's packages are left out: torch names its own exactly, and its CPU flavour needs none.
+	{ echo '# Locked from requirements.in by `make lock`; torch brings the CUDA packages it needs.'; \
+	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    requirements.in | grep -vE '^(cuda|nvidia)-|^triton='; } > requirements.txt.new
+	mv requirements.txt.new requirements.txt
+
+demo: .venv/service ## train the demo model again from scratch (up to 30 minutes on 2 cores)
+	$(VENV)/python -m demo.train
+
+bench: .venv/service ## measure the service beside the bare model on this machine
+	$(VENV)/python -m bench
+
+clean: ## remove everything that make made
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@echo "Making the virtual environment .venv"
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/service: .venv/python requirements.txt
+	@echo "Installing the service: torch alone is several gigabytes with CUDA's libraries"
+	$(VENV)/pip install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(pins)
+	$(VENV)/pip install -r requirements.txt
+	@touch $@
+
+.venv/dev: .venv/service requirements-dev.txt
+	@echo "Installing what the tests need"
+	$(VENV)/pip install -r requirements-dev.txt
+	@touch $@

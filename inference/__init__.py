@@ -1,0 +1,1 @@
+"""The machinery behind the service: model folders, decoding, batching and the model families."""

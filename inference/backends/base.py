@@ -1,0 +1,84 @@
+"""The seam between the service and a model family: what every backend offers, and nothing else.
+
+It imports no model library, so that everything above can name these types for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+
+Embeddings: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions]
+TextMode: TypeAlias = Literal["trained", "reference"]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend is to be loaded.
+
+    Attributes:
+        device: a torch device, such as `cpu` or `cuda:0`.
+        text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
+            container makes them.
+        trust_remote_code: whether the model folder may run Python code of its own.
+    """
+
+    device: str = "cpu"
+    text_mode: TextMode = "trained"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is loaded, for the log and for `GET /meta`.
+
+    Attributes:
+        family: the model family, such as `SigLIP 2`.
+        dimensions: length of every vector.
+        parameters: number of weights in memory.
+        device: where they are.
+        precision: the type they are computed in.
+        text_mode: as in `BackendOptions`.
+        is_demo: whether it is the small model that this project ships to be tried.
+        config: the body that the reference's `GET /meta` has for the family.
+    """
+
+    family: str
+    dimensions: int
+    parameters: int
+    device: str
+    precision: str
+    text_mode: TextMode
+    is_demo: bool
+    config: Mapping[str, object]
+
+
+class EmbeddingBackend(Protocol):
+    """A loaded model.
+
+    `encode_image` and `encode_text` each run in one thread of their own, side by side; `preprocess`
+    runs in many. Each encode keeps length and order, and is batch-invariant: an input's vector does
+    not depend on its batch mates (to 1e-5).
+    """
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        ...
+
+    def preprocess(self, image: Image) -> Any:
+        """Bring a decoded image, in its own mode, to the form that `encode_image` takes."""
+        ...
+
+    def encode_image(self, batch: Sequence[Any]) -> Embeddings:
+        """Embed preprocessed images: [n, dimensions] float32."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts; one that is too long for the model is cut: [n, dimensions] float32."""
+        ...

@@ -1,0 +1,87 @@
+"""SigLIP and SigLIP 2 with a fixed resolution, as transformers implements them.
+
+See:
+    SigLIP: https://arxiv.org/abs/2303.15343; SigLIP 2: https://arxiv.org/abs/2502.14786
+    https://huggingface.co/docs/transformers/model_doc/siglip2: texts are padded to 64
+    tokens, without a mask, and lower-cased for SigLIP 2.
+
+Source of the vectors' length: the reference's `clip.py` does not normalise this family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
+
+from inference.backends import transformers_models as hf
+from inference.backends.base import BackendOptions
+from inference.backends.pixels import Preprocess, resize_by_torchvision
+from inference.backends.tokens import TokenIds, Tokenize, group_equal_lengths, pad_to, tokenize_by
+from inference.backends.two_towers import TokenTower, TwoTowerBackend, as_they_are, describe
+from inference.errors import ModelFolderError
+from inference.model_folder import ModelFolder, hub_snapshot
+
+
+def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+    """Load `siglip/`, with its processor in a hub cache inside it or beside the weights."""
+    processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
+    tokenizer = AutoTokenizer.from_pretrained(
+        processors, local_files_only=True, trust_remote_code=options.trust_remote_code
+    )
+    processor = SiglipImageProcessor.from_pretrained(processors, local_files_only=True)
+    model = _load_model(folder.part("siglip"), options)
+    info = describe(
+        folder,
+        options,
+        family="SigLIP" if _is_siglip1(tokenizer) else "SigLIP 2",
+        dimensions=model.config.text_config.projection_size,
+        networks=[model],
+        config=hf.full_config(model),
+    )
+    return TwoTowerBackend(
+        info,
+        Preprocess.of_processor(processor, resize_by_torchvision),
+        hf.image_tower(model, processor, as_they_are),
+        _text_tower(model, tokenizer, options),
+    )
+
+
+def _load_model(path: Path, options: BackendOptions) -> Any:
+    model_type = hf.read_config(path)["model_type"]
+    if model_type != "siglip":
+        raise ModelFolderError(
+            f"{path.absolute()} holds a model of type {model_type}; this version serves SigLIP and "
+            "SigLIP 2 models with a fixed resolution (type siglip), not yet the NaFlex ones"
+        )
+    return hf.place(SiglipModel.from_pretrained(path, **hf.load_options()), options.device)
+
+
+def _text_tower(model: Any, tokenizer: Any, options: BackendOptions) -> TokenTower:
+    # The vector is read at the last position and there is no mask, so padding is part of a text.
+    length: int = model.config.text_config.max_position_embeddings
+    tokenize = tokenize_by(tokenizer, length)
+
+    def network(ids: Tensor) -> Tensor:
+        vectors: Tensor = model.get_text_features(input_ids=ids).pooler_output
+        return vectors
+
+    if options.text_mode == "reference":
+        return TokenTower(tokenize, group_equal_lengths, network, model.device)
+    if not _is_siglip1(tokenizer):
+        tokenize = _lower_cased(tokenize)
+    return TokenTower(tokenize, pad_to(length, tokenizer.pad_token_id), network, model.device)
+
+
+def _is_siglip1(tokenizer: Any) -> bool:
+    return type(tokenizer).__name__.startswith("SiglipTokenizer")
+
+
+def _lower_cased(tokenize: Tokenize) -> Tokenize:
+    def lower_cased(texts: Sequence[str]) -> TokenIds:
+        return tokenize([text.lower() for text in texts])
+
+    return lower_cased

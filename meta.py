@@ -1,0 +1,24 @@
+"""The body of `GET /meta`: the reference's content for the family, and this service's facts."""
+
+from __future__ import annotations
+
+from config import VERSION
+from inference.backends.base import ModelInfo
+
+
+def meta(info: ModelInfo) -> dict[str, object]:
+    """Return the model's own configuration, as the reference has it, and this service's facts."""
+    return {
+        **info.config,
+        "service": {
+            "name": "multi2vec-clip-service",
+            "version": VERSION,
+            "family": info.family,
+            "dimensions": info.dimensions,
+            "parameters": info.parameters,
+            "device": info.device,
+            "precision": info.precision,
+            "text_mode": info.text_mode,
+            "demo": info.is_demo,
+        },
+    }

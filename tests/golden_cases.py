@@ -1,0 +1,72 @@
+"""The golden data: small models in the reference's layouts, with the vectors that it answered."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.backends import load_backend
+from inference.backends.base import BackendOptions, EmbeddingBackend, TextMode
+from inference.model_folder import detect
+
+GOLDEN = Path(__file__).parent / "golden"
+LAYOUTS = [
+    "openai",
+    "metaclip2",
+    "openclip",
+    "sentence_transformers",
+    "sentence_transformers_0_CLIPModel",
+    "sentence_transformers_multilingual",
+    "siglip",
+    "siglip1",
+]
+MODES: list[TextMode] = ["trained", "reference"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input and the vector that belongs to it; None where the reference answered an error."""
+
+    content: str  # a text, or an image's file name
+    vector: np.ndarray | None
+
+
+@lru_cache
+def recorded(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((GOLDEN / f"vectors/{name}.json").read_text())
+    return content
+
+
+def text_cases(layout: str, mode: TextMode) -> list[Case]:
+    trained = recorded("trained_text")
+    differs = mode == "trained" and layout in trained
+    cases = trained[layout] if differs else recorded(layout)["texts"]
+    return [Case(case["text"], vector_in(case)) for case in cases]
+
+
+def image_cases(layout: str) -> list[Case]:
+    return [Case(name, vector_in(case)) for name, case in recorded(layout)["images"].items()]
+
+
+def vector_in(case: dict[str, Any]) -> np.ndarray | None:
+    return np.array(case["vector"]) if "vector" in case else None
+
+
+@lru_cache
+def golden_backend(layout: str, mode: TextMode) -> EmbeddingBackend:
+    return load_backend(detect(GOLDEN / layout), BackendOptions(text_mode=mode))
+
+
+def assert_same(vector: np.ndarray, case: Case) -> None:
+    """Assert the law of this project: cosine >= 0.999999, length equal to 1e-4."""
+    if case.vector is None:
+        assert np.isfinite(vector).all()
+        return
+    lengths = np.linalg.norm(vector.astype(np.float64)), np.linalg.norm(case.vector)
+    assert vector @ case.vector / (lengths[0] * lengths[1]) >= 0.999999
+    assert lengths[0] == pytest.approx(lengths[1], abs=1e-4)
+

@@ -1,0 +1,186 @@
+"""The HTTP surface, through ASGI, on a backend whose vectors are functions of their inputs."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import create_app
+from config import Settings
+from inference.errors import BackendError
+from tests.fakes import FakeBackend, vector_of
+from tests.pictures import base64_of, plain
+from vectorizer import Vectorizer
+
+pytestmark = pytest.mark.anyio
+
+PICTURE = base64_of(plain((9, 8, 7)))
+PICTURE_VECTOR = vector_of(Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()).tolist()
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async def make_vectorizer(settings: Settings) -> Vectorizer:
+        return Vectorizer(backend, settings)
+
+    app = create_app(Settings(), make_vectorizer)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("probe", ["live", "ready"])
+async def test_probes_answer_204_without_a_body(client: httpx.AsyncClient, probe: str) -> None:
+    answer = await client.get(f"/.well-known/{probe}")
+
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_meta_is_the_model_config_with_facts_of_the_service(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = (await client.get("/meta")).json()
+
+    assert answer["model_type"] == "fake"
+    assert answer["service"]["family"] == "fake"
+    assert answer["service"]["dimensions"] == 4
+    assert answer["service"]["text_mode"] == "trained"
+    assert answer["service"]["demo"] is False
+
+
+@pytest.mark.parametrize(
+    ("body", "texts", "images"),
+    [
+        ({"texts": ["a", "b"], "images": [PICTURE]}, ["a", "b"], 1),
+        ({"texts": ["a"]}, ["a"], 0),
+        ({"images": [PICTURE, PICTURE]}, [], 2),
+        ({"texts": None, "images": [PICTURE]}, [], 1),
+        ({"texts": ["a"], "images": []}, ["a"], 0),
+        ({}, [], 0),
+        ({"texts": ["a"], "unknown": {"deep": [1]}}, ["a"], 0),
+        ({"images": ["data:image/png;base64," + PICTURE]}, [], 1),
+    ],
+)
+async def test_either_list_may_be_missing_null_or_empty(
+    client: httpx.AsyncClient, body: dict[str, Any], texts: list[str], images: int
+) -> None:
+    answer = await client.post("/vectorize", json=body)
+
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "textVectors": [pytest.approx(vector_of(text).tolist()) for text in texts],
+        "imageVectors": [pytest.approx(PICTURE_VECTOR)] * images,
+    }
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "text/plain", "application/json", None]
+)
+async def test_the_content_type_does_not_matter(
+    client: httpx.AsyncClient, content_type: str | None
+) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    body = b'{"texts": ["foo bar"], "images":[]}'
+    answer = await client.post("/vectorize", content=body, headers=headers)
+
+    assert answer.status_code == 200
+    assert len(answer.json()["textVectors"]) == 1
+
+
+async def test_numbers_parse_back_to_the_same_float32(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/vectorize", json={"texts": ["a"]})
+    parsed = np.array(json.loads(answer.content)["textVectors"][0], np.float32)
+
+    np.testing.assert_array_equal(parsed, vector_of("a"))
+    assert len(answer.content) < 90  # shortest decimals, not float64's seventeen digits
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", "the request body: Invalid JSON"),
+        (b"texts=foo", "the request body: Invalid JSON"),
+        (b'{"texts": ["a"', "the request body: Invalid JSON"),
+        (b"[1, 2]", "the request body: "),
+        (b'{"texts": "a"}', "texts: "),
+        (b'{"texts": ["a", 3]}', "texts[1]: "),
+        (b'{"images": [null]}', "images[0]: "),
+        (b'{"texts": ["\\ud800"]}', "the request body: Invalid JSON"),
+        (b"[" * 5000, "the request body: Invalid JSON"),
+        (json.dumps({"images": [PICTURE, "?"]}).encode(), "images[1]: not base64"),
+        (json.dumps({"images": [base64_of(b"GIF")]}).encode(), "images[0]: not an image"),
+    ],
+)
+async def test_a_bad_request_is_told_what_was_wrong(
+    client: httpx.AsyncClient, body: bytes, error: str
+) -> None:
+    answer = await client.post("/vectorize", content=body)
+
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(error)
+    assert list(answer.json()) == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/vectorize", 405), ("POST", "/meta", 405)],
+)
+async def test_wrong_routes_answer_json_with_an_error(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    answer = await client.request(method, path)
+
+    assert answer.status_code == status
+    assert path in answer.json()["error"]
+
+
+def raising(error: Exception) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (BackendError("the model failed"), "the model failed"),
+        (ZeroDivisionError("secret"), "internal error"),
+    ],
+)
+async def test_a_fault_of_ours_is_500_and_tells_no_internals(
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(Vectorizer, "vectorize", raising(error))
+    answer = await client.post("/vectorize", json={"texts": ["a"]})
+
+    assert answer.status_code == 500
+    assert sentence in answer.json()["error"]
+    assert "secret" not in answer.text
+
+
+async def test_the_examples_of_the_docs_work_when_tried(client: httpx.AsyncClient) -> None:
+    description = (await client.get("/openapi.json")).json()
+    body = description["paths"]["/vectorize"]["post"]["requestBody"]["content"]
+    examples = body["application/json"]["schema"]["examples"]
+
+    assert (await client.get("/docs")).status_code == 200
+    for example in examples:
+        answer = await client.post("/vectorize", json=example)
+        assert answer.status_code == 200
+        assert len(answer.json()["imageVectors"]) == len(example["images"]) > 0

@@ -1,0 +1,88 @@
+"""The layers of DESIGN.md, kept by reading every import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "open_clip", "sentence_transformers"}
+LEAVES = {"config", "inference.errors", "inference.model_folder"}
+BACKENDS = {"inference.backends", "inference.backends.base"}
+# What each module may import of this project; a name allows that module and nothing below it.
+ALLOWED = {
+    "app": {"config", "inference.errors", "meta", "vectorizer"},
+    "vectorizer": LEAVES
+    | BACKENDS
+    | {"inference.batcher", "inference.images", "inference.vector_cache"},
+    "meta": {"config", "inference.backends.base"},
+    "config": {"inference.errors"},
+    "inference.errors": set(),
+    "inference.model_folder": {"inference.errors"},
+    "inference.batcher": {"inference.errors"},
+    "inference.images": {"inference.errors"},
+    "inference.vector_cache": {"inference.errors"},
+    "inference.backends.base": set(),
+    "inference.backends": {
+        "inference.backends.base",
+        "inference.errors",
+        "inference.model_folder",
+    },
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def path_of(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def own_modules(names: set[str]) -> set[str]:
+    return {name for name in names if name != "inference" and path_of(name).is_file()}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_imports_point_down_only(module: str) -> None:
+    imported = own_modules(imports_of(path_of(module)))
+
+    assert imported <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "inference/backends").glob("*.py")))
+def test_a_backend_knows_nothing_above_it(path: Path) -> None:
+    imported = own_modules(imports_of(path))
+
+    below = {"inference.errors", "inference.model_folder"}
+    assert {name for name in imported if not name.startswith("inference.backends")} <= below
+
+
+def test_model_libraries_are_imported_by_backends_only() -> None:
+    files = [*ROOT.glob("*.py"), *(ROOT / "inference").glob("*.py")]
+    top_level = {
+        path.name: {name.split(".")[0] for name in imports_of(path)} & MODEL_LIBRARIES
+        for path in files
+        if path.name != "download.py"  # at build time it uses the libraries, inside functions
+    }
+
+    assert {name: used for name, used in top_level.items() if used} == {}
+
+
+def test_importing_the_app_loads_no_model_library() -> None:
+    program = f"import app, sys; print(sorted({MODEL_LIBRARIES!r} & set(sys.modules)))"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert answer.stdout.strip() == "[]"

@@ -1,0 +1,136 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import Settings
+from inference.errors import BackendError, InvalidInputError
+from tests.fakes import DIMENSIONS, FakeBackend, vector_of
+from tests.pictures import base64_of, file_of, plain
+from vectorizer import Vectorizer
+
+pytestmark = pytest.mark.anyio
+
+RED, BLUE = (plain((200, 0, 0)), plain((0, 0, 200)))
+
+
+def picture_vector(raw_size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
+    return vector_of(Image.new("RGB", raw_size, colour).tobytes())
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+async def vectorizer(backend: FakeBackend) -> AsyncIterator[Vectorizer]:
+    vectorizer = Vectorizer(backend, Settings())
+    yield vectorizer
+    backend.gate.set()
+    await vectorizer.aclose()
+
+
+async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectorizer) -> None:
+    texts = [f"text {i}" for i in range(100)]
+    answer = await vectorizer.vectorize(texts, [base64_of(BLUE), base64_of(RED)])
+
+    np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
+    np.testing.assert_array_equal(
+        answer.images, [picture_vector((8, 8), (0, 0, 200)), picture_vector((8, 8), (200, 0, 0))]
+    )
+
+
+async def test_nothing_asked_is_nothing_answered(vectorizer: Vectorizer) -> None:
+    answer = await vectorizer.vectorize([], [])
+
+    assert answer.texts.shape == answer.images.shape == (0, DIMENSIONS)
+
+
+async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    asked = [asyncio.create_task(vectorizer.vectorize([f"text {i}"], [])) for i in range(9)]
+    await asyncio.sleep(0.05)
+    backend.gate.set()
+    answers = await asyncio.gather(*asked)
+
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer.texts, [vector_of(f"text {i}")])
+    assert len(backend.text_batches) <= 2  # some, and all that came meanwhile
+
+
+async def test_an_equal_image_is_computed_once(
+    vectorizer: Vectorizer, backend: FakeBackend
+) -> None:
+    backend.gate.clear()
+    asked = [asyncio.create_task(vectorizer.vectorize([], [base64_of(RED)])) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    backend.gate.set()
+    await asyncio.gather(*asked)
+    await vectorizer.vectorize([], ["data:image/png;base64," + base64_of(RED)])
+
+    assert backend.image_batches == [1]
+    assert vectorizer.cache_stats.shared == 4
+    assert vectorizer.cache_stats.hits == 1
+
+
+async def test_a_text_and_an_image_of_the_same_bytes_are_not_mixed_up(
+    vectorizer: Vectorizer,
+) -> None:
+    raw = file_of(Image.new("RGB", (2, 2)), "PPM")
+    answer = await vectorizer.vectorize([raw.decode()], [base64_of(raw)])
+
+    assert not np.array_equal(answer.texts[0], answer.images[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([base64_of(RED), "?"], r"images\[1\]: not base64"),
+        ([base64_of(RED), base64_of(RED), base64_of(b"hello")], r"images\[2\]: not an image"),
+        ([base64_of(plain(size=(64, 64))[:80])], r"images\[0\]: a broken image"),
+    ],
+)
+async def test_a_bad_image_is_named(
+    vectorizer: Vectorizer, images: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        await vectorizer.vectorize(["fine"], images)
+
+
+async def test_a_bad_request_fails_no_other(vectorizer: Vectorizer, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    good = [asyncio.create_task(vectorizer.vectorize([f"text {i}"], [])) for i in range(4)]
+    bad = asyncio.create_task(vectorizer.vectorize(["text 0"], ["?"]))
+    await asyncio.sleep(0.05)
+    backend.gate.set()
+
+    with pytest.raises(InvalidInputError):
+        await bad
+    for i, answer in enumerate(await asyncio.gather(*good)):
+        np.testing.assert_array_equal(answer.texts, [vector_of(f"text {i}")])
+
+
+async def test_a_failure_of_the_model_is_raised(
+    vectorizer: Vectorizer, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise BackendError("no")
+
+    failing = Vectorizer(backend, Settings())
+    monkeypatch.setattr(backend, "encode_text", fail)
+    broken = Vectorizer(backend, Settings())
+
+    with pytest.raises(BackendError, match="no"):
+        await broken.vectorize(["a"], [])
+    await broken.aclose()
+    await failing.aclose()
+
+
+async def test_warming_up_uses_both_towers(vectorizer: Vectorizer, backend: FakeBackend) -> None:
+    await vectorizer.warmup()
+
+    assert backend.text_batches
+    assert backend.image_batches
