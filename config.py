@@ -73,6 +73,29 @@ class Settings(BaseSettings):
     )
 
 
+class DownloadSettings(BaseSettings):
+    """What names the model that an image build fetches."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    models_dir: Path = Field(default=Path("./models"), description="folder to write into")
+    clip_model_name: str = Field(default="", description="CLIP for the pictures")
+    clip_model_revision: str | None = Field(default=None, description="its revision on the hub")
+    text_model_name: str = Field(default="", description="model for the texts")
+    text_model_revision: str | None = Field(default=None, description="its revision on the hub")
+    clip_model_type: str = Field(
+        default="", description="`openai` takes the pair above for an OpenAI CLIP"
+    )
+    open_clip_model_name: str = Field(default="", description="OpenCLIP architecture")
+    open_clip_pretrained: str = Field(default="", description="OpenCLIP pretrained tag")
+    siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2")
+    siglip_model_revision: str | None = Field(default=None, description="its revision on the hub")
+    colpali_engine_model_name: str = Field(default="", description="ModernVBERT, not yet supported")
+    trust_remote_code: Switch = Field(
+        default=False, description="`1` or `true`: let the model run Python code of its own"
+    )
+
+
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 

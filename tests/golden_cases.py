@@ -69,4 +69,3 @@ def assert_same(vector: np.ndarray, case: Case) -> None:
     lengths = np.linalg.norm(vector.astype(np.float64)), np.linalg.norm(case.vector)
     assert vector @ case.vector / (lengths[0] * lengths[1]) >= 0.999999
     assert lengths[0] == pytest.approx(lengths[1], abs=1e-4)
-

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from inference.batcher import Batcher, BatchStats
+from inference.batcher import Batcher, BatchObserver, BatchStats, ignore
 from inference.errors import BackendError
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +31,8 @@ class Doubler:
         assert await asyncio.to_thread(self.started.wait, 10)
 
 
-def batcher_of(doubler: Doubler, max_batch_size: int = 4, **options: object) -> Batcher[int, int]:
-    return Batcher([doubler], max_batch_size=max_batch_size, name="test", **options)
+def batcher_of(doubler: Doubler, observer: BatchObserver = ignore) -> Batcher[int, int]:
+    return Batcher([doubler], max_batch_size=4, name="test", observer=observer)
 
 
 async def test_a_lone_item_runs_at_once() -> None:
@@ -71,7 +71,7 @@ async def test_a_cancelled_item_never_reaches_a_batch() -> None:
     await asyncio.sleep(0)
     doubler.gate.set()
 
-    assert await asyncio.gather(first, kept) == [0, 4]
+    assert list(await asyncio.gather(first, kept)) == [0, 4]
     assert doubler.batches == [[0], [2]]
     await batcher.aclose()
 
@@ -128,7 +128,7 @@ async def test_several_runners_work_side_by_side() -> None:
 
     batcher: Batcher[int, int] = Batcher([run, run], max_batch_size=1, name="test")
 
-    assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == [1, 2]
+    assert list(await asyncio.gather(batcher.submit(1), batcher.submit(2))) == [1, 2]
     await batcher.aclose()
 
 

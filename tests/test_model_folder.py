@@ -64,7 +64,7 @@ def test_modernvbert_is_recognised_and_refused(tmp_path: Path) -> None:
     (tmp_path / "model_name").write_text("ModernVBERT/modernvbert-embed\n")
     folder = detect(tmp_path)
 
-    with pytest.raises(ModelFolderError, match="ModernVBERT/modernvbert-embed.* cannot serve yet"):
+    with pytest.raises(ModelFolderError, match=r"ModernVBERT/modernvbert-embed.* cannot serve yet"):
         load_backend(folder, BackendOptions())
 
 

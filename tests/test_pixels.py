@@ -1,4 +1,6 @@
-"""Our preprocessing against the image processors of the families' own libraries, pixel for pixel."""
+"""Our preprocessing against the image processors of transformers, pixel for pixel."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from transformers import CLIPImageProcessor, CLIPImageProcessorPil, SiglipImageP
 from inference.backends.pixels import (
     PixelsToNumbers,
     Preprocess,
+    Resize,
     resize_by_pillow,
     resize_by_torchvision,
 )
@@ -28,13 +31,15 @@ def noise(size: tuple[int, int]) -> Image.Image:
 
 @pytest.mark.parametrize(("processor_class", "resize"), KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_pixels_and_numbers_are_those_of_the_library(processor_class, resize, size) -> None:
+def test_pixels_and_numbers_are_those_of_the_library(
+    processor_class: Any, resize: Resize, size: tuple[int, int]
+) -> None:
     processor, image = processor_class(), noise(size)
     expected = processor(image, return_tensors="pt", input_data_format="channels_last")
     pixels = Preprocess.of_processor(processor, resize)(image)
-    numbers = PixelsToNumbers(
-        processor.image_mean, processor.image_std, processor.rescale_factor
-    )(pixels.unsqueeze(0))
+    numbers = PixelsToNumbers(processor.image_mean, processor.image_std, processor.rescale_factor)(
+        pixels.unsqueeze(0)
+    )
 
     assert pixels.dtype == torch.uint8
     torch.testing.assert_close(numbers, expected["pixel_values"], rtol=0, atol=1e-5)

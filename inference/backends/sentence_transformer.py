@@ -102,12 +102,13 @@ def _load_model(path: Path, options: BackendOptions) -> SentenceTransformer:
 
 def _network_folder(path: Path) -> Path:
     """Return where the CLIP network lies: in the folder itself, or in `0_CLIPModel/`."""
-    found = [p.parent for p in sorted(path.rglob("preprocessor_config.json"))]
+    # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
+    found = sorted(path.rglob("*processor_config.json"))
     if not found:
         raise ModelFolderError(
             f"{path.absolute()} has no preprocessor_config.json: it is no model for images"
         )
-    return found[0]
+    return found[0].parent
 
 
 def _drop_text_tower(clip: SentenceTransformer) -> None:
