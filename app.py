@@ -168,7 +168,8 @@ async def _health() -> Response:
 
 
 async def _meta(request: Request) -> dict[str, object]:
-    return meta(request.app.state.vectorizer.info)
+    vectorizer: Vectorizer = request.app.state.vectorizer
+    return meta(vectorizer.info, vectorizer.cache_stats)
 
 
 async def _vectorize(request: Request) -> Response:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from config import VERSION
 from inference.backends.base import ModelInfo
+from inference.vector_cache import CacheStats
 
 
-def meta(info: ModelInfo) -> dict[str, object]:
+def meta(info: ModelInfo, cache: CacheStats) -> dict[str, object]:
     """Return the model's own configuration, as the reference has it, and this service's facts."""
     return {
         **info.config,
@@ -20,5 +23,6 @@ def meta(info: ModelInfo) -> dict[str, object]:
             "precision": info.precision,
             "text_mode": info.text_mode,
             "demo": info.is_demo,
+            "cache": asdict(cache),
         },
     }

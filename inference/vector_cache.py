@@ -23,11 +23,13 @@ class CacheStats:
         hits: answered from memory.
         shared: joined a computation that was under way.
         misses: computed.
+        size: values remembered now.
     """
 
     hits: int = 0
     shared: int = 0
     misses: int = 0
+    size: int = 0
 
 
 @dataclass(eq=False)
@@ -45,10 +47,6 @@ class VectorCache(Generic[V]):
         self._max_entries = max_entries
         self._values: OrderedDict[bytes, V] = OrderedDict()
         self._flights: dict[bytes, _Flight[V]] = {}
-
-    def __len__(self) -> int:
-        """Count the remembered values."""
-        return len(self._values)
 
     async def get_or_compute(
         self, key: bytes, compute: Callable[[], Coroutine[None, None, V]]
@@ -93,6 +91,7 @@ class VectorCache(Generic[V]):
         self._values[flight.key] = flight.task.result()
         if len(self._values) > self._max_entries:
             self._values.popitem(last=False)
+        self.stats.size = len(self._values)
 
     def _forget(self, flight: _Flight[V]) -> None:
         if self._flights.get(flight.key) is flight:

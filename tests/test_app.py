@@ -58,6 +58,7 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     assert answer["service"]["dimensions"] == 4
     assert answer["service"]["text_mode"] == "trained"
     assert answer["service"]["demo"] is False
+    assert answer["service"]["cache"] == {"hits": 0, "shared": 0, "misses": 0, "size": 0}
 
 
 @pytest.mark.parametrize(

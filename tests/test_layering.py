@@ -17,7 +17,7 @@ ALLOWED = {
     "vectorizer": LEAVES
     | BACKENDS
     | {"inference.batcher", "inference.images", "inference.vector_cache"},
-    "meta": {"config", "inference.backends.base"},
+    "meta": {"config", "inference.backends.base", "inference.vector_cache"},
     "config": {"inference.errors"},
     "inference.errors": set(),
     "inference.model_folder": {"inference.errors"},

@@ -38,7 +38,7 @@ async def test_a_repeat_is_answered_from_memory() -> None:
     assert await cache.get_or_compute(b"a", source.of(1)) == 1
     assert await cache.get_or_compute(b"a", source.of(2)) == 1
     assert source.calls == 1
-    assert cache.stats == CacheStats(hits=1, shared=0, misses=1)
+    assert cache.stats == CacheStats(hits=1, shared=0, misses=1, size=1)
 
 
 async def test_equal_inputs_in_flight_share_one_computation() -> None:
@@ -65,7 +65,7 @@ async def test_the_least_recently_used_is_forgotten_first() -> None:
     assert source.calls == calls
     await cache.get_or_compute(b"b", source.of(1))
     assert source.calls == calls + 1
-    assert len(cache) == 2
+    assert cache.stats.size == 2
 
 
 async def test_no_entries_means_nothing_is_remembered() -> None:
