@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference.errors import ConfigurationError
@@ -73,27 +73,65 @@ class Settings(BaseSettings):
     )
 
 
+_OLD_TOKEN = "HUGGING_FACE_HUB_TOKEN"  # noqa: S105 - a name that huggingface_hub still reads
+
+
 class DownloadSettings(BaseSettings):
-    """What names the model that an image build fetches."""
+    """What names the model that download.py fetches: the reference's variables, and revisions."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
-    models_dir: Path = Field(default=Path("./models"), description="folder to write into")
-    clip_model_name: str = Field(default="", description="CLIP for the pictures")
-    clip_model_revision: str | None = Field(default=None, description="its revision on the hub")
+    models_dir: Path | None = Field(
+        default=None,
+        description="folder to write into; `./models`, or `./models/<tag>` with `--model <tag>`",
+    )
+    clip_model_name: str = Field(
+        default="", description="model for the images; equal to `TEXT_MODEL_NAME` if it does both"
+    )
+    clip_model_revision: str | None = Field(
+        default=None, description="its branch, tag or commit on the hub"
+    )
     text_model_name: str = Field(default="", description="model for the texts")
-    text_model_revision: str | None = Field(default=None, description="its revision on the hub")
+    text_model_revision: str | None = Field(
+        default=None, description="its branch, tag or commit on the hub"
+    )
     clip_model_type: str = Field(
-        default="", description="`openai` takes the pair above for an OpenAI CLIP"
+        default="",
+        description="`openai`: the pair above is an OpenAI CLIP, as it is for names that begin "
+        "with `openai/` or `facebook/metaclip`",
     )
-    open_clip_model_name: str = Field(default="", description="OpenCLIP architecture")
+    open_clip_model_name: str = Field(
+        default="", description="OpenCLIP architecture; counts with `OPEN_CLIP_PRETRAINED` only"
+    )
     open_clip_pretrained: str = Field(default="", description="OpenCLIP pretrained tag")
-    siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2")
-    siglip_model_revision: str | None = Field(default=None, description="its revision on the hub")
-    colpali_engine_model_name: str = Field(default="", description="ModernVBERT, not yet supported")
-    trust_remote_code: Switch = Field(
-        default=False, description="`1` or `true`: let the model run Python code of its own"
+    open_clip_revision: str | None = Field(
+        default=None, description="branch, tag or commit of the checkpoint on the hub"
     )
+    siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2")
+    siglip_model_revision: str | None = Field(
+        default=None, description="its branch, tag or commit on the hub"
+    )
+    colpali_engine_model_name: str = Field(
+        default="", description="ModernVBERT; planned, not yet supported"
+    )
+    trust_remote_code: str = Field(
+        default="False",
+        description="`1` or `true`: let the model run Python code of its own, here and when it "
+        "is served",
+    )
+    hf_token: SecretStr | None = Field(
+        default=None, description="token of the hub, for gated and private models; never written"
+    )
+
+    @property
+    def trusts_remote_code(self) -> bool:
+        """Whether the model may run Python code of its own."""
+        return is_on(self.trust_remote_code)
+
+    def environment_of_check(self, hub_cache: Path, modules: Path) -> dict[str, str]:
+        """Return the environment for the process that loads what was fetched: it has no token."""
+        without = {n: v for n, v in os.environ.items() if n not in {"HF_TOKEN", _OLD_TOKEN}}
+        return {**without, "HF_HUB_CACHE": str(hub_cache), "HF_MODULES_CACHE": str(modules)}
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
@@ -124,18 +162,6 @@ def forbid_hub_access() -> None:
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         TOKENIZERS_PARALLELISM="false",  # one lane thread tokenises; a second pool would compete
     )
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use: its affinity, and the container's CPU limit.
-
-    Source: cgroup v2's `cpu.max`, a quota and a period in microseconds; Kubernetes sets it from
-    `limits.cpu`, and neither Python nor torch looks at it.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
-    return max(1, min(cores or 1, -(-int(quota) // int(period)) if quota != "max" else 1 << 16))
 
 
 def limit_compute_threads(cores: int) -> None:

@@ -1,43 +1,62 @@
 #!/usr/bin/env python3
-"""Build time: the variables that name a model -> that model in the model folder.
+"""Build time: the variables that name a model -> that model in the model folder, or nothing.
 
-    environment -> plan -> fetch into models/.download -> check that it loads -> move into place
+    environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
+                                            a process without network:        |
+                                            save in the layout, load, embed <-'-> into place
 
-Needs `config.py` and `inference/` beside it and nothing else of the service, so that an image
-build can run it before the rest of the code is copied. What it writes is what the reference's
-`download.py` writes, plus what an OpenCLIP model with a Hugging Face text tower needs to start
-without a network.
+Needs `config.py`, `catalogue.py`, `catalogue.json` and `inference/`, nothing else of the service,
+so that an image build can run it before the rest of the code is copied. The layouts are those of
+the reference's `download.py`; MetaCLIP 2 is saved by its own class, and an OpenCLIP model with a
+foreign text tower with what that needs to start without a network.
 """
 
 from __future__ import annotations
 
-import errno
+import argparse
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from config import DownloadSettings, read
-from inference.errors import DownloadError, ModelFolderError, StartupError
+import catalogue
+from config import DownloadSettings, forbid_hub_access, read
+from inference.errors import DownloadError, StartupError
+from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
 from inference.model_folder import LAYOUTS, Family, detect
+from inference.staging import RECORD, install, is_whole, staging, why, write_record
 
 logger = logging.getLogger(__name__)
 
-OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
-# A processor's files on the hub; the weights beside them are fetched by the model itself.
-PROCESSOR_FILES = ["*.json", "*.model", "*.txt"]
+Sources: TypeAlias = dict[str, Path]  # what a family's save function reads
+_OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be fetched: a family, and how its parts get into a folder."""
+    """What is to be fetched.
+
+    Attributes:
+        family: the layout.
+        wanted: the models on the hub, by the part of the layout that they are for.
+        pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
+    """
 
     family: Family
-    fetch: Callable[[Path], None]
+    wanted: dict[str, Wanted]
+    pretrained: str = ""
+
+    def request(self, trust_remote_code: str) -> dict[str, str]:
+        """Describe the plan, so that a later run can tell whether it wants the same."""
+        models = {w.variable: f"{w.name}@{w.revision or ''}" for w in self.wanted.values()}
+        return {**models, "pretrained": self.pretrained, "trust_remote_code": trust_remote_code}
 
 
 def plan(settings: DownloadSettings) -> Plan:
@@ -47,206 +66,177 @@ def plan(settings: DownloadSettings) -> Plan:
         DownloadError: a variable is missing, or its value cannot be served.
     """
     if settings.colpali_engine_model_name:
-        raise DownloadError("COLPALI_ENGINE_MODEL_NAME: ModernVBERT is planned, not yet supported")
-    if settings.siglip_model_name:
-        return Plan("siglip", lambda folder: fetch_siglip(settings, folder))
-    if settings.open_clip_model_name and settings.open_clip_pretrained:
-        return Plan("openclip", lambda folder: fetch_openclip(settings, folder))
-    if not settings.text_model_name:
-        raise DownloadError("TEXT_MODEL_NAME is required")
-    if not settings.clip_model_name:
-        raise DownloadError("CLIP_MODEL_NAME is required")
-    if not _wants_openai(settings):
-        return Plan("sentence_transformers", lambda folder: fetch_towers(settings, folder))
-    if settings.clip_model_name != settings.text_model_name:
-        raise DownloadError("For OpenAI models CLIP_MODEL_NAME and TEXT_MODEL_NAME must be equal")
-    return Plan("openai", lambda folder: fetch_openai(settings, folder))
+        raise DownloadError(
+            f"COLPALI_ENGINE_MODEL_NAME={settings.colpali_engine_model_name}: "
+            "ModernVBERT is planned, not yet supported"
+        )
+    if name := settings.siglip_model_name:
+        wanted = Wanted(name, "SIGLIP_MODEL_NAME", settings.siglip_model_revision)
+        return Plan("siglip", {"model": wanted})
+    if (name := settings.open_clip_model_name) and settings.open_clip_pretrained:
+        wanted = Wanted(name, "OPEN_CLIP_MODEL_NAME", settings.open_clip_revision)
+        return Plan("openclip", {"model": wanted}, settings.open_clip_pretrained)
+    for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
+        if not getattr(settings, name.lower()):
+            raise DownloadError(f"{name} is required")
+    return _plan_pair(settings)
 
 
-def _wants_openai(settings: DownloadSettings) -> bool:
+def _plan_pair(settings: DownloadSettings) -> Plan:
+    clip, text = settings.clip_model_name, settings.text_model_name
+    revision = settings.clip_model_revision
     forced = settings.clip_model_type.lower() == "openai"
-    return forced or settings.clip_model_name.startswith(OPENAI_PREFIXES)
+    if not (forced or clip.startswith(_OPENAI_PREFIXES)):
+        organisation = "sentence-transformers"
+        towers = {
+            "clip": Wanted(clip, "CLIP_MODEL_NAME", revision, organisation),
+            "text": Wanted(text, "TEXT_MODEL_NAME", settings.text_model_revision, organisation),
+        }
+        return Plan("sentence_transformers", towers)
+    if clip != text:
+        raise DownloadError(
+            f"CLIP_MODEL_NAME={clip} is an OpenAI CLIP, which does both: "
+            f"TEXT_MODEL_NAME={text} must be equal to it"
+        )
+    wanted = Wanted(clip, "CLIP_MODEL_NAME", revision or settings.text_model_revision)
+    return Plan("openai", {"model": wanted})
 
 
-def fetch_openai(settings: DownloadSettings, folder: Path) -> None:
-    """Fetch an OpenAI CLIP or a MetaCLIP 2, each saved by its own class."""
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoTokenizer,
-        CLIPModel,
-        MetaClip2Model,
-    )
-
-    name, options = settings.clip_model_name, {"revision": settings.clip_model_revision}
-    config = AutoConfig.from_pretrained(name, **options)
-    kind = MetaClip2Model if config.model_type == "metaclip_2" else CLIPModel
-    kind.from_pretrained(name, dtype="auto", **options).save_pretrained(folder / "openai_clip")
-    for processor in (AutoTokenizer, AutoImageProcessor):
-        loaded = processor.from_pretrained(name, **options)
-        loaded.save_pretrained(folder / "openai_clip_processor")
+# In this process, from the hub.
 
 
-def fetch_siglip(settings: DownloadSettings, folder: Path) -> None:
-    """Fetch a SigLIP, with its processor in a hub cache inside the model's folder."""
-    from huggingface_hub import snapshot_download
-    from transformers import SiglipModel
+def fetch(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> Sources:
+    """Fetch what a plan wants; what needs no model library goes into the layout at once.
 
-    name, revision = settings.siglip_model_name, settings.siglip_model_revision
-    model = SiglipModel.from_pretrained(name, dtype="auto", revision=revision)
-    model.save_pretrained(folder / "siglip")
-    snapshot_download(
-        name, revision=revision, cache_dir=folder / "siglip", allow_patterns=PROCESSOR_FILES
-    )
-    (folder / "model_name").write_text(name)
-
-
-def fetch_towers(settings: DownloadSettings, folder: Path) -> None:
-    """Fetch two sentence-transformers models; one that does both is fetched once."""
-    from sentence_transformers import SentenceTransformer
-
-    trust = settings.trust_remote_code
-    wanted = {
-        "clip": (settings.clip_model_name, settings.clip_model_revision),
-        "text": (settings.text_model_name, settings.text_model_revision),
-    }
-    for part, (name, revision) in wanted.items():
-        model = SentenceTransformer(name, revision=revision, trust_remote_code=trust, device="cpu")
-        model.save(str(folder / part), create_model_card=False)
+    Raises:
+        DownloadError: the hub does not have it, or cannot be reached.
+    """
+    if wanted.family == "openclip":
+        _fetch_openclip(wanted, hub, folder / "openclip")
+        return {}
+    choose = with_code(model_files) if trust else model_files
+    snapshots = {part: hub.fetch(model, choose) for part, model in wanted.wanted.items()}
+    if trust:
+        for snapshot in snapshots.values():
+            hub.fetch_code_of(snapshot)
+    if wanted.family == "siglip":
+        as_hub_cache(snapshots["model"], _small_files_of(snapshots["model"]), folder / "siglip")
+        (folder / "model_name").write_text(wanted.wanted["model"].name)
+    return {part: snapshot.path for part, snapshot in snapshots.items()}
 
 
-def fetch_openclip(settings: DownloadSettings, folder: Path) -> None:
-    """Fetch an OpenCLIP checkpoint, and the config and tokenizer of a foreign text tower."""
+def _small_files_of(snapshot: Snapshot) -> list[str]:
+    return small_files([path.name for path in snapshot.path.iterdir() if path.is_file()])
+
+
+def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
     import open_clip
-    from huggingface_hub import snapshot_download
 
-    name, tag = settings.open_clip_model_name, settings.open_clip_pretrained
-    _check_pair(name, tag, open_clip.list_pretrained())
-    cache = folder / "openclip"
-    open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag), cache_dir=str(cache))
-    architecture = open_clip.get_model_config(name)
+    model = wanted.wanted["model"]
+    _check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
+    entry = open_clip.get_pretrained_cfg(model.name, wanted.pretrained)["hf_hub"]
+    repository, _, file = entry.rpartition("/")  # "org/name/file", or "org/name/"
+    checkpoint = Wanted(repository, model.variable, model.revision)
+    snapshot = hub.fetch(checkpoint, lambda files: _checkpoint(file, files))
+    as_hub_cache(snapshot, [path.name for path in snapshot.path.iterdir()], folder)
+    architecture = open_clip.get_model_config(model.name)
     text = architecture["text_cfg"]
-    for tower in {text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}:
-        snapshot_download(tower, cache_dir=cache, allow_patterns=PROCESSOR_FILES)
+    for tower in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}):
+        snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}"), small_files)
+        as_hub_cache(snapshot, _small_files_of(snapshot), folder)
     description = {
-        "model_name": name,
-        "pretrained": tag,
+        "model_name": model.name,
+        "pretrained": wanted.pretrained,
         "model_config": architecture,
         "cache_dir": "./models/openclip",
     }
-    (cache / "config.json").write_text(json.dumps(description))
+    (folder / "config.json").write_text(json.dumps(description))
 
 
-def _check_pair(name: str, tag: str, known: list[tuple[str, str]]) -> None:
+def _checkpoint(file: str, files: Sequence[str]) -> list[str]:
+    # Source: open_clip's download_pretrained_from_hf, which prefers safetensors as well.
+    names = [Path(file).with_suffix(".safetensors").name, file]
+    if not file:
+        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    found = [name for name in names if name in files]
+    if not found:
+        raise DownloadError(f"holds no checkpoint of OpenCLIP: neither {' nor '.join(names)}")
+    return found[:1]
+
+
+def _check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
     if (name, tag) in known:
         return
-    names = [f"{model} {pretrained}" for model, pretrained in known]
-    close = get_close_matches(f"{name} {tag}", names, n=5) or names
+    tags = [pretrained for model, pretrained in known if model == name]
+    pairs = {f"{model} with {pretrained}": None for model, pretrained in known}
+    close = get_close_matches(f"{name} with {tag}", pairs, n=5, cutoff=0.5)
     raise DownloadError(
-        f"open_clip knows no model OPEN_CLIP_MODEL_NAME={name} with OPEN_CLIP_PRETRAINED={tag}; "
-        f"close to it are: {', '.join(close)}"
+        f"open_clip knows no pair OPEN_CLIP_MODEL_NAME={name}, OPEN_CLIP_PRETRAINED={tag}"
+        + (f"; {name} goes with {', '.join(tags)}" if tags else f"; close to it: {close}")
     )
 
 
-def download(settings: DownloadSettings) -> None:
-    """Bring the model into the model folder, whole or not at all.
+# In a process of its own, without network: from the hub's files to the layout, and the proof.
+
+
+@dataclass(frozen=True)
+class Job:
+    """What that process has to do."""
+
+    family: Family
+    folder: str
+    sources: dict[str, str]
+    trust: bool
+
+
+def finish(job: Job) -> dict[str, object]:
+    """Save what was fetched in its layout, load it as the service will, and embed with it.
 
     Raises:
-        DownloadError: it could not be fetched, or what was fetched does not work.
+        StartupError: what was fetched is no such model, or does not work.
     """
-    wanted = plan(settings)
-    root = settings.models_dir
-    _refuse_other_family(root, wanted.family)
-    staging = root / ".download"
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
-    try:
-        staging.mkdir(parents=True)
-        logger.info("Downloading into %s", root.absolute())
-        wanted.fetch(staging)
-        _check(staging)
-        (staging / "trust_remote_code").write_text(str(settings.trust_remote_code).lower())
-        _move_into_place(staging, root, wanted.family)
-    except StartupError:
-        raise
-    except Exception as error:
-        raise DownloadError(_why_failed(error)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    folder = Path(job.folder)
+    sources = {part: Path(path) for part, path in job.sources.items()}
+    _SAVE[job.family](sources, folder / "parts", job.trust)
+    shutil.rmtree(folder / "hub", ignore_errors=True)  # the check sees what a start will see
+    return check(folder / "parts", job.trust)
 
 
-def _refuse_other_family(root: Path, family: Family) -> None:
-    there = [other for other, parts in LAYOUTS.items() if (root / parts[0]).exists()]
-    if set(there) - {family}:
-        raise DownloadError(
-            f"{root.absolute()} already holds another family, {there[0]}; "
-            "empty it, or point MODELS_DIR elsewhere"
-        )
+def _save_openai(sources: Sources, folder: Path, trust: bool) -> None:  # noqa: ARG001
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, MetaClip2Model
+
+    kind = _kind_of(sources["model"], {"clip": CLIPModel, "metaclip_2": MetaClip2Model})
+    _save(kind, sources["model"], folder / "openai_clip", dtype="auto")
+    for processor in (AutoTokenizer, CLIPImageProcessor):
+        _save(processor, sources["model"], folder / "openai_clip_processor")
 
 
-def _check(staging: Path) -> None:
-    """Load what was fetched as the service will, and embed a text and a picture with it."""
-    from PIL import Image
+def _save_siglip(sources: Sources, folder: Path, trust: bool) -> None:  # noqa: ARG001
+    from transformers import SiglipModel
 
-    from inference.backends import load_backend
-    from inference.backends.base import BackendOptions
-
-    backend = load_backend(detect(staging), BackendOptions())
-    texts = backend.encode_text(["a picture"])
-    images = backend.encode_image([backend.preprocess(Image.new("RGB", (64, 48)))])
-    if texts.shape[1] != images.shape[1]:
-        raise DownloadError(
-            f"the two models do not belong together: texts get {texts.shape[1]} dimensions, "
-            f"pictures {images.shape[1]}"
-        )
-    logger.info("Checked: %s, %d dimensions", backend.info.family, backend.info.dimensions)
+    kind = _kind_of(sources["model"], {"siglip": SiglipModel})
+    _save(kind, sources["model"], folder / "siglip", dtype="auto")
 
 
-def _move_into_place(staging: Path, root: Path, family: Family) -> None:
-    # The first part of a layout is what a start looks for, so it leaves first and arrives last.
-    first, *others = LAYOUTS[family]
-    for name in (first, *others):
-        _remove(root / name)
-    for name in (*others, "trust_remote_code", first):
-        (staging / name).rename(root / name)
-    logger.info("The model is in %s", root.absolute())
+def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    for part, source in sources.items():
+        twin = folder / "clip"
+        if part == "text" and source == sources["clip"]:
+            shutil.copytree(twin, folder / part, copy_function=_link)
+        else:
+            model = SentenceTransformer(str(source), device="cpu", trust_remote_code=trust)
+            model.save(str(folder / part), create_model_card=False)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _save_nothing(sources: Sources, folder: Path, trust: bool) -> None:
+    """OpenCLIP's checkpoints are served as the hub has them."""
 
 
-def _why_failed(error: Exception) -> str:
-    """Say in a sentence why a download failed, whatever library said it first."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 10:
-        chain.append(cause)  # type: ignore[arg-type]
-    names = {type(link).__name__ for link in chain}
-    if any(getattr(link, "errno", None) == errno.ENOSPC for link in chain):
-        return "the disk is full"
-    if "GatedRepoError" in names:
-        return "the model is gated: accept its terms on the hub, and set HF_TOKEN"
-    if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}:
-        return f"the hub does not know the model: {_first_line(error)}"
-    if names & {"LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"}:
-        return "the hub cannot be reached: is there a network?"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def main() -> None:
-    """Download what the environment names; exit with 1 and one sentence where that fails."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        download(read(DownloadSettings))
-    except (DownloadError, ModelFolderError, StartupError) as error:
-        sys.exit(f"Fatal: {error}")
-
-
-if __name__ == "__main__":
-    main()
+_SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
+    "openai": _save_openai,
+    "siglip": _save_siglip,
+    "openclip": _save_nothing,
+    "sentence_transformers": _save_sentence_transformers,
+}

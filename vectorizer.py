@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from config import Settings, forbid_hub_access, is_on, limit_compute_threads, usable_cores
+from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from inference.backends import load_backend
 from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, ModelInfo
 from inference.batcher import Batcher
 from inference.errors import InvalidInputError
 from inference.images import ImageLimits, decode_base64, open_image
+from inference.machine import keep_freed_memory, usable_cores
 from inference.model_folder import ModelFolder, detect
 from inference.vector_cache import CacheStats, VectorCache
 
@@ -166,6 +167,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     started_s = time.perf_counter()
     forbid_hub_access()
     limit_compute_threads(usable_cores())
+    keep_freed_memory()
     backend = load_backend(folder, _backend_options(settings, folder))
     vectorizer = Vectorizer(backend, settings)
     await vectorizer.warmup()

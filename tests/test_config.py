@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from config import Settings, is_on, read, usable_cores
+from config import Settings, is_on, read
 from inference.errors import ConfigurationError
 
 README = Path(__file__).parent.parent / "README.md"
@@ -43,10 +43,6 @@ def test_a_value_that_does_not_fit_names_its_variable(
 
     with pytest.raises(ConfigurationError, match=f"{name}='{value}'"):
         read(Settings)
-
-
-def test_at_least_one_core_is_usable() -> None:
-    assert usable_cores() >= 1
 
 
 def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:

@@ -16,11 +16,12 @@ ALLOWED = {
     "app": {"config", "inference.errors", "meta", "vectorizer"},
     "vectorizer": LEAVES
     | BACKENDS
-    | {"inference.batcher", "inference.images", "inference.vector_cache"},
+    | {"inference.batcher", "inference.images", "inference.machine", "inference.vector_cache"},
     "meta": {"config", "inference.backends.base", "inference.vector_cache"},
     "config": {"inference.errors"},
     "inference.errors": set(),
     "inference.model_folder": {"inference.errors"},
+    "inference.machine": set(),
     "inference.batcher": {"inference.errors"},
     "inference.images": {"inference.errors"},
     "inference.vector_cache": {"inference.errors"},

@@ -1,0 +1,154 @@
+"""A model folder changes from one whole state to another, whatever breaks on the way.
+
+    root/.download-xyz/      written to, checked; no start takes it for a model
+    root/<parts>, record     moved there at the end, the part that a start looks for last
+
+It knows no families and no hub. The record, `download.json`, says what a run left in the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from inference.errors import DownloadError
+
+logger = logging.getLogger(__name__)
+
+RECORD = "download.json"
+_PREFIX = ".download-"
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """Give a folder inside `root` to write into; what is still in it at the end is deleted.
+
+    Raises:
+        DownloadError: another run is writing into `root`, or nobody can.
+    """
+    created = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone_in(root), _folder_in(root) as folder:
+            yield folder
+    except OSError as error:
+        raise DownloadError(f"{root.absolute()} cannot be written: {why(error)}") from error
+    finally:
+        if created:
+            with suppress(OSError):  # it holds the model
+                root.rmdir()
+
+
+@contextmanager
+def _folder_in(root: Path) -> Iterator[Path]:
+    for leftover in root.glob(f"{_PREFIX}*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(mkdtemp(prefix=_PREFIX, dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    descriptor = os.open(root, os.O_RDONLY)  # the kernel lets the lock go when the process ends
+    try:
+        _lock(descriptor, root)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DownloadError(f"another download is writing into {root.absolute()}") from error
+    except OSError as error:  # some network file systems know no locks
+        logger.debug("No lock on %s: %s", root, error)
+
+
+def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
+    """Move the parts from a staging folder into `root`, in place of those that are there.
+
+    Args:
+        folder: the staging folder.
+        root: the model folder.
+        parts: names in `folder`; the last is the one without which a start sees no model.
+    """
+    replaced = folder / "replaced"
+    replaced.mkdir()
+    for name in reversed(parts):
+        _set_aside(root / name, replaced / name)
+    for name in parts:
+        (folder / name).rename(root / name)
+
+
+def _set_aside(path: Path, aside: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        path.rename(aside)
+    except OSError:  # a folder from a lower layer of an image can be deleted, but not renamed
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
+    """Write down what was asked for, which commits came, and the size of every file."""
+    record = {"request": dict(request), "commits": dict(commits), "bytes": _sizes(folder)}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def is_whole(root: Path, request: Mapping[str, str]) -> bool:
+    """Tell whether a run for the same request left all of its files in `root`."""
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        return record["request"] == dict(request) and all(
+            (root / name).stat().st_size == size for name, size in record["bytes"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def why(error: BaseException) -> str:
+    """Say in a few words why a file could not be written, whichever library tried."""
+    if fault := disk_fault(error):
+        return fault
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Say that the disk is full, where that is the reason of an error."""
+    for link in chain(error):
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return _FULL[link.errno]
+        if "No space left on device" in str(link):  # libraries in Rust have only this text
+            return _FULL[errno.ENOSPC]
+    return None
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Give an error, and those that led to it."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
