@@ -21,11 +21,12 @@ RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
 
 # The weights first: a change of the code below fetches nothing anew.
-COPY config.py download.py ./
+COPY config.py download.py catalogue.py catalogue.json ./
 COPY inference inference
 USER 10001
 ARG CLIP_MODEL_NAME= CLIP_MODEL_REVISION= TEXT_MODEL_NAME= TEXT_MODEL_REVISION= CLIP_MODEL_TYPE=
-ARG OPEN_CLIP_MODEL_NAME= OPEN_CLIP_PRETRAINED= SIGLIP_MODEL_NAME= SIGLIP_MODEL_REVISION=
+ARG OPEN_CLIP_MODEL_NAME= OPEN_CLIP_PRETRAINED= OPEN_CLIP_REVISION=
+ARG SIGLIP_MODEL_NAME= SIGLIP_MODEL_REVISION=
 ARG COLPALI_ENGINE_MODEL_NAME= TRUST_REMOTE_CODE=
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN HF_HOME=/tmp/hub ./download.py && rm -rf /tmp/hub
 

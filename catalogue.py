@@ -66,8 +66,8 @@ def find(tag: str) -> Model:
     known = [name for name, model in models.items() if not model.planned]
     if tag not in models:
         close = get_close_matches(tag, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise DownloadError(f"there is no model {tag}{hint} The models are: {', '.join(known)}")
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(known)}")
     if models[tag].planned:
         raise DownloadError(
             f"{tag} ({models[tag].family}) is planned, not yet supported; "

@@ -73,7 +73,14 @@ class Settings(BaseSettings):
     )
 
 
-_OLD_TOKEN = "HUGGING_FACE_HUB_TOKEN"  # noqa: S105 - a name that huggingface_hub still reads
+_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
+_NO_HUB = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # one lane thread tokenises; a second pool would compete
+}
 
 
 class DownloadSettings(BaseSettings):
@@ -128,10 +135,11 @@ class DownloadSettings(BaseSettings):
         """Whether the model may run Python code of its own."""
         return is_on(self.trust_remote_code)
 
-    def environment_of_check(self, hub_cache: Path, modules: Path) -> dict[str, str]:
-        """Return the environment for the process that loads what was fetched: it has no token."""
-        without = {n: v for n, v in os.environ.items() if n not in {"HF_TOKEN", _OLD_TOKEN}}
-        return {**without, "HF_HUB_CACHE": str(hub_cache), "HF_MODULES_CACHE": str(modules)}
+    def environment_of_check(self, scratch: Path) -> dict[str, str]:
+        """Return the environment of the process that checks a download: no token, no network."""
+        kept = {name: value for name, value in os.environ.items() if name not in _TOKENS}
+        caches = {"HF_HUB_CACHE": scratch / "hub", "HF_MODULES_CACHE": scratch / "modules"}
+        return {**kept, **_NO_HUB, **{name: str(path) for name, path in caches.items()}}
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
@@ -155,13 +163,7 @@ def forbid_hub_access() -> None:
 
     Must run before any of them is imported, as they read these variables once.
     """
-    os.environ.update(
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        TOKENIZERS_PARALLELISM="false",  # one lane thread tokenises; a second pool would compete
-    )
+    os.environ.update(_NO_HUB)
 
 
 def limit_compute_threads(cores: int) -> None:

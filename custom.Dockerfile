@@ -20,7 +20,7 @@ WORKDIR /app
 RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
 
-COPY config.py download.py app.py vectorizer.py meta.py ./
+COPY config.py download.py catalogue.py catalogue.json app.py vectorizer.py meta.py ./
 COPY inference inference
 USER 10001
 ENV HF_HOME=/tmp/hub

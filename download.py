@@ -2,8 +2,8 @@
 """Build time: the variables that name a model -> that model in the model folder, or nothing.
 
     environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
-                                            a process without network:        |
-                                            save in the layout, load, embed <-'-> into place
+                                        save in the layout, load, embed <--'
+                                        (a process without network) -----> into place
 
 Needs `config.py`, `catalogue.py`, `catalogue.json` and `inference/`, nothing else of the service,
 so that an image build can run it before the rest of the code is copied. The layouts are those of
@@ -16,26 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import catalogue
-from config import DownloadSettings, forbid_hub_access, read
+from config import DownloadSettings, read
 from inference.errors import DownloadError, StartupError
 from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
-from inference.model_folder import LAYOUTS, Family, detect
-from inference.staging import RECORD, install, is_whole, staging, why, write_record
+from inference.model_folder import LAYOUTS, Family
+from inference.staging import RECORD, disk_fault, install, is_whole, staging, why, write_record
 
 logger = logging.getLogger(__name__)
 
-Sources: TypeAlias = dict[str, Path]  # what a family's save function reads
 _OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
 
 
@@ -105,8 +102,11 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
 # In this process, from the hub.
 
 
-def fetch(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> Sources:
-    """Fetch what a plan wants; what needs no model library goes into the layout at once.
+def fetch(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
+    """Fetch what a plan wants; what is served as it is goes into the layout at once.
+
+    Returns:
+        By part, the files that are still to be saved in the layout.
 
     Raises:
         DownloadError: the hub does not have it, or cannot be reached.
@@ -115,7 +115,9 @@ def fetch(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> Sources:
         _fetch_openclip(wanted, hub, folder / "openclip")
         return {}
     choose = with_code(model_files) if trust else model_files
-    snapshots = {part: hub.fetch(model, choose) for part, model in wanted.wanted.items()}
+    models = {(model.name, model.revision): model for model in wanted.wanted.values()}
+    fetched = {key: hub.fetch(model, choose) for key, model in models.items()}
+    snapshots = {p: fetched[model.name, model.revision] for p, model in wanted.wanted.items()}
     if trust:
         for snapshot in snapshots.values():
             hub.fetch_code_of(snapshot)
@@ -133,7 +135,7 @@ def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
     import open_clip
 
     model = wanted.wanted["model"]
-    _check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
+    check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
     entry = open_clip.get_pretrained_cfg(model.name, wanted.pretrained)["hf_hub"]
     repository, _, file = entry.rpartition("/")  # "org/name/file", or "org/name/"
     checkpoint = Wanted(repository, model.variable, model.revision)
@@ -142,7 +144,8 @@ def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
     architecture = open_clip.get_model_config(model.name)
     text = architecture["text_cfg"]
     for tower in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}):
-        snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}"), small_files)
+        revision = model.revision if tower == repository else None
+        snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}", revision), small_files)
         as_hub_cache(snapshot, _small_files_of(snapshot), folder)
     description = {
         "model_name": model.name,
@@ -155,88 +158,148 @@ def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
 
 def _checkpoint(file: str, files: Sequence[str]) -> list[str]:
     # Source: open_clip's download_pretrained_from_hf, which prefers safetensors as well.
-    names = [Path(file).with_suffix(".safetensors").name, file]
-    if not file:
-        names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if file:
+        names = [Path(file).with_suffix(".safetensors").name, file]
     found = [name for name in names if name in files]
     if not found:
         raise DownloadError(f"holds no checkpoint of OpenCLIP: neither {' nor '.join(names)}")
     return found[:1]
 
 
-def _check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
+def check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
+    """Check that open_clip has a checkpoint of that tag for that architecture.
+
+    Raises:
+        DownloadError: it has not; the message holds the tags or the pairs that come close.
+    """
     if (name, tag) in known:
         return
     tags = [pretrained for model, pretrained in known if model == name]
-    pairs = {f"{model} with {pretrained}": None for model, pretrained in known}
+    pairs = [f"{model} with {pretrained}" for model, pretrained in known]
     close = get_close_matches(f"{name} with {tag}", pairs, n=5, cutoff=0.5)
+    hint = f"{name} goes with {', '.join(tags)}" if tags else f"close to it: {', '.join(close)}"
     raise DownloadError(
-        f"open_clip knows no pair OPEN_CLIP_MODEL_NAME={name}, OPEN_CLIP_PRETRAINED={tag}"
-        + (f"; {name} goes with {', '.join(tags)}" if tags else f"; close to it: {close}")
+        f"open_clip knows no pair OPEN_CLIP_MODEL_NAME={name}, OPEN_CLIP_PRETRAINED={tag}; {hint}"
     )
 
 
-# In a process of its own, without network: from the hub's files to the layout, and the proof.
+# From the plan to the model in its place.
 
 
-@dataclass(frozen=True)
-class Job:
-    """What that process has to do."""
-
-    family: Family
-    folder: str
-    sources: dict[str, str]
-    trust: bool
-
-
-def finish(job: Job) -> dict[str, object]:
-    """Save what was fetched in its layout, load it as the service will, and embed with it.
+def download(settings: DownloadSettings) -> None:
+    """Bring the model into the model folder, whole or not at all.
 
     Raises:
-        StartupError: what was fetched is no such model, or does not work.
+        DownloadError: it could not be fetched, or what was fetched does not work.
     """
-    folder = Path(job.folder)
-    sources = {part: Path(path) for part, path in job.sources.items()}
-    _SAVE[job.family](sources, folder / "parts", job.trust)
-    shutil.rmtree(folder / "hub", ignore_errors=True)  # the check sees what a start will see
-    return check(folder / "parts", job.trust)
+    wanted = plan(settings)
+    root = settings.models_dir or Path("./models")
+    _refuse_other_family(root, wanted.family)
+    request = wanted.request(settings.trust_remote_code)
+    if is_whole(root, request):
+        logger.info("The model is already in %s", root.absolute())
+        return
+    with staging(root) as folder:
+        logger.info("Downloading into %s", root.absolute())
+        hub, parts = Hub(folder / "hub"), folder / "parts"
+        parts.mkdir()
+        sources = fetch(wanted, hub, parts, settings.trusts_remote_code)
+        logger.info("Checking that it loads and embeds without network")
+        answer = _finish(settings, wanted.family, folder, sources)
+        (parts / "trust_remote_code").write_text(settings.trust_remote_code)
+        write_record(parts, request, hub.commits)
+        # The first part of a layout is what a start looks for.
+        install(parts, root, [RECORD, "trust_remote_code", *reversed(LAYOUTS[wanted.family])])
+    logger.info(
+        "The model is in %s: %s, %s dimensions",
+        root.absolute(),
+        answer["family"],
+        answer["dimensions"],
+    )
 
 
-def _save_openai(sources: Sources, folder: Path, trust: bool) -> None:  # noqa: ARG001
-    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, MetaClip2Model
-
-    kind = _kind_of(sources["model"], {"clip": CLIPModel, "metaclip_2": MetaClip2Model})
-    _save(kind, sources["model"], folder / "openai_clip", dtype="auto")
-    for processor in (AutoTokenizer, CLIPImageProcessor):
-        _save(processor, sources["model"], folder / "openai_clip_processor")
-
-
-def _save_siglip(sources: Sources, folder: Path, trust: bool) -> None:  # noqa: ARG001
-    from transformers import SiglipModel
-
-    kind = _kind_of(sources["model"], {"siglip": SiglipModel})
-    _save(kind, sources["model"], folder / "siglip", dtype="auto")
+def _refuse_other_family(root: Path, family: Family) -> None:
+    for other, (first, *_) in LAYOUTS.items():
+        if other != family and (root / first).exists():
+            raise DownloadError(
+                f"{root.absolute()} already holds another family, {other}: "
+                "empty it, or point MODELS_DIR elsewhere"
+            )
 
 
-def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> None:
-    from sentence_transformers import SentenceTransformer
+def _finish(
+    settings: DownloadSettings, family: Family, folder: Path, sources: Mapping[str, Path]
+) -> dict[str, Any]:
+    job = {
+        "family": family,
+        "folder": str((folder / "parts").absolute()),
+        "sources": {part: str(path.absolute()) for part, path in sources.items()},
+        "scratch": str((folder / "hub").absolute()),
+        "trust": settings.trusts_remote_code,
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "inference.backends.saving"],
+        cwd=Path(__file__).resolve().parent,
+        env=settings.environment_of_check(folder.absolute()),
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return _answer_of(process)
 
-    for part, source in sources.items():
-        twin = folder / "clip"
-        if part == "text" and source == sources["clip"]:
-            shutil.copytree(twin, folder / part, copy_function=_link)
-        else:
-            model = SentenceTransformer(str(source), device="cpu", trust_remote_code=trust)
-            model.save(str(folder / part), create_model_card=False)
+
+def _answer_of(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    if process.returncode != 0:
+        end = process.stderr.strip().rpartition("\n")[2]
+        killed = "; is there enough memory?" if process.returncode < 0 else ""
+        raise DownloadError(
+            f"the process that checks the model ended with {process.returncode}{killed} {end}"
+        )
+    answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    if "error" in answer:
+        error = Exception(answer["error"])
+        raise DownloadError(f"what was fetched does not work: {disk_fault(error) or why(error)}")
+    return answer
 
 
-def _save_nothing(sources: Sources, folder: Path, trust: bool) -> None:
-    """OpenCLIP's checkpoints are served as the hub has them."""
+def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
+    """Let a tag of the catalogue name the model, in place of the environment.
+
+    Raises:
+        DownloadError: there is no such tag, or it is planned only.
+    """
+    model = catalogue.find(tag)
+    fields = dict.fromkeys(filter(_names_a_model, DownloadSettings.model_fields), "")
+    fields |= {name.lower(): value for name, value in model.variables.items()}
+    root = settings.models_dir or Path("models") / tag
+    return settings.model_copy(update={**fields, "models_dir": root})
 
 
-_SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
-    "openai": _save_openai,
-    "siglip": _save_siglip,
-    "openclip": _save_nothing,
-    "sentence_transformers": _save_sentence_transformers,
-}
+def _names_a_model(field: str) -> bool:
+    return field.endswith(("_name", "_pretrained", "_type"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Download the model that was named; exit with 1 and one sentence where that fails."""
+    parser = argparse.ArgumentParser(
+        description="Fetch the model that the environment names into ./models (MODELS_DIR)."
+    )
+    parser.add_argument(
+        "--model", metavar="TAG", help="a tag of catalogue.json instead, into ./models/TAG"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
+    try:
+        settings = read(DownloadSettings)
+        download(of_tag(settings, options.model) if options.model else settings)
+    except StartupError as error:
+        sys.exit(f"Fatal: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Fatal: interrupted; the model folder is as it was")
+
+
+if __name__ == "__main__":
+    main()

@@ -178,17 +178,17 @@ def _look_up(wanted: Wanted) -> tuple[str, Any]:
 
 
 def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
-    """Move files of a snapshot into a hub cache of plain files, or copy them from a folder."""
+    """Put files of a snapshot into a hub cache of plain files; weights are moved, not copied."""
     repository = into / f"models--{snapshot.name.replace('/', '--')}"
     ref = repository / "refs" / "main"
-    ref.parent.mkdir(parents=True)
+    ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(snapshot.commit)
     for file in files:
         source = snapshot.path / file
         target = repository / "snapshots" / snapshot.commit / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink():  # into the cache's blobs, which nobody needs afterwards
-            source.resolve().rename(target)
+        if source.is_symlink() and not small_files([file]):
+            source.resolve().rename(target)  # out of the cache's blobs, which go afterwards
         else:
             shutil.copyfile(source, target)
 

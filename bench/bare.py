@@ -1,0 +1,112 @@
+"""The driver's end of the bare model: what a loop is, and the process that runs it.
+
+Two loops matter. "Bare loop": the best batch size, which is the ceiling. "One at a time": batches
+of one, decoded and computed in turn, as by a service that holds one lock around a request.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from bench import inputs
+from bench.service import ROOT, log_path, stop
+from inference.machine import usable_cores
+
+Modality: TypeAlias = Literal["images", "texts"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Decode, preprocess and compute, again and again.
+
+    Attributes:
+        batch: items in a forward pass.
+        seconds: how long, at least.
+        threads: that decode a batch before it is computed; 1 decodes in the loop itself.
+        size: width and height of the images.
+    """
+
+    modality: Modality
+    batch: int
+    seconds: float
+    threads: int = 1
+    size: Sequence[int] = inputs.SMALL
+
+
+class LoopResult(NamedTuple):
+    """What a loop brought: items a second, and the median time of one batch."""
+
+    rate_per_s: float
+    median_ms: float
+
+
+class BareModel:
+    """A process with the bare model in it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, loop: Loop) -> LoopResult:
+        """Run one loop in the other process.
+
+        Raises:
+            RuntimeError: that process has ended.
+        """
+        return LoopResult(**self._ask(json.dumps(asdict(loop))))
+
+    def best(self, loop: Loop, batches: Sequence[int]) -> Loop:
+        """Find the batch size, then whether to decode in one thread or in one a core."""
+        cores = usable_cores() if loop.modality == "images" else 1
+        batch = self._fastest([replace(loop, batch=batch, threads=cores) for batch in batches])
+        return self._fastest([batch, replace(batch, threads=1)]) if cores > 1 else batch
+
+    def _fastest(self, loops: Sequence[Loop]) -> Loop:
+        return max(loops, key=lambda loop: self.run(loop).rate_per_s)
+
+    def wait_until_loaded(self) -> None:
+        """Wait for the model."""
+        self._answer()
+
+    def _ask(self, line: str) -> dict[str, float]:
+        if self._process.stdin is None:
+            raise RuntimeError("This is a bug.")
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise RuntimeError(f"the bare model's process ended; see {log_path('bare')}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def bare_model(folder: Path) -> Iterator[BareModel]:
+    """Load the model of a folder into a process of its own."""
+    with log_path("bare").open("w") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "bench.bare_worker", str(folder)),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        model = BareModel(process)
+        model.wait_until_loaded()
+        yield model
+    finally:
+        stop(process)
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()

@@ -1,0 +1,107 @@
+"""The bare model in a process of its own: no HTTP, no queue, no cache.
+
+    echo '{"modality": "images", "batch": 16, "seconds": 3}' | python -m bench.bare_worker FOLDER
+
+Reads one loop to run from each line of its input and answers with a line of figures. What it uses
+of the project is what turns bytes into vectors: `open_image` and the backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import statistics
+import sys
+import time
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench import inputs
+from bench.bare import Loop, LoopResult
+from config import Settings, forbid_hub_access, limit_compute_threads, read
+from inference.backends import load_backend
+from inference.backends.base import BackendOptions, EmbeddingBackend
+from inference.images import ImageLimits, open_image
+from inference.machine import keep_freed_memory, usable_cores
+from inference.model_folder import detect
+
+_BURN_IN_BATCHES = 1
+_LEAST_BATCHES = 2
+_LIMITS = ImageLimits(max_pixels=100_000_000)
+
+
+def load(folder: Path) -> EmbeddingBackend:
+    """Load a model as the service would with the settings of the environment."""
+    settings = read(Settings)
+    forbid_hub_access()
+    limit_compute_threads(usable_cores())
+    keep_freed_memory()
+    device = settings.cuda_core if settings.enable_cuda else "cpu"
+    return load_backend(detect(folder), BackendOptions(device, settings.text_mode))
+
+
+class BareModel:
+    """Runs loops on a loaded model."""
+
+    def __init__(self, backend: EmbeddingBackend) -> None:
+        self._backend = backend
+
+    def run(self, loop: Loop) -> LoopResult:
+        """Run a loop: a burn-in, then whole batches until the time is over."""
+        with ThreadPoolExecutor(loop.threads) as pool:
+            step = self._step(loop, pool)
+            numbers = itertools.count()
+            for _ in range(_BURN_IN_BATCHES):
+                step(next(numbers))
+            seconds: list[float] = []
+            while sum(seconds) < loop.seconds or len(seconds) < _LEAST_BATCHES:
+                started_s = time.perf_counter()
+                step(next(numbers))
+                seconds.append(time.perf_counter() - started_s)
+        rate_per_s = loop.batch * len(seconds) / sum(seconds)
+        return LoopResult(rate_per_s, 1e3 * statistics.median(seconds))
+
+    def _step(self, loop: Loop, pool: ThreadPoolExecutor) -> Callable[[int], object]:
+        """Return what computes batch `number`; vectors come back to the CPU, so it has finished."""
+        if loop.modality == "texts":
+            return lambda number: self._backend.encode_text(_texts(number, loop.batch))
+        files = _files(loop.size)
+        each: Any = map if loop.threads == 1 else pool.map
+
+        def step(number: int) -> object:
+            batch = [files[(number * loop.batch + i) % len(files)] for i in range(loop.batch)]
+            return self._backend.encode_image(list(each(self._decode, batch)))
+
+        return step
+
+    def _decode(self, file: bytes) -> Any:
+        return self._backend.preprocess(open_image(file, _LIMITS))
+
+
+def _texts(number: int, batch: int) -> list[str]:
+    return [inputs.text(number * batch + i) for i in range(batch)]
+
+
+def _files(size: Sequence[int]) -> list[bytes]:
+    width, height = size
+    count = len(inputs.jpegs(width, height))
+    return [b64decode(inputs.image_b64((width, height), number)) for number in range(count)]
+
+
+def main() -> None:
+    """Serve the loops that standard input asks for."""
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # a library's words are no answer
+        model = BareModel(load(Path(sys.argv[1])))
+        print("{}", file=answers, flush=True)
+        for line in sys.stdin:
+            result = model.run(Loop(**json.loads(line)))
+            print(json.dumps(result._asdict()), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What is sent: photo-like JPEGs and short texts, the same ones in every run, each a new one.
+
+Knows no HTTP. A picture differs from the others of its pool in its pixels; two requests with the
+same picture differ in a JPEG comment, so that they cost the same and no cache can answer them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+SEED = 0
+SMALL = (640, 480)  # width, height
+SIZES = (SMALL, (1024, 768), (4000, 3000))
+MEGAPIXELS_IN_A_POOL = 5
+
+_NOISE = 9.5  # levels: a 640x480 file then has about 90 kB, as a photo of that size
+_QUALITY = 85
+_COMMENT_BYTES = 12
+# Start of image, then a comment: marker and length. Six bytes, so that the comment begins where a
+# group of base64 does, and as it has twelve, what follows does so as well.
+_START = b"\xff\xd8"
+_B64_HEAD = base64.b64encode(_START + b"\xff\xfe" + (2 + _COMMENT_BYTES).to_bytes(2, "big"))
+
+# Each is one token of CLIP's vocabulary.
+_COLOURS = ["red", "blue", "green", "yellow", "black", "white", "brown", "grey"]
+_THINGS = ["car", "dog", "cat", "house", "boat", "tree", "bird", "horse", "train", "chair", "cup",
+           "book", "clock", "shoe", "hat", "flower"]  # fmt: skip
+_PLACES = ["beach", "street", "forest", "garden", "kitchen", "river", "bridge", "mountain"]
+_TIMES = ["morning", "evening", "night", "winter", "summer", "autumn", "spring", "rain"]
+_ODD = 5_039_393  # spreads neighbouring numbers over all the words
+_LOOKS = ["old", "new", "small", "big", "bright", "dark", "quiet", "busy"]
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """A JPEG file that can be made to differ from itself by a comment.
+
+    Attributes:
+        b64_rest: base64 of the file without its first marker.
+    """
+
+    b64_rest: bytes
+
+    @classmethod
+    def of(cls, file: bytes) -> Jpeg:
+        """Take a JPEG file."""
+        return cls(base64.b64encode(file.removeprefix(_START)))
+
+    def numbered(self, number: int) -> bytes:
+        """Return the base64 of the file with a number as its comment."""
+        return _B64_HEAD + base64.b64encode(b"%012d" % number) + self.b64_rest
+
+
+@cache
+def jpegs(width: int, height: int) -> tuple[Jpeg, ...]:
+    """Make the pool of one size: the more pictures the smaller they are."""
+    count = max(2, round(MEGAPIXELS_IN_A_POOL * 1e6 / (width * height)))
+    rng = np.random.default_rng([SEED, width, height])
+    return tuple(Jpeg.of(_photo_like(rng, width, height)) for _ in range(count))
+
+
+def _photo_like(rng: np.random.Generator, width: int, height: int) -> bytes:
+    """Draw soft blobs of colour under camera noise and compress them."""
+    coarse = rng.integers(0, 256, (height // 48 + 2, width // 48 + 2, 3), dtype=np.uint8)
+    blobs = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    noise = rng.normal(0, _NOISE, (height, width, 1)).astype(np.float32)
+    picture = Image.fromarray(np.clip(blobs + noise, 0, 255).astype(np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def image_b64(size: tuple[int, int], number: int) -> bytes:
+    """Return the base64 of picture `number`; no two numbers give equal bytes."""
+    pool = jpegs(*size)
+    return pool[number % len(pool)].numbered(number)
+
+
+def text(number: int) -> str:
+    """Return a search of ten words; numbers that lie within 8 million of each other differ."""
+    number *= _ODD
+    picked = []
+    for words in (_COLOURS, _THINGS, _PLACES, _TIMES, _LOOKS, _THINGS, _COLOURS):
+        number, index = divmod(number, len(words))
+        picked.append(words[index])
+    colour, thing, place, time, look, other, other_colour = picked
+    return f"a {look} {colour} {thing} and a {other_colour} {other} {place} {time}"

@@ -1,0 +1,143 @@
+"""The models of the small hub: the catalogue's names, over the golden models.
+
+OpenCLIP's architectures are open_clip's own, so their checkpoints have the real shapes; they are
+made while they are sent (half precision, a seeded block repeated), and lie nowhere.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip import factory
+from safetensors.torch import load_file
+from transformers import MetaClip2Config, MetaClip2Model, XLMRobertaConfig
+
+from tests.golden_cases import GOLDEN
+from tests.hub_server import Content, Hub, Repository, of_bytes
+
+DECOY = of_bytes(b"a format that nobody should fetch")
+PROCESSOR = GOLDEN / "metaclip2/openai_clip_processor"
+
+
+def small_hub(scratch: Path) -> Hub:
+    """A hub with every model of the catalogue, and what they need; `scratch` takes some files."""
+    tower = make_tower(scratch / "xlm-roberta-base")
+    plain, quick, foreign = (
+        "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+        "timm/vit_base_patch32_clip_224.laion400m_e32",
+        "laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k",
+    )
+    repositories = {
+        "sentence-transformers/clip-ViT-B-32": sentence_transformers_clip(),
+        "sentence-transformers/clip-ViT-B-32-multilingual-v1": Repository.of_folders(
+            GOLDEN / "sentence_transformers_multilingual/text"
+        ),
+        "openai/clip-vit-base-patch16": openai(),
+        "facebook/metaclip-2-worldwide-b32-384": metaclip2(scratch / "metaclip2"),
+        "google/siglip-so400m-patch16-256-i18n": siglip("siglip1"),
+        "google/siglip2-so400m-patch16-384": siglip("siglip"),
+        "google/siglip2-so400m-patch16-512": siglip("siglip"),
+        plain: openclip("ViT-B-16"),
+        quick: openclip("ViT-B-32-quickgelu"),
+        foreign: openclip("xlm-roberta-base-ViT-B-32", tower),
+        "FacebookAI/xlm-roberta-base": Repository.of_folders(tower, **{"model.safetensors": DECOY}),
+    }
+    return Hub(repositories, moved={"xlm-roberta-base": "FacebookAI/xlm-roberta-base"})
+
+
+def sentence_transformers_clip() -> Repository:
+    decoys = ("0_CLIPModel/pytorch_model.bin", "onnx/model.onnx", "onnx/config.json")
+    folder = GOLDEN / "sentence_transformers_0_CLIPModel/clip"
+    return Repository.of_folders(folder, **dict.fromkeys(decoys, DECOY))
+
+
+def openai() -> Repository:
+    """As on the hub: a pickle, and no safetensors."""
+    folder = GOLDEN / "openai"
+    pickle = io.BytesIO()
+    torch.save(load_file(folder / "openai_clip/model.safetensors"), pickle)
+    repository = Repository.of_folders(folder / "openai_clip_processor", folder / "openai_clip")
+    del repository.files["model.safetensors"]
+    repository.files["pytorch_model.bin"] = of_bytes(pickle.getvalue())
+    return repository
+
+
+def metaclip2(folder: Path) -> Repository:
+    """The golden model as its own class has it; the golden folder has it as a plain CLIP."""
+    golden = GOLDEN / "metaclip2/openai_clip"
+    config = MetaClip2Config.from_dict(
+        {**json.loads((golden / "config.json").read_text()), "model_type": "metaclip_2"}
+    )
+    MetaClip2Model.from_pretrained(golden, config=config).save_pretrained(folder)
+    return Repository.of_folders(PROCESSOR, folder, **{"pytorch_model.bin": DECOY})
+
+
+def siglip(layout: str) -> Repository:
+    root = GOLDEN / layout / "siglip"
+    (processor,) = root.glob("models--*/snapshots/*")
+    weights = (root / "model.safetensors").read_bytes()
+    return Repository.of_folders(processor, **{"model.safetensors": of_bytes(weights)})
+
+
+def make_tower(path: Path) -> Path:
+    """Write config and tokenizer of a tiny XLM-RoBERTa."""
+    path.mkdir(parents=True)
+    for file in PROCESSOR.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    XLMRobertaConfig(
+        vocab_size=430,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=90,
+    ).save_pretrained(path)
+    return path
+
+
+def openclip(architecture: str, tower: Path | None = None) -> Repository:
+    decoys = dict.fromkeys(["open_clip_pytorch_model.bin", "model.safetensors"], DECOY)
+    checkpoint = _checkpoint(_shapes(architecture, tower))
+    return Repository({"open_clip_model.safetensors": checkpoint, "README.md": DECOY, **decoys})
+
+
+def _shapes(architecture: str, tower: Path | None) -> dict[str, torch.Size]:
+    """The shapes of an architecture's weights, without the weights."""
+    config: dict[str, Any] = open_clip.get_model_config(architecture)
+    if tower:
+        config["text_cfg"] |= {"hf_model_name": str(tower), "hf_tokenizer_name": str(tower)}
+    factory._MODEL_CONFIGS["shapes"] = config
+    with torch.device("meta"):
+        model = open_clip.create_model("shapes", pretrained_text=False, device="meta")
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _checkpoint(shapes: dict[str, torch.Size]) -> Content:
+    """A safetensors file in half precision: an 8-byte length, a JSON header, the numbers."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * shape.numel()
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    head = struct.pack("<Q", len(text)) + text
+    return Content(len(head) + end, partial(_send, head, shapes))
+
+
+def _send(head: bytes, shapes: dict[str, torch.Size]) -> Iterator[bytes]:
+    yield head
+    block = np.random.default_rng(1).normal(0, 0.02, 1 << 19).astype(np.float16)
+    for name, shape in shapes.items():
+        wide = "ln_" in name or "norm" in name.lower() or name == "logit_scale"
+        remaining = shape.numel()
+        while remaining:
+            part = block[:remaining]
+            yield (part + np.float16(wide and name.endswith(("weight", "scale")))).tobytes()
+            remaining -= len(part)

@@ -1,0 +1,104 @@
+"""The catalogue, and what is derived from it."""
+
+import json
+import subprocess
+import sys
+
+import open_clip
+import pytest
+
+import catalogue
+from config import DownloadSettings
+from download import of_tag, plan
+from inference.errors import DownloadError
+from tests.service import ROOT
+
+# Source: the image tags of the reference.
+TAGS = {
+    "sentence-transformers-clip-ViT-B-32",
+    "sentence-transformers-clip-ViT-B-32-multilingual-v1",
+    "openai-clip-vit-base-patch16",
+    "ViT-B-16-laion2b_s34b_b88k",
+    "ViT-B-32-quickgelu-laion400m_e32",
+    "xlm-roberta-base-ViT-B-32-laion5b_s13b_b90k",
+    "google-siglip-so400m-patch16-256-i18n",
+    "google-siglip2-so400m-patch16-384",
+    "google-siglip2-so400m-patch16-512",
+    "facebook-metaclip-2-worldwide-b32-384",
+}
+PLANNED = "ModernVBERT-modernvbert-embed"
+FAMILY_OF = {
+    "sentence-transformers": "sentence_transformers",
+    "OpenAI CLIP": "openai",
+    "MetaCLIP 2": "openai",
+    "OpenCLIP": "openclip",
+    "SigLIP": "siglip",
+    "SigLIP 2": "siglip",
+}
+
+
+def output(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, ROOT / "catalogue.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_it_lists_the_models_of_the_reference() -> None:
+    assert set(catalogue.load()) == TAGS | {PLANNED}
+    assert output().split() == [tag for tag in catalogue.load() if tag != PLANNED]
+
+
+@pytest.mark.parametrize("tag", sorted(TAGS))
+def test_a_tag_means_its_variables_whatever_the_environment_says(tag: str) -> None:
+    noise = dict.fromkeys(["siglip_model_name", "clip_model_type", "text_model_name"], "openai/x")
+    settings = of_tag(DownloadSettings.model_validate(noise), tag)
+
+    assert plan(settings).family == FAMILY_OF[catalogue.find(tag).family]
+    assert str(settings.models_dir) == f"models/{tag}"
+
+
+def test_the_matrix_is_what_github_reads_and_leaves_out_what_is_planned() -> None:
+    matrix = json.loads(output("--matrix"))
+
+    assert list(matrix) == ["include"]
+    assert {entry["tag"] for entry in matrix["include"]} == TAGS
+    assert all(
+        entry["build_args"] == output("--build-args", entry["tag"]).strip()
+        for entry in matrix["include"][:2]
+    )
+
+
+def test_build_args_are_options_of_docker_build() -> None:
+    assert catalogue.find("ViT-B-16-laion2b_s34b_b88k").build_args == (
+        "--build-arg OPEN_CLIP_MODEL_NAME=ViT-B-16 "
+        "--build-arg OPEN_CLIP_PRETRAINED=laion2b_s34b_b88k"
+    )
+
+
+def test_the_table_has_a_row_for_each_model() -> None:
+    head, rule, *rows = output("--table").strip().splitlines()
+
+    assert [row.split("`")[1] for row in rows] == list(catalogue.load())
+    assert {row.count("|") for row in (head, rule, *rows)} == {6}
+
+
+@pytest.mark.parametrize("tag", [PLANNED, "ViT-B-16", "nothing-like-it"])
+def test_what_it_does_not_have_is_refused_with_the_known_tags(tag: str) -> None:
+    with pytest.raises(DownloadError) as failure:
+        catalogue.find(tag)
+
+    assert all(known in str(failure.value) for known in TAGS)
+    assert tag in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in catalogue.load().values() if m.family == "OpenCLIP"], ids=lambda m: m.tag
+)
+def test_openclip_knows_the_pair_and_its_dimensions(model: catalogue.Model) -> None:
+    name, pretrained = model.variables.values()
+
+    assert (name, pretrained) in open_clip.list_pretrained()
+    assert open_clip.get_model_config(name)["embed_dim"] == model.dimensions
