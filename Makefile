@@ -13,7 +13,7 @@ SOURCES := *.py inference tests bench demo
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type format lock demo bench clean
+.PHONY: help run test test-long lint type format lock demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,7 +24,10 @@ run: .venv/service ## install, then serve the demo model, or MODEL=<tag>, on POR
 	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
 
 test: .venv/dev ## install, then run the tests
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -m "not long"
+
+test-long: .venv/dev ## the tests that take minutes
+	$(VENV)/python -m pytest -m long
 
 lint: .venv/dev ## check style
 	$(VENV)/ruff check $(SOURCES)

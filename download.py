@@ -211,12 +211,8 @@ def download(settings: DownloadSettings) -> None:
         write_record(parts, request, hub.commits)
         # The first part of a layout is what a start looks for.
         install(parts, root, [RECORD, "trust_remote_code", *reversed(LAYOUTS[wanted.family])])
-    logger.info(
-        "The model is in %s: %s, %s dimensions",
-        root.absolute(),
-        answer["family"],
-        answer["dimensions"],
-    )
+    told = f"{answer['family']}, {answer['dimensions']} dimensions"
+    logger.info("The model is in %s: %s", root.absolute(), told)
 
 
 def _refuse_other_family(root: Path, family: Family) -> None:
@@ -252,14 +248,15 @@ def _finish(
 
 def _answer_of(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     if process.returncode != 0:
-        end = process.stderr.strip().rpartition("\n")[2]
-        killed = "; is there enough memory?" if process.returncode < 0 else ""
-        raise DownloadError(
-            f"the process that checks the model ended with {process.returncode}{killed} {end}"
-        )
+        end = process.stderr.strip().rpartition("\n")[2] or "is there enough memory?"
+        raise DownloadError(f"the check of the model ended with {process.returncode}: {end}")
     answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     if "error" in answer:
         error = Exception(answer["error"])
+        if "trust_remote_code" in answer["error"]:  # as every library calls it
+            raise DownloadError(
+                "the model brings Python code of its own, which runs with TRUST_REMOTE_CODE=1 only"
+            )
         raise DownloadError(f"what was fetched does not work: {disk_fault(error) or why(error)}")
     return answer
 
@@ -271,14 +268,11 @@ def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
         DownloadError: there is no such tag, or it is planned only.
     """
     model = catalogue.find(tag)
-    fields = dict.fromkeys(filter(_names_a_model, DownloadSettings.model_fields), "")
-    fields |= {name.lower(): value for name, value in model.variables.items()}
+    ends = ("_name", "_pretrained", "_type")
+    names = {field: "" for field in DownloadSettings.model_fields if field.endswith(ends)}
+    names |= {name.lower(): value for name, value in model.variables.items()}
     root = settings.models_dir or Path("models") / tag
-    return settings.model_copy(update={**fields, "models_dir": root})
-
-
-def _names_a_model(field: str) -> bool:
-    return field.endswith(("_name", "_pretrained", "_type"))
+    return settings.model_copy(update={**names, "models_dir": root})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

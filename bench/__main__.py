@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ RESULTS = ROOT / "bench" / "results"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 where a request failed."""
+    # `timeout` and `kill` must not leave the servers behind: an exit closes what is open.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _parse(arguments)
     plan = _plan(options)
     about = {"url": options.url, "api": options.api, "machine": machine.describe()}

@@ -143,7 +143,9 @@ async def open_loop(
 
     async def send(due_s: float) -> None:
         connection = idle.pop() if idle else Connection(target)
-        samples.append(await _ask(connection, next_request(), started_s=due_s))
+        # The loop's timers are whole milliseconds, so that one may go off a little early.
+        started_s = min(due_s, time.perf_counter())
+        samples.append(await _ask(connection, next_request(), started_s))
         idle.append(connection)
 
     begin_s = time.perf_counter()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from bench import __main__ as command_line
-from bench import inputs, report, run, service, wire
+from bench import bare, inputs, report, run, service, wire
 from bench.bare import Loop, LoopResult
 from bench.bare_worker import BareModel
 from bench.client import Connection, Target
@@ -267,6 +268,7 @@ def test_texts_of_many_requests_differ() -> None:
 REFERENCE_ANSWER = {"textVectors": [[1.0, 2.0]], "imageVectors": []}
 OPENAI_ANSWER = {"data": [{"index": 0, "embedding": [1.0, 2.0]}]}
 TINY = Plan("openai", clients=(2,), seconds=0.1, rounds=1, sizes=())
+OTHER_SIZE = (64, 48)
 
 
 def image_of(encoded: str) -> Image.Image:
@@ -284,6 +286,34 @@ def test_the_reference_format_is_what_weaviate_sends() -> None:
     assert image_of(images[0]).size == inputs.SMALL
     assert len(texts) == len(set(texts))
     assert len(images) + len(texts) == len(bodies)
+
+
+class FixedBareModel(bare.BareModel):
+    """Answers without a process: twice as fast in batches of 8, and by one thread."""
+
+    def __init__(self) -> None:
+        self.loops: list[Loop] = []
+
+    def run(self, loop: Loop) -> LoopResult:
+        self.loops.append(loop)
+        return LoopResult((20.0 if loop.batch == 8 else 10.0) / loop.threads, 1.0)
+
+
+def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
+    model, figures, plan = FixedBareModel(), Figures(), replace(TINY, sizes=(OTHER_SIZE,))
+    with serving(REFERENCE_ANSWER) as server, run._runner() as runner:
+        beside = run.Beside(model, plan, figures)
+        one = run.Run(server.target, wire.reference(), plan, figures, runner, beside)
+        one.rounds(parse_only=server.target)
+        one.larger_images()
+
+    assert [len(runs) for runs in figures.loops["bare/images"]] == [2]
+    assert figures.settings["bare/images"] == {"batch": 8, "decode_threads": 1}
+    assert figures.loop_rate("one/texts") == 10
+    assert {"images/2", "texts/2", "open", "repeats", "parse only"} < figures.loads.keys()
+    assert figures.rate_of_loop("64x48/16", "bare/64x48") > 0
+    assert {tuple(loop.size) for loop in model.loops} == {inputs.SMALL, OTHER_SIZE}
+    assert "NOT STEADY" not in report.text(figures, plan)
 
 
 def test_the_openai_format_has_images_as_data_uris() -> None:
@@ -312,6 +342,7 @@ def test_a_failed_request_shows_in_table_record_and_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command_line, "_plan", lambda _options: TINY)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     record = tmp_path / "record.json"
     with serving(REFERENCE_ANSWER, statuses=(200, 200, 200, 200, 503)) as server:
         url = f"http://127.0.0.1:{server.server_port}"
