@@ -102,3 +102,7 @@ def test_openclip_knows_the_pair_and_its_dimensions(model: catalogue.Model) -> N
 
     assert (name, pretrained) in open_clip.list_pretrained()
     assert open_clip.get_model_config(name)["embed_dim"] == model.dimensions
+
+
+def test_the_readme_has_the_table_of_today() -> None:
+    assert catalogue.table() in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,45 @@
+"""The debug page as the browser gets it: index.html with drawn samples in it, and its policy."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("index.html")
+SAMPLES = PAGE.parents[1] / "demo" / "samples"
+NO_SAMPLES = '<script type="application/json" id="samples">[]</script>'
+
+
+def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:
+    """Return the page and its Content-Security-Policy; without samples on disk it offers none."""
+    html = PAGE.read_text("utf-8")
+    block = NO_SAMPLES.replace("[]", _samples_json(samples))
+    return html.replace(NO_SAMPLES, block).encode(), _policy(html)
+
+
+def _samples_json(folder: Path) -> str:
+    index = folder / "samples.json"
+    entries = json.loads(index.read_text("utf-8")) if index.is_file() else []
+    samples = [{"src": _data_url(folder / e["file"]), "caption": e["caption"]} for e in entries]
+    return json.dumps(samples).replace("<", "\\u003c")  # nothing in it can end the script element
+
+
+def _data_url(picture: Path) -> str:
+    return f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
+
+
+def _policy(html: str) -> str:
+    """Allow the page's own script and style, its pictures and its service, and nothing else."""
+    own = {tag: f"{tag}-src {_hash_of(tag, html)}" for tag in ("script", "style")}
+    return (
+        f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hash_of(tag: str, html: str) -> str:
+    inline = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    return " ".join(f"'sha256-{b64encode(sha256(i.encode()).digest()).decode()}'" for i in inline)
