@@ -11,13 +11,13 @@ import pytest
 import torch
 from open_clip import factory
 from safetensors.torch import save_file
-from transformers import XLMRobertaConfig
 
 from inference.backends import load_backend
 from inference.backends.base import BackendOptions, EmbeddingBackend
 from inference.errors import ModelFolderError
 from inference.model_folder import detect
 from tests.golden_cases import GOLDEN, assert_same, text_cases
+from tests.hub_models import make_tower
 
 TEXTS = ["a cat", "a much longer text about a cat that sat on a mat", ""]
 TOWER = "org/xlm-tiny"
@@ -80,20 +80,6 @@ def test_a_folder_without_weights_ends_in_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ModelFolderError, match="holds no weights"):
         load(tmp_path)
-
-
-def make_tower(path: Path) -> Path:
-    """Write config and tokenizer of a tiny XLM-RoBERTa."""
-    shutil.copytree(GOLDEN / "metaclip2/openai_clip_processor", path)
-    XLMRobertaConfig(
-        vocab_size=430,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=90,
-    ).save_pretrained(path)
-    return path
 
 
 @pytest.fixture
