@@ -1,8 +1,10 @@
 """Batches across callers: whoever waits while a batch is computed shares the next one.
 
-There is no timer. An idle batcher runs a lone item at once; a busy one collects what arrives, so
-that batches grow with the load. It knows no HTTP, no images and no model: items go in, results come
-out.
+An idle batcher runs a lone item at once; a busy one collects what arrives, so that batches grow
+with the load. Only right after a batch does it wait a moment, for those who were just answered to
+come back: callers who ask one thing after the other would else fall into two crowds that take
+turns, in batches of half the size. It knows no HTTP, no images and no model: items go in, results
+come out.
 
     submit -> queue -> (a runner is free) -> batch -> run_batch in the runner's thread -> results
 """
@@ -10,18 +12,27 @@ out.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from inference.errors import BackendError
+from inference.errors import BackendError, DeviceLostError, DeviceMemoryError
+
+logger = logging.getLogger(__name__)
+
+# Longest wait for those who come back, as a share of the time that the last batch took: what it can
+# cost is this share of the throughput, what it can win is twice the batch.
+PATIENCE = 0.1
 
 T = TypeVar("T")
 R = TypeVar("R")
-RunBatch: TypeAlias = Callable[[Sequence[T]], Sequence[R]]
+# A result for each item, in the items' order; an exception in a result's place fails that item.
+RunBatch: TypeAlias = Callable[[Sequence[T]], Sequence[R | Exception]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +73,7 @@ class Batcher(Generic[T, R]):
     """Coalesces items of many callers into batches.
 
     Args:
-        runners: functions that compute a batch, each in a thread of its own, side by side. A result
-            for each item, in the items' order.
+        runners: functions that compute a batch, each in a thread of its own, side by side.
         max_batch_size: most items in one batch.
         name: of the threads.
         observer: hears of every batch.
@@ -83,6 +93,8 @@ class Batcher(Generic[T, R]):
         self._observer = observer
         self._queue: deque[_Entry[T, R]] = deque()
         self._arrival = asyncio.Event()
+        self._company = 0  # callers who were there when the last batch ended
+        self._patient_until_s = 0.0  # in the time of time.perf_counter
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
@@ -93,7 +105,7 @@ class Batcher(Generic[T, R]):
         """Wait for the result of one item; cancelling the wait takes the item out of the queue.
 
         Raises:
-            BackendError: the item's batch could not be computed.
+            BackendError: the item could not be computed, not even alone.
         """
         if not self._tasks:
             self._start()
@@ -120,9 +132,19 @@ class Batcher(Generic[T, R]):
         with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
             while True:
                 await self._arrival.wait()
+                await self._wait_for_company()
                 batch = self._next_batch()
                 if batch:
                     await self._run(run_batch, thread, batch)
+
+    async def _wait_for_company(self) -> None:
+        patience_s = self._patient_until_s - time.perf_counter()
+        if patience_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    while len(self._queue) < self._company:
+                        self._arrival.clear()
+                        await self._arrival.wait()
 
     def _next_batch(self) -> list[_Entry[T, R]]:
         batch: list[_Entry[T, R]] = []
@@ -130,7 +152,9 @@ class Batcher(Generic[T, R]):
             entry = self._queue.popleft()
             if not entry.future.done():  # done already: its caller has gone
                 batch.append(entry)
-        if not self._queue:
+        if self._queue:
+            self._arrival.set()  # for the next runner
+        else:
             self._arrival.clear()
         return batch
 
@@ -138,23 +162,51 @@ class Batcher(Generic[T, R]):
         self, run_batch: RunBatch[T, R], thread: ThreadPoolExecutor, batch: list[_Entry[T, R]]
     ) -> None:
         started_s = time.perf_counter()
+        await self._compute(run_batch, thread, batch)
+        ended_s = time.perf_counter()
+        self._company = min(len(batch) + len(self._queue), self._max_batch_size)
+        self._patient_until_s = ended_s + PATIENCE * (ended_s - started_s)
+        self._observer(
+            BatchStats(len(batch), started_s - batch[0].queued_at_s, ended_s - started_s)
+        )
+
+    async def _compute(
+        self, run_batch: RunBatch[T, R], thread: ThreadPoolExecutor, batch: list[_Entry[T, R]]
+    ) -> None:
+        """Compute a batch; one that fails in halves, so that what is at fault fails alone."""
         items = [entry.item for entry in batch]
         try:
             results = await asyncio.get_running_loop().run_in_executor(thread, run_batch, items)
             _deliver(batch, results)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to this batch's callers
-            _fail(batch, error)
-        ended_s = time.perf_counter()
-        self._observer(
-            BatchStats(len(batch), started_s - batch[0].queued_at_s, ended_s - started_s)
-        )
+            if len(batch) == 1 or isinstance(error, DeviceLostError):
+                _fail(batch, error)
+                return
+            half = len(batch) // 2
+            if isinstance(error, DeviceMemoryError):
+                self._limit_to(half)
+            await self._compute(run_batch, thread, batch[:half])
+            await self._compute(run_batch, thread, batch[half:])
+
+    def _limit_to(self, size: int) -> None:
+        if size < self._max_batch_size:  # what did not fit will not fit
+            self._max_batch_size = size
+            logger.warning(
+                "The device's memory is too small for the %s batch: from now on at most %d items",
+                self._name,
+                size,
+            )
 
 
-def _deliver(batch: Sequence[_Entry[T, R]], results: Sequence[R]) -> None:
+def _deliver(batch: Sequence[_Entry[T, R]], results: Sequence[R | Exception]) -> None:
     if len(results) != len(batch):
         raise BackendError(f"{len(results)} results for {len(batch)} items. This is a bug.")
     for entry, result in zip(batch, results, strict=True):
-        if not entry.future.done():
+        if entry.future.done():
+            continue
+        if isinstance(result, Exception):
+            entry.future.set_exception(result)
+        else:
             entry.future.set_result(result)
 
 

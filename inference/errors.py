@@ -3,7 +3,16 @@
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be vectorised
     │   └── RequestTooLargeError     ... or more of it than one request may hold
+    ├── NotServedError               the service will not answer this request, though it is fit
+    │   ├── UnauthorizedError        ... as it brings no valid token
+    │   ├── QueueFullError           ... as too much waits already
+    │   ├── DeadlineExceededError    ... as its time was over before it was computed
+    │   ├── SlowRequestError         ... as its time was over before it had arrived
+    │   ├── ClientGoneError          ... as its client has gone
+    │   └── UnhealthyError           ... as the service cannot work any more
     ├── BackendError                 the model failed on an input that was fit
+    │   ├── DeviceMemoryError        ... as its device has too little memory for the batch
+    │   └── DeviceLostError          ... and will until the process is started anew
     └── StartupError                 the operator must mend something before the service can run
         ├── ConfigurationError       ... a setting
         ├── ModelFolderError         ... the model folder
@@ -35,11 +44,61 @@ class RequestTooLargeError(InvalidInputError):
     """The request, or one item in it, is larger than the limits allow."""
 
 
+# What keeps the service from answering a request that is fit.
+
+
+class NotServedError(ServiceError):
+    """The service will not answer a request, though nothing is wrong with its content."""
+
+
+class UnauthorizedError(NotServedError):
+    """The request brings no valid token."""
+
+
+class QueueFullError(NotServedError):
+    """Too much waits already for the request to be answered in time.
+
+    Attributes:
+        retry_after_s: when there may be room again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(NotServedError):
+    """The request's time was over before its vectors were computed."""
+
+
+class SlowRequestError(NotServedError):
+    """The request's time was over before it had arrived as a whole."""
+
+
+class ClientGoneError(NotServedError):
+    """The client has gone before its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has gone")
+
+
+class UnhealthyError(NotServedError):
+    """The service cannot compute anything until its process is started anew."""
+
+
 # Faults of the service.
 
 
 class BackendError(ServiceError):
     """The model failed on an input that was fit for it."""
+
+
+class DeviceMemoryError(BackendError):
+    """The device's memory does not hold a batch of this size."""
+
+
+class DeviceLostError(BackendError):
+    """The device has failed and stays unusable until the process is started anew."""
 
 
 # Faults that end a start.

@@ -1,11 +1,12 @@
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from inference.batcher import Batcher, BatchObserver, BatchStats, ignore
-from inference.errors import BackendError
+from inference.batcher import PATIENCE, Batcher, BatchObserver, BatchStats, ignore
+from inference.errors import BackendError, DeviceLostError, DeviceMemoryError
 
 pytestmark = pytest.mark.anyio
 
@@ -90,13 +91,114 @@ async def test_an_item_cancelled_while_it_is_computed_does_not_stop_the_batcher(
     await batcher.aclose()
 
 
-async def test_a_failure_reaches_its_batch_and_no_other() -> None:
+async def test_a_failing_item_fails_alone() -> None:
     doubler = Doubler()
+    doubler.gate.clear()
     batcher = batcher_of(doubler)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 1, 13, 3, 4)]
+    await doubler.until_busy()
+    doubler.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
 
-    with pytest.raises(BackendError, match="unlucky"):
-        await batcher.submit(13)
-    assert await batcher.submit(1) == 2
+    assert [answers[i] for i in (0, 1, 3, 4)] == [0, 2, 6, 8]
+    assert isinstance(answers[2], BackendError)
+    assert await batcher.submit(5) == 10
+    await batcher.aclose()
+
+
+async def test_an_exception_in_a_results_place_fails_that_item_only() -> None:
+    def halve(items: Sequence[int]) -> list[int | Exception]:
+        return [item // 2 if item % 2 == 0 else BackendError("odd") for item in items]
+
+    batcher: Batcher[int, int] = Batcher([halve], max_batch_size=4, name="test")
+    answers = await asyncio.gather(*map(batcher.submit, (2, 3, 4)), return_exceptions=True)
+
+    assert answers[::2] == [1, 2]
+    assert str(answers[1]) == "odd"
+    await batcher.aclose()
+
+
+class SmallDevice(Doubler):
+    """Holds two items and no more."""
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        results = super().__call__(items)
+        if len(items) > 2:
+            raise DeviceMemoryError("too much")
+        return results
+
+
+async def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered() -> None:
+    device = SmallDevice()
+    device.gate.clear()
+    batcher = batcher_of(device)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in range(9)]
+    await device.until_busy()
+    device.gate.set()
+
+    assert await asyncio.gather(*tasks) == [2 * item for item in range(9)]
+    sizes = [len(batch) for batch in device.batches]
+    assert sizes == [4, 2, 2, 2, 2, 1] or sizes == [1, 4, 2, 2, 2, 2]
+    await batcher.aclose()
+
+
+async def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
+    def refuse(_: Sequence[int]) -> list[int]:
+        raise DeviceMemoryError("too much")
+
+    batcher: Batcher[int, int] = Batcher([refuse], max_batch_size=4, name="test")
+
+    with pytest.raises(DeviceMemoryError):
+        await batcher.submit(1)
+    await batcher.aclose()
+
+
+async def test_a_lost_device_is_not_tried_again() -> None:
+    calls = []
+
+    def lost(items: Sequence[int]) -> list[int]:
+        calls.append(len(items))
+        raise DeviceLostError("gone")
+
+    batcher: Batcher[int, int] = Batcher([lost], max_batch_size=4, name="test")
+    answers = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+
+    assert all(isinstance(answer, DeviceLostError) for answer in answers)
+    assert calls == [4]
+    await batcher.aclose()
+
+
+class Slow(Doubler):
+    """Takes long enough for the wait after a batch to be seen."""
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        time.sleep(0.2)
+        return super().__call__(items)
+
+
+async def test_callers_who_come_back_after_an_answer_share_one_batch() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow)
+
+    async def client() -> None:
+        for _ in range(4):
+            await batcher.submit(1)
+            await asyncio.sleep(0.001)  # less than a tenth of a batch
+
+    await asyncio.gather(*(client() for _ in range(4)))
+
+    assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
+    await batcher.aclose()
+
+
+async def test_who_is_not_joined_waits_a_tenth_of_a_batch_at_most() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow)
+    await asyncio.gather(*map(batcher.submit, range(4)))
+    started_s = time.perf_counter()
+    await batcher.submit(1)  # the other three do not come back
+
+    assert time.perf_counter() - started_s < 0.2 * (1 + 2 * PATIENCE) + 0.1
     await batcher.aclose()
 
 
