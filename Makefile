@@ -9,7 +9,7 @@ MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
-SOURCES := *.py inference tests bench demo
+SOURCES := *.py inference web tests bench demo
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help
@@ -24,6 +24,8 @@ run: .venv/service ## install, then serve the demo model, or MODEL=<tag>, on POR
 	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
 
 test: .venv/dev ## install, then run the tests
+	@command -v chromium || command -v google-chrome || \
+		echo "NO BROWSER: the debug page is NOT tested"
 	$(VENV)/python -m pytest -m "not long"
 
 test-long: .venv/dev ## the tests that take minutes

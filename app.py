@@ -1,90 +1,50 @@
-"""The service over HTTP: lifespan, routes, wire models, and the one table from error to status.
+"""The service over HTTP: lifespan, routes, and the one table from error to status.
 
-    bytes -> VectorizeRequest -> Vectorizer -> Vectors -> bytes
+    bytes -> parse -> Vectorizer -> Vectors -> serialise -> bytes
 
 `python app.py` is the launcher; `uvicorn app:app` starts the same application.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
-import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.exceptions import HTTPException
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from config import VERSION, Settings, read
-from inference.errors import (
-    ConfigurationError,
-    InvalidInputError,
-    RequestTooLargeError,
-    ServiceError,
-    StartupError,
-)
+from inference.errors import ConfigurationError, StartupError, UnauthorizedError, UnhealthyError
+from inference.load_log import LoadLog
+from inference.metrics import Metrics
+from inference.record import Record
 from meta import meta
-from vectorizer import Vectorizer, Vectors, load_vectorizer
+from vectorizer import Vectorizer, load_vectorizer
+from web.access import Access
+from web.answers import HANDLERS, STATUS, answer
+from web.intake import Intake, while_connected
+from web.logs import configure
+from web.observed import observed
+from web.page import page_response
+from web.server import Server
+from web.wire import ErrorResponse, VectorizeResponse, parse, request_body, serialise
 
 logger = logging.getLogger(__name__)
 
 MakeVectorizer: TypeAlias = Callable[[Settings], Awaitable[Vectorizer]]
 
-# An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
-STATUS: dict[type[ServiceError], int] = {
-    InvalidInputError: 422,
-    RequestTooLargeError: 413,
-    ServiceError: 500,
-}
-
 # Weaviate's Go client keeps idle connections for 90 s; a server that closes them earlier shows up
 # there as "connection reset by peer".
 KEEP_ALIVE_S = 120
-
-EXAMPLE_IMAGE = (  # a red circle
-    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
-    "sQ2AMADEwOOFxBgwCpvBaBklY1CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO"
-    "/AhZZ7UAAAAASUVORK5CYII="
-)
-
-
-class VectorizeRequest(BaseModel):
-    """What `POST /vectorize` takes; Weaviate leaves an empty list out altogether."""
-
-    model_config = ConfigDict(
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {"texts": ["a red circle", "a big blue square"], "images": [EXAMPLE_IMAGE]}
-            ]
-        },
-    )
-
-    texts: list[str] | None = Field(default=None, description="texts to embed")
-    images: list[str] | None = Field(
-        default=None,
-        description="images to embed: the base64 of each file, with or without a "
-        "`data:image/...;base64,` prefix",
-    )
-
-
-class VectorizeResponse(BaseModel):
-    """What `POST /vectorize` answers: both lists, in the order of the request."""
-
-    textVectors: list[list[float]]  # noqa: N815 - the wire format of Weaviate
-    imageVectors: list[list[float]]  # noqa: N815
-
-
-class ErrorResponse(BaseModel):
-    """What every answer above 399 holds: Weaviate shows its user this string and nothing else."""
-
-    error: str = Field(examples=["images[1]: not an image"])
 
 
 def create_app(
@@ -101,28 +61,39 @@ def create_app(
         version=VERSION,
         summary="Vectors of texts and images for Weaviate's multi2vec-clip module",
         lifespan=partial(_lifespan, settings=settings, make_vectorizer=make_vectorizer),
-        exception_handlers={
-            ServiceError: _answer_service_error,
-            HTTPException: _answer_http_error,
-            Exception: _answer_bug,
-        },
+        exception_handlers=HANDLERS,
     )
     _add_routes(app)
     return app
 
 
 class _Application(FastAPI):
-    """A FastAPI whose failed start ends in one sentence, where Starlette reports a traceback."""
+    """A FastAPI that keeps a record of every request, and whose failed start ends in a sentence."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_a_sentence(message: Message) -> None:
-            error = getattr(self.state, "startup_error", None)
-            if message["type"] == "lifespan.startup.failed" and error:
-                message = {**message, "message": str(error)}
-            await send(message)
+        if scope["type"] == "http":
+            await observed(self._enter, scope, receive, send, self._hear)
+        else:
+            await super().__call__(scope, receive, partial(self._send_in_a_sentence, send))
 
-        is_lifespan = scope["type"] == "lifespan"
-        await super().__call__(scope, receive, send_in_a_sentence if is_lifespan else send)
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self.state.access.check(scope)
+        except UnauthorizedError as error:
+            await answer(Request(scope), error)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def _hear(self, record: Record) -> None:
+        for observe in self.state.request_hooks:
+            observe(record)
+
+    async def _send_in_a_sentence(self, send: Send, message: Message) -> None:
+        # Starlette reports a failed start as a traceback.
+        error = getattr(self.state, "startup_error", None)
+        if message["type"] == "lifespan.startup.failed" and error:
+            message = {**message, "message": str(error)}
+        await send(message)
 
 
 @asynccontextmanager
@@ -131,40 +102,99 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     try:
         settings = settings or read(Settings)
-        app.state.vectorizer = await make_vectorizer(settings)
+        vectorizer = await make_vectorizer(settings)
     except StartupError as error:
         app.state.startup_error = error
         raise
-    logger.info("Ready: POST /vectorize, GET /meta, GET /docs on port %d", settings.port)
-    yield
-    await app.state.vectorizer.aclose()
+    app.state.vectorizer = vectorizer
+    app.state.intake = Intake(settings)
+    app.state.access = Access(settings.authentication_allowed_tokens)
+    app.state.page = page_response() if settings.debug_page else None
+    async with _observing(app, vectorizer):
+        page = ", and for browsers a page at /" if settings.debug_page else ""
+        logger.info(
+            "Ready on port %d: POST /vectorize, GET /meta, /metrics, /docs%s", settings.port, page
+        )
+        yield
+    await vectorizer.aclose()
+
+
+@asynccontextmanager
+async def _observing(app: FastAPI, vectorizer: Vectorizer) -> AsyncIterator[None]:
+    """Let the metrics and the log hear of every batch and every request."""
+    metrics = app.state.metrics = Metrics(vectorizer, VERSION, lambda: app.state.intake.budget.used)
+    load_log = LoadLog(lambda: vectorizer.queue_items)
+    for observer in (metrics, load_log):
+        vectorizer.observe_batches(observer.observe_batch)
+    app.state.request_hooks = (metrics.observe_request, load_log.observe_request)
+    task = asyncio.create_task(load_log.run(), name="load-log")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _add_routes(app: FastAPI) -> None:
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse} for status in sorted(set(STATUS.values()))
+    probe: dict[str, Any] = {
+        "status_code": 204,
+        "response_class": Response,
+        "responses": _errors(503),
+        "tags": ["health"],
     }
-    probe: dict[str, Any] = {"status_code": 204, "response_class": Response, "tags": ["health"]}
-    app.get("/.well-known/live", summary="Is the process alive?", **probe)(_health)
-    app.get("/.well-known/ready", summary="Can it take requests?", **probe)(_health)
-    app.get("/meta", summary="What model is this?", tags=["model"])(_meta)
+    # Routes are tried in this order, and most requests are the first.
     app.post(
         "/vectorize",
         summary="Embed texts and images",
         tags=["model"],
         response_model=VectorizeResponse,
-        responses=errors,
-        openapi_extra={"requestBody": _request_body()},
+        responses=_errors(*STATUS.values()),
+        openapi_extra={"requestBody": request_body()},
     )(_vectorize)
+    app.get("/.well-known/live", summary="Is the process alive?", **probe)(_live)
+    app.get("/.well-known/ready", summary="Can it take requests?", **probe)(_ready)
+    app.get("/meta", summary="What model is this?", tags=["model"], responses=_errors(401))(_meta)
+    app.get(
+        "/metrics",
+        summary="What is it doing? For Prometheus",
+        tags=["health"],
+        response_class=Response,
+        responses=_errors(401),
+    )(_metrics)
+    app.get(
+        "/",
+        summary="A page to try the model on, for browsers",
+        tags=["model"],
+        responses=_errors(401),
+    )(_root)
 
 
-def _request_body() -> dict[str, Any]:
-    schema = VectorizeRequest.model_json_schema()
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse} for status in sorted(set(statuses))}
 
 
-async def _health() -> Response:
-    return Response(status_code=204)
+def _routes(app: FastAPI) -> dict[str, str]:
+    """Return what can be asked for, and what it answers."""
+    own = [route for route in app.routes if isinstance(route, APIRoute)]
+    described = {
+        f"{method} {route.path}": str(route.summary)
+        for route in own
+        for method in route.methods or ()
+    }
+    return described | {f"GET {app.docs_url}": "The description of the interface"}
+
+
+async def _live(request: Request) -> Response:
+    return _probe(request, request.app.state.vectorizer.health.dead)
+
+
+async def _ready(request: Request) -> Response:
+    return _probe(request, request.app.state.vectorizer.unready)
+
+
+def _probe(request: Request, fault: str | None) -> Response:
+    return answer(request, UnhealthyError(fault)) if fault else Response(status_code=204)
 
 
 async def _meta(request: Request) -> dict[str, object]:
@@ -172,58 +202,37 @@ async def _meta(request: Request) -> dict[str, object]:
     return meta(vectorizer.info, vectorizer.cache_stats)
 
 
+async def _metrics(request: Request) -> Response:
+    metrics: Metrics = request.app.state.metrics
+    content, content_type = metrics.exposition(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})
+
+
+async def _root(request: Request) -> Response:
+    page: Response | None = request.app.state.page
+    if page and "text/html" in request.headers.get("accept", ""):
+        return page
+    app: FastAPI = request.app
+    content = {"name": app.title, "version": app.version, "routes": _routes(app)}
+    return JSONResponse(content, headers={"Vary": "Accept"})
+
+
 async def _vectorize(request: Request) -> Response:
-    # The body is read without a look at its content type: `curl -d` sends JSON as a form.
-    wanted = _parse(await request.body())
+    record: Record = request.state.record
+    timings = record.timings
     vectorizer: Vectorizer = request.app.state.vectorizer
-    vectors = await vectorizer.vectorize(wanted.texts or [], wanted.images or [])
-    return Response(_serialise(vectors), media_type="application/json")
-
-
-def _parse(body: bytes) -> VectorizeRequest:
-    try:
-        return VectorizeRequest.model_validate_json(body)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = _path(fault["loc"])
-        raise InvalidInputError(f"{where}: {fault['msg']}") from error
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    """Write a place in the body as its reader would: `images[1]`."""
-    name, *indices = loc or ("the request body",)
-    return str(name) + "".join(f"[{index}]" for index in indices if isinstance(index, int))
-
-
-def _serialise(vectors: Vectors) -> bytes:
-    # Each number as the shortest decimal that parses back to the same float32.
-    return orjson.dumps(
-        {"textVectors": vectors.texts, "imageVectors": vectors.images},
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
-
-
-def _error_response(status: int, sentence: str, **headers: str) -> Response:
-    content = orjson.dumps({"error": sentence})
-    return Response(content, status, headers=headers, media_type="application/json")
-
-
-async def _answer_service_error(_request: Request, error: Exception) -> Response:
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    if status >= 500:
-        logger.warning("Failed to answer a request: %s", error)
-    return _error_response(status, str(error))
-
-
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise TypeError("This is a bug.")
-    sentence = f"{request.method} {request.url.path}: {error.detail}"
-    return _error_response(error.status_code, sentence, **(error.headers or {}))
-
-
-async def _answer_bug(_request: Request, _error: Exception) -> Response:
-    return _error_response(500, "internal error; the service's log has the details")
+    async with AsyncExitStack() as taken_in:
+        with timings.measure("read"):
+            # The body is read without a look at its content type: `curl -d` sends JSON as a form.
+            body = await taken_in.enter_async_context(request.app.state.intake.body_of(request))
+            texts, images = parse(body)
+            body.clear()  # the memory is wanted for the images
+        record.texts, record.images = len(texts), len(images)
+        work = vectorizer.vectorize(texts, images, timings)
+        vectors = await while_connected(request, work)
+    with timings.measure("serialise"):
+        content = serialise(vectors.texts, vectors.images)
+    return Response(content, media_type="application/json")
 
 
 app = create_app()
@@ -235,24 +244,30 @@ def main() -> None:
         settings = read(Settings)
     except ConfigurationError as error:
         sys.exit(f"Cannot start: {error}")
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s"
-    )
-    server = uvicorn.Server(
+    configure(settings)
+    app = create_app(settings)
+    server = Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
             log_config=None,
             access_log=False,
-        )
+        ),
+        on_drain=partial(_drain, app),
+        drain_delay_s=settings.drain_delay_s,
     )
     try:
         server.run()
     except SystemExit:
         sys.exit(1)
     sys.exit(0 if server.started else 1)
+
+
+def _drain(app: FastAPI) -> None:
+    app.state.vectorizer.health.draining = True
 
 
 if __name__ == "__main__":

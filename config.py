@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from inference.errors import ConfigurationError
 
@@ -27,7 +27,19 @@ def is_on(value: object) -> bool:
     return str(value).strip().lower() in {"1", "true"}
 
 
+def _comma_separated(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+
+
+def _formats(value: object) -> object:
+    return _comma_separated(value.upper() if isinstance(value, str) else value)
+
+
 Switch = Annotated[bool, BeforeValidator(is_on)]
+Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
+Formats = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_formats)]
 
 
 class Settings(BaseSettings):
@@ -63,13 +75,68 @@ class Settings(BaseSettings):
         description="vectors to remember, so that an equal text or image is answered from memory "
         "(about 25 MB at the default and 512 dimensions); `0` remembers none",
     )
+    max_request_bytes: int = Field(
+        default=100_000_000, ge=1, description="largest body of a request"
+    )
+    max_request_items: int = Field(
+        default=256, ge=1, description="most texts and images in one request"
+    )
+    max_text_chars: int = Field(
+        default=100_000,
+        ge=1,
+        description="longest text, in characters; of a shorter one the model reads what it can",
+    )
+    max_image_bytes: int = Field(default=50_000_000, ge=1, description="largest image file")
     max_image_pixels: int = Field(
-        default=100_000_000, ge=1, description="largest width x height of an image"
+        default=100_000_000,
+        ge=1,
+        description="largest width x height of an image, as it is and as the model would scale it; "
+        "also of all images that are decoded at the same moment",
+    )
+    image_formats: Formats = Field(
+        default=(
+            *("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000"),
+            *("ICO", "PPM", "TGA", "QOI", "HEIF"),
+        ),
+        description="formats to accept, by Pillow's names and with commas between them; `all` "
+        "accepts whatever Pillow reads, as the reference does. HEIF (phones' HEIC) needs "
+        "`pip install pillow-heif`",
+    )
+    max_queue_items: int = Field(
+        default=4096, ge=1, description="most texts, and most images, that wait or are computed"
+    )
+    max_queue_bytes: int = Field(
+        default=256_000_000,
+        ge=1,
+        description="most bytes of all requests that are being read, wait or are computed",
+    )
+    request_timeout_s: float = Field(
+        default=45,
+        gt=0,
+        description="longest time from a request's first byte to its answer, in seconds; what "
+        "cannot be answered in this time is refused at once. Weaviate gives up after 50",
+    )
+    drain_delay_s: float = Field(
+        default=0,
+        ge=0,
+        description="seconds between SIGTERM, when `ready` turns 503, and the end of listening",
+    )
+    authentication_allowed_tokens: Tokens = Field(
+        default=(),
+        description="bearer tokens, with commas between them, of which every request but the "
+        "probes must bring one; none asks for none",
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a container serves every interface
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    debug_page: Switch = Field(
+        default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="`debug`, `info`, `warning` or `error`"
+        default="info",
+        description="`debug` (a line for every request), `info`, `warning` or `error`",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="`text`, or `json`: an object a line"
     )
 
 

@@ -1,8 +1,8 @@
 """The use case: texts and images in, their vectors out, in the order of the request.
 
-    texts  --------------------------------> lane "text"  -> backend.encode_text
-    images -> base64 -> decode, preprocess -> lane "image" -> backend.encode_image
-                        (a pool of threads)   (a batcher each, one thread each)
+    texts  ------------------------> lane "text"  -> backend.encode_text
+    images -> read, decode, scale -> lane "image" -> backend.encode_image
+              (a pool of threads)    (a batcher each, one thread each)
 
 Two lanes, so that a search's text does not wait behind an import's images. Equal inputs are
 computed once. It knows no HTTP and no model library.
@@ -14,29 +14,48 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
+from inference.admission import Admission
 from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, ModelInfo
-from inference.batcher import Batcher
-from inference.errors import InvalidInputError
-from inference.images import ImageLimits, decode_base64, open_image
+from inference.backends.base import (
+    BackendOptions,
+    BackendStats,
+    EmbeddingBackend,
+    Embeddings,
+    ModelInfo,
+)
+from inference.batcher import Batcher, BatchStats
+from inference.decoding import Decoder
+from inference.errors import (
+    BackendError,
+    InvalidInputError,
+    RequestTooLargeError,
+    UnhealthyError,
+)
+from inference.health import Health
+from inference.images import ImageLimits
 from inference.machine import keep_freed_memory, usable_cores
 from inference.model_folder import ModelFolder, detect
+from inference.record import Timings
 from inference.vector_cache import CacheStats, VectorCache
 
 logger = logging.getLogger(__name__)
 
+Modality: TypeAlias = Literal["text", "image"]
 Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
+Encoded: TypeAlias = tuple[Vector, float]  # and the seconds that its batch took
+Encode: TypeAlias = Callable[[Sequence[Any]], Embeddings]
+Embed: TypeAlias = Callable[[Timings], Coroutine[None, None, Vector]]
+BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # the first is the lane's name
 
 
 @dataclass(frozen=True)
@@ -47,26 +66,51 @@ class Vectors:
     images: Embeddings
 
 
+@dataclass(frozen=True)
+class Lane:
+    """Where the items of one modality wait for the model."""
+
+    batcher: Batcher[Any, Encoded]
+    admission: Admission
+
+    async def compute(self, item: Any, timings: Timings) -> Vector:
+        """Wait for the vector of a preprocessed item."""
+        vector, seconds = await self.batcher.submit(item)
+        timings.add("encode", seconds)
+        return vector
+
+
 class Vectorizer:
     """Turns texts and images into vectors, for many callers at once, on one loaded model."""
 
     def __init__(self, backend: EmbeddingBackend, settings: Settings) -> None:
+        self.health = Health()
         self._backend = backend
-        self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
+        self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
+        self._batch_hooks: list[BatchHook] = []
+        self._lanes: dict[Modality, Lane] = {
+            "text": self._lane("text", backend.encode_text),
+            "image": self._lane("image", backend.encode_image),
+        }
         threads = usable_cores()
-        self._decode_pool = ThreadPoolExecutor(threads, "decode")
-        # Preprocessed images wait for the model in memory: no more of them than keep it busy.
-        self._decode_ahead = asyncio.Semaphore(2 * settings.max_batch_size + threads)
-        self._text_lane: Batcher[str, Vector] = Batcher(
-            [partial(_rows, backend.encode_text)],
-            max_batch_size=settings.max_batch_size,
-            name="text",
+        self._decoder = Decoder(
+            backend.preprocess,
+            _image_limits(settings, backend.info),
+            threads=threads,
+            ahead=2 * settings.max_batch_size + threads,  # no more than keeps the model busy
         )
-        self._image_lane: Batcher[Any, Vector] = Batcher(
-            [partial(_rows, backend.encode_image)],
-            max_batch_size=settings.max_batch_size,
-            name="image",
+        self._trial: asyncio.Task[None] | None = None
+
+    def _lane(self, name: Modality, encode: Encode) -> Lane:
+        batcher = Batcher[Any, Encoded](
+            [partial(_run, encode, self.health)],
+            max_batch_size=self._settings.max_batch_size,
+            name=name,
+            observer=partial(self._tell_batch, name),
+        )
+        return Lane(
+            batcher, Admission(self._settings.max_queue_items, self._settings.request_timeout_s)
         )
 
     @property
@@ -79,57 +123,116 @@ class Vectorizer:
         """How often inputs were met again."""
         return self._cache.stats
 
-    async def vectorize(self, texts: Sequence[str], images: Sequence[str]) -> Vectors:
+    @property
+    def backend_stats(self) -> BackendStats:
+        """What the model counts, and the memory of its device."""
+        return self._backend.stats
+
+    @property
+    def queue_items(self) -> Mapping[str, int]:
+        """How many items wait in each lane, or are decoded or computed."""
+        return {name: lane.admission.items for name, lane in self._lanes.items()}
+
+    @property
+    def unready(self) -> str | None:
+        """Why no requests should come, or None; asking tries a model that fails once more."""
+        if self.health.failing and not self._trial:
+            self._trial = asyncio.create_task(self._try_again(), name="trial")
+        return self.health.unready
+
+    def observe_batches(self, hook: BatchHook) -> None:
+        """Tell `hook` of every batch from now on."""
+        self._batch_hooks.append(hook)
+
+    def _tell_batch(self, lane: str, stats: BatchStats) -> None:
+        for hook in self._batch_hooks:
+            hook(lane, stats)
+
+    async def vectorize(
+        self, texts: Sequence[str], images: Sequence[str], timings: Timings | None = None
+    ) -> Vectors:
         """Embed texts and base64 images.
+
+        Args:
+            texts: the texts.
+            images: the base64 of each image's file.
+            timings: takes down where the time goes.
 
         Raises:
             InvalidInputError: an item cannot be vectorised; the message names it.
+            RequestTooLargeError: there are too many, or one is too large; the message names it.
+            QueueFullError: too much waits already.
             BackendError: the model failed.
+            UnhealthyError: it will fail until the process is started anew.
         """
+        self._check(len(texts) + len(images))
+        embeds = {f"texts[{i}]": partial(self._embed_text, text) for i, text in enumerate(texts)}
+        embeds |= {f"images[{i}]": partial(self._embed_image, b) for i, b in enumerate(images)}
+        timings = timings or Timings()
         vectors = await _all_or_first_error(
-            [self._named(f"texts[{i}]", self._embed_text(text)) for i, text in enumerate(texts)]
-            + [self._named(f"images[{i}]", self._embed_image(b)) for i, b in enumerate(images)]
+            [_embed_item(name, embed, timings) for name, embed in embeds.items()]
         )
         return Vectors(self._stack(vectors[: len(texts)]), self._stack(vectors[len(texts) :]))
+
+    def _check(self, items: int) -> None:
+        if self.health.dead:
+            raise UnhealthyError(self.health.dead)
+        if items > self._settings.max_request_items:
+            raise RequestTooLargeError(
+                f"{items} texts and images; at most {self._settings.max_request_items} are "
+                "allowed in one request",
+                "items",
+            )
 
     async def warmup(self) -> None:
         """Run both towers once with real shapes, so that the first request is not slow."""
         blank = self._backend.preprocess(Image.new("RGB", (640, 480)))
         for size in (1, 2):
-            await asyncio.gather(*(self._image_lane.submit(blank) for _ in range(size)))
-            await asyncio.gather(*(self._text_lane.submit("warm up") for _ in range(size)))
+            for batcher, item in (
+                (self._lanes["image"].batcher, blank),
+                (self._lanes["text"].batcher, "warm up"),
+            ):
+                await asyncio.gather(*(batcher.submit(item) for _ in range(size)))
+
+    async def _try_again(self) -> None:
+        try:
+            await self.warmup()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model fails
+            logger.warning("The model still fails: %s", error)
+        finally:
+            self._trial = None
 
     async def aclose(self) -> None:
         """Stop both lanes and the pool."""
-        await self._text_lane.aclose()
-        await self._image_lane.aclose()
-        self._decode_pool.shutdown(cancel_futures=True)
+        for lane in self._lanes.values():
+            await lane.batcher.aclose()
+        self._decoder.close()
 
-    async def _named(self, item: str, embedding: Coroutine[None, None, Vector]) -> Vector:
-        try:
-            return await embedding
-        except InvalidInputError as error:
-            raise error.at(item) from error
-
-    async def _embed_text(self, text: str) -> Vector:
-        key = _digest(b"text", text.encode())
-        return await self._cache.get_or_compute(key, lambda: self._text_lane.submit(text))
-
-    async def _embed_image(self, base64: str) -> Vector:
-        raw = decode_base64(base64)
-        return await self._cache.get_or_compute(
-            _digest(b"image", raw), lambda: self._compute_image(raw)
-        )
-
-    async def _compute_image(self, raw: bytes) -> Vector:
-        async with self._decode_ahead:
-            decoded = asyncio.get_running_loop().run_in_executor(
-                self._decode_pool, self._decode, raw
+    async def _embed_text(self, text: str, timings: Timings) -> Vector:
+        if len(text) > self._settings.max_text_chars:
+            raise RequestTooLargeError(
+                f"{len(text)} characters; at most {self._settings.max_text_chars} are allowed",
+                "text_length",
             )
-            return await self._image_lane.submit(await decoded)
+        key = b"text" + hashlib.sha256(text.encode()).digest()
+        return await self._cache.get_or_compute(key, lambda: self._compute_text(text, timings))
 
-    def _decode(self, raw: bytes) -> Any:
-        return self._backend.preprocess(open_image(raw, self._limits))
+    async def _compute_text(self, text: str, timings: Timings) -> Vector:
+        lane = self._lanes["text"]
+        with lane.admission.entered():
+            return await lane.compute(text, timings)
+
+    async def _embed_image(self, base64: str, timings: Timings) -> Vector:
+        with timings.measure("decode"):
+            raw, digest = await self._decoder.read(base64)
+        key = b"image" + digest
+        return await self._cache.get_or_compute(key, lambda: self._compute_image(raw, timings))
+
+    async def _compute_image(self, raw: bytes, timings: Timings) -> Vector:
+        lane = self._lanes["image"]
+        with lane.admission.entered():
+            async with self._decoder.decoded(raw, timings) as pixels:
+                return await lane.compute(pixels, timings)
 
     def _stack(self, vectors: Sequence[Vector]) -> Embeddings:
         if not vectors:
@@ -137,13 +240,46 @@ class Vectorizer:
         return np.stack(vectors)
 
 
-def _rows(encode: Any, items: Sequence[Any]) -> list[Vector]:
-    # Each a copy of its own: a remembered row must not keep its whole batch in memory.
-    return [row.copy() for row in encode(items)]
+def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
+    formats = settings.image_formats
+    return ImageLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        shorter_side_px=info.image_px,
+        formats=None if formats == ("ALL",) else formats,
+    )
 
 
-def _digest(modality: bytes, content: bytes) -> bytes:
-    return hashlib.sha256(modality + b":" + content).digest()
+def _run(encode: Encode, health: Health, items: Sequence[Any]) -> list[Encoded | Exception]:
+    """Compute a batch, and tell how it went."""
+    started_s = time.perf_counter()
+    try:
+        rows = encode(items)
+    except Exception as error:
+        health.batch_failed(error)
+        raise
+    seconds = time.perf_counter() - started_s
+    results = [_checked(row, seconds) for row in rows]
+    failures = [result for result in results if isinstance(result, Exception)]
+    if len(failures) == len(results):
+        health.batch_failed(failures[0])
+    else:
+        health.batch_succeeded()
+    return results
+
+
+def _checked(row: Vector, seconds: float) -> Encoded | Exception:
+    if not np.isfinite(row).all():
+        return BackendError("the model answered numbers that are not finite")
+    return row.copy(), seconds  # a copy: a remembered row must not keep its batch in memory
+
+
+async def _embed_item(name: str, embed: Embed, request: Timings) -> Vector:
+    with request.item() as timings:
+        try:
+            return await embed(timings)
+        except InvalidInputError as error:
+            raise error.at(name) from error
 
 
 async def _all_or_first_error(embeddings: Sequence[Coroutine[Any, Any, Vector]]) -> list[Vector]:

@@ -3,7 +3,7 @@
     echo '{"modality": "images", "batch": 16, "seconds": 3}' | python -m bench.bare_worker FOLDER
 
 Reads one loop to run from each line of its input and answers with a line of figures. What it uses
-of the project is what turns bytes into vectors: `open_image` and the backend.
+of the project is what turns bytes into vectors: `ImageReader` and the backend.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from bench.bare import Loop, LoopResult
 from config import Settings, forbid_hub_access, limit_compute_threads, read
 from inference.backends import load_backend
 from inference.backends.base import BackendOptions, EmbeddingBackend
-from inference.images import ImageLimits, open_image
+from inference.images import ImageReader
 from inference.machine import keep_freed_memory, usable_cores
 from inference.model_folder import detect
 
 _BURN_IN_BATCHES = 1
 _LEAST_BATCHES = 2
-_LIMITS = ImageLimits(max_pixels=100_000_000)
+_READER = ImageReader(inputs.LIMITS)
 
 
 def load(folder: Path) -> EmbeddingBackend:
@@ -79,7 +79,7 @@ class BareModel:
         return step
 
     def _decode(self, file: bytes) -> Any:
-        return self._backend.preprocess(open_image(file, _LIMITS))
+        return self._backend.preprocess(_READER.open(file))
 
 
 def _texts(number: int, batch: int) -> list[str]:

@@ -14,7 +14,10 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from inference.images import ImageLimits
+
 SEED = 0
+LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=100_000_000, shorter_side_px=224)
 SMALL = (640, 480)  # width, height
 SIZES = (SMALL, (1024, 768), (4000, 3000))
 MEGAPIXELS_IN_A_POOL = 5

@@ -21,18 +21,18 @@ import numpy as np
 import orjson
 import torch
 
-from app import VectorizeRequest
 from bench import families, inputs, wire
 from bench.bare_worker import load
 from bench.report import table
 from inference.backends.base import EmbeddingBackend
-from inference.images import ImageLimits, decode_base64, open_image
+from inference.images import ImageReader, decode_base64
+from web.wire import parse
 
 SEED = 0
 BATCHES = (1, 4, 8, 16, 32)
 _BURN_IN = 2
 _LEAST_RUNS = 3
-_LIMITS = ImageLimits(max_pixels=100_000_000)
+_READER = ImageReader(inputs.LIMITS)
 
 
 class Stage(NamedTuple):
@@ -74,7 +74,7 @@ def _http(backend: EmbeddingBackend) -> Iterator[Stage]:
     api = wire.reference()
     bodies = {"image": api.image_request(inputs.SMALL, 0).body, "text": api.text_request(0).body}
     for kind, body in bodies.items():
-        yield Stage(f"parse a body, {kind}", partial(VectorizeRequest.model_validate_json, body))
+        yield Stage(f"parse a body, {kind}", partial(parse, body))
     vectors = np.random.default_rng(SEED).normal(size=(1, backend.info.dimensions))
     answer = {"textVectors": [], "imageVectors": vectors.astype(np.float32)}
     numpy_too = orjson.OPT_SERIALIZE_NUMPY
@@ -98,9 +98,9 @@ def _one_image(backend: EmbeddingBackend, size: tuple[int, int]) -> Iterator[Sta
     name = f"{size[0]}x{size[1]}"
     encoded = inputs.image_b64(size, 0).decode("ascii")
     file, image = b64decode(encoded), _decoded(size)[0]
-    yield Stage(f"decode base64, {name}", partial(decode_base64, encoded))
+    yield Stage(f"decode base64, {name}", partial(decode_base64, encoded, inputs.LIMITS.max_bytes))
     yield Stage(f"digest, {name}", lambda: hashlib.sha256(file).digest())
-    yield Stage(f"decode JPEG, {name}", partial(open_image, file, _LIMITS))
+    yield Stage(f"decode JPEG, {name}", partial(_READER.open, file))
     yield Stage(f"preprocess, {name}", partial(backend.preprocess, image))
 
 
@@ -130,7 +130,7 @@ def _tokenizer(folder: Path) -> Callable[[list[str]], Any]:
 
 def _decoded(size: tuple[int, int]) -> list[Any]:
     count = len(inputs.jpegs(*size))
-    return [open_image(b64decode(inputs.image_b64(size, n)), _LIMITS) for n in range(count)]
+    return [_READER.open(b64decode(inputs.image_b64(size, n))) for n in range(count)]
 
 
 def _synchronise() -> None:

@@ -26,22 +26,41 @@ from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose.
+
+    Attributes:
+        reason: what went wrong in a word or two, for those who count.
+    """
+
+    reason = "service"
 
 
 # Faults of a request.
 
 
 class InvalidInputError(ServiceError):
-    """The client sent something that cannot be vectorised."""
+    """The client sent something that cannot be vectorised.
+
+    Args:
+        sentence: what was wrong.
+        reason: the same in a word or two.
+    """
+
+    reason = "invalid"
+
+    def __init__(self, sentence: str, reason: str | None = None) -> None:
+        super().__init__(sentence)
+        self.reason = reason or self.reason
 
     def at(self, item: str) -> InvalidInputError:
         """Return the same error with the offending item, such as `images[1]`, named first."""
-        return type(self)(f"{item}: {self}")
+        return type(self)(f"{item}: {self}", self.reason)
 
 
 class RequestTooLargeError(InvalidInputError):
     """The request, or one item in it, is larger than the limits allow."""
+
+    reason = "too_large"
 
 
 # What keeps the service from answering a request that is fit.
@@ -50,9 +69,13 @@ class RequestTooLargeError(InvalidInputError):
 class NotServedError(ServiceError):
     """The service will not answer a request, though nothing is wrong with its content."""
 
+    reason = "not_served"
+
 
 class UnauthorizedError(NotServedError):
     """The request brings no valid token."""
+
+    reason = "token"
 
 
 class QueueFullError(NotServedError):
@@ -62,6 +85,8 @@ class QueueFullError(NotServedError):
         retry_after_s: when there may be room again.
     """
 
+    reason = "overload"
+
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
@@ -70,13 +95,19 @@ class QueueFullError(NotServedError):
 class DeadlineExceededError(NotServedError):
     """The request's time was over before its vectors were computed."""
 
+    reason = "timeout"
+
 
 class SlowRequestError(NotServedError):
     """The request's time was over before it had arrived as a whole."""
 
+    reason = "slow_body"
+
 
 class ClientGoneError(NotServedError):
     """The client has gone before its answer."""
+
+    reason = "gone"
 
     def __init__(self) -> None:
         super().__init__("the client has gone")
@@ -85,12 +116,16 @@ class ClientGoneError(NotServedError):
 class UnhealthyError(NotServedError):
     """The service cannot compute anything until its process is started anew."""
 
+    reason = "unhealthy"
+
 
 # Faults of the service.
 
 
 class BackendError(ServiceError):
     """The model failed on an input that was fit for it."""
+
+    reason = "model"
 
 
 class DeviceMemoryError(BackendError):

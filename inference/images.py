@@ -1,27 +1,37 @@
 """From the base64 of a request to a decoded image in its own mode, with every limit on the way.
 
-    base64 -> decode_base64 -> bytes -> open_image -> PIL image
+    base64 -> decode_base64 -> bytes -> ImageReader.open -> PIL image
 
-`decode_base64` is cheap and runs where the request is read; `open_image` is work for a pool. It
+`decode_base64` is cheap; `ImageReader.open` is work for a pool. It
 knows no model: a family converts the mode when its own pixels want it.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from inference.errors import InvalidInputError
+from inference.errors import ConfigurationError, InvalidInputError, RequestTooLargeError
+
+with suppress(ImportError):  # phones' HEIC, where its decoder is installed
+    from pillow_heif import register_heif_opener  # type: ignore[import-not-found,unused-ignore]
+
+    register_heif_opener()
 
 # Limits are checked here, before anything is decoded, and with a sentence of our own.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow warns of oddities in files that it then reads; a client's file is no reason for a log line.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+# Formats that Pillow reads as another (MPO as JPEG), or only where their decoder is installed.
+_WITHOUT_ENTRY = {"MPO", "AVIF", "HEIF"}
 _URL_SAFE_TO_STANDARD = str.maketrans("-_", "+/")
 
 
@@ -30,15 +40,20 @@ class ImageLimits:
     """What an image may be.
 
     Attributes:
-        max_pixels: width x height of the picture as it is stored.
+        max_bytes: of the file.
+        max_pixels: width x height of the picture as it is stored, and as it is scaled so that its
+            shorter side has `shorter_side_px`.
+        shorter_side_px: of the picture that the model looks at.
         formats: names of Pillow's formats that are accepted, None for all that it reads.
     """
 
+    max_bytes: int
     max_pixels: int
+    shorter_side_px: int
     formats: tuple[str, ...] | None = None
 
 
-def decode_base64(text: str) -> bytes:
+def decode_base64(text: str, max_bytes: int) -> bytes:
     """Decode base64, strictly.
 
     Accepted beside the plain form: a `data:...;base64,` prefix, whitespace, the URL-safe alphabet
@@ -46,6 +61,7 @@ def decode_base64(text: str) -> bytes:
 
     Raises:
         InvalidInputError: the text is not base64, or holds nothing.
+        RequestTooLargeError: it holds more than `max_bytes`.
     """
     payload = _without_data_prefix(text)
     try:
@@ -53,25 +69,73 @@ def decode_base64(text: str) -> bytes:
     except ValueError:
         raw = _decode_unusual(payload)
     if not raw:
-        raise InvalidInputError("is empty; expected the base64 of an image file")
+        raise InvalidInputError("is empty; expected the base64 of an image file", "base64")
+    if len(raw) > max_bytes:
+        raise RequestTooLargeError(
+            f"a file of {len(raw)} bytes; at most {max_bytes} are allowed", "file_size"
+        )
     return raw
 
 
-def open_image(raw: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode an image file; of an animation, the first frame.
+class ImageReader:
+    """Decodes image files, in any number of threads, within limits.
+
+    Together the threads never decode more pixels at the same moment than one image may have: they
+    wait for each other's largest images, and memory stays bounded.
 
     Raises:
-        InvalidInputError: it is not an image, is broken, or is beyond the limits.
+        ConfigurationError: the limits name a format that does not exist.
     """
-    try:
-        image = Image.open(io.BytesIO(raw), formats=limits.formats)
-        _check_size(image, limits)
-        image.load()  # `open` is lazy: a broken file must fail here, not in the model
-    except InvalidInputError:
-        raise
-    except Exception as error:
-        raise InvalidInputError(_why_unreadable(error, limits)) from error
-    return image
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        self._formats = _known(limits.formats)
+        self._free_pixels = limits.max_pixels
+        self._freed = threading.Condition()
+
+    def open(self, raw: bytes) -> Image.Image:
+        """Decode an image file; of an animation, the first frame.
+
+        Raises:
+            InvalidInputError: it is not an image, or is broken.
+            RequestTooLargeError: it is beyond the limits.
+        """
+        try:
+            image = Image.open(io.BytesIO(raw), formats=self._formats)
+            _check_size(image, self._limits)
+            with self._held(image.width * image.height):
+                image.load()  # `open` is lazy: a broken file must fail here, not in the model
+        except InvalidInputError:
+            raise
+        except Exception as error:
+            reason = "not_an_image" if isinstance(error, UnidentifiedImageError) else "broken_image"
+            raise InvalidInputError(_why_unreadable(error, self._limits), reason) from error
+        return image
+
+    @contextmanager
+    def _held(self, pixels: int) -> Iterator[None]:
+        with self._freed:
+            self._freed.wait_for(lambda: self._free_pixels >= pixels)
+            self._free_pixels -= pixels
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free_pixels += pixels
+                self._freed.notify_all()
+
+
+def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return those of the formats that Pillow looks up by name."""
+    Image.init()
+    if formats is None:
+        return None
+    if unknown := set(formats) - Image.OPEN.keys() - _WITHOUT_ENTRY:
+        raise ConfigurationError(
+            f"IMAGE_FORMATS: no format is called {', '.join(sorted(unknown))}; Pillow knows "
+            f"{', '.join(sorted(Image.OPEN))}"
+        )
+    return tuple(name for name in formats if name in Image.OPEN)
 
 
 def _without_data_prefix(text: str) -> str:
@@ -79,7 +143,9 @@ def _without_data_prefix(text: str) -> str:
         return text
     header, comma, payload = text.partition(",")
     if not comma or not header.lower().endswith(";base64"):
-        raise InvalidInputError("a data: URI must have the form data:image/...;base64,...")
+        raise InvalidInputError(
+            "a data: URI must have the form data:image/...;base64,...", "base64"
+        )
     return payload
 
 
@@ -88,14 +154,23 @@ def _decode_unusual(payload: str) -> bytes:
     try:
         return pybase64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except ValueError as error:
-        raise InvalidInputError("not base64; expected the base64 of an image file") from error
+        raise InvalidInputError(
+            "not base64; expected the base64 of an image file", "base64"
+        ) from error
 
 
 def _check_size(image: Image.Image, limits: ImageLimits) -> None:
-    if image.width * image.height > limits.max_pixels:
-        raise InvalidInputError(
-            f"{image.width}x{image.height} pixels are more than the {limits.max_pixels} allowed"
-        )
+    short, long = sorted(image.size)
+    if short == 0:
+        raise InvalidInputError(f"{image.width}x{image.height} pixels are no image", "pixels")
+    side = limits.shorter_side_px
+    for pixels, when in ((short * long, ""), (side * (side * long // short), ", once scaled,")):
+        if pixels > limits.max_pixels:
+            raise RequestTooLargeError(
+                f"{image.width}x{image.height} pixels{when} are more than the "
+                f"{limits.max_pixels} allowed",
+                "pixels",
+            )
 
 
 def _why_unreadable(error: Exception, limits: ImageLimits) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from inference.backends.base import Embeddings, ModelInfo
+from inference.backends.base import BackendStats, Embeddings, ModelInfo
 
 DIMENSIONS = 4
 
@@ -30,13 +30,16 @@ class FakeBackend:
             device="cpu",
             precision="float32",
             text_mode="trained",
+            image_px=8,
             is_demo=False,
             config={"model_type": "fake"},
         )
+        self.stats = BackendStats(truncated_texts=0, gpu_memory=None)
         self.text_batches: list[list[str]] = []
         self.image_batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.busy = threading.Event()  # set when the first batch comes
 
     def preprocess(self, image: Image.Image) -> bytes:
         return image.convert("RGB").tobytes()
@@ -52,5 +55,6 @@ class FakeBackend:
         return np.stack([vector_of(text) for text in texts])
 
     def _pass_gate(self) -> None:
+        self.busy.set()
         if not self.gate.wait(timeout=10):
             raise TimeoutError("the test never opened the gate")

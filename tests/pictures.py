@@ -5,6 +5,11 @@ import io
 
 from PIL import Image
 
+from inference.images import ImageLimits, ImageReader
+
+LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000, shorter_side_px=32)
+READER = ImageReader(LIMITS)
+
 
 def file_of(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
     """Encode an image."""

@@ -1,6 +1,7 @@
 """The HTTP surface, through ASGI, on a backend whose vectors are functions of their inputs."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import create_app
-from config import Settings
+from config import VERSION
 from inference.errors import BackendError
+from tests.asgi import serving
 from tests.fakes import FakeBackend, vector_of
 from tests.pictures import base64_of, plain
 from vectorizer import Vectorizer
@@ -29,15 +30,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture
 async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
-    async def make_vectorizer(settings: Settings) -> Vectorizer:
-        return Vectorizer(backend, settings)
-
-    app = create_app(Settings(), make_vectorizer)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with serving(backend) as client:
         yield client
 
 
@@ -111,15 +104,16 @@ async def test_numbers_parse_back_to_the_same_float32(client: httpx.AsyncClient)
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"", "the request body: Invalid JSON"),
-        (b"texts=foo", "the request body: Invalid JSON"),
-        (b'{"texts": ["a"', "the request body: Invalid JSON"),
+        (b"", "the request body: invalid JSON"),
+        (b"texts=foo", "the request body: invalid JSON"),
+        (b'{"texts": ["a"', "the request body: invalid JSON"),
         (b"[1, 2]", "the request body: "),
         (b'{"texts": "a"}', "texts: "),
         (b'{"texts": ["a", 3]}', "texts[1]: "),
         (b'{"images": [null]}', "images[0]: "),
-        (b'{"texts": ["\\ud800"]}', "the request body: Invalid JSON"),
-        (b"[" * 5000, "the request body: Invalid JSON"),
+        (b'{"texts": ["\\ud800"]}', "the request body: invalid JSON"),
+        (b"[" * 5000, "the request body: "),
+        (b'{"x":' + b"[" * 100_000, "the request body: invalid JSON"),
         (json.dumps({"images": [PICTURE, "?"]}).encode(), "images[1]: not base64"),
         (json.dumps({"images": [base64_of(b"GIF")]}).encode(), "images[0]: not an image"),
     ],
@@ -173,6 +167,85 @@ async def test_a_fault_of_ours_is_500_and_tells_no_internals(
     assert answer.status_code == 500
     assert sentence in answer.json()["error"]
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "stages"),
+    [
+        ({"texts": ["a"]}, ["read", "queue", "encode", "serialise", "total"]),
+        (
+            {"images": [PICTURE, PICTURE]},
+            ["read", "queue", "decode", "preprocess", "encode", "serialise", "total"],
+        ),
+        ({"images": ["?"]}, ["read", "queue", "decode", "total"]),
+        ({"texts": 1}, ["read", "total"]),
+        ({}, ["read", "serialise", "total"]),
+    ],
+)
+async def test_every_answer_tells_where_its_time_went(
+    client: httpx.AsyncClient, body: dict[str, Any], stages: list[str]
+) -> None:
+    answer = await client.post("/vectorize", json=body)
+    timing = re.findall(r"(\w+);dur=(\d+\.\d+)", answer.headers["server-timing"])
+
+    assert [stage for stage, _ in timing] == stages
+    *parts_ms, total_ms = (float(milliseconds) for _, milliseconds in timing)
+    assert sum(parts_ms) <= total_ms + 0.01 * len(stages)  # each is rounded
+
+
+async def test_answers_of_other_kinds_are_timed_too(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_method = await client.get("/vectorize")
+    monkeypatch.setattr(Vectorizer, "vectorize", raising(ZeroDivisionError()))
+    bug = await client.post("/vectorize", json={"texts": ["a"]})
+
+    assert (wrong_method.status_code, bug.status_code) == (405, 500)
+    assert "total;dur=" in wrong_method.headers["server-timing"]
+    assert "total;dur=" in bug.headers["server-timing"]
+    assert "server-timing" not in (await client.get("/meta")).headers
+    counted = (await client.get("/metrics")).text
+    assert 'clip_requests_total{code="405"} 1.0' in counted
+    assert 'clip_refusals_total{reason="bug"} 1.0' in counted
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_a_browser_gets_the_page_with_its_policy(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers=BROWSER)
+    policy = answer.headers["content-security-policy"]
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.content.startswith(b"<!doctype html>")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.text.count('id="samples"') == 1
+    assert "data:image/png;base64," in answer.text
+    assert not re.search(r'(src|href)="(https?:)?//', answer.text)
+
+
+@pytest.mark.parametrize("accept", [{"accept": "*/*"}, {"accept": "application/json"}])
+async def test_other_clients_get_a_map_of_the_routes(
+    client: httpx.AsyncClient, accept: dict[str, str]
+) -> None:
+    answer = (await client.get("/", headers=accept)).json()
+
+    assert (answer["name"], answer["version"]) == ("multi2vec-clip-service", VERSION)
+    assert "POST /vectorize" in answer["routes"]
+    for route in answer["routes"]:
+        method, path = route.split()
+        assert (await client.request(method, path)).status_code < 400 or method == "POST"
+
+
+async def test_the_page_can_be_turned_off(backend: FakeBackend) -> None:
+    async with serving(backend, debug_page="0") as client:
+        answer = await client.get("/", headers=BROWSER)
+
+    assert answer.json()["name"] == "multi2vec-clip-service"
 
 
 async def test_the_examples_of_the_docs_work_when_tried(client: httpx.AsyncClient) -> None:

@@ -22,11 +22,11 @@ from inference.backends import load_backend
 from inference.backends.base import BackendOptions, EmbeddingBackend, TextMode
 from inference.backends.saving import Job, do
 from inference.errors import DownloadError, ModelFolderError
-from inference.images import ImageLimits, open_image
 from inference.model_folder import detect
 from tests.golden_cases import GOLDEN, MODES, assert_same, image_cases, text_cases
 from tests.hub_models import DECOY, openai, small_hub
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving
+from tests.pictures import READER
 from tests.service import ROOT, environment, running
 
 Answer = subprocess.CompletedProcess[str]
@@ -256,7 +256,7 @@ def assert_golden(root: Path, layout: str, trust: bool = False) -> None:
     backend = load(root, trust=trust)
     for case in image_cases(layout.replace("multilingual", "0_CLIPModel")):
         raw = (GOLDEN / "images" / case.content).read_bytes()
-        pixels = backend.preprocess(open_image(raw, ImageLimits(max_pixels=1_000_000)))
+        pixels = backend.preprocess(READER.open(raw))
         assert_same(backend.encode_image([pixels])[0], case)
 
 

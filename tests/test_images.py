@@ -1,13 +1,18 @@
 import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from inference.errors import InvalidInputError
-from inference.images import ImageLimits, decode_base64, open_image
-from tests.pictures import base64_of, file_of, plain
+from config import Settings
+from inference.errors import ConfigurationError, InvalidInputError, RequestTooLargeError
+from inference.images import ImageReader, decode_base64
+from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
-LIMITS = ImageLimits(max_pixels=1_000_000)
 RAW = bytes(range(256))
 
 
@@ -25,7 +30,7 @@ RAW = bytes(range(256))
     ids=["plain", "data-uri", "odd-data-uri", "lines", "padded", "url-safe", "unpadded"],
 )
 def test_every_usual_form_of_base64_is_read(text: str) -> None:
-    assert decode_base64(text) == RAW
+    assert decode_base64(text, 1000) == RAW
 
 
 @pytest.mark.parametrize(
@@ -45,12 +50,12 @@ def test_every_usual_form_of_base64_is_read(text: str) -> None:
 )
 def test_junk_is_refused(text: str, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
-        decode_base64(text)
+        decode_base64(text, 1000)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_usual_formats_are_decoded_in_their_own_mode(image_format: str) -> None:
-    image = open_image(file_of(Image.new("L", (5, 4)), image_format), LIMITS)
+    image = READER.open(file_of(Image.new("L", (5, 4)), image_format))
 
     assert image.size == (5, 4)
     assert image.mode in {"L", "P", "RGB"}
@@ -60,7 +65,7 @@ def test_an_animation_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     raw = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
-    assert open_image(raw, LIMITS).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert READER.open(raw).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,21 +79,86 @@ def test_an_animation_gives_its_first_frame() -> None:
 )
 def test_broken_files_are_refused_when_they_are_opened(raw: bytes, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
-        open_image(raw, LIMITS)
+        READER.open(raw)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
     raw = file_of(Image.new("1", (20_000, 20_000)))  # 50 MB decoded, 50 kB as a file
 
     with pytest.raises(InvalidInputError, match="20000x20000 pixels are more than the 1000000"):
-        open_image(raw, LIMITS)
+        READER.open(raw)
+
+
+def test_too_large_a_file_is_refused() -> None:
+    with pytest.raises(RequestTooLargeError, match="a file of 1001 bytes; at most 1000"):
+        decode_base64(base64_of(bytes(1001)), 1000)
+
+
+@pytest.mark.parametrize("size", [(200_000, 3), (3, 200_000)])
+def test_an_image_that_would_be_huge_once_scaled_is_refused(size: tuple[int, int]) -> None:
+    raw = file_of(Image.new("1", size))
+    assert len(raw) < 5000
+
+    with pytest.raises(RequestTooLargeError, match="pixels, once scaled, are more than"):
+        READER.open(raw)
 
 
 def test_a_format_that_is_not_accepted_is_not_an_image() -> None:
-    limits = ImageLimits(max_pixels=100, formats=("JPEG",))
+    reader = ImageReader(replace(LIMITS, formats=("JPEG",)))
 
     with pytest.raises(InvalidInputError, match=r"accepted format \(JPEG\)"):
-        open_image(plain(), limits)
+        reader.open(plain())
+
+
+@pytest.mark.parametrize(
+    "image_format",
+    [name for name in Settings().image_formats if name != "HEIF"],
+)
+def test_what_people_keep_pictures_in_is_accepted(image_format: str) -> None:
+    reader = ImageReader(replace(LIMITS, formats=Settings().image_formats))
+    colours = [Image.new("RGB", (32, 16), colour) for colour in ("red", "blue")]
+    options = {"save_all": True, "append_images": colours[1:]} if image_format == "MPO" else {}
+    if image_format == "ICO":
+        options = {"sizes": [(32, 16)]}
+    image = reader.open(file_of(colours[0], image_format, **options))
+
+    assert image.size == (32, 16)
+    assert np.abs(np.asarray(image.convert("RGB"))[8, 16] - np.array([255, 0, 0])).max() < 8
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "PDF", "SGI", "SPIDER", "MSP", "PCX"])
+def test_exotic_formats_are_reached_only_when_asked_for(image_format: str) -> None:
+    mode = {"MSP": "1", "SPIDER": "F"}.get(image_format, "L")
+    raw = file_of(Image.new(mode, (16, 16)), image_format)
+
+    with pytest.raises(InvalidInputError, match="not an image of an accepted format"):
+        ImageReader(replace(LIMITS, formats=Settings().image_formats)).open(raw)
+    if image_format not in {"EPS", "PDF"}:  # one starts a program, of the other nothing is read
+        assert READER.open(raw).size == (16, 16)
+
+
+def test_threads_wait_for_each_others_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100))
+    decoding: list[int] = []
+    load = PngImageFile.load
+
+    def watched_load(image: PngImageFile) -> object:
+        decoding.append(+1)
+        together.append(sum(decoding))
+        time.sleep(0.02)
+        try:
+            return load(image)
+        finally:
+            decoding.append(-1)
+
+    together: list[int] = []
+    monkeypatch.setattr(PngImageFile, "load", watched_load)
+    large, small = (file_of(Image.new("L", size)) for size in ((100, 100), (50, 50)))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(reader.open, [large] * 4))
+        assert max(together) == 1
+        assert all(pool.map(reader.open, [small] * 8))
+        assert max(together) > 1
 
 
 def test_memory_that_runs_out_is_a_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +168,13 @@ def test_memory_that_runs_out_is_a_fault_of_the_image(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "open", fail)
 
     with pytest.raises(InvalidInputError, match="a broken image: MemoryError"):
-        open_image(plain(), LIMITS)
+        READER.open(plain())
 
 
 def test_a_prefix_does_not_change_the_bytes() -> None:
-    assert decode_base64("data:image/png;base64," + base64_of(plain())) == plain()
+    assert decode_base64("data:image/png;base64," + base64_of(plain()), 1000) == plain()
+
+
+def test_a_format_that_does_not_exist_ends_the_start() -> None:
+    with pytest.raises(ConfigurationError, match=r"no format is called JPG; Pillow knows .* JPEG"):
+        ImageReader(replace(LIMITS, formats=("JPG", "PNG")))

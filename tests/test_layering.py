@@ -13,10 +13,35 @@ LEAVES = {"config", "inference.errors", "inference.model_folder"}
 BACKENDS = {"inference.backends", "inference.backends.base"}
 # What each module may import of this project; a name allows that module and nothing below it.
 ALLOWED = {
-    "app": {"config", "inference.errors", "meta", "vectorizer"},
+    "app": {
+        "config",
+        "inference.errors",
+        "inference.load_log",
+        "inference.metrics",
+        "inference.record",
+        "meta",
+        "vectorizer",
+        "web.access",
+        "web.answers",
+        "web.intake",
+        "web.logs",
+        "web.observed",
+        "web.page",
+        "web.server",
+        "web.wire",
+    },
+    "web.access": {"inference.errors"},
+    "web.answers": {"inference.errors", "web.wire"},
+    "web.intake": {"config", "inference.admission", "inference.errors"},
+    "web.logs": {"config", "inference.record"},
+    "web.observed": {"inference.record", "web.logs"},
+    "web.server": set(),
+    "web.page": set(),
+    "web.wire": {"inference.errors"},
     "vectorizer": LEAVES
     | BACKENDS
-    | {"inference.batcher", "inference.images", "inference.machine", "inference.vector_cache"},
+    | {"inference.admission", "inference.batcher", "inference.decoding", "inference.health"}
+    | {"inference.images", "inference.machine", "inference.record", "inference.vector_cache"},
     "meta": {"config", "inference.backends.base", "inference.vector_cache"},
     "config": {"inference.errors"},
     "inference.errors": set(),
@@ -26,8 +51,19 @@ ALLOWED = {
     "inference.hub": {"inference.errors", "inference.staging"},
     "catalogue": {"inference.errors"},
     "inference.batcher": {"inference.errors"},
+    "inference.admission": {"inference.errors"},
+    "inference.health": {"inference.errors"},
     "inference.images": {"inference.errors"},
+    "inference.decoding": {"inference.errors", "inference.images", "inference.record"},
     "inference.vector_cache": {"inference.errors"},
+    "inference.record": set(),
+    "inference.load_log": {"inference.batcher", "inference.record"},
+    "inference.metrics": {
+        "inference.backends.base",
+        "inference.batcher",
+        "inference.record",
+        "inference.vector_cache",
+    },
     "inference.backends.base": set(),
     "inference.backends": {
         "inference.backends.base",
@@ -73,7 +109,7 @@ def test_a_backend_knows_nothing_above_it(path: Path) -> None:
 
 
 def test_model_libraries_are_imported_by_backends_only() -> None:
-    files = [*ROOT.glob("*.py"), *(ROOT / "inference").glob("*.py")]
+    files = [*ROOT.glob("*.py"), *(ROOT / "inference").glob("*.py"), *(ROOT / "web").glob("*.py")]
     top_level = {
         path.name: {name.split(".")[0] for name in imports_of(path)} & MODEL_LIBRARIES
         for path in files

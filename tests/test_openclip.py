@@ -108,6 +108,16 @@ def test_a_hugging_face_text_tower_is_built_from_disk(foreign: tuple[Path, Any])
     np.testing.assert_allclose(load(root).encode_text(TEXTS), expected, atol=1e-5)
 
 
+def test_texts_that_a_hugging_face_tower_cuts_are_counted(foreign: tuple[Path, Any]) -> None:
+    backend = load(foreign[0])
+    fits = " ".join(["a"] * (77 - 2))
+    backend.encode_text(["a", fits])
+    assert backend.stats.truncated_texts == 0
+
+    backend.encode_text(["a", fits + " a", fits * 3])
+    assert backend.stats.truncated_texts == 2
+
+
 def test_a_tower_beside_the_weights_is_found_too(foreign: tuple[Path, Any]) -> None:
     root, _ = foreign
     cached = root / "openclip/models--org--xlm-tiny"

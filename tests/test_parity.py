@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from inference.backends.base import TextMode
-from inference.images import ImageLimits, open_image
 from tests.golden_cases import (
     GOLDEN,
     LAYOUTS,
@@ -16,8 +15,8 @@ from tests.golden_cases import (
     image_cases,
     text_cases,
 )
+from tests.pictures import READER
 
-LIMITS = ImageLimits(max_pixels=1_000_000)
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
 
@@ -43,7 +42,7 @@ def test_images_have_the_recorded_vectors_alone_and_in_any_batch(layout: str) ->
     backend = golden_backend(layout, "trained")
     cases = image_cases(layout)
     files = [(GOLDEN / "images" / case.content).read_bytes() for case in cases]
-    pixels = [backend.preprocess(open_image(raw, LIMITS)) for raw in files]
+    pixels = [backend.preprocess(READER.open(raw)) for raw in files]
     alone = [backend.encode_image([picture])[0] for picture in pixels]
     for vector, case in zip(alone, cases, strict=True):
         assert_same(vector, case)

@@ -1,1 +1,1 @@
-"""The debug page: one file for the browser, and what the service needs to hand it out."""
+"""What the edge is made of: the wire format, the record of each request, and the debug page."""

@@ -8,9 +8,24 @@ from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 
+from fastapi import Response
+
 PAGE = Path(__file__).with_name("index.html")
 SAMPLES = PAGE.parents[1] / "demo" / "samples"
 NO_SAMPLES = '<script type="application/json" id="samples">[]</script>'
+
+
+def page_response() -> Response:
+    """Answer the page; a new version of the service hands out a new page at once."""
+    content, policy = load_page()
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(content, headers=headers, media_type="text/html")
 
 
 def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:

@@ -44,6 +44,7 @@ class ModelInfo:
         device: where they are.
         precision: the type they are computed in.
         text_mode: as in `BackendOptions`.
+        image_px: shorter side of the image that it looks at.
         is_demo: whether it is the small model that this project ships to be tried.
         config: the body that the reference's `GET /meta` has for the family.
     """
@@ -54,8 +55,37 @@ class ModelInfo:
     device: str
     precision: str
     text_mode: TextMode
+    image_px: int
     is_demo: bool
     config: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Memory of a GPU, in bytes.
+
+    Attributes:
+        allocated: that tensors of this process take.
+        reserved: that this process keeps for tensors.
+        total: that the GPU has.
+    """
+
+    allocated: int
+    reserved: int
+    total: int
+
+
+@dataclass(frozen=True)
+class BackendStats:
+    """What a backend has counted, and what it takes.
+
+    Attributes:
+        truncated_texts: texts that were longer than the model reads, since the start.
+        gpu_memory: None without a GPU.
+    """
+
+    truncated_texts: int
+    gpu_memory: GpuMemory | None
 
 
 class EmbeddingBackend(Protocol):
@@ -69,6 +99,11 @@ class EmbeddingBackend(Protocol):
     @property
     def info(self) -> ModelInfo:
         """What is loaded."""
+        ...
+
+    @property
+    def stats(self) -> BackendStats:
+        """What was counted, and what memory is in use, now."""
         ...
 
     def preprocess(self, image: Image) -> Any:

@@ -25,7 +25,7 @@ from transformers import (
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
 from inference.backends.pixels import Preprocess, resize_by_torchvision
-from inference.backends.tokens import pad_to_longest, tokenize_by
+from inference.backends.tokens import Tokenizer, pad_to_longest
 from inference.backends.two_towers import TokenTower, TwoTowerBackend, describe, unit_length
 from inference.model_folder import ModelFolder
 
@@ -38,17 +38,19 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     config = hf.read_config(folder.part("openai_clip"))
     is_metaclip2 = _is_metaclip2(config, tokenizer)
     model = _load_model(folder, config, is_metaclip2, options)
+    preprocess = Preprocess.of_processor(processor, resize_by_torchvision)
     info = describe(
         folder,
         options,
         family="MetaCLIP 2" if is_metaclip2 else "OpenAI CLIP",
         dimensions=model.config.projection_dim,
+        image_px=preprocess.shorter_side_px,
         networks=[model],
         config=hf.full_config(model),
     )
     return TwoTowerBackend(
         info,
-        Preprocess.of_processor(processor, resize_by_torchvision),
+        preprocess,
         hf.image_tower(model, processor, unit_length),
         text_tower(model, tokenizer),
     )
@@ -60,7 +62,7 @@ def text_tower(model: Any, tokenizer: Any) -> TokenTower:
     def network(ids: Tensor) -> Tensor:
         return unit_length(model.get_text_features(input_ids=ids).pooler_output)
 
-    tokenize = tokenize_by(tokenizer, model.config.text_config.max_position_embeddings)
+    tokenize = Tokenizer(tokenizer, model.config.text_config.max_position_embeddings)
     return TokenTower(tokenize, pad_to_longest(tokenizer.pad_token_id), network, model.device)
 
 

@@ -45,6 +45,7 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
         options,
         family="OpenCLIP",
         dimensions=int(description.architecture["embed_dim"]),
+        image_px=_shorter_side(model.visual.image_size),
         networks=[model],
         config=description.reference_config,
     )
@@ -166,13 +167,25 @@ class _ImageTower(nn.Module):
 
 class _TextTower:
     def __init__(self, model: Any, device: str) -> None:
+        self.truncated_texts = 0
         self._tokenize = open_clip.get_tokenizer(_NAME)
+        self._padding = int(self._tokenize([""])[0, -1])
         self._encode = _text_network(model)
         self._device = device
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         ids = self._tokenize(list(texts))  # [n, context length], padded
+        self.truncated_texts += self._count_cut(texts, ids)
         return unit_length(self._encode(ids.to(self._device)))
+
+    def _count_cut(self, texts: Sequence[str], ids: Tensor) -> int:
+        # The end token may be the padding too, so a full row shows in its last place but one.
+        full = (ids[:, -2] != self._padding).nonzero().flatten().tolist()
+        return sum(self._is_cut(texts[row], ids[row]) for row in full)
+
+    def _is_cut(self, text: str, ids: Tensor) -> bool:
+        longer = self._tokenize([text], len(ids) + 1)[0]
+        return bool(longer[-1] != self._padding or (longer[:-1] != ids).any())
 
 
 def _text_network(model: Any) -> Callable[[Tensor], Tensor]:
@@ -205,6 +218,10 @@ def _encode_unpadded(model: Any, ids: Tensor) -> Tensor:
     length = int((ids != model.text.config.pad_token_id).sum(dim=-1).max())
     vectors: Tensor = model.encode_text(ids[:, :length])
     return vectors
+
+
+def _shorter_side(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else min(size)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -85,6 +85,11 @@ class Preprocess:
             resample=int(processor.resample),
         )
 
+    @property
+    def shorter_side_px(self) -> int:
+        """Shorter side of a resized image."""
+        return self.shortest_edge_px or min(self.size_px)
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Convert to RGB, resize and crop: [3, H, W] uint8."""
         rgb = image if image.mode == "RGB" else image.convert("RGB")

@@ -22,6 +22,7 @@ from transformers import CLIPImageProcessorPil
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
 from inference.backends.pixels import PixelsToNumbers, Preprocess, resize_by_pillow
+from inference.backends.tokens import is_longer
 from inference.backends.two_towers import TwoTowerBackend, checked_device, describe
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder
@@ -36,17 +37,19 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     processor = CLIPImageProcessorPil.from_pretrained(_network_folder(clip_path))
     if not shared:
         _drop_text_tower(clip)
+    preprocess = Preprocess.of_processor(processor, resize_by_pillow)
     info = describe(
         folder,
         options,
         family="sentence-transformers",
         dimensions=text.get_embedding_dimension() or 0,
+        image_px=preprocess.shorter_side_px,
         networks=[clip, text],
         config={"clip_model": _config(clip), "text_model": _config(text)},
     )
     return TwoTowerBackend(
         info,
-        Preprocess.of_processor(processor, resize_by_pillow),
+        preprocess,
         _ImageTower(clip, processor).to(clip.device),
         _TextTower(text),
     )
@@ -77,16 +80,26 @@ class _ImageTower(nn.Module):
 
 class _TextTower:
     def __init__(self, model: SentenceTransformer) -> None:
+        self.truncated_texts = 0
         self.model = model
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         features = self.model.preprocess(list(texts))
+        self.truncated_texts += self._count_cut(texts, features)
         on_device = {
             name: value.to(self.model.device) if isinstance(value, Tensor) else value
             for name, value in features.items()
         }
         vectors: Tensor = self.model(on_device)["sentence_embedding"]
         return vectors
+
+    def _count_cut(self, texts: Sequence[str], features: dict[str, Any]) -> int:
+        # Models of the kind that reads a text of any length have neither.
+        length, mask = self.model.max_seq_length, features.get("attention_mask")
+        if length is None or mask is None:
+            return 0
+        full = (mask.sum(dim=-1) >= length).nonzero().flatten().tolist()
+        return sum(is_longer(self.model.tokenizer, texts[row], length) for row in full)
 
 
 def _load_model(path: Path, options: BackendOptions) -> SentenceTransformer:

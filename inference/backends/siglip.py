@@ -10,7 +10,6 @@ Source of the vectors' length: the reference's `clip.py` does not normalise this
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
 from inference.backends.pixels import Preprocess, resize_by_torchvision
-from inference.backends.tokens import TokenIds, Tokenize, group_equal_lengths, pad_to, tokenize_by
+from inference.backends.tokens import Tokenizer, group_equal_lengths, pad_to
 from inference.backends.two_towers import TokenTower, TwoTowerBackend, as_they_are, describe
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder, hub_snapshot
@@ -34,17 +33,19 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     )
     processor = SiglipImageProcessor.from_pretrained(processors, local_files_only=True)
     model = _load_model(folder.part("siglip"), options)
+    preprocess = Preprocess.of_processor(processor, resize_by_torchvision)
     info = describe(
         folder,
         options,
         family="SigLIP" if _is_siglip1(tokenizer) else "SigLIP 2",
         dimensions=model.config.text_config.projection_size,
+        image_px=preprocess.shorter_side_px,
         networks=[model],
         config=hf.full_config(model),
     )
     return TwoTowerBackend(
         info,
-        Preprocess.of_processor(processor, resize_by_torchvision),
+        preprocess,
         hf.image_tower(model, processor, as_they_are),
         _text_tower(model, tokenizer, options),
     )
@@ -63,25 +64,17 @@ def _load_model(path: Path, options: BackendOptions) -> Any:
 def _text_tower(model: Any, tokenizer: Any, options: BackendOptions) -> TokenTower:
     # The vector is read at the last position and there is no mask, so padding is part of a text.
     length: int = model.config.text_config.max_position_embeddings
-    tokenize = tokenize_by(tokenizer, length)
 
     def network(ids: Tensor) -> Tensor:
         vectors: Tensor = model.get_text_features(input_ids=ids).pooler_output
         return vectors
 
     if options.text_mode == "reference":
+        tokenize = Tokenizer(tokenizer, length)
         return TokenTower(tokenize, group_equal_lengths, network, model.device)
-    if not _is_siglip1(tokenizer):
-        tokenize = _lower_cased(tokenize)
+    tokenize = Tokenizer(tokenizer, length, clean=str if _is_siglip1(tokenizer) else str.lower)
     return TokenTower(tokenize, pad_to(length, tokenizer.pad_token_id), network, model.device)
 
 
 def _is_siglip1(tokenizer: Any) -> bool:
     return type(tokenizer).__name__.startswith("SiglipTokenizer")
-
-
-def _lower_cased(tokenize: Tokenize) -> Tokenize:
-    def lower_cased(texts: Sequence[str]) -> TokenIds:
-        return tokenize([text.lower() for text in texts])
-
-    return lower_cased

@@ -12,19 +12,41 @@ from torch import Tensor
 TokenIds: TypeAlias = list[list[int]]
 # Rows of the input and their ids, [rows, length] int64; together they cover every row once.
 Collate: TypeAlias = Callable[[TokenIds], list[tuple[list[int], Tensor]]]
-Tokenize: TypeAlias = Callable[[Sequence[str]], TokenIds]
 
 
-def tokenize_by(tokenizer: Any, max_length: int) -> Tokenize:
-    """Tokenise by a transformers tokenizer, cutting at `max_length` with the end token kept."""
+def is_longer(tokenizer: Any, text: str, length: int) -> bool:
+    """Tell whether a text has more tokens than `length`, by giving it room for one more."""
+    return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
-    def tokenize(texts: Sequence[str]) -> TokenIds:
-        encoded = tokenizer(
-            list(texts), truncation=True, max_length=max_length, return_attention_mask=False
+
+class Tokenizer:
+    """A transformers tokenizer that cuts at a length, with the end token kept, and counts the cuts.
+
+    Args:
+        tokenizer: the transformers tokenizer.
+        max_length: most tokens of a text.
+        clean: what is done to a text before.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, clean: Callable[[str], str] = str) -> None:
+        self.truncated_texts = 0
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._clean = clean
+
+    def __call__(self, texts: Sequence[str]) -> TokenIds:
+        """Tokenise."""
+        clean = [self._clean(text) for text in texts]
+        encoded = self._tokenizer(
+            clean, truncation=True, max_length=self._max_length, return_attention_mask=False
         )
-        return list(encoded["input_ids"])
+        rows: TokenIds = list(encoded["input_ids"])
+        self.truncated_texts += sum(map(self._is_cut, clean, rows))
+        return rows
 
-    return tokenize
+    def _is_cut(self, text: str, ids: list[int]) -> bool:
+        # Only a text that takes every place can be a longer one, so few are tokenised twice.
+        return len(ids) == self._max_length and is_longer(self._tokenizer, text, self._max_length)
 
 
 def pad_to(length: int, token_id: int) -> Collate:

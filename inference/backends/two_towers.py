@@ -7,19 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from inference.backends.base import BackendOptions, Embeddings, ModelInfo
-from inference.backends.tokens import Collate, Tokenize
-from inference.errors import BackendError, DeviceUnavailableError
+from inference.backends.base import (
+    BackendOptions,
+    BackendStats,
+    Embeddings,
+    GpuMemory,
+    ModelInfo,
+)
+from inference.backends.faults import told_apart
+from inference.backends.tokens import Collate, Tokenizer
+from inference.errors import DeviceUnavailableError
 from inference.model_folder import ModelFolder
 
 ImageTower: TypeAlias = Callable[[Tensor], Tensor]  # [n, 3, H, W] uint8 -> [n, dim]
-TextTower: TypeAlias = Callable[[Sequence[str]], Tensor]  # n texts -> [n, dim]
+
+
+class TextTower(Protocol):
+    """Embeds texts, and counts those that it cut."""
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were longer than it reads."""
+        ...
+
+    def __call__(self, texts: Sequence[str], /) -> Tensor:
+        """Embed texts: [n, dim]."""
+        ...
 
 
 def unit_length(vectors: Tensor) -> Tensor:
@@ -55,10 +74,15 @@ class TokenTower:
         network: ids [n, length] -> [n, dim], on `device`.
     """
 
-    tokenize: Tokenize
+    tokenize: Tokenizer
     collate: Collate
     network: Callable[[Tensor], Tensor]
     device: torch.device
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were longer than it reads."""
+        return self.tokenize.truncated_texts
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: [n, dim]."""
@@ -73,6 +97,7 @@ def describe(
     options: BackendOptions,
     family: str,
     dimensions: int,
+    image_px: int,
     networks: Sequence[nn.Module],
     config: Mapping[str, object],
 ) -> ModelInfo:
@@ -85,6 +110,7 @@ def describe(
         device=options.device,
         precision="float32",
         text_mode=options.text_mode,
+        image_px=image_px,
         is_demo=folder.is_demo,
         config=config,
     )
@@ -107,6 +133,11 @@ class TwoTowerBackend:
         self._text_tower = text_tower
         self._cores = torch.get_num_threads()
 
+    @property
+    def stats(self) -> BackendStats:
+        """What was counted, and what memory is in use, now."""
+        return BackendStats(self._text_tower.truncated_texts, _gpu_memory(self._device))
+
     # torch counts its threads for each thread that calls it. The pool that preprocesses is parallel
     # by itself; a forward pass has the machine to itself.
 
@@ -115,21 +146,31 @@ class TwoTowerBackend:
         torch.set_num_threads(1)
         return self._preprocess(image)
 
+    @told_apart
     @torch.inference_mode()
     def encode_image(self, batch: Sequence[Tensor]) -> Embeddings:
         """Embed preprocessed images, each [3, H, W] uint8: [n, dimensions] float32."""
         torch.set_num_threads(self._cores)
-        return _finite(self._image_tower(torch.stack(list(batch)).to(self._device)))
+        return _on_cpu(self._image_tower(torch.stack(list(batch)).to(self._device)))
 
+    @told_apart
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: [n, dimensions] float32."""
         torch.set_num_threads(self._cores)
-        return _finite(self._text_tower(texts))
+        return _on_cpu(self._text_tower(texts))
 
 
-def _finite(vectors: Tensor) -> Embeddings:
+def _gpu_memory(device: torch.device) -> GpuMemory | None:
+    if device.type != "cuda":
+        return None
+    return GpuMemory(
+        allocated=torch.cuda.memory_allocated(device),
+        reserved=torch.cuda.memory_reserved(device),
+        total=torch.cuda.get_device_properties(device).total_memory,
+    )
+
+
+def _on_cpu(vectors: Tensor) -> Embeddings:
     embeddings: Embeddings = vectors.float().cpu().numpy()
-    if not torch.isfinite(vectors).all():
-        raise BackendError("the model answered numbers that are not finite")
     return embeddings

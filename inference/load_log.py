@@ -1,0 +1,70 @@
+"""The log's line about the load: one a minute while there is any, and none while there is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from inference.batcher import BatchStats
+from inference.record import Record
+
+logger = logging.getLogger(__name__)
+
+
+class LoadLog:
+    """Sums up what happened since its last line.
+
+    Args:
+        queue_items: tells how many items wait in each lane.
+        clock: tells the seconds.
+    """
+
+    def __init__(
+        self,
+        queue_items: Callable[[], Mapping[str, int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue_items = queue_items
+        self._clock = clock
+        self._start()
+
+    def _start(self) -> None:
+        self._since_s = self._clock()
+        self._requests = 0
+        self._items = 0
+        self._batches: Counter[str] = Counter()
+        self._batched_items: Counter[str] = Counter()
+
+    def observe_request(self, record: Record) -> None:
+        """Take note of a request that was answered."""
+        self._requests += 1
+        self._items += record.texts + record.images
+
+    def observe_batch(self, lane: str, stats: BatchStats) -> None:
+        """Take note of a batch."""
+        self._batches[lane] += 1
+        self._batched_items[lane] += stats.size
+
+    def line(self) -> str | None:
+        """Sum up, and start anew; nothing where nothing was asked."""
+        seconds = max(self._clock() - self._since_s, 1e-9)
+        line = self._sum_up(seconds) if self._requests else None
+        self._start()
+        return line
+
+    def _sum_up(self, seconds: float) -> str:
+        parts = [f"{self._requests / seconds:.1f} requests/s, {self._items / seconds:.1f} items/s"]
+        for lane, batches in sorted(self._batches.items()):
+            parts.append(f"{lane} batches of {self._batched_items[lane] / batches:.1f} on average")
+        waiting = ", ".join(f"{count} {lane}" for lane, count in self._queue_items().items())
+        return "; ".join([*parts, f"queued now: {waiting}"])
+
+    async def run(self, every_s: float = 60) -> None:
+        """Log the lines, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            if line := self.line():
+                logger.info("Load: %s", line)

@@ -1,0 +1,102 @@
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from config import Settings
+from inference.errors import ClientGoneError, QueueFullError, RequestTooLargeError
+from web.intake import Intake, while_connected
+
+pytestmark = pytest.mark.anyio
+
+
+def request_of(*messages: dict[str, Any], length: int | None = None) -> Request:
+    """Return a request that receives these messages, and then nothing."""
+    headers = [(b"content-length", str(length).encode())] if length is not None else []
+    left = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+def body(content: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+async def test_a_body_in_pieces_is_put_together() -> None:
+    intake = Intake(Settings())
+    async with intake.body_of(request_of(body(b"ab", more=True), body(b"cd"))) as content:
+        assert content == b"abcd"
+        assert intake.budget.used == 4
+    assert intake.budget.used == 0
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:
+    intake = Intake(Settings(max_request_bytes=10))
+
+    with pytest.raises(RequestTooLargeError, match="11 bytes or more; at most 10"):
+        async with intake.body_of(request_of(length=11)):
+            raise AssertionError
+
+
+async def test_a_body_that_does_not_say_so_is_refused_as_it_grows() -> None:
+    intake = Intake(Settings(max_request_bytes=10))
+    request = request_of(body(b"12345678", more=True), body(b"901", more=True), body(b"x" * 99))
+
+    with pytest.raises(RequestTooLargeError, match="11 bytes or more"):
+        async with intake.body_of(request):
+            raise AssertionError
+    assert intake.budget.used == 0
+
+
+async def test_a_body_that_is_announced_holds_its_place_from_the_start() -> None:
+    intake = Intake(Settings(max_queue_bytes=100))
+    first = asyncio.create_task(intake.body_of(request_of(length=80)).__aenter__())
+    await asyncio.sleep(0)
+
+    with pytest.raises(QueueFullError):
+        async with intake.body_of(request_of(length=30)):
+            raise AssertionError
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert intake.budget.used == 0
+
+
+async def test_work_ends_when_its_client_goes() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(ClientGoneError):
+        await while_connected(request_of({"type": "http.disconnect"}), work())
+    await asyncio.wait_for(ended.wait(), 1)
+
+
+async def test_a_client_that_goes_while_it_sends_is_gone() -> None:
+    intake = Intake(Settings())
+    request = request_of(body(b"ab", more=True), {"type": "http.disconnect"})
+
+    with pytest.raises(ClientGoneError):
+        async with intake.body_of(request):
+            raise AssertionError
+
+
+async def test_the_result_and_the_failure_of_work_pass_through() -> None:
+    async def fine() -> int:
+        return 3
+
+    async def fail() -> int:
+        raise ZeroDivisionError
+
+    assert await while_connected(request_of(), fine()) == 3
+    with pytest.raises(ZeroDivisionError):
+        await while_connected(request_of(), fail())

@@ -1,0 +1,276 @@
+"""What Prometheus sees, through ASGI, and what the dashboard makes of it."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from config import VERSION
+from inference.backends.base import BackendStats, GpuMemory
+from tests.asgi import serving
+from tests.fakes import FakeBackend
+from tests.pictures import base64_of, plain
+
+pytestmark = pytest.mark.anyio
+
+DASHBOARD = Path(__file__).parent.parent / "deploy/grafana-dashboard.json"
+PICTURE = base64_of(plain((9, 8, 7)))
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(backend) as client:
+        yield client
+
+
+class Scrape:
+    """One reading of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self.families: list[Metric] = list(text_string_to_metric_families(text))
+        self._samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in self.families
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self._samples[name, frozenset(labels.items())]
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self._samples}
+
+    def labels_of(self, name: str) -> set[str]:
+        return {label for known, labels in self._samples if known == name for label, _ in labels}
+
+
+async def until_queued(client: httpx.AsyncClient, lane: str, count: int) -> None:
+    async with asyncio.timeout(10):
+        while (await scrape(client))("clip_queue_items", lane=lane) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def scrape(client: httpx.AsyncClient) -> Scrape:
+    return Scrape((await client.get("/metrics")).text)
+
+
+async def test_requests_are_counted_by_code_and_items_by_modality(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/vectorize", json={"texts": ["a", "b"], "images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": ["?"]})
+    await client.get("/meta")
+    seen = await scrape(client)
+
+    assert seen("clip_requests_total", code="200") == 1
+    assert seen("clip_requests_total", code="422") == 1
+    assert seen("clip_items_total", modality="text") == 3
+    assert seen("clip_items_total", modality="image") == 2
+    assert seen("clip_request_duration_seconds_count") == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "body"),
+        (json.dumps({"images": ["?"]}).encode(), "base64"),
+        (json.dumps({"images": [base64_of(b"GIF")]}).encode(), "not_an_image"),
+        (json.dumps({"images": [base64_of(plain(size=(64, 64))[:80])]}).encode(), "broken_image"),
+        (json.dumps({"images": [base64_of(plain(size=(64, 2000)))]}).encode(), "pixels"),
+    ],
+)
+async def test_a_refusal_is_counted_by_its_reason(
+    backend: FakeBackend, body: bytes, reason: str
+) -> None:
+    async with serving(backend, max_image_pixels=100_000) as client:
+        await client.post("/vectorize", content=body)
+
+        assert (await scrape(client))("clip_refusals_total", reason=reason) == 1
+
+
+async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:
+    await client.post("/vectorize", json={"images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a"]})
+    seen = await scrape(client)
+    passed = {
+        stage: seen("clip_stage_duration_seconds_count", stage=stage)
+        for stage in ("read", "queue", "decode", "preprocess", "encode", "serialise")
+    }
+
+    assert passed == {
+        "read": 2,
+        "queue": 2,
+        "decode": 1,
+        "preprocess": 1,
+        "encode": 2,
+        "serialise": 2,
+    }
+
+
+async def test_batches_are_counted_by_lane_with_their_sizes(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    backend.gate.clear()
+    first = asyncio.create_task(client.post("/vectorize", json={"texts": ["first"]}))
+    assert await asyncio.to_thread(backend.busy.wait, 10)
+    asked = {"texts": [f"text {i}" for i in range(8)]}
+    second = asyncio.create_task(client.post("/vectorize", json=asked))
+    await until_queued(client, "text", 8)
+    backend.gate.set()
+    await asyncio.gather(first, second)
+    seen = await scrape(client)
+
+    assert seen("clip_queue_items", lane="text") == 0
+    assert seen("clip_batch_items_bucket", lane="text", le="1.0") == 1
+    assert seen("clip_batch_items_sum", lane="text") == 9
+    assert seen("clip_batch_items_count", lane="text") == 2
+    assert seen("clip_batch_duration_seconds_sum", lane="text") > 0
+
+
+class SlowDecoder(FakeBackend):
+    """Its gate holds up the threads that decode, not the model."""
+
+    def preprocess(self, image: Image.Image) -> bytes:
+        self._pass_gate()
+        return super().preprocess(image)
+
+
+async def test_images_that_wait_to_be_decoded_are_in_the_queue() -> None:
+    backend = SlowDecoder()
+    backend.gate.clear()
+    images = [base64_of(plain((i, 0, 0))) for i in range(9)]
+    async with serving(backend) as client:
+        asked = asyncio.create_task(client.post("/vectorize", json={"images": images}))
+        await until_queued(client, "image", 9)
+        backend.gate.set()
+
+        assert (await asked).status_code == 200
+        assert (await scrape(client))("clip_queue_items", lane="image") == 0
+
+
+async def test_the_cache_the_cut_texts_and_the_model_are_told(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    for _ in range(3):
+        await client.post("/vectorize", json={"texts": ["a"]})
+    backend.stats = BackendStats(truncated_texts=5, gpu_memory=None)
+    seen = await scrape(client)
+
+    assert seen("clip_cache_lookups_total", result="hit") == 2
+    assert seen("clip_cache_lookups_total", result="miss") == 1
+    assert seen("clip_cache_vectors") == 1
+    assert seen("clip_truncated_texts_total") == 5
+    assert seen("clip_build_info", version=VERSION) == 1
+    assert seen.labels_of("clip_model_info") == {
+        "family",
+        "dimensions",
+        "parameters",
+        "device",
+        "precision",
+        "text_mode",
+    }
+    assert seen("process_resident_memory_bytes") > 1e6
+    assert not any(name.startswith("clip_gpu") for name in seen.names())
+
+
+async def test_the_memory_of_a_gpu_is_told_in_bytes(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    memory = GpuMemory(allocated=1, reserved=2, total=3)
+    backend.stats = BackendStats(truncated_texts=0, gpu_memory=memory)
+    seen = await scrape(client)
+
+    assert seen("clip_gpu_memory_allocated_bytes") == 1
+    assert seen("clip_gpu_memory_reserved_bytes") == 2
+    assert seen("clip_gpu_memory_total_bytes") == 3
+
+
+async def test_prometheus_gets_the_format_that_it_asks_for(client: httpx.AsyncClient) -> None:
+    plain_text = await client.get("/metrics", headers={"accept": "*/*"})
+    accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+    openmetrics = await client.get("/metrics", headers=accept)
+
+    assert plain_text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
+
+
+async def test_names_and_units_keep_to_the_conventions(client: httpx.AsyncClient) -> None:
+    await client.post("/vectorize", json={"texts": ["a"]})
+    for family in (await scrape(client)).families:
+        if family.name.startswith("clip_"):
+            assert family.documentation
+            assert re.fullmatch(r"clip_[a-z]+(_[a-z]+)*", family.name)
+            is_counter = family.type == "counter"
+            assert all(s.name.endswith("_total") == is_counter for s in family.samples)
+            assert not re.search(r"_(ms|milliseconds|mb|size)$", family.name)
+
+
+def test_two_applications_count_apart() -> None:
+    async def count_in_both() -> tuple[float, float]:
+        async with serving(FakeBackend()) as one, serving(FakeBackend()) as other:
+            await one.post("/vectorize", json={"texts": ["a"]})
+            await other.post("/vectorize", json={"texts": ["a", "b"]})
+            both = [(await scrape(client)) for client in (one, other)]
+            one_texts, other_texts = (seen("clip_items_total", modality="text") for seen in both)
+            return one_texts, other_texts
+
+    assert asyncio.run(count_in_both()) == (1, 2)
+
+
+# --- the dashboard
+
+
+def panels() -> Iterator[dict[str, object]]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
+
+
+def queries(panel: dict[str, object]) -> list[str]:
+    targets = panel["targets"]
+    assert isinstance(targets, list)
+    return [target["expr"] for target in targets]
+
+
+async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    backend.stats = replace(backend.stats, gpu_memory=GpuMemory(1, 2, 3))
+    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE, "?"]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE]})
+    seen = await scrape(client)
+    given_by_prometheus = {"instance", "job"}
+
+    for expression in (query for panel in panels() for query in queries(panel)):
+        names = set(re.findall(r"\b(?:clip|process)_\w+", expression))
+        assert names
+        assert names <= seen.names(), expression
+        labels = given_by_prometheus.union(*(seen.labels_of(name) for name in names))
+        grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+        compared = re.findall(r"\b(\w+)(?:=~|!~|!=|=)\"", expression)
+        used = {label.strip() for group in grouped for label in group.split(",")} | set(compared)
+        assert used <= labels, expression
+
+
+def test_every_panel_says_how_to_read_it_and_one_names_the_autoscalers_metric() -> None:
+    descriptions = [str(panel["description"]) for panel in panels()]
+    dashboard = json.loads(DASHBOARD.read_text())
+    ids = [panel["id"] for panel in dashboard["panels"]]
+
+    assert all(len(description) > 30 for description in descriptions)
+    assert any("autoscaler" in d and "clip_queue_items" in d for d in descriptions)
+    assert len(ids) == len(set(ids))

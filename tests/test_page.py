@@ -1,0 +1,226 @@
+"""The debug page in a real browser: against a stand-in whose ranking is known, and the service.
+
+Screenshots go to build/page-shots, which git ignores: look at them after a change of the page.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from tests.browser import (
+    CHROMIUM,
+    LOWEST_CONTRAST,
+    SIZES,
+    add,
+    copied,
+    header,
+    launched,
+    picture,
+    ranking,
+    tab_to,
+    watching,
+)
+from tests.page_stand_in import draw_samples, serving, stand_in
+from tests.service import ROOT, running
+from web.page import SAMPLES, load_page
+
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="NO BROWSER, so the debug page is not tested: apt-get install chromium",
+    ),
+    pytest.mark.timeout(120),  # playwright's own time-outs do not reach all it does
+]
+DEMO_MODELS = ROOT / "demo/models"
+SHOTS = ROOT / "build/page-shots"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Stand-ins below one address: /plain/ lacks samples and metrics, the others have both."""
+    own = draw_samples(tmp_path_factory.mktemp("samples"))
+    mounts = {"/plain": None, "/demo": own, "/drawn": SAMPLES}
+    routes = [Mount(path, stand_in(samples)) for path, samples in mounts.items()]
+    with serving(Starlette(routes=routes)) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with watching(browser) as page:
+        yield page
+
+
+# --- tests
+
+
+def test_says_what_model_is_served_and_that_it_is_ready(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+
+    expect(page.locator("#status")).to_have_text("Ready")
+    for fact in ("transformers-clip", "151M parameters", "cpu", "float32", "trained"):
+        expect(page.locator("#facts")).to_contain_text(fact)
+    expect(page.locator("#throughput")).to_have_count(0)
+
+
+def test_ranks_the_right_picture_first(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    add(page, ["a blue thing", "a red thing"], [picture("red"), picture("green"), picture("blue")])
+
+    header(page, "a red thing").click()
+    expect(ranking(page, "Closest pictures").first).to_contain_text("red.png")
+    header(page, "a blue thing").click()
+    expect(ranking(page, "Closest pictures").first).to_contain_text("blue.png")
+    header(page, "blue.png").click()
+    expect(ranking(page, "Closest texts").first).to_contain_text("a blue thing")
+    expect(page.locator("#matrix td.cell")).to_have_count(2 * 3)
+    page.get_by_text("All pairs").click()
+    expect(page.locator("#matrix td.cell")).to_have_count(5 * 5 - 5)
+
+
+def test_a_broken_picture_shows_the_services_sentence_and_spares_the_others(
+    page: Page, service: str
+) -> None:
+    page.goto(f"{service}/plain/")
+    broken: FilePayload = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
+    add(page, ["a red thing"], [picture("red"), broken])
+
+    expect(page.locator("#tray .error")).to_have_text("images[1]: not an image")
+    expect(page.locator("#tray li")).to_contain_text("broken.png")
+    expect(page.locator("#matrix td.cell")).to_have_count(1)
+    page.get_by_role("button", name="Dismiss broken.png").click()
+    expect(page.locator("#tray li")).to_have_count(0)
+
+
+# Bring a picture in as a browser does when someone pastes or drops a file.
+BRING_IN = """([kind, raw]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(raw)], kind + ".png"));
+    const init = { clipboardData: data, dataTransfer: data, bubbles: true, cancelable: true };
+    const Kind = kind === "paste" ? ClipboardEvent : DragEvent;
+    document.body.dispatchEvent(new Kind(kind, init));
+}"""
+
+
+def test_a_pasted_and_a_dropped_picture_are_added(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    for kind, colour in (("paste", "red"), ("drop", "blue")):
+        page.evaluate(BRING_IN, [kind, list(picture(colour)["buffer"])])
+
+    expect(header(page, "paste.png").first).to_be_visible()
+    expect(header(page, "drop.png").first).to_be_visible()
+
+
+def test_the_copied_curl_command_gets_the_same_answer(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    add(page, ['it\'s "red" $HOME', "blue"], [picture("red")])
+
+    command = copied(page, "Copy curl", within="#request")
+    status = "-w '\\n%{http_code}' "
+    shell = subprocess.run(
+        ["bash", "-c", command.replace("curl ", f"curl {status}", 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer, code = shell.stdout.rsplit("\n", 1)
+    assert code == "200"
+    assert json.loads(answer)["textVectors"] == [[1, 0, 0, 0.3], [0, 0, 1, 0.3]]
+    assert len(json.loads(answer)["imageVectors"]) == 1
+    assert "… kB" not in command
+
+
+def test_the_vector_is_copied_as_json(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    add(page, ["green"], [])
+
+    assert json.loads(copied(page, "Copy vector", within="#selected")) == [0, 1, 0, 0.3]
+
+
+def test_the_demo_model_shows_its_samples_timings_and_throughput_at_once(
+    page: Page, service: str
+) -> None:
+    page.goto(f"{service}/demo/")
+
+    expect(page.locator("#matrix td.cell")).to_have_count(3 * 3)
+    expect(page.locator("#matrix td.best")).to_have_count(3)
+    expect(page.locator("#selected")).to_contain_text("something <red>")
+    expect(page.locator("#timing")).to_contain_text("encode 3.2 ms")
+    expect(page.locator("#throughput")).to_contain_text("queued 3")
+    expect(page.locator("#map .point")).to_have_count(6)
+    page.get_by_role("button", name="Clear the screen").click()
+    expect(page.locator("#map .point.gone")).to_have_count(6)
+
+
+def test_works_by_keyboard_alone(page: Page, service: str) -> None:
+    page.goto(f"{service}/demo/")
+    expect(page.locator("#matrix td.cell")).to_have_count(9)
+
+    tab_to(page, page.get_by_role("textbox", name="Texts"))
+    page.keyboard.type("blue and green")
+    page.keyboard.press("Enter")
+    expect(header(page, "blue and green")).to_have_attribute("aria-pressed", "true")
+    tab_to(page, page.locator("#cross"))
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#matrix td.cell")).to_have_count(7 * 6)
+    page.keyboard.press("ArrowLeft")
+    tab_to(page, header(page, "something <green>"))
+    page.keyboard.press("Enter")
+    expect(page.locator("#selected")).to_contain_text("something <green>")
+    expect(header(page, "something <green>")).to_be_focused()
+    expect(page.locator("#announcer")).to_contain_text("Selected: something <green>")
+    page.keyboard.press("Delete")
+    expect(page.locator("#matrix td.cell")).to_have_count(9)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_fits_its_window_and_every_number_can_be_read(
+    browser: Browser, service: str, size: str, theme: Any
+) -> None:
+    with watching(browser, viewport=SIZES[size], color_scheme=theme) as page:
+        page.goto(f"{service}/drawn/")
+        expect(page.locator("#map .point").first).to_be_visible()
+        page.screenshot(path=SHOTS / f"{size}-{theme}.png")
+        page.screenshot(path=SHOTS / f"{size}-{theme}-whole.png", full_page=True)
+
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width == SIZES[size]["width"]
+        assert page.evaluate(LOWEST_CONTRAST) >= 4.5
+
+
+# --- the service itself
+
+
+def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
+    browser: Browser, tmp_path: Path
+) -> None:
+    captions = [entry["caption"] for entry in json.loads((SAMPLES / "samples.json").read_text())]
+    with (
+        running(tmp_path / "log", MODELS_DIR=DEMO_MODELS) as service,
+        watching(browser, viewport=SIZES["desk"]) as page,
+    ):
+        answer = page.goto(f"http://127.0.0.1:{service.port}/")
+        assert answer
+        assert answer.headers["content-security-policy"] == load_page()[1]
+        expect(page.locator("#matrix td.cell")).to_have_count(len(captions) ** 2)
+        for number, caption in enumerate(captions, start=1):
+            header(page, caption).click()
+            expect(ranking(page, "Closest pictures").first).to_contain_text(f"sample {number}")
+        for stage in ("read", "encode", "serialise"):
+            expect(page.locator("#timing")).to_contain_text(f"{stage} ")
+        expect(page.locator("#throughput")).to_contain_text("items/s")
+        page.screenshot(path=SHOTS / "service.png", full_page=True)

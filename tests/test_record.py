@@ -1,0 +1,42 @@
+import pytest
+
+from inference.record import Record, Timings
+
+
+def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None:
+    request = Timings()
+    request.add("read", 1)
+    for decode_s, encode_s in ((1, 2), (5, 4), (3, 3)):
+        with request.item() as item:
+            item.add("decode", decode_s)
+            item.add("encode", encode_s)
+    request.add("serialise", 2)
+
+    assert request.stages() == {"read": 1, "decode": 5, "encode": 4, "serialise": 2}
+
+
+def test_what_an_item_does_not_work_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 104.0, 110.0])  # item, measure, measured, item's end
+    monkeypatch.setattr("inference.record.time.perf_counter", lambda: next(clock))
+    request = Timings()
+    with request.item() as item, item.measure("encode"):
+        pass
+
+    assert request.stages() == {"encode": 3, "queue": 7}
+
+
+def test_an_item_that_fails_is_timed_too() -> None:
+    request = Timings()
+    with pytest.raises(ZeroDivisionError), request.item() as item, item.measure("decode"):
+        raise ZeroDivisionError
+
+    assert set(request.stages()) == {"queue", "decode"}
+
+
+def test_a_record_ends_with_its_status_and_its_time() -> None:
+    record = Record()
+    assert record.status == 0
+    record.end(422)
+
+    assert record.status == 422
+    assert record.total_s > 0

@@ -1,0 +1,94 @@
+"""The signals of a real process."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.golden_cases import GOLDEN
+from tests.service import Service, running
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def ready(service: Service) -> int:
+    return service.request("GET", "/.well-known/ready")[0]
+
+
+def keep_asking(service: Service, stop: threading.Event) -> Iterator[tuple[int, Any]]:
+    number = 0
+    while not stop.is_set():
+        number += 1
+        yield service.vectorize(texts=[f"{threading.get_ident()} {number}"])
+
+
+def test_the_first_signal_drains_and_the_process_ends_with_0(log: Path) -> None:
+    with running(log, MODELS_DIR=GOLDEN / "openai", DRAIN_DELAY_S=2) as service:
+        stop = threading.Event()
+        with ThreadPoolExecutor(4) as clients:
+            asked = [clients.submit(list, keep_asking(service, stop)) for _ in range(4)]
+            time.sleep(0.3)
+            service.process.send_signal(signal.SIGTERM)
+            while ready(service) == 204:
+                pass
+            refused = service.request("GET", "/.well-known/ready")
+            assert service.request("GET", "/.well-known/live")[0] == 204
+            time.sleep(0.3)
+            stop.set()
+            answers = [answer for client in asked for answer in client.result()]
+        assert refused == (503, {"error": "shutting down"})
+        assert {status for status, _ in answers} == {200}
+        assert len(answers) > 10
+        assert service.process.wait(timeout=20) == 0
+    assert "Stopping: requests in flight are answered first" in log.read_text()
+
+
+def test_a_request_in_flight_is_answered(log: Path) -> None:
+    texts = [f"text {number}" for number in range(200)]
+    with running(log, MODELS_DIR=GOLDEN / "openai", MAX_BATCH_SIZE=1) as service:
+        with ThreadPoolExecutor(1) as client:
+            asked = client.submit(service.vectorize, texts=texts)
+            while 'clip_queue_items{lane="text"} 0.0' in metrics(service):
+                pass
+            service.process.send_signal(signal.SIGTERM)
+            status, answer = asked.result()
+        assert status == 200
+        assert len(answer["textVectors"]) == len(texts)
+        assert service.process.wait(timeout=20) == 0
+
+
+def metrics(service: Service) -> str:
+    connection = service.connect()
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def test_a_second_signal_ends_at_once(log: Path) -> None:
+    with running(log, MODELS_DIR=GOLDEN / "openai", DRAIN_DELAY_S=60) as service:
+        service.process.send_signal(signal.SIGTERM)
+        while ready(service) == 204:
+            pass
+        started_s = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+
+        assert service.process.wait(timeout=20) == 128 + signal.SIGTERM
+        assert time.monotonic() - started_s < 5
+
+
+def test_the_log_can_be_json(log: Path) -> None:
+    with running(log, MODELS_DIR=GOLDEN / "openai", LOG_FORMAT="json") as service:
+        service.vectorize(texts="wrong")
+    lines = log.read_text().splitlines()
+
+    assert all(line.startswith("{") for line in lines)
+    assert [line for line in lines if '"status": 422' in line and '"request_id"' in line]

@@ -1,0 +1,56 @@
+"""The HTTP server's life: it listens, drains on the first signal, and ends at once on a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but for the signals.
+
+    Args:
+        config: of uvicorn.
+        on_drain: called when the first signal comes, while the server still listens.
+        drain_delay_s: how long it still listens.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, on_drain: Callable[[], None], drain_delay_s: float
+    ) -> None:
+        super().__init__(config)
+        self._on_drain = on_drain
+        self._drain_delay_s = drain_delay_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, and begin to listen."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard."""
+        if self._draining:
+            os._exit(128 + sig)
+        self._draining = True
+        if self._loop and self.started:
+            self._loop.call_soon_threadsafe(self._drain)
+        else:
+            self.should_exit = True
+
+    def _drain(self) -> None:
+        logger.info("Stopping: requests in flight are answered first")
+        self._on_drain()
+        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop_listening)
+
+    def _stop_listening(self) -> None:
+        self.should_exit = True
