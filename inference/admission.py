@@ -15,7 +15,7 @@ from inference.errors import QueueFullError
 
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.
-_SHARE_OF_TIMEOUT = 0.8
+_SHARE_OF_TIMEOUT = 0.7
 _HALF_LIFE_S = 10.0  # of what the rate remembers
 
 

@@ -1,3 +1,5 @@
+from contextlib import ExitStack
+
 import pytest
 
 from inference.admission import Admission, ByteBudget
@@ -83,12 +85,12 @@ def test_a_batch_counts_each_of_its_items() -> None:
 def test_what_cannot_be_answered_in_time_is_refused_and_told_when_to_come_back() -> None:
     clock = Clock()
     lane = lane_with_history(clock, seconds_per_item=1.0, timeout_s=10)
-    inside = [lane.entered() for _ in range(8)]
-    for item in inside[:8]:
-        item.__enter__()
+    with ExitStack() as inside:
+        for _ in range(7):
+            inside.enter_context(lane.entered())
 
-    with pytest.raises(QueueFullError, match="about 9 s") as refusal, lane.entered():
-        pass
+        with pytest.raises(QueueFullError, match="about 8 s") as refusal, lane.entered():
+            pass
     assert refusal.value.retry_after_s == 1
 
 

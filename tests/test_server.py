@@ -5,13 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.golden_cases import GOLDEN
-from tests.service import Service, running
+from tests.pictures import base64_of, plain
+from tests.service import Service, ask, running
+
+PICTURE = base64_of(plain(size=(64, 64)))
 
 
 @pytest.fixture
@@ -92,3 +96,32 @@ def test_the_log_can_be_json(log: Path) -> None:
 
     assert all(line.startswith("{") for line in lines)
     assert [line for line in lines if '"status": 422' in line and '"request_id"' in line]
+
+
+def test_none_in_flight_is_lost_when_the_signal_comes_under_load(log: Path) -> None:
+    """Every request whose answer was due when the signal came is answered; later ones may fail."""
+    with running(log, MODELS_DIR=GOLDEN / "openai", VECTOR_CACHE_SIZE=0) as service:
+        signalled_s = [float("inf")]
+
+        def client(number: int) -> list[tuple[float, int]]:
+            connection, outcomes, started_s = service.connect(), [], 0.0
+            body = {"texts": [f"client {number}"], "images": [PICTURE]}
+            try:
+                while True:
+                    started_s = time.monotonic()
+                    status, _ = ask(connection, "POST", "/vectorize", body, {})
+                    outcomes.append((started_s, status))
+            except (OSError, HTTPException):
+                outcomes.append((started_s, 0))
+            return outcomes
+
+        with ThreadPoolExecutor(16) as pool:
+            clients = [pool.submit(client, number) for number in range(16)]
+            time.sleep(2)
+            service.process.send_signal(signal.SIGTERM)
+            signalled_s[0] = time.monotonic()
+            outcomes = [outcome for each in clients for outcome in each.result(timeout=30)]
+        lost = [o for o in outcomes if o[1] != 200 and o[0] < signalled_s[0] - 0.005]
+        assert lost == []
+        assert len([o for o in outcomes if o[1] == 200]) > 50
+        assert service.process.wait(timeout=20) == 0

@@ -1,0 +1,181 @@
+"""Clients of a running service: good ones that check each vector, and bad ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.client import Connection, Target
+from bench.wire import Request
+from tests.service import Service
+
+TOLERANCE = 1e-5  # of a vector alone to the same one in a batch
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to embed: a text, or the base64 of an image."""
+
+    kind: str  # "texts" or "images"
+    content: str
+
+
+@dataclass
+class Known:
+    """The vectors that a service gave when nobody else asked."""
+
+    vectors: dict[Item, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def items(self) -> list[Item]:
+        return list(self.vectors)
+
+    def check(self, items: Sequence[Item], body: bytes) -> None:
+        """Fail if an answer holds another vector than the one of its item."""
+        answer = json.loads(body)
+        for kind, key in (("texts", "textVectors"), ("images", "imageVectors")):
+            wanted = [self.vectors[item] for item in items if item.kind == kind]
+            assert len(answer[key]) == len(wanted)
+            if wanted:
+                np.testing.assert_allclose(np.float32(answer[key]), wanted, rtol=0, atol=TOLERANCE)
+
+
+def request_of(items: Sequence[Item]) -> Request:
+    lists = {
+        kind: [item.content for item in items if item.kind == kind] for kind in ("texts", "images")
+    }
+    body = {kind: contents for kind, contents in lists.items() if contents}
+    return Request("POST", "/vectorize", json.dumps(body).encode())
+
+
+def target_of(service: Service) -> Target:
+    return Target("127.0.0.1", service.port)
+
+
+async def learn(service: Service, items: Sequence[Item]) -> Known:
+    """Ask for each item alone, one after the other."""
+    known, connection = Known(), Connection(target_of(service))
+    for item in items:
+        answer = await connection.ask(request_of([item]))
+        assert answer.status == 200, answer.body
+        parsed = json.loads(answer.body)
+        known.vectors[item] = np.array(
+            (parsed["textVectors"] + parsed["imageVectors"])[0], np.float32
+        )
+    connection.close()
+    return known
+
+
+async def good(service: Service, known: Known, requests: int, seed: int) -> Counter[int]:
+    """Ask again and again for a few items, and check every vector; count the answers."""
+    rng, connection, statuses = random.Random(seed), Connection(target_of(service)), Counter[int]()
+    for _ in range(requests):
+        items = rng.sample(known.items, rng.choice((1, 1, 1, 2, 5)))
+        answer = await connection.ask(request_of(items))
+        statuses[answer.status] += 1
+        if answer.status == 200:
+            known.check(items, answer.body)
+    connection.close()
+    return statuses
+
+
+async def bad(service: Service, stop: asyncio.Event, seed: int) -> int:
+    """Misbehave in a way of its own until told to stop; return how often."""
+    rng, done = random.Random(seed), 0
+    while not stop.is_set():
+        misbehave = MISBEHAVIOURS[rng.randrange(len(MISBEHAVIOURS))]
+        try:
+            async with asyncio.timeout(20):
+                await misbehave(service, rng)
+        except (OSError, EOFError, ValueError):
+            pass  # the service may cut such a client off
+        done += 1
+    return done
+
+
+async def _open(service: Service) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", service.port)
+
+
+def _head(length: int) -> bytes:
+    return f"POST /vectorize HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+async def drop_in_the_body(service: Service, rng: random.Random) -> None:
+    _, writer = await _open(service)
+    writer.write(_head(1000) + b'{"texts": ["' + b"a" * rng.randrange(900))
+    await writer.drain()
+    writer.transport.abort()
+
+
+async def drop_before_the_answer(service: Service, rng: random.Random) -> None:
+    request = request_of([Item("texts", f"never read {rng.random()}")])
+    _, writer = await _open(service)
+    writer.write(_head(len(request.body)) + request.body)
+    await writer.drain()
+    await asyncio.sleep(rng.random() / 50)
+    writer.transport.abort()
+
+
+async def drop_in_the_answer(service: Service, rng: random.Random) -> None:
+    request = request_of([Item("texts", f"half read {rng.random()}")])
+    reader, writer = await _open(service)
+    writer.write(_head(len(request.body)) + request.body)
+    await reader.read(50)
+    writer.transport.abort()
+
+
+async def send_slowly(service: Service, rng: random.Random) -> None:
+    request = request_of([Item("texts", f"slow {rng.random()}")])
+    reader, writer = await _open(service)
+    for byte in _head(len(request.body)) + request.body:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.002)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def send_junk(service: Service, rng: random.Random) -> None:
+    reader, writer = await _open(service)
+    writer.write(rng.randbytes(200) + b"\r\n\r\n")
+    await reader.read(200)
+    writer.close()
+
+
+async def ask_for_the_impossible(service: Service, rng: random.Random) -> None:
+    connection = Connection(target_of(service))
+    body = rng.choice((b'{"images": ["?"]}', b'{"images": ["aGVsbG8="]}', b'{"texts": 3}', b"{"))
+    answer = await connection.ask(Request("POST", "/vectorize", body))
+    assert answer.status == 422, answer
+    assert json.loads(answer.body)["error"]
+    connection.close()
+
+
+MISBEHAVIOURS: tuple[Callable[[Service, random.Random], Awaitable[None]], ...] = (
+    drop_in_the_body,
+    drop_before_the_answer,
+    drop_in_the_answer,
+    send_slowly,
+    send_junk,
+    ask_for_the_impossible,
+)
+
+
+async def ready_times(service: Service, stop: asyncio.Event, every_s: float = 0.05) -> list[float]:
+    """Ask whether the service is ready until told to stop; return the seconds of each answer."""
+    seconds, connection = [], Connection(target_of(service))
+    while not stop.is_set():
+        started_s = time.perf_counter()
+        answer = await connection.ask(Request("GET", "/.well-known/ready"))
+        seconds.append(time.perf_counter() - started_s)
+        assert answer.status == 204
+        await asyncio.sleep(every_s)
+    connection.close()
+    return seconds

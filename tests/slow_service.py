@@ -1,0 +1,49 @@
+"""The service with a model that takes its time: `python -m tests.slow_service`.
+
+A real process with everything of the real one but the model, whose capacity is known: 50 images and
+500 texts a second, whatever the machine.
+"""
+
+import time
+from collections.abc import Sequence
+
+import uvicorn
+
+from app import KEEP_ALIVE_S, create_app
+from config import Settings, read
+from inference.backends.base import Embeddings
+from tests.fakes import FakeBackend
+from vectorizer import Vectorizer
+from web.logs import configure
+
+IMAGE_S = 0.02
+TEXT_S = 0.002
+
+
+class SlowBackend(FakeBackend):
+    """Takes a fixed time for every item."""
+
+    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+        time.sleep(IMAGE_S * len(batch))
+        return super().encode_image(batch)
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        time.sleep(TEXT_S * len(texts))
+        return super().encode_text(texts)
+
+
+async def make_vectorizer(settings: Settings) -> Vectorizer:
+    return Vectorizer(SlowBackend(), settings)
+
+
+if __name__ == "__main__":
+    settings = read(Settings)
+    configure(settings)
+    uvicorn.run(
+        create_app(settings, make_vectorizer),
+        host=settings.host,
+        port=settings.port,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        log_config=None,
+        access_log=False,
+    )

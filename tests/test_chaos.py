@@ -1,0 +1,73 @@
+"""Clients that misbehave beside clients that check every vector they get."""
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests import crowd
+from tests.crowd import Item, Known
+from tests.golden_cases import GOLDEN
+from tests.pictures import base64_of
+from tests.service import Service, running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("chaos") / "log"
+    # Without a cache, or most vectors would come from there.
+    with running(log, MODELS_DIR=GOLDEN / "openai", VECTOR_CACHE_SIZE=0) as service:
+        yield service
+
+
+def items() -> list[Item]:
+    pictures = sorted((GOLDEN / "images").iterdir())
+    return [Item("texts", f"text number {number}") for number in range(60)] + [
+        Item("images", base64_of(picture.read_bytes())) for picture in pictures
+    ]
+
+
+async def chaos(service: Service, clients: int, requests: int) -> tuple[Counter[int], int]:
+    """Let good and bad clients loose together; return the good ones' answers, and the bad deeds."""
+    known = await crowd.learn(service, items())
+    stop = asyncio.Event()
+    bad = [asyncio.create_task(crowd.bad(service, stop, seed)) for seed in range(8)]
+    idle = await open_connections(service, 2000)
+    good = [crowd.good(service, known, requests // clients, seed) for seed in range(clients)]
+    answers = sum(await asyncio.gather(*good), Counter[int]())
+    stop.set()
+    deeds = sum(await asyncio.gather(*bad))
+    for connection in idle:
+        connection.close()
+    await assert_same_as_before(service, known)
+    return answers, deeds
+
+
+async def assert_same_as_before(service: Service, known: Known) -> None:
+    again = await crowd.learn(service, known.items)
+    for item, vector in known.vectors.items():
+        assert again.vectors[item].tolist() == pytest.approx(vector.tolist(), abs=crowd.TOLERANCE)
+
+
+async def open_connections(service: Service, count: int) -> list[asyncio.StreamWriter]:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    addresses = [("127.0.0.1", service.port)] * min(count, allowed - 300)
+    return [(await asyncio.open_connection(*address))[1] for address in addresses]
+
+
+def test_no_good_request_is_lost_or_gets_anothers_vector(service: Service) -> None:
+    answers, deeds = asyncio.run(chaos(service, clients=64, requests=1280))
+
+    assert answers == {200: 1280}
+    assert deeds > 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_nor_is_one_in_twelve_thousand(service: Service) -> None:
+    answers, deeds = asyncio.run(chaos(service, clients=64, requests=12_800))
+
+    print(f"{answers.total()} good requests beside {deeds} bad ones")
+    assert answers == {200: 12_800}

@@ -1,0 +1,124 @@
+"""Ten times what it can bear: who is let in is answered in time, who is not hears so at once."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.client import Connection
+from bench.load import arrivals, percentile
+from bench.service import resident_mb
+from tests import crowd
+from tests.crowd import Item
+from tests.fakes import vector_of
+from tests.pictures import base64_of, file_of
+from tests.service import Service, running
+from tests.slow_service import IMAGE_S
+
+TIMEOUT_S = 4.0
+TENFOLD = 10 / IMAGE_S
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    command = (sys.executable, "-m", "tests.slow_service")
+    with running(tmp_path / "log", command, REQUEST_TIMEOUT_S=TIMEOUT_S) as service:
+        yield service
+
+
+def picture(number: int) -> Image.Image:
+    return Image.frombytes("RGB", (8, 8), number.to_bytes(4, "big") * 48)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request of the storm."""
+
+    status: int
+    seconds: float
+    says_overloaded: bool
+
+
+async def ask(service: Service, number: int, idle: list[Connection]) -> Asked:
+    """Ask for the vector of a picture that nobody else sends, and check it."""
+    item = Item("images", base64_of(file_of(picture(number), "PPM")))
+    connection = idle.pop() if idle else Connection(crowd.target_of(service))
+    started_s = time.perf_counter()
+    answer = await connection.ask(crowd.request_of([item]))
+    seconds = time.perf_counter() - started_s
+    idle.append(connection)
+    body = json.loads(answer.body)
+    if answer.status == 200:
+        wanted = vector_of(picture(number).tobytes()).tolist()
+        assert body["imageVectors"] == [pytest.approx(wanted)]
+    return Asked(answer.status, seconds, "overloaded" in body.get("error", ""))
+
+
+async def search(service: Service, stop: asyncio.Event) -> list[float]:
+    """Ask for a text after the other; return the seconds of each."""
+    seconds: list[float] = []
+    connection = Connection(crowd.target_of(service))
+    while not stop.is_set():
+        request = crowd.request_of([Item("texts", f"search {len(seconds)}")])
+        started_s = time.perf_counter()
+        assert (await connection.ask(request)).status == 200
+        seconds.append(time.perf_counter() - started_s)
+        await asyncio.sleep(0.02)
+    connection.close()
+    return seconds
+
+
+async def storm(service: Service, seconds: float) -> tuple[list[Asked], list[float], list[float]]:
+    """Send ten times the capacity; return the requests, the searches and ready's times."""
+    stop, idle = asyncio.Event(), list[Connection]()
+    searches = asyncio.create_task(search(service, stop))
+    ready = asyncio.create_task(crowd.ready_times(service, stop))
+    asked, begin_s = [], time.perf_counter()
+    for number, due_s in enumerate(arrivals(TENFOLD, seconds, seed=0)):
+        await asyncio.sleep(max(0, begin_s + due_s - time.perf_counter()))
+        asked.append(asyncio.create_task(ask(service, number, idle)))
+    answers = await asyncio.gather(*asked)
+    for connection in idle:
+        connection.close()
+    stop.set()
+    return answers, await searches, await ready
+
+
+def check(service: Service, seconds: float) -> str:
+    before_mb = resident_mb(service.process.pid, "VmRSS")
+    answers, searches, ready = asyncio.run(storm(service, seconds))
+    accepted = [asked.seconds for asked in answers if asked.status == 200]
+    refused = [asked.seconds for asked in answers if asked.status == 429]
+
+    assert len(accepted) + len(refused) == len(answers)  # nobody timed out, nothing broke
+    assert len(accepted) > 0.8 * seconds / IMAGE_S  # and the model was kept busy
+    assert max(accepted) < TIMEOUT_S
+    assert all(asked.says_overloaded for asked in answers if asked.status == 429)
+    assert percentile(refused, 99) < 0.1
+    assert max(ready) < 0.5
+    assert percentile(searches, 50) < 0.1
+    grown_mb = resident_mb(service.process.pid, "VmRSS") - before_mb
+    assert grown_mb < 100
+    return (
+        f"{len(answers)} requests in {seconds:.0f} s: {len(accepted)} answered, the slowest in "
+        f"{max(accepted):.2f} s of {TIMEOUT_S:g}; {len(refused)} refused, 99 % within "
+        f"{1e3 * percentile(refused, 99):.0f} ms, the slowest in {1e3 * max(refused):.0f} ms; "
+        f"ready within {1e3 * max(ready):.0f} ms; searches' median "
+        f"{1e3 * percentile(searches, 50):.0f} ms; {grown_mb:.0f} MB more memory"
+    )
+
+
+def test_ten_times_the_load_for_some_seconds(service: Service) -> None:
+    print(check(service, seconds=8))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_ten_times_the_load_for_a_minute(service: Service) -> None:
+    print(check(service, seconds=60))
