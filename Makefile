@@ -5,6 +5,8 @@ PORT ?= 8080
 # MODEL=<tag of catalogue.json> downloads and serves that model in place of the demo.
 MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
+# What `make image` makes.
+IMAGE ?= multi2vec-clip-service
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
 
@@ -13,7 +15,7 @@ SOURCES := *.py inference web tests bench demo
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint type format lock demo bench clean
+.PHONY: help run test test-long test-images image lint type format lock demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +32,12 @@ test: .venv/dev ## install, then run the tests
 
 test-long: .venv/dev ## the tests that take minutes
 	$(VENV)/python -m pytest -m long
+
+test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (15 minutes)
+	$(VENV)/python -m tests.images
+
+image: ## build IMAGE with the model that the variables name, such as CLIP_MODEL_NAME
+	LOCAL_REPO=$(IMAGE) cicd/build.sh
 
 lint: .venv/dev ## check style
 	$(VENV)/ruff check $(SOURCES)

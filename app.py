@@ -1,6 +1,6 @@
-"""The service over HTTP: lifespan, routes, and the one table from error to status.
+"""The service over HTTP: lifespan, routes, and the launcher.
 
-    bytes -> parse -> Vectorizer -> Vectors -> serialise -> bytes
+    bytes -> intake -> parse -> Vectorizer -> Vectors -> serialise -> bytes
 
 `python app.py` is the launcher; `uvicorn app:app` starts the same application.
 """
@@ -72,7 +72,8 @@ class _Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await observed(self._enter, scope, receive, send, self._hear)
+            last = self.state.vectorizer.health.draining
+            await observed(self._enter, scope, receive, send, self._hear, last)
         else:
             await super().__call__(scope, receive, partial(self._send_in_a_sentence, send))
 

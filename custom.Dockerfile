@@ -1,4 +1,4 @@
-# The base of images with a model of your own:
+# The base of images with a model of your own; Dockerfile is the same with one in it.
 #
 #   FROM semitechnologies/multi2vec-clip:custom
 #   RUN CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
@@ -6,26 +6,33 @@ ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS packages
 ARG TORCH_INDEX_URL=
+WORKDIR /build
 COPY requirements.txt .
+# torch first: its CPU flavour has an index of its own.
 RUN python3 -m venv /venv \
- && /venv/bin/pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url $TORCH_INDEX_URL} \
-      $(grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt) \
+ && grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt > torch.txt \
+ && /venv/bin/pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+      -r torch.txt \
  && /venv/bin/pip install --no-cache-dir -r requirements.txt
 
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS base
 COPY --from=packages /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# HOME: a place that every user may write to, also where the root file system is read-only.
+ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
-# Group 0 may read everything, as Kubernetes may run the container as any user of that group.
+# Group 0 may do what the user may: Kubernetes may run the container as any user of that group.
 RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
-
-COPY config.py download.py catalogue.py catalogue.json app.py vectorizer.py meta.py ./
-COPY inference inference
+COPY config.py download.py catalogue.py catalogue.json ./
+COPY inference/__init__.py inference/errors.py inference/hub.py inference/model_folder.py \
+     inference/staging.py inference/
+COPY inference/backends inference/backends
 USER 10001
-ENV HF_HOME=/tmp/hub
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "-c", \
   "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/.well-known/ready' % os.environ.get('PORT', '8080'))"]
 ENTRYPOINT ["/bin/sh", "-c"]
 CMD ["exec python3 app.py"]
+
+FROM base AS service
+COPY . .

@@ -17,14 +17,12 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
-from inference.admission import Admission
 from inference.backends import load_backend
 from inference.backends.base import (
     BackendOptions,
@@ -33,29 +31,23 @@ from inference.backends.base import (
     Embeddings,
     ModelInfo,
 )
-from inference.batcher import Batcher, BatchStats
 from inference.decoding import Decoder
 from inference.errors import (
-    BackendError,
     InvalidInputError,
     RequestTooLargeError,
     UnhealthyError,
 )
 from inference.health import Health
 from inference.images import ImageLimits
-from inference.machine import keep_freed_memory, usable_cores
+from inference.lane import BatchHook, Encode, Lane, Vector
+from inference.machine import keep_freed_memory, spare_the_collector, usable_cores
 from inference.model_folder import ModelFolder, detect
 from inference.record import Timings
 from inference.vector_cache import CacheStats, VectorCache
 
 logger = logging.getLogger(__name__)
 
-Modality: TypeAlias = Literal["text", "image"]
-Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
-Encoded: TypeAlias = tuple[Vector, float]  # and the seconds that its batch took
-Encode: TypeAlias = Callable[[Sequence[Any]], Embeddings]
 Embed: TypeAlias = Callable[[Timings], Coroutine[None, None, Vector]]
-BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # the first is the lane's name
 
 
 @dataclass(frozen=True)
@@ -66,20 +58,6 @@ class Vectors:
     images: Embeddings
 
 
-@dataclass(frozen=True)
-class Lane:
-    """Where the items of one modality wait for the model."""
-
-    batcher: Batcher[Any, Encoded]
-    admission: Admission
-
-    async def compute(self, item: Any, timings: Timings) -> Vector:
-        """Wait for the vector of a preprocessed item."""
-        vector, seconds = await self.batcher.submit(item)
-        timings.add("encode", seconds)
-        return vector
-
-
 class Vectorizer:
     """Turns texts and images into vectors, for many callers at once, on one loaded model."""
 
@@ -88,11 +66,8 @@ class Vectorizer:
         self._backend = backend
         self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
-        self._batch_hooks: list[BatchHook] = []
-        self._lanes: dict[Modality, Lane] = {
-            "text": self._lane("text", backend.encode_text),
-            "image": self._lane("image", backend.encode_image),
-        }
+        self._texts = self._lane("text", backend.encode_text)
+        self._images = self._lane("image", backend.encode_image)
         threads = usable_cores()
         self._decoder = Decoder(
             backend.preprocess,
@@ -102,15 +77,14 @@ class Vectorizer:
         )
         self._trial: asyncio.Task[None] | None = None
 
-    def _lane(self, name: Modality, encode: Encode) -> Lane:
-        batcher = Batcher[Any, Encoded](
-            [partial(_run, encode, self.health)],
-            max_batch_size=self._settings.max_batch_size,
-            name=name,
-            observer=partial(self._tell_batch, name),
-        )
+    def _lane(self, name: str, encode: Encode) -> Lane:
         return Lane(
-            batcher, Admission(self._settings.max_queue_items, self._settings.request_timeout_s)
+            name,
+            encode,
+            self.health,
+            max_batch_size=self._settings.max_batch_size,
+            max_items=self._settings.max_queue_items,
+            timeout_s=self._settings.request_timeout_s,
         )
 
     @property
@@ -131,7 +105,7 @@ class Vectorizer:
     @property
     def queue_items(self) -> Mapping[str, int]:
         """How many items wait in each lane, or are decoded or computed."""
-        return {name: lane.admission.items for name, lane in self._lanes.items()}
+        return {"text": self._texts.items, "image": self._images.items}
 
     @property
     def unready(self) -> str | None:
@@ -142,11 +116,8 @@ class Vectorizer:
 
     def observe_batches(self, hook: BatchHook) -> None:
         """Tell `hook` of every batch from now on."""
-        self._batch_hooks.append(hook)
-
-    def _tell_batch(self, lane: str, stats: BatchStats) -> None:
-        for hook in self._batch_hooks:
-            hook(lane, stats)
+        for lane in (self._texts, self._images):
+            lane.hooks.append(hook)
 
     async def vectorize(
         self, texts: Sequence[str], images: Sequence[str], timings: Timings | None = None
@@ -188,11 +159,8 @@ class Vectorizer:
         """Run both towers once with real shapes, so that the first request is not slow."""
         blank = self._backend.preprocess(Image.new("RGB", (640, 480)))
         for size in (1, 2):
-            for batcher, item in (
-                (self._lanes["image"].batcher, blank),
-                (self._lanes["text"].batcher, "warm up"),
-            ):
-                await asyncio.gather(*(batcher.submit(item) for _ in range(size)))
+            for lane, item in ((self._images, blank), (self._texts, "warm up")):
+                await asyncio.gather(*(lane.compute(item, Timings()) for _ in range(size)))
 
     async def _try_again(self) -> None:
         try:
@@ -204,8 +172,8 @@ class Vectorizer:
 
     async def aclose(self) -> None:
         """Stop both lanes and the pool."""
-        for lane in self._lanes.values():
-            await lane.batcher.aclose()
+        await self._texts.aclose()
+        await self._images.aclose()
         self._decoder.close()
 
     async def _embed_text(self, text: str, timings: Timings) -> Vector:
@@ -218,9 +186,8 @@ class Vectorizer:
         return await self._cache.get_or_compute(key, lambda: self._compute_text(text, timings))
 
     async def _compute_text(self, text: str, timings: Timings) -> Vector:
-        lane = self._lanes["text"]
-        with lane.admission.entered():
-            return await lane.compute(text, timings)
+        with self._texts.entered():
+            return await self._texts.compute(text, timings)
 
     async def _embed_image(self, base64: str, timings: Timings) -> Vector:
         with timings.measure("decode"):
@@ -229,10 +196,9 @@ class Vectorizer:
         return await self._cache.get_or_compute(key, lambda: self._compute_image(raw, timings))
 
     async def _compute_image(self, raw: bytes, timings: Timings) -> Vector:
-        lane = self._lanes["image"]
-        with lane.admission.entered():
+        with self._images.entered():
             async with self._decoder.decoded(raw, timings) as pixels:
-                return await lane.compute(pixels, timings)
+                return await self._images.compute(pixels, timings)
 
     def _stack(self, vectors: Sequence[Vector]) -> Embeddings:
         if not vectors:
@@ -248,30 +214,6 @@ def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
         shorter_side_px=info.image_px,
         formats=None if formats == ("ALL",) else formats,
     )
-
-
-def _run(encode: Encode, health: Health, items: Sequence[Any]) -> list[Encoded | Exception]:
-    """Compute a batch, and tell how it went."""
-    started_s = time.perf_counter()
-    try:
-        rows = encode(items)
-    except Exception as error:
-        health.batch_failed(error)
-        raise
-    seconds = time.perf_counter() - started_s
-    results = [_checked(row, seconds) for row in rows]
-    failures = [result for result in results if isinstance(result, Exception)]
-    if len(failures) == len(results):
-        health.batch_failed(failures[0])
-    else:
-        health.batch_succeeded()
-    return results
-
-
-def _checked(row: Vector, seconds: float) -> Encoded | Exception:
-    if not np.isfinite(row).all():
-        return BackendError("the model answered numbers that are not finite")
-    return row.copy(), seconds  # a copy: a remembered row must not keep its batch in memory
 
 
 async def _embed_item(name: str, embed: Embed, request: Timings) -> Vector:
@@ -307,6 +249,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     backend = load_backend(folder, _backend_options(settings, folder))
     vectorizer = Vectorizer(backend, settings)
     await vectorizer.warmup()
+    spare_the_collector()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
 

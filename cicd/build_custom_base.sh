@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Build the base of images with a model of one's own; IMAGE is its tag.
+# Build the base of images with a model of one's own as LOCAL_REPO.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-docker build ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} \
-  -f custom.Dockerfile -t "${IMAGE:?names the image to build}" .
+source cicd/arguments.sh
+"${BUILDER:-docker}" build "${arguments[@]}" -f custom.Dockerfile \
+  -t "${LOCAL_REPO:?names the image to build}" .

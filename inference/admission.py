@@ -7,8 +7,7 @@ milliseconds, and those who wait are answered. It knows no HTTP and no model.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from inference.errors import QueueFullError
@@ -16,51 +15,37 @@ from inference.errors import QueueFullError
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.
 _SHARE_OF_TIMEOUT = 0.7
-_HALF_LIFE_S = 10.0  # of what the rate remembers
-
-
-class Rate:
-    """Measures how long an item takes while there is work, the last seconds counting most."""
-
-    def __init__(self) -> None:
-        self._busy_s = 0.0
-        self._done = 0.0
-
-    @property
-    def seconds_per_item(self) -> float:
-        """Seconds from one finished item to the next; 0 before the first."""
-        return self._busy_s / self._done if self._done else 0.0
-
-    def add(self, busy_s: float, done: int) -> None:
-        """Count seconds with work, and the items that were finished at their end."""
-        faded = 0.5 ** (busy_s / _HALF_LIFE_S)
-        self._busy_s = self._busy_s * faded + busy_s
-        self._done = self._done * faded + done
+_HALF_LIFE_S = 10.0  # of what the rate remembers, in seconds of work
 
 
 class Admission:
     """Counts the items that wait for, or are in, one queue, and refuses those that are too many.
 
+    The wait is estimated from the batches that were run, and from nothing that clients do: neither
+    broken items nor those that are given up make the model slower.
+
     Args:
         max_items: most of them at a time.
         timeout_s: longest time from a request to its answer.
-        clock: tells the time in seconds.
     """
 
-    def __init__(
-        self, max_items: int, timeout_s: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, max_items: int, timeout_s: float) -> None:
         self.items = 0
         self._max_items = max_items
         self._max_wait_s = _SHARE_OF_TIMEOUT * timeout_s
-        self._clock = clock
-        self._rate = Rate()
-        self._seen_s = clock()
+        self._work_s = 0.0
+        self._done = 0.0
+
+    def observe(self, run_s: float, size: int) -> None:
+        """Take note of a batch: the seconds that it took, and its items."""
+        faded = 0.5 ** (run_s / _HALF_LIFE_S)
+        self._work_s = self._work_s * faded + run_s
+        self._done = self._done * faded + size
 
     @property
     def expected_wait_s(self) -> float:
-        """Seconds until an item that came now would be answered."""
-        return (self.items + 1) * self._rate.seconds_per_item
+        """Seconds until an item that came now would be answered; 0 before the first batch."""
+        return (self.items + 1) * self._work_s / self._done if self._done else 0.0
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -70,14 +55,10 @@ class Admission:
             QueueFullError: there are too many, or it could not be answered in time.
         """
         self._check()
-        self._look(done=0)
         self.items += 1
-        done = 0
         try:
             yield
-            done = 1
         finally:
-            self._look(done)
             self.items -= 1
 
     def _check(self) -> None:
@@ -92,12 +73,6 @@ class Admission:
                 f"overloaded: {self.items} items wait already; send less at a time",
                 retry_after_s=max(1, math.ceil(wait_s / 2)),
             )
-
-    def _look(self, done: int) -> None:
-        now_s = self._clock()
-        if self.items:
-            self._rate.add(now_s - self._seen_s, done)
-        self._seen_s = now_s
 
 
 class ByteBudget:

@@ -79,13 +79,16 @@ def _lock(descriptor: int, root: Path) -> None:
 
 
 def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
-    """Move the parts from a staging folder into `root`, in place of those that are there.
+    """Move the parts, for all to read, from a staging folder into `root`, over those there.
 
     Args:
         folder: the staging folder.
         root: the model folder.
         parts: names in `folder`; the last is the one without which a start sees no model.
     """
+    for path in folder.rglob("*"):
+        # The hub's library makes files for their owner only, but a container may run as any user.
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     replaced = folder / "replaced"
     replaced.mkdir()
     for name in reversed(parts):

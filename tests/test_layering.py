@@ -40,8 +40,16 @@ ALLOWED = {
     "web.wire": {"inference.errors"},
     "vectorizer": LEAVES
     | BACKENDS
-    | {"inference.admission", "inference.batcher", "inference.decoding", "inference.health"}
-    | {"inference.images", "inference.machine", "inference.record", "inference.vector_cache"},
+    | {"inference.decoding", "inference.health", "inference.images", "inference.lane"}
+    | {"inference.machine", "inference.record", "inference.vector_cache"},
+    "inference.lane": {
+        "inference.admission",
+        "inference.backends.base",
+        "inference.batcher",
+        "inference.errors",
+        "inference.health",
+        "inference.record",
+    },
     "meta": {"config", "inference.backends.base", "inference.vector_cache"},
     "config": {"inference.errors"},
     "inference.errors": set(),

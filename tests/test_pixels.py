@@ -13,14 +13,14 @@ from inference.backends.pixels import (
     Preprocess,
     Resize,
     resize_by_pillow,
-    resize_by_torchvision,
+    resize_by_torch,
 )
 
 SIZES = [(640, 480), (480, 640), (224, 224), (1, 1), (3, 400), (401, 299), (97, 223), (1000, 50)]
 KINDS = [
-    (CLIPImageProcessor, resize_by_torchvision),
+    (CLIPImageProcessor, resize_by_torch),
     (CLIPImageProcessorPil, resize_by_pillow),
-    (SiglipImageProcessor, resize_by_torchvision),
+    (SiglipImageProcessor, resize_by_torch),
 ]
 
 
@@ -47,4 +47,4 @@ def test_pixels_and_numbers_are_those_of_the_library(
 
 def test_a_processor_that_does_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match="does not resize"):
-        Preprocess.of_processor(CLIPImageProcessor(do_resize=False), resize_by_torchvision)
+        Preprocess.of_processor(CLIPImageProcessor(do_resize=False), resize_by_torch)

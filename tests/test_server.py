@@ -45,7 +45,7 @@ def test_the_first_signal_drains_and_the_process_ends_with_0(log: Path) -> None:
                 pass
             refused = service.request("GET", "/.well-known/ready")
             assert service.request("GET", "/.well-known/live")[0] == 204
-            time.sleep(0.3)
+            assert header_of(service, "connection") == "close"  # clients come back elsewhere
             stop.set()
             answers = [answer for client in asked for answer in client.result()]
         assert refused == (503, {"error": "shutting down"})
@@ -53,6 +53,15 @@ def test_the_first_signal_drains_and_the_process_ends_with_0(log: Path) -> None:
         assert len(answers) > 10
         assert service.process.wait(timeout=20) == 0
     assert "Stopping: requests in flight are answered first" in log.read_text()
+
+
+def header_of(service: Service, name: str) -> str | None:
+    connection = service.connect()
+    connection.request("GET", "/meta")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.headers.get(name)
 
 
 def test_a_request_in_flight_is_answered(log: Path) -> None:
@@ -99,9 +108,9 @@ def test_the_log_can_be_json(log: Path) -> None:
 
 
 def test_none_in_flight_is_lost_when_the_signal_comes_under_load(log: Path) -> None:
-    """Every request whose answer was due when the signal came is answered; later ones may fail."""
-    with running(log, MODELS_DIR=GOLDEN / "openai", VECTOR_CACHE_SIZE=0) as service:
-        signalled_s = [float("inf")]
+    """Every request that began while the port was open is answered; later ones find it closed."""
+    models = GOLDEN / "openai"
+    with running(log, MODELS_DIR=models, VECTOR_CACHE_SIZE=0, DRAIN_DELAY_S=1) as service:
 
         def client(number: int) -> list[tuple[float, int]]:
             connection, outcomes, started_s = service.connect(), [], 0.0
@@ -119,9 +128,9 @@ def test_none_in_flight_is_lost_when_the_signal_comes_under_load(log: Path) -> N
             clients = [pool.submit(client, number) for number in range(16)]
             time.sleep(2)
             service.process.send_signal(signal.SIGTERM)
-            signalled_s[0] = time.monotonic()
+            signalled_s = time.monotonic()
             outcomes = [outcome for each in clients for outcome in each.result(timeout=30)]
-        lost = [o for o in outcomes if o[1] != 200 and o[0] < signalled_s[0] - 0.005]
+        lost = [o for o in outcomes if o[1] != 200 and o[0] < signalled_s + 0.8]
         assert lost == []
         assert len([o for o in outcomes if o[1] == 200]) > 50
         assert service.process.wait(timeout=20) == 0

@@ -39,6 +39,19 @@ def test_parts_are_replaced(installed: Path) -> None:
     assert is_whole(installed, REQUEST)
 
 
+def test_everyone_may_read_what_was_written_for_its_owner_only(tmp_path: Path) -> None:
+    """As the hub's library writes; a container may run as a user that does not exist."""
+    root = tmp_path / "root"
+    with staging(root) as folder:
+        fill(folder, "new")
+        (folder / "first/file").chmod(0o600)
+        (folder / "first").chmod(0o700)
+        install(folder, root, PARTS)
+
+    assert (root / "first").stat().st_mode & 0o777 == 0o755
+    assert (root / "first/file").stat().st_mode & 0o777 == 0o644
+
+
 def test_parts_that_cannot_be_renamed_are_deleted(
     installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

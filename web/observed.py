@@ -23,14 +23,28 @@ _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 async def observed(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, hear: Callable[[Record], None]
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    hear: Callable[[Record], None],
+    last: bool = False,
 ) -> None:
-    """Run one HTTP request with a record in its state; `hear` is told of each that is measured."""
+    """Run one HTTP request with a record in its state.
+
+    Args:
+        app: what answers it.
+        scope: of ASGI, as the next two.
+        receive: see there.
+        send: see there.
+        hear: is told of each request that is measured.
+        last: whether the client shall come back on another connection.
+    """
     record = Record(request_id=_request_id(scope), what=f"{scope['method']} {_path(scope)}")
     scope.setdefault("state", {})["record"] = record
     is_measured = scope["path"] == MEASURED
     try:
-        await app(scope, receive, partial(_send, record, send, is_measured))
+        await app(scope, receive, partial(_send, record, send, is_measured, last))
     finally:
         if record.status:  # without one the caller was gone before there was an answer
             log_request(record)
@@ -48,12 +62,16 @@ def _path(scope: Scope) -> str:
     return repr(scope["path"][:100])[1:-1]  # no line breaks of a client's choice in the log
 
 
-async def _send(record: Record, send: Send, is_measured: bool, message: Message) -> None:
+async def _send(
+    record: Record, send: Send, is_measured: bool, last: bool, message: Message
+) -> None:
     if message["type"] == "http.response.start":
         record.end(message["status"])
         headers = [*message.get("headers", []), (b"x-request-id", record.request_id.encode())]
         if is_measured:
             headers.append((b"server-timing", server_timing(record).encode()))
+        if last:
+            headers.append((b"connection", b"close"))
         message["headers"] = headers
     await send(message)
 

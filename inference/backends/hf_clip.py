@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPModel,
     MetaClip2Config,
     MetaClip2Model,
@@ -24,7 +24,7 @@ from transformers import (
 
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
-from inference.backends.pixels import Preprocess, resize_by_torchvision
+from inference.backends.pixels import Preprocess, resize_by_torch
 from inference.backends.tokens import Tokenizer, pad_to_longest
 from inference.backends.two_towers import TokenTower, TwoTowerBackend, describe, unit_length
 from inference.model_folder import ModelFolder
@@ -34,11 +34,11 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     """Load `openai_clip/` and `openai_clip_processor/`."""
     processors = folder.part("openai_clip_processor")
     tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
-    processor = CLIPImageProcessor.from_pretrained(processors, local_files_only=True)
+    processor = CLIPImageProcessorPil.from_pretrained(processors, local_files_only=True)
     config = hf.read_config(folder.part("openai_clip"))
     is_metaclip2 = _is_metaclip2(config, tokenizer)
     model = _load_model(folder, config, is_metaclip2, options)
-    preprocess = Preprocess.of_processor(processor, resize_by_torchvision)
+    preprocess = Preprocess.of_processor(processor, resize_by_torch)
     info = describe(
         folder,
         options,

@@ -17,19 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name its documentation uses
 
 Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int], Tensor]  # size as (height, width)
 
 # torch warns that an image's memory is read-only; nothing here writes to it.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
-_TORCHVISION_MODES = {
-    Image.Resampling.NEAREST: InterpolationMode.NEAREST,
-    Image.Resampling.BILINEAR: InterpolationMode.BILINEAR,
-    Image.Resampling.BICUBIC: InterpolationMode.BICUBIC,
-}
+_TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -37,11 +31,16 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image)).permute(2, 0, 1)
 
 
-def resize_by_torchvision(image: Image.Image, size: tuple[int, int], resample: int) -> Tensor:
-    """Resize as transformers' default image processors do."""
-    mode = _TORCHVISION_MODES[Image.Resampling(resample)]
-    resized: Tensor = F.resize(to_pixels(image), list(size), interpolation=mode, antialias=True)
-    return resized
+def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int) -> Tensor:
+    """Resize as torchvision does, and so transformers' default image processors.
+
+    Source: torchvision's `resize` hands uint8 images to this kernel as they are.
+    """
+    pixels = to_pixels(image)
+    if pixels.shape[1:] == size:
+        return pixels
+    mode = _TORCH_MODES[Image.Resampling(resample)]
+    return nn.functional.interpolate(pixels[None], size, mode=mode, antialias=True)[0]
 
 
 def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int) -> Tensor:
@@ -109,9 +108,10 @@ class Preprocess:
             return pixels
         height, width = self.crop_px
         top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-        # pads with black where the image is smaller
-        cropped: Tensor = F.crop(pixels, top, left, height, width)
-        return cropped
+        if top < 0 or left < 0:  # the image is smaller: black around it
+            padding = (-left, width - pixels.shape[2] + left, -top, height - pixels.shape[1] + top)
+            return nn.functional.pad(pixels, padding)  # of negative numbers it crops
+        return pixels[:, top : top + height, left : left + width]
 
 
 class PixelsToNumbers(nn.Module):

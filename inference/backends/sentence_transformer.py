@@ -11,6 +11,7 @@ sentence-transformers 3 resized by Pillow, where today's uses torchvision.
 from __future__ import annotations
 
 import filecmp
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from inference.backends.tokens import is_longer
 from inference.backends.two_towers import TwoTowerBackend, checked_device, describe
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder
+
+logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own line says it
 
 
 def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:

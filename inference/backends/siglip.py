@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
+from transformers import AutoTokenizer, SiglipImageProcessorPil, SiglipModel
 
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
-from inference.backends.pixels import Preprocess, resize_by_torchvision
+from inference.backends.pixels import Preprocess, resize_by_torch
 from inference.backends.tokens import Tokenizer, group_equal_lengths, pad_to
 from inference.backends.two_towers import TokenTower, TwoTowerBackend, as_they_are, describe
 from inference.errors import ModelFolderError
@@ -31,9 +31,9 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     tokenizer = AutoTokenizer.from_pretrained(
         processors, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    processor = SiglipImageProcessor.from_pretrained(processors, local_files_only=True)
+    processor = SiglipImageProcessorPil.from_pretrained(processors, local_files_only=True)
     model = _load_model(folder.part("siglip"), options)
-    preprocess = Preprocess.of_processor(processor, resize_by_torchvision)
+    preprocess = Preprocess.of_processor(processor, resize_by_torch)
     info = describe(
         folder,
         options,

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""A black-box test of a running container, over HTTP and with nothing but Python.
+
+    ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
+
+Waits until it is ready, then asks what Weaviate and people ask. `--reference` leaves out what
+semitechnologies/multi2vec-clip is known to answer otherwise. Ends with 1 where an answer is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+RED, BLUE = (  # circles, 32x32 PNG
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
+    "sQ2AMADEwOOFxBgwCpvBaBklY1CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO"
+    "/AhZZ7UAAAAASUVORK5CYII=",
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX///8UKNyc1eiHAAAARElEQVR42n3NsRGA"
+    "IBTA0Me3cAzZRDZzNUZhBAfwwIKzxBS5dOGf/cbxCDmEkmyqFIkSEEGetVSnzRpUroGzC61/jwUvM1QM6BMEposA"
+    "AAAASUVORK5CYII=",
+)
+
+
+class Answer(NamedTuple):
+    """Status and parsed body of an answer."""
+
+    status: int
+    body: Any
+
+
+class Container:
+    """A running container."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "localhost", parts.port or 80)
+
+    def ask(self, method: str, path: str, body: object = None, kind: str = "json") -> Answer:
+        """Send one request; `kind` is the content type's second half."""
+        connection = http.client.HTTPConnection(*self._address, timeout=60)
+        content = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, content, {"Content-Type": f"application/{kind}"})
+        answer = connection.getresponse()
+        raw = answer.read()
+        connection.close()
+        return Answer(answer.status, json.loads(raw) if raw else None)
+
+    def vectorize(self, **body: object) -> dict[str, list[list[float]]]:
+        """Ask for vectors, and check their form."""
+        answer = self.ask("POST", "/vectorize", body)
+        check(answer.status == 200, f"200 expected: {answer}")
+        vectors: dict[str, list[list[float]]] = answer.body
+        check(
+            set(vectors) == {"textVectors", "imageVectors"}, f"both keys expected: {set(vectors)}"
+        )
+        for vector in vectors["textVectors"] + vectors["imageVectors"]:
+            check(all(map(math.isfinite, vector)) and any(vector), "numbers expected")
+        return vectors
+
+
+def check(fine: bool, otherwise: str) -> None:
+    """Fail with a sentence."""
+    if not fine:
+        raise AssertionError(otherwise[:300])
+
+
+def wait_until_ready(container: Container, seconds: float) -> None:
+    """Ask once a quarter of a second, as patiently as Weaviate."""
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        try:
+            if container.ask("GET", "/.well-known/ready").status < 300:
+                return
+        except OSError:
+            pass
+        time.sleep(0.25)
+    raise AssertionError(f"not ready after {seconds:g} s")
+
+
+def test_probes(container: Container) -> None:
+    """Live and ready answer 204 without a body."""
+    for probe in ("live", "ready"):
+        answer = container.ask("GET", f"/.well-known/{probe}")
+        check(answer == (204, None), f"{probe}: {answer}")
+
+
+def test_meta(container: Container) -> None:
+    """Meta is an object."""
+    answer = container.ask("GET", "/meta")
+    check(answer.status == 200 and isinstance(answer.body, dict), str(answer))
+
+
+def test_a_text(container: Container) -> None:
+    """A text alone, its empty list left out, as Weaviate sends it."""
+    vectors = container.vectorize(texts=["a red circle"])
+    check(len(vectors["textVectors"]) == 1 and vectors["imageVectors"] == [], "one text expected")
+
+
+def test_an_image(container: Container) -> None:
+    """An image alone."""
+    vectors = container.vectorize(images=[RED])
+    check(len(vectors["imageVectors"]) == 1 and vectors["textVectors"] == [], "one image expected")
+
+
+def test_several(container: Container) -> None:
+    """Several of both, in the order of the request."""
+    both = container.vectorize(texts=["red", "blue"], images=[RED, BLUE])
+    alone = container.vectorize(texts=["blue"], images=[BLUE])
+    for key in both:
+        check(len(both[key]) == 2, f"two {key} expected")
+        check(both[key][0] != both[key][1], f"{key}: two inputs, one vector")
+        differences = [abs(a - b) for a, b in zip(both[key][1], alone[key][0], strict=True)]
+        check(max(differences) < 1e-3, f"{key}: not in the order of the request")
+
+
+def test_an_error(container: Container) -> None:
+    """A fault is told as a string under `error`."""
+    answer = container.ask("POST", "/vectorize", {"images": ["bm90IGFuIGltYWdl"]})
+    check(answer.status >= 400 and isinstance(answer.body.get("error"), str), str(answer))
+
+
+def test_the_documented_call(container: Container) -> None:
+    """What the documentation prints: curl sends JSON as a form."""
+    body = {"texts": ["foo bar"], "images": []}
+    answer = container.ask("POST", "/vectorize", body, kind="x-www-form-urlencoded")
+    check(answer.status == 200 and len(answer.body["textVectors"]) == 1, str(answer))
+
+
+def test_a_bad_image_is_named(container: Container) -> None:
+    """The sentence names the item, and the fault is the request's."""
+    answer = container.ask("POST", "/vectorize", {"images": [RED, "bm90IGFuIGltYWdl"]})
+    check(answer.status == 422 and answer.body["error"].startswith("images[1]: "), str(answer))
+
+
+Test = Callable[[Container], None]
+OF_BOTH: tuple[Test, ...] = (
+    test_probes,
+    test_meta,
+    test_a_text,
+    test_an_image,
+    test_several,
+    test_an_error,
+)
+OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_image_is_named)
+
+
+def main() -> int:
+    """Run all tests, and say what came of each."""
+    form = argparse.ArgumentParser(description="Test a running container over HTTP.")
+    form.add_argument("url", nargs="?", default="http://localhost:8080")
+    form.add_argument("--wait", type=float, default=120, help="seconds until it must be ready")
+    form.add_argument("--reference", action="store_true", help="leave out its known defects")
+    options = form.parse_args()
+    container = Container(options.url)
+    tests = OF_BOTH if options.reference else OF_BOTH + OF_THIS_SERVICE
+    failures = 0
+    try:
+        wait_until_ready(container, options.wait)
+    except AssertionError as error:
+        print(f"FAILED  {error}")
+        return 1
+    for test in tests:
+        failures += run(test, container)
+    print(f"{len(tests) - failures} of {len(tests)} passed")
+    return int(failures > 0)
+
+
+def run(test: Test, container: Container) -> int:
+    """Run one test; return 1 where it fails."""
+    try:
+        test(container)
+    except Exception as error:  # whatever it is, it is told
+        print(f"FAILED  {test.__doc__}  {type(error).__name__}: {error}")
+        return 1
+    print(f"ok      {test.__doc__}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
