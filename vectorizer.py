@@ -84,7 +84,7 @@ class Vectorizer:
     """Turns texts and images into vectors, for many callers at once, on one loaded model."""
 
     def __init__(self, backend: EmbeddingBackend, settings: Settings) -> None:
-        self.health = Health()
+        self.health = Health(longest_batch_s=settings.request_timeout_s)
         self._backend = backend
         self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
@@ -254,7 +254,8 @@ def _run(encode: Encode, health: Health, items: Sequence[Any]) -> list[Encoded |
     """Compute a batch, and tell how it went."""
     started_s = time.perf_counter()
     try:
-        rows = encode(items)
+        with health.watched():
+            rows = encode(items)
     except Exception as error:
         health.batch_failed(error)
         raise
