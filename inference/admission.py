@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from inference.errors import QueueFullError
+from inference.errors import InvalidInputError, QueueFullError
 
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.
 _SHARE_OF_TIMEOUT = 0.7
+_LEAST = 1e-9  # that is ever left of what was done: never 0, which would mean that nothing was
 _HALF_LIFE_S = 10.0  # of what the rate remembers
+_LONGEST_WAIT_S = 3600.0  # that is ever expected: after hours without an answer it is no figure
 
 
 class Rate:
@@ -26,16 +28,19 @@ class Rate:
         self._busy_s = 0.0
         self._done = 0.0
 
-    @property
-    def seconds_per_item(self) -> float:
-        """Seconds from one finished item to the next; 0 before the first."""
-        return self._busy_s / self._done if self._done else 0.0
+    def seconds_per_item(self, pending_s: float) -> float:
+        """Seconds from one finished item to the next; 0 before the first.
+
+        Args:
+            pending_s: seconds with work that were not counted yet.
+        """
+        return (self._busy_s + pending_s) / self._done if self._done else 0.0
 
     def add(self, busy_s: float, done: int) -> None:
         """Count seconds with work, and the items that were finished at their end."""
         faded = 0.5 ** (busy_s / _HALF_LIFE_S)
         self._busy_s = self._busy_s * faded + busy_s
-        self._done = self._done * faded + done
+        self._done = max(self._done * faded + done, _LEAST * (self._done > 0))
 
 
 class Admission:
@@ -50,17 +55,24 @@ class Admission:
     def __init__(
         self, max_items: int, timeout_s: float, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.items = 0
+        self._inside: dict[object, float] = {}  # when each came, the oldest first
         self._max_items = max_items
         self._max_wait_s = _SHARE_OF_TIMEOUT * timeout_s
         self._clock = clock
         self._rate = Rate()
-        self._seen_s = clock()
+        self._counted_until_s = clock()
+
+    @property
+    def items(self) -> int:
+        """How many are inside."""
+        return len(self._inside)
 
     @property
     def expected_wait_s(self) -> float:
         """Seconds until an item that came now would be answered."""
-        return (self.items + 1) * self._rate.seconds_per_item
+        pending_s = self._uncounted_s(next(iter(self._inside.values()))) if self._inside else 0.0
+        wait_s = (self.items + 1) * self._rate.seconds_per_item(pending_s)
+        return min(wait_s, _LONGEST_WAIT_S)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -70,15 +82,19 @@ class Admission:
             QueueFullError: there are too many, or it could not be answered in time.
         """
         self._check()
-        self._look(done=0)
-        self.items += 1
-        done = 0
+        item, came_s = object(), self._clock()
+        self._inside[item] = came_s
         try:
             yield
-            done = 1
+        except InvalidInputError:
+            raise  # it never reached the model: neither its time nor its end tells the rate
+        except BaseException:
+            self._count(came_s, done=0)
+            raise
+        else:
+            self._count(came_s, done=1)
         finally:
-            self._look(done)
-            self.items -= 1
+            del self._inside[item]
 
     def _check(self) -> None:
         wait_s = self.expected_wait_s
@@ -93,11 +109,12 @@ class Admission:
                 retry_after_s=max(1, math.ceil(wait_s / 2)),
             )
 
-    def _look(self, done: int) -> None:
-        now_s = self._clock()
-        if self.items:
-            self._rate.add(now_s - self._seen_s, done)
-        self._seen_s = now_s
+    def _count(self, came_s: float, done: int) -> None:
+        self._rate.add(self._uncounted_s(came_s), done)
+        self._counted_until_s = self._clock()
+
+    def _uncounted_s(self, since_s: float) -> float:
+        return self._clock() - max(since_s, self._counted_until_s)
 
 
 class ByteBudget:
@@ -122,13 +139,21 @@ class ByteBudget:
         Raises:
             QueueFullError: it does not hold so many.
         """
+        self.check(count)
+        self.used += count
+
+    def check(self, count: int) -> None:
+        """Look whether the budget holds so many bytes, and take none.
+
+        Raises:
+            QueueFullError: it does not.
+        """
         if self.used and self.used + count > self._max_bytes:
             raise QueueFullError(
                 f"overloaded: requests of {self.used / 1e6:.0f} MB wait already; "
                 "send less at a time",
                 retry_after_s=1,
             )
-        self.used += count
 
 
 class Reservation:

@@ -1,9 +1,9 @@
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from inference.admission import Admission, ByteBudget
-from inference.errors import QueueFullError
+from inference.errors import InvalidInputError, QueueFullError
 
 
 class Clock:
@@ -119,3 +119,36 @@ def test_a_request_alone_may_be_larger_than_the_budget() -> None:
     with budget.reserved() as reservation:
         reservation.grow_to(150)
         assert budget.used == 150
+
+
+def test_broken_items_tell_nothing_of_the_rate_however_many_come() -> None:
+    clock = Clock()
+    lane = lane_with_history(clock, seconds_per_item=0.5)
+    for _ in range(300):
+        with suppress(InvalidInputError), lane.entered():
+            clock.now_s += 1
+            raise InvalidInputError("not an image")
+
+    assert lane.expected_wait_s == pytest.approx(0.5)
+
+
+def test_a_lane_that_stands_still_lets_nobody_in_before_anything_ended() -> None:
+    clock = Clock()
+    lane = lane_with_history(clock, seconds_per_item=1.0, timeout_s=10)
+    with lane.entered(), lane.entered():
+        clock.now_s += 30
+        with pytest.raises(QueueFullError), lane.entered():
+            pass
+
+
+def test_hours_without_an_answer_do_not_make_the_wait_endless() -> None:
+    clock = Clock()
+    lane = lane_with_history(clock, seconds_per_item=1.0)
+    for _ in range(40):
+        with suppress(TimeoutError), lane.entered():
+            clock.now_s += 1000
+            raise TimeoutError
+
+    with lane.entered(), pytest.raises(QueueFullError) as refusal, lane.entered():
+        pass
+    assert refusal.value.retry_after_s <= 3600
