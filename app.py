@@ -31,7 +31,7 @@ from inference.record import Record
 from meta import meta
 from vectorizer import Vectorizer, load_vectorizer
 from web.access import Access
-from web.answers import HANDLERS, STATUS, answer
+from web.answers import HANDLERS, STATUS, answer, described_headers
 from web.intake import Intake, while_connected
 from web.logs import configure
 from web.observed import observed
@@ -173,7 +173,10 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorResponse} for status in sorted(set(statuses))}
+    return {
+        status: {"model": ErrorResponse, "headers": described_headers(status)}
+        for status in sorted(set(statuses))
+    }
 
 
 def _routes(app: FastAPI) -> dict[str, str]:
