@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -25,16 +25,18 @@ from starlette.types import Message, Receive, Scope, Send
 from config import VERSION, Settings, read
 from inference.errors import ConfigurationError, StartupError, UnauthorizedError, UnhealthyError
 from inference.load_log import LoadLog
+from inference.machine import allow_many_connections
 from inference.metrics import Metrics
 from inference.record import Record
 from meta import meta
 from vectorizer import Vectorizer, load_vectorizer
 from web.access import Access
-from web.answers import HANDLERS, STATUS, answer
+from web.answers import HANDLERS, STATUS, answer, described_headers
 from web.intake import Intake, while_connected
 from web.logs import configure
 from web.observed import observed
 from web.page import page_response
+from web.protocol import Protocol
 from web.server import Server
 from web.wire import ErrorResponse, VectorizeResponse, parse, request_body, serialise
 
@@ -172,7 +174,10 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorResponse} for status in sorted(set(statuses))}
+    return {
+        status: {"model": ErrorResponse, "headers": described_headers(status)}
+        for status in sorted(set(statuses))
+    }
 
 
 def _routes(app: FastAPI) -> dict[str, str]:
@@ -245,8 +250,14 @@ def main() -> None:
         settings = read(Settings)
     except ConfigurationError as error:
         sys.exit(f"Cannot start: {error}")
+    serve(settings)
+
+
+def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer) -> NoReturn:
+    """Serve until a signal comes, and end the process."""
     configure(settings)
-    app = create_app(settings)
+    allow_many_connections()
+    app = create_app(settings, make_vectorizer)
     server = Server(
         uvicorn.Config(
             app,
@@ -254,6 +265,7 @@ def main() -> None:
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
+            http=Protocol,
             log_config=None,
             access_log=False,
         ),

@@ -62,7 +62,7 @@ class Vectorizer:
     """Turns texts and images into vectors, for many callers at once, on one loaded model."""
 
     def __init__(self, backend: EmbeddingBackend, settings: Settings) -> None:
-        self.health = Health()
+        self.health = Health(longest_batch_s=settings.request_timeout_s)
         self._backend = backend
         self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)

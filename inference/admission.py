@@ -97,13 +97,21 @@ class ByteBudget:
         Raises:
             QueueFullError: it does not hold so many.
         """
+        self.check(count)
+        self.used += count
+
+    def check(self, count: int) -> None:
+        """Look whether the budget holds so many bytes, and take none.
+
+        Raises:
+            QueueFullError: it does not.
+        """
         if self.used and self.used + count > self._max_bytes:
             raise QueueFullError(
                 f"overloaded: requests of {self.used / 1e6:.0f} MB wait already; "
                 "send less at a time",
                 retry_after_s=1,
             )
-        self.used += count
 
 
 class Reservation:

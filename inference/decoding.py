@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 from PIL.Image import Image
@@ -72,10 +72,11 @@ class Decoder:
             )
 
     def _decode(self, raw: bytes, timings: Timings) -> Any:
-        with timings.measure("decode"):
-            image = self._reader.open(raw)
-        with timings.measure("preprocess"):
-            return self._prepare(image)
+        with ExitStack() as held:
+            with timings.measure("decode"):
+                image = held.enter_context(self._reader.opened(raw))
+            with timings.measure("preprocess"):
+                return self._prepare(image)
 
     def _prepare(self, image: Image) -> Any:
         try:

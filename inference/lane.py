@@ -92,7 +92,8 @@ class Lane:
     def _run(self, items: Sequence[Any]) -> list[_Encoded | Exception]:
         started_s = time.perf_counter()
         try:
-            rows = self._encode(items)
+            with self._health.watched():
+                rows = self._encode(items)
         except Exception as error:
             self._health.batch_failed(error)
             raise

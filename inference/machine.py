@@ -1,10 +1,11 @@
-"""The machine under the service: how many cores are ours, and how memory is kept."""
+"""The machine under the service: its cores, its memory, and how many connections it allows."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import resource
 from pathlib import Path
 
 # Parameters of glibc's mallopt, from malloc.h.
@@ -22,6 +23,15 @@ def usable_cores() -> int:
     limit = Path("/sys/fs/cgroup/cpu.max")
     quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
     return max(1, min(cores or 1, -(-int(quota) // int(period)) if quota != "max" else 1 << 16))
+
+
+def allow_many_connections() -> None:
+    """Raise the number of files that this process may open to what the machine allows.
+
+    Each connection is one, and 1024 is usual: beyond, nobody gets in, the probes neither.
+    """
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
 def keep_freed_memory() -> None:

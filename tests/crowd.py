@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,9 +87,9 @@ async def good(service: Service, known: Known, requests: int, seed: int) -> Coun
     return statuses
 
 
-async def bad(service: Service, stop: asyncio.Event, seed: int) -> int:
-    """Misbehave in a way of its own until told to stop; return how often."""
-    rng, done = random.Random(seed), 0
+async def bad(service: Service, stop: asyncio.Event, seed: int) -> Counter[str]:
+    """Misbehave in one way after the other until told to stop; return how often in each."""
+    rng, done = random.Random(seed), Counter[str]()
     while not stop.is_set():
         misbehave = MISBEHAVIOURS[rng.randrange(len(MISBEHAVIOURS))]
         try:
@@ -96,7 +97,7 @@ async def bad(service: Service, stop: asyncio.Event, seed: int) -> int:
                 await misbehave(service, rng)
         except (OSError, EOFError, ValueError):
             pass  # the service may cut such a client off
-        done += 1
+        done[misbehave.__name__] += 1
     return done
 
 
@@ -158,6 +159,43 @@ async def ask_for_the_impossible(service: Service, rng: random.Random) -> None:
     connection.close()
 
 
+async def spoil_good_company(service: Service, rng: random.Random) -> None:
+    connection = Connection(target_of(service))
+    items = [Item("texts", f"good {rng.random()}"), Item("images", "aGVsbG8="), Item("texts", "b")]
+    answer = await connection.ask(request_of(items))
+    assert answer.status == 422, answer
+    assert json.loads(answer.body)["error"].startswith("images[0]: not an image")
+    answer = await connection.ask(request_of([Item("texts", f"good {rng.random()}")]))
+    assert answer.status == 200, answer
+    connection.close()
+
+
+async def announce_and_wait(service: Service, rng: random.Random) -> None:
+    reader, writer = await _open(service)
+    writer.write(_head(rng.choice((1_000, 90_000_000, 100_000_000))))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await reader.read()
+    writer.transport.abort()
+
+
+async def send_head_without_end(service: Service, rng: random.Random) -> None:
+    reader, writer = await _open(service)
+    writer.write(b"GET / HTTP/1.1\r\n")
+    for _ in range(300):
+        writer.write(b"X-A: " + rng.randbytes(500).hex().encode() + b"\r\n")
+        await writer.drain()
+    assert not (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+async def pipeline_and_leave(service: Service, rng: random.Random) -> None:
+    request = request_of([Item("texts", f"piped {rng.random()}")])
+    reader, writer = await _open(service)
+    writer.write((_head(len(request.body)) + request.body) * 5)
+    await reader.read(100)
+    writer.transport.abort()
+
+
 MISBEHAVIOURS: tuple[Callable[[Service, random.Random], Awaitable[None]], ...] = (
     drop_in_the_body,
     drop_before_the_answer,
@@ -165,6 +203,10 @@ MISBEHAVIOURS: tuple[Callable[[Service, random.Random], Awaitable[None]], ...] =
     send_slowly,
     send_junk,
     ask_for_the_impossible,
+    spoil_good_company,
+    announce_and_wait,
+    send_head_without_end,
+    pipeline_and_leave,
 )
 
 

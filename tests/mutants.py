@@ -82,11 +82,58 @@ def mutants(files: list[bytes], count: int, seed: int) -> Iterator[bytes]:
             yield rng.choice(MUTATIONS)(bytearray(raw), rng)
 
 
+def _flat(image_format: str) -> bytes:
+    return file_of(Image.new("RGB", (500, 500)), image_format)
+
+
+def _scaled(raw: bytes, mark: bytes, after: int, form: str) -> bytes:
+    """Write sizes of 60,000 where a mark is found."""
+    numbers = (60_000,) * (len(form) - 1)
+    return _patched(raw, raw.index(mark) + after, struct.pack(form, *numbers))
+
+
 def _patched(raw: bytes, at: int, content: bytes) -> bytes:
     return raw[:at] + content + raw[at + len(content) :]
 
 
-# Small files that would be huge.
+def icon_of(picture: bytes) -> bytes:
+    """Return an ICO that says 16x16 of whatever picture is in it."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+
+
+def png_of_chunks(count: int) -> bytes:
+    """Return a PNG with empty chunks of a kind that nobody knows."""
+    return _png(8, 8, _chunk(b"abCd", b"") * count)
+
+
+def jpeg_of_scans(side: int, count: int) -> bytes:
+    """Return a flat progressive JPEG: one scan of the means, the others of nothing."""
+    blocks = (side // 8) ** 2
+    means = bytes(blocks // 8)  # a bit each
+    runs = -(-blocks // 32767)  # of up to 32,767 blocks, 15 bits each: 0, and 14 times 1
+    nothing = int(("0" + "1" * 14) * runs + "1" * (-15 * runs % 8), 2)
+    coded = nothing.to_bytes(-(-15 * runs // 8), "big").replace(b"\xff", b"\xff\0")
+    tables = b"\0" + b"\1" * 64, bytes([0, 1, *[0] * 15, 0]), bytes([16, 1, *[0] * 15, 0xE0])
+    return b"".join(
+        [
+            b"\xff\xd8",
+            _segment(0xDB, tables[0]),
+            _segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0"),
+            _segment(0xC4, tables[1]),
+            _segment(0xC4, tables[2]),
+            _segment(0xDA, b"\1\1\0\0\0\0") + means,
+            (_segment(0xDA, b"\1\1\0\1\x3f\0") + coded) * (count - 1),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+# Small files that would be huge, or take long.
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png-pixels": lambda: _png(2**31 - 1, 2**31 - 1),
     "png-row": lambda: _png(2**31 - 1, 1),
@@ -97,6 +144,24 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "gif-canvas": lambda: _patched(
         file_of(Image.new("P", (8, 8)), "GIF"), 6, struct.pack("<HH", 65535, 65535)
     ),
+    "png-chunks": lambda: png_of_chunks(80_000),
+    "ico-png": lambda: icon_of(file_of(Image.new("1", (20_000, 20_000)))),
+    "ico-pixels": lambda: icon_of(_png(2**31 - 1, 2**31 - 1)),
+    "ico-bmp": lambda: icon_of(
+        struct.pack("<IiiHHIIiiII", 40, 30_000, 60_000, 1, 32, 0, 0, 0, 0, 0, 0) + bytes(1000)
+    ),
+    "jpeg-scans": lambda: jpeg_of_scans(4096, 1000),
+    "jpeg-pixels": lambda: jpeg_of_scans(65528, 2),
+    "jpeg-fill": lambda: b"\xff\xd8" + b"\xff" * 1_000_000 + jpeg_of_scans(8, 2)[2:],
+    "gif-comments": lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 500_000 + b"\0;",
+    "ppm-comment": lambda: b"P6 #" + b"a" * 1_000_000 + b"\n8 8 255\n" + bytes(192),
+    "jp2-pixels": lambda: _scaled(_flat("JPEG2000"), b"ihdr", 4, ">II"),
+    "jp2-codestream": lambda: _scaled(_flat("JPEG2000"), b"\xff\x51", 6, ">II"),
+    "avif-pixels": lambda: _scaled(_flat("AVIF"), b"ispe", 8, ">II"),
+    "webp-canvas": lambda: (
+        b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff\xff\xff" * 2 + bytes(8)
+    ),
+    "tiff-pixels": lambda: _flat("TIFF").replace(struct.pack("<I", 500), struct.pack("<I", 60_000)),
     "bmp-pixels": lambda: _patched(
         file_of(Image.new("RGB", (8, 8)), "BMP"), 18, struct.pack("<ii", 2**31 - 1, 2**31 - 1)
     ),

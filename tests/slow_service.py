@@ -7,14 +7,11 @@ A real process with everything of the real one but the model, whose capacity is 
 import time
 from collections.abc import Sequence
 
-import uvicorn
-
-from app import KEEP_ALIVE_S, create_app
+from app import serve
 from config import Settings, read
 from inference.backends.base import Embeddings
 from tests.fakes import FakeBackend
 from vectorizer import Vectorizer
-from web.logs import configure
 
 IMAGE_S = 0.02
 TEXT_S = 0.002
@@ -37,13 +34,4 @@ async def make_vectorizer(settings: Settings) -> Vectorizer:
 
 
 if __name__ == "__main__":
-    settings = read(Settings)
-    configure(settings)
-    uvicorn.run(
-        create_app(settings, make_vectorizer),
-        host=settings.host,
-        port=settings.port,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        log_config=None,
-        access_log=False,
-    )
+    serve(read(Settings), make_vectorizer)

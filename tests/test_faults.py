@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from inference.backends.base import Embeddings
 from inference.errors import DeviceLostError, DeviceMemoryError
 from tests.asgi import serving
 from tests.fakes import FakeBackend, vector_of
+from tests.pictures import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +41,14 @@ async def ask(client: httpx.AsyncClient, text: str) -> httpx.Response:
 async def probes(client: httpx.AsyncClient) -> tuple[int, int]:
     live, ready = [await client.get(f"/.well-known/{name}") for name in ("live", "ready")]
     return live.status_code, ready.status_code
+
+
+async def until(client: httpx.AsyncClient, wanted: tuple[int, int]) -> None:
+    for _ in range(1000):
+        if await probes(client) == wanted:
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
 
 
 @pytest.mark.parametrize(
@@ -99,9 +109,83 @@ async def test_ready_falls_while_batches_fail_and_rises_when_they_succeed_again(
         assert await probes(client) == (204, 503)
 
         backend.broken = False
-        for _ in range(100):  # nobody asks for vectors now: ready itself tries the model again
-            if await probes(client) == (204, 204):
-                break
-            await asyncio.sleep(0.01)
-        assert await probes(client) == (204, 204)
+        await until(client, (204, 204))  # nobody asks for vectors: ready tries the model itself
         assert (await ask(client, "text")).status_code == 200
+
+
+class FaultyEyes(FakeBackend):
+    """Fails on one colour, where a picture is scaled or where it is computed."""
+
+    poison = bytes((1, 2, 3))
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = where
+
+    def preprocess(self, image: Image.Image) -> bytes:
+        pixels = super().preprocess(image)
+        self._fail_on([pixels], "preprocess")
+        return pixels
+
+    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+        vectors = super().encode_image(batch)
+        self._fail_on(batch, "encode")
+        if self._where == "nan":
+            vectors[[pixels.startswith(self.poison) for pixels in batch]] = np.nan
+        return vectors
+
+    def _fail_on(self, batch: Sequence[bytes], where: str) -> None:
+        if where == self._where and any(pixels.startswith(self.poison) for pixels in batch):
+            raise MemoryError
+
+
+@pytest.mark.parametrize(("where", "status"), [("preprocess", 422), ("encode", 500), ("nan", 500)])
+async def test_a_poisonous_picture_harms_no_batch_mate(where: str, status: int) -> None:
+    backend = FaultyEyes(where)
+    backend.gate.clear()
+    colours = [(number, 0, 0) for number in range(8)] + [(1, 2, 3)]
+    async with serving(backend) as client:
+        asked = [
+            asyncio.create_task(
+                client.post("/vectorize", json={"images": [base64_of(plain(colour))]})
+            )
+            for colour in colours
+        ]
+        await asyncio.to_thread(backend.busy.wait, 10)
+        backend.gate.set()
+        *good, bad = await asyncio.gather(*asked)
+        assert await probes(client) == (204, 204)
+
+    assert bad.status_code == status
+    for colour, answer in zip(colours, good, strict=False):
+        wanted = vector_of(Image.new("RGB", (8, 8), colour).tobytes()).tolist()
+        assert answer.json()["imageVectors"] == [pytest.approx(wanted)]
+
+
+async def test_ready_falls_while_a_batch_hangs_and_rises_when_it_ends() -> None:
+    backend = FaultyBackend()
+    backend.gate.clear()
+    async with serving(backend, request_timeout_s=0.1) as client:
+        assert (await ask(client, "hangs")).status_code == 504
+        await until(client, (204, 503))
+        assert "has not ended" in (await client.get("/.well-known/ready")).json()["error"]
+
+        backend.gate.set()
+        await until(client, (204, 204))
+        assert (await ask(client, "again")).status_code == 200
+
+
+async def test_a_batch_of_one_that_the_device_does_not_hold_fails_alone() -> None:
+    class Tiny(FakeBackend):
+        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+            if len(texts) > 1 or texts[0] == "huge":
+                raise DeviceMemoryError("out of memory")
+            return super().encode_text(texts)
+
+    async with serving(Tiny()) as client:
+        both = [asyncio.create_task(ask(client, text)) for text in ("huge", "small")]
+        huge, small = await asyncio.gather(*both)
+        assert (await ask(client, "later")).status_code == 200
+        assert await probes(client) == (204, 204)
+
+    assert (huge.status_code, small.status_code) == (500, 200)

@@ -37,3 +37,14 @@ def test_a_service_that_shuts_down_is_unready_but_alive() -> None:
 
     assert health.unready == "shutting down"
     assert health.dead is None
+
+
+def test_a_batch_that_hangs_makes_it_unready_until_it_ends() -> None:
+    clock = iter([0.0, 45.0, 46.0, 46.0])  # when the batch begins, then for each question
+    health = Health(longest_batch_s=45, clock=clock.__next__)
+    with health.watched():
+        seen = [health.unready, health.unready]
+    seen.append(health.unready)
+
+    assert seen == [None, "a batch has not ended for 46 s", None]
+    assert health.dead is None

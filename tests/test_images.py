@@ -1,6 +1,7 @@
 import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from config import Settings
+from inference import image_files
 from inference.errors import ConfigurationError, InvalidInputError, RequestTooLargeError
 from inference.images import ImageReader, decode_base64
+from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks
 from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
 RAW = bytes(range(256))
@@ -178,3 +181,55 @@ def test_a_prefix_does_not_change_the_bytes() -> None:
 def test_a_format_that_does_not_exist_ends_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"no format is called JPG; Pillow knows .* JPEG"):
         ImageReader(replace(LIMITS, formats=("JPG", "PNG")))
+
+
+def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(PngImageFile, "load", never)
+
+    with pytest.raises(RequestTooLargeError, match="20000x20000 pixels are more"):
+        READER.open(icon_of(file_of(Image.new("1", (20_000, 20_000)))))
+
+
+def test_pixels_are_held_until_the_picture_is_let_go() -> None:
+    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100))
+    large = file_of(Image.new("L", (100, 100)))
+    with ThreadPoolExecutor(1) as pool:
+        with reader.opened(large):
+            other = pool.submit(reader.open, large)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.2)
+        assert other.result(timeout=10).size == (100, 100)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    assert READER.open(jpeg_of_scans(64, 99)).size == (64, 64)
+    with pytest.raises(InvalidInputError, match="a JPEG of more than 100 scans"):
+        READER.open(jpeg_of_scans(64, 101))
+
+
+def test_what_follows_a_jpeg_is_not_taken_for_its_scans() -> None:
+    film = b"\xff\xda\0\x02" * 1000  # a phone's moving picture
+
+    assert READER.open(file_of(Image.new("RGB", (8, 8)), "JPEG") + film).size == (8, 8)
+
+
+def test_a_file_that_takes_long_to_parse_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MAX_PARSE_S", 0.05)
+
+    with pytest.raises(InvalidInputError, match=r"takes over 0\.05 s to read"):
+        READER.open(png_of_chunks(100_000))
+
+
+@pytest.mark.parametrize("unit", ["A ", "QUJD\n", "😀", "é", "-_-_"])
+def test_no_base64_takes_long_to_judge(unit: str) -> None:
+    text = (unit * 10_000_000)[:10_000_000]
+    started_s = time.process_time()
+    with suppress(InvalidInputError):
+        decode_base64(text, 100_000_000)
+
+    assert time.process_time() - started_s < 0.5  # no other thread runs meanwhile

@@ -54,12 +54,15 @@ async def test_a_body_that_does_not_say_so_is_refused_as_it_grows() -> None:
     assert intake.budget.used == 0
 
 
-async def test_a_body_that_is_announced_holds_its_place_from_the_start() -> None:
+async def test_a_body_takes_its_place_as_it_arrives_and_not_by_its_announcement() -> None:
     intake = Intake(Settings(max_queue_bytes=100))
-    first = asyncio.create_task(intake.body_of(request_of(length=80)).__aenter__())
+    came = body(b"x" * 80, more=True)
+    first = asyncio.create_task(intake.body_of(request_of(came, length=90)).__aenter__())
     await asyncio.sleep(0)
 
-    with pytest.raises(QueueFullError):
+    async with intake.body_of(request_of(body(b"x" * 20), length=20)) as content:
+        assert len(content) == 20
+    with pytest.raises(QueueFullError):  # refused at once, before it is sent
         async with intake.body_of(request_of(length=30)):
             raise AssertionError
     first.cancel()

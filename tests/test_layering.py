@@ -17,6 +17,7 @@ ALLOWED = {
         "config",
         "inference.errors",
         "inference.load_log",
+        "inference.machine",
         "inference.metrics",
         "inference.record",
         "meta",
@@ -27,6 +28,7 @@ ALLOWED = {
         "web.logs",
         "web.observed",
         "web.page",
+        "web.protocol",
         "web.server",
         "web.wire",
     },
@@ -37,6 +39,7 @@ ALLOWED = {
     "web.observed": {"inference.record", "web.logs"},
     "web.server": set(),
     "web.page": set(),
+    "web.protocol": set(),
     "web.wire": {"inference.errors"},
     "vectorizer": LEAVES
     | BACKENDS
@@ -61,7 +64,8 @@ ALLOWED = {
     "inference.batcher": {"inference.errors"},
     "inference.admission": {"inference.errors"},
     "inference.health": {"inference.errors"},
-    "inference.images": {"inference.errors"},
+    "inference.images": {"inference.errors", "inference.image_files"},
+    "inference.image_files": {"inference.errors"},
     "inference.decoding": {"inference.errors", "inference.images", "inference.record"},
     "inference.vector_cache": {"inference.errors"},
     "inference.record": set(),

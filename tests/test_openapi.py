@@ -1,8 +1,10 @@
 """The service against its own description: every answer is one that it announces."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import given, settings
@@ -16,6 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from inference.errors import DeviceLostError
+from tests.asgi import serving
+from tests.fakes import FakeBackend
 from tests.golden_cases import GOLDEN
 from tests.service import running
 
@@ -55,3 +60,106 @@ def test_every_answer_is_one_that_the_description_announces(live_description: Ba
 
 def test_so_is_the_answer_to_what_the_description_forbids(live_description: BaseSchema) -> None:
     check_all(live_description["/vectorize"]["POST"], GenerationMode.NEGATIVE)
+
+
+def test_every_operation_of_the_description_was_tried(live_description: BaseSchema) -> None:
+    paths = {path for path, _ in live_description.items()}
+
+    assert paths == {
+        *("/vectorize", "/meta", "/metrics", "/"),
+        *("/.well-known/live", "/.well-known/ready"),
+    }
+
+
+async def refused(
+    settings: dict[str, Any], path: str = "/vectorize", **request: Any
+) -> httpx.Response:
+    method = "POST" if request else "GET"
+    async with serving(FakeBackend(), **settings) as client:
+        return await client.request(method, path, **request)
+
+
+async def late() -> httpx.Response:
+    backend = FakeBackend()
+    backend.gate.clear()
+    async with serving(backend, request_timeout_s=0.1) as client:
+        answer = await client.post("/vectorize", json={"texts": ["a"]})
+        backend.gate.set()
+    return answer
+
+
+async def crowded() -> httpx.Response:
+    backend = FakeBackend()
+    backend.gate.clear()
+    async with serving(backend, max_queue_items=1) as client:
+        first = asyncio.create_task(client.post("/vectorize", json={"texts": ["a"]}))
+        await asyncio.to_thread(backend.busy.wait, 10)
+        answer = await client.post("/vectorize", json={"texts": ["b"]})
+        backend.gate.set()
+        await first
+    return answer
+
+
+async def slow() -> httpx.Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    return await refused({"request_timeout_s": 0.1}, content=body())
+
+
+class Lost(FakeBackend):
+    def encode_text(self, texts: object) -> Any:
+        raise DeviceLostError("gone")
+
+
+async def lost(path: str) -> httpx.Response:
+    async with serving(Lost()) as client:
+        first = await client.post("/vectorize", json={"texts": ["a"]})
+        if path == "first":
+            return first
+        return await client.request("POST" if path == "/vectorize" else "GET", path, json={})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [401, 408, 413, 422, 429, 500, 503, 504])
+async def test_each_refusal_of_vectorize_is_described(status: int) -> None:
+    tokens = {"authentication_allowed_tokens": "a"}
+    refusals = {
+        401: lambda: refused(tokens, json={}),
+        408: slow,
+        413: lambda: refused({"max_request_items": 1}, json={"texts": ["a", "b"]}),
+        422: lambda: refused({}, json={"texts": 1}),
+        429: crowded,
+        500: lambda: lost("first"),
+        503: lambda: lost("/vectorize"),
+        504: late,
+    }
+    await assert_described(await refusals[status](), "/vectorize", status)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/meta", "/metrics", "/"])
+async def test_each_route_behind_a_token_is_described(path: str) -> None:
+    answer = await refused({"authentication_allowed_tokens": "a"}, path)
+    await assert_described(answer, path, 401)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/.well-known/live", "/.well-known/ready"])
+async def test_a_probe_that_fails_is_described(path: str) -> None:
+    await assert_described(await lost(path), path, 503)
+
+
+async def assert_described(answer: httpx.Response, path: str, status: int) -> None:
+    async with serving(FakeBackend()) as client:
+        schema = schemathesis.openapi.from_dict((await client.get("/openapi.json")).json())
+    method = answer.request.method
+    described = schema[path][method].definition.raw["responses"][str(status)]
+
+    assert answer.status_code == status
+    assert isinstance(answer.json()["error"], str)
+    assert list(described["content"]) == [answer.headers["content-type"]]
+    assert {name for name in described["headers"] if name not in answer.headers} == set()
+    answer.request = httpx.Request(method, answer.request.url)  # its body may have been a stream
+    schema[path][method].validate_response(answer)

@@ -59,14 +59,20 @@ async def soak(service: Service) -> tuple[list[tuple[float, float]], Counter[int
     known = await crowd.learn(service, items())
     stop = asyncio.Event()
     memory = asyncio.create_task(watch_memory(service, stop))
-    others = [asyncio.create_task(new_texts(service, stop))]
-    others.append(asyncio.create_task(crowd.bad(service, stop, seed=0)))
+    new = asyncio.create_task(new_texts(service, stop))
+    misdeeds = asyncio.create_task(crowd.bad(service, stop, seed=0))
     good = [asyncio.create_task(good_until(service, known, stop)) for _ in range(2)]
     await asyncio.sleep(SOAK_S)
     stop.set()
     answers = sum(await asyncio.gather(*good), Counter[int]())
-    await asyncio.gather(*others)
+    await asyncio.gather(new, misdeeds)
     return await memory, answers
+
+
+def figure(curve: list[tuple[float, float]]) -> str:
+    """Draw a line for every twentieth of the time, and a mark for every 20 MB."""
+    shown = curve[:: max(1, len(curve) // 20)]
+    return "\n".join(f"{s / 60:5.1f} min {mb:6.0f} MB {'#' * round(mb / 20)}" for s, mb in shown)
 
 
 @pytest.mark.long
@@ -79,8 +85,7 @@ def test_memory_comes_to_rest(tmp_path: Path) -> None:
         csv.writer(file).writerows([("seconds", "resident_mb"), *curve])
     memory_mb = [megabytes for _, megabytes in curve]
     third = len(memory_mb) // 3
-    shown = [round(megabytes) for megabytes in memory_mb[:: len(curve) // 12]]
-    print(f"{answers.total()} good answers; MB: {shown}")
+    print(f"{answers.total()} good answers\n{figure(curve)}")
 
     assert set(answers) == {200}
     assert max(memory_mb[2 * third :]) - max(memory_mb[third : 2 * third]) < GROWTH_MB

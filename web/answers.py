@@ -43,6 +43,16 @@ def answer(request: Request, error: ServiceError) -> Response:
     return _refuse(request, status, str(error), error.reason, _headers_of(error))
 
 
+def described_headers(status: int) -> dict[str, Any]:
+    """Describe for OpenAPI the headers that an answer above 399 brings."""
+    own = {401: "WWW-Authenticate", 429: "Retry-After"}.get(status)
+    return {
+        name: {"required": True, "schema": {"type": "string"}}
+        for name in ("X-Request-ID", own)
+        if name
+    }
+
+
 def _headers_of(error: ServiceError) -> dict[str, str]:
     if isinstance(error, QueueFullError):
         return {"Retry-After": str(error.retry_after_s)}

@@ -54,20 +54,22 @@ class Intake:
             raise ClientGoneError from error
 
     async def _read(self, request: Request, reservation: Reservation) -> bytearray:
-        declared = request.headers.get("content-length", "")
-        self._admit(int(declared) if declared.isdecimal() else 0, reservation)
+        announced = request.headers.get("content-length", "")
+        size = int(announced) if announced.isdecimal() else 0
+        self._check(size)
+        self.budget.check(size)  # it takes its place as it arrives: words alone keep nobody out
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            self._admit(len(body), reservation)
+            self._check(len(body))
+            reservation.grow_to(len(body))
         return body
 
-    def _admit(self, size: int, reservation: Reservation) -> None:
+    def _check(self, size: int) -> None:
         if size > self._max_bytes:
             raise RequestTooLargeError(
                 f"the request body has {size} bytes or more; at most {self._max_bytes} are allowed"
             )
-        reservation.grow_to(size)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -13,6 +13,10 @@ import uvicorn
 
 logger = logging.getLogger(__name__)
 
+# What was sent before the signal may still stand in the kernel's queues: a server that closes at
+# once resets it. So it listens for so long at least, and whatever came is read meanwhile.
+_LAST_ARRIVALS_S = 0.5
+
 
 class Server(uvicorn.Server):
     """uvicorn, but for the signals.
@@ -20,7 +24,7 @@ class Server(uvicorn.Server):
     Args:
         config: of uvicorn.
         on_drain: called when the first signal comes, while the server still listens.
-        drain_delay_s: how long it still listens.
+        drain_delay_s: how long it still listens, half a second at least.
     """
 
     def __init__(
@@ -50,7 +54,8 @@ class Server(uvicorn.Server):
     def _drain(self) -> None:
         logger.info("Stopping: requests in flight are answered first")
         self._on_drain()
-        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop_listening)
+        delay_s = max(self._drain_delay_s, _LAST_ARRIVALS_S)
+        asyncio.get_running_loop().call_later(delay_s, self._stop_listening)
 
     def _stop_listening(self) -> None:
         self.should_exit = True

@@ -11,7 +11,7 @@ import orjson
 from fastapi import Response
 from pydantic import BaseModel, Field
 
-from inference.errors import InvalidInputError
+from inference.errors import InvalidInputError, RequestTooLargeError
 
 EXAMPLE_IMAGE = (  # a red circle
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
@@ -37,6 +37,8 @@ class VectorizeRequest(msgspec.Struct):
     ] = None
 
 
+# A string takes 50 bytes and more, however short it is: 100 MB of them would grow to 2 GB.
+_MAX_QUOTES = 2_000_000
 _DECODER = msgspec.json.Decoder(VectorizeRequest)
 _EXAMPLE = {"texts": ["a red circle", "a big blue square"], "images": [EXAMPLE_IMAGE]}
 
@@ -66,7 +68,10 @@ def parse(body: bytes | bytearray) -> tuple[list[str], list[str]]:
 
     Raises:
         InvalidInputError: the body is not what it should be; the message says where.
+        RequestTooLargeError: it holds too many strings.
     """
+    if body.count(b'"') > _MAX_QUOTES:
+        raise RequestTooLargeError("the request body: it holds over a million strings", "body")
     try:
         wanted = _DECODER.decode(body)
     except msgspec.ValidationError as error:

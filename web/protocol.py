@@ -1,0 +1,84 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a body.
+
+uvicorn bounds neither the size of a request's head nor the time that it may take to come: a client
+that sent header lines for ever filled the memory, and one that sent nothing kept its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 65_536
+
+
+class Protocol(HttpToolsProtocol):
+    """Serves one connection; closes it where no whole head comes within the keep-alive time."""
+
+    _head_bytes = 0
+    _is_in_body = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came."""
+        if not self._is_in_body:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing() or not self._is_idle():
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.send_400_response(f"the request's head has over {MAX_HEAD_BYTES} bytes")
+        elif not self._deadline:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin with a request."""
+        self._stop_waiting()
+        self._head_bytes, self._is_in_body = 0, True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Hear that a request has come as a whole."""
+        self._is_in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as every error with JSON, and close."""
+        content = orjson.dumps({"error": msg})
+        head = (
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + content)
+        self.transport.close()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._deadline = self.loop.call_later(self.timeout_keep_alive, self._give_up)
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        logger.debug("A connection is closed: no request came")
+        self.transport.abort()
+
+    def _stop_waiting(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
