@@ -119,7 +119,8 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         default=0,
         ge=0,
-        description="seconds between SIGTERM, when `ready` turns 503, and the end of listening",
+        description="seconds between SIGTERM, when `ready` turns 503, and the end of listening; "
+        "half a second at least, for what was already sent",
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),
