@@ -29,6 +29,7 @@ from torchvision.transforms import Normalize
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
 from inference.backends.pixels import PixelsToNumbers, to_pixels
+from inference.backends.tokens import beginning
 from inference.backends.two_towers import TwoTowerBackend, describe, unit_length
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
@@ -169,12 +170,14 @@ class _TextTower:
     def __init__(self, model: Any, device: str) -> None:
         self.truncated_texts = 0
         self._tokenize = open_clip.get_tokenizer(_NAME)
-        self._padding = int(self._tokenize([""])[0, -1])
+        nothing = self._tokenize([""])[0]
+        self._length, self._padding = len(nothing), int(nothing[-1])
         self._encode = _text_network(model)
         self._device = device
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        ids = self._tokenize(list(texts))  # [n, context length], padded
+        texts = [beginning(text, self._length) for text in texts]
+        ids = self._tokenize(texts)  # [n, context length], padded
         self.truncated_texts += self._count_cut(texts, ids)
         return unit_length(self._encode(ids.to(self._device)))
 

@@ -23,7 +23,7 @@ from transformers import CLIPImageProcessorPil
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
 from inference.backends.pixels import PixelsToNumbers, Preprocess, resize_by_pillow
-from inference.backends.tokens import is_longer
+from inference.backends.tokens import beginning, is_longer
 from inference.backends.two_towers import TwoTowerBackend, checked_device, describe
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder
@@ -87,7 +87,9 @@ class _TextTower:
         self.model = model
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        features = self.model.preprocess(list(texts))
+        length = self.model.max_seq_length  # None: it reads a text of any length
+        texts = [beginning(text, length) if length else text for text in texts]
+        features = self.model.preprocess(texts)
         self.truncated_texts += self._count_cut(texts, features)
         on_device = {
             name: value.to(self.model.device) if isinstance(value, Tensor) else value
