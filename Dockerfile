@@ -2,6 +2,7 @@
 #
 #   docker build --build-arg CLIP_MODEL_NAME=clip-ViT-B-32 --build-arg TEXT_MODEL_NAME=clip-ViT-B-32 .
 #   ... --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu   without CUDA
+#   ... --build-arg RUNTIME=torch                                          for GPUs: nothing converted
 #   ... --secret id=hf_token,env=HF_TOKEN                                  for gated models
 ARG PYTHON_IMAGE=python:3.11-slim
 
@@ -49,6 +50,8 @@ ARG SIGLIP_MODEL_NAME=
 ARG SIGLIP_MODEL_REVISION=
 ARG COLPALI_ENGINE_MODEL_NAME=
 ARG TRUST_REMOTE_CODE=
+ARG TEXT_MODE=
+ARG RUNTIME=
 ARG HF_ENDPOINT=
 # Of an empty HF_ENDPOINT the hub's library would make no address at all.
 RUN --mount=type=secret,id=hf_token,uid=10001 \

@@ -58,8 +58,23 @@ class Settings(BaseSettings):
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
         default="cuda:0",
-        pattern=r"^cuda(:\d+)?$",
-        description="the GPU to use, where it is enabled",
+        pattern=r"^(all|cuda(:\d+)?(,\s*cuda:\d+)*)$",
+        description="the GPU to use, where it is enabled; several with commas between them, or "
+        "`all`: a copy of the model on each",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="`float32`: the reference's vectors; `bfloat16` (GPUs, and CPUs with AMX or "
+        "AVX512-BF16) and `float16` (GPUs): faster, and off by what the chapter Precision says",
+    )
+    runtime: Literal["openvino", "torch"] = Field(
+        default="openvino",
+        description="what computes on a CPU: `openvino`, from a model that is converted once, or "
+        "`torch`. GPUs are torch's",
+    )
+    runtime_cache_dir: Path | None = Field(
+        default=None,
+        description="folder for converted models; `converted` in `MODELS_DIR` where it is not set",
     )
     trust_remote_code: Switch = Field(
         default=False,

@@ -4,6 +4,7 @@
     environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
                                         save in the layout, load, embed <--'
                                         (a process without network) -----> into place
+                                        convert for OpenVINO (another) --> beside it
 
 Needs `config.py`, `catalogue.py`, `catalogue.json` and `inference/`, nothing else of the service,
 so that an image build can run it before the rest of the code is copied. The layouts are those of
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import catalogue
-from config import DownloadSettings, read
-from inference.errors import DownloadError, StartupError
+from config import DownloadSettings, Settings, forbid_hub_access, read
+from inference.backends.base import BackendOptions
+from inference.errors import ConversionError, DownloadError, StartupError
 from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
-from inference.model_folder import LAYOUTS, Family
+from inference.model_folder import LAYOUTS, Family, detect
 from inference.staging import RECORD, disk_fault, install, is_whole, staging, why, write_record
 
 logger = logging.getLogger(__name__)
@@ -261,6 +263,32 @@ def _answer_of(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return answer
 
 
+def convert(settings: DownloadSettings) -> None:
+    """Convert the model in the model folder for the runtime, so that no start needs to.
+
+    One that cannot be converted is told of and stays as it is: torch will serve it.
+
+    Raises:
+        ModelFolderError: there is no model.
+        ConfigurationError: a setting of the service has a value that does not fit.
+    """
+    service = read(Settings)
+    if service.runtime != "openvino":
+        return
+    from inference.backends.conversion import converted
+
+    options = BackendOptions(
+        text_mode=service.text_mode,
+        trust_remote_code=settings.trusts_remote_code,
+        cache_dir=service.runtime_cache_dir,
+    )
+    forbid_hub_access()
+    try:
+        converted(detect(settings.models_dir or Path("./models")), options)
+    except ConversionError as error:
+        logger.warning("Not converted for OpenVINO, so torch will serve it, slower: %s", error)
+
+
 def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
     """Let a tag of the catalogue name the model, in place of the environment.
 
@@ -283,12 +311,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--model", metavar="TAG", help="a tag of catalogue.json instead, into ./models/TAG"
     )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="fetch nothing: prepare the model that is there already for the CPU's runtime",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
     try:
         settings = read(DownloadSettings)
-        download(of_tag(settings, options.model) if options.model else settings)
+        settings = of_tag(settings, options.model) if options.model else settings
+        if not options.convert:
+            download(settings)
+        convert(settings)
     except StartupError as error:
         sys.exit(f"Fatal: {error}")
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ def meta(info: ModelInfo, cache: CacheStats) -> dict[str, object]:
             "family": info.family,
             "dimensions": info.dimensions,
             "parameters": info.parameters,
+            "runtime": info.runtime,
             "device": info.device,
             "precision": info.precision,
             "text_mode": info.text_mode,

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
-from inference.backends import load_backend
+from inference.backends import load_replicas
 from inference.backends.base import (
     BackendOptions,
     BackendStats,
@@ -59,38 +59,44 @@ class Vectors:
 
 
 class Vectorizer:
-    """Turns texts and images into vectors, for many callers at once, on one loaded model."""
+    """Turns texts and images into vectors, for many callers at once.
 
-    def __init__(self, backend: EmbeddingBackend, settings: Settings) -> None:
+    Args:
+        replicas: the loaded model, once for each device.
+        settings: the limits.
+
+    Attributes:
+        info: what is loaded.
+        health: whether it can do its work.
+    """
+
+    def __init__(self, replicas: Sequence[EmbeddingBackend], settings: Settings) -> None:
+        self.info = _info_of(replicas)
         self.health = Health(longest_batch_s=settings.request_timeout_s)
-        self._backend = backend
+        self._replicas = replicas
         self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
-        self._texts = self._lane("text", backend.encode_text)
-        self._images = self._lane("image", backend.encode_image)
+        self._texts = self._lane("text", [replica.encode_text for replica in replicas])
+        self._images = self._lane("image", [replica.encode_image for replica in replicas])
         threads = usable_cores()
         self._decoder = Decoder(
-            backend.preprocess,
-            _image_limits(settings, backend.info),
+            replicas[0].preprocess,
+            _image_limits(settings, self.info),
             threads=threads,
-            ahead=2 * settings.max_batch_size + threads,  # no more than keeps the model busy
+            # no more than keeps the model busy
+            ahead=2 * settings.max_batch_size * len(replicas) + threads,
         )
         self._trial: asyncio.Task[None] | None = None
 
-    def _lane(self, name: str, encode: Encode) -> Lane:
+    def _lane(self, name: str, encodes: Sequence[Encode]) -> Lane:
         return Lane(
             name,
-            encode,
+            encodes,
             self.health,
             max_batch_size=self._settings.max_batch_size,
             max_items=self._settings.max_queue_items,
             timeout_s=self._settings.request_timeout_s,
         )
-
-    @property
-    def info(self) -> ModelInfo:
-        """What is loaded."""
-        return self._backend.info
 
     @property
     def cache_stats(self) -> CacheStats:
@@ -99,8 +105,8 @@ class Vectorizer:
 
     @property
     def backend_stats(self) -> BackendStats:
-        """What the model counts, and the memory of its device."""
-        return self._backend.stats
+        """What the model counts, and the memory of its devices."""
+        return BackendStats.total([replica.stats for replica in self._replicas])
 
     @property
     def queue_items(self) -> Mapping[str, int]:
@@ -157,7 +163,7 @@ class Vectorizer:
 
     async def warmup(self) -> None:
         """Run both towers once with real shapes, so that the first request is not slow."""
-        blank = self._backend.preprocess(Image.new("RGB", (640, 480)))
+        blank = self._replicas[0].preprocess(Image.new("RGB", (640, 480)))
         for size in (1, 2):
             for lane, item in ((self._images, blank), (self._texts, "warm up")):
                 await asyncio.gather(*(lane.compute(item, Timings()) for _ in range(size)))
@@ -206,6 +212,11 @@ class Vectorizer:
         return np.stack(vectors)
 
 
+def _info_of(replicas: Sequence[EmbeddingBackend]) -> ModelInfo:
+    devices = ", ".join(replica.info.device for replica in replicas)
+    return replace(replicas[0].info, device=devices)
+
+
 def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
     formats = settings.image_formats
     return ImageLimits(
@@ -246,30 +257,40 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     forbid_hub_access()
     limit_compute_threads(usable_cores())
     keep_freed_memory()
-    backend = load_backend(folder, _backend_options(settings, folder))
-    vectorizer = Vectorizer(backend, settings)
+    options = backend_options(settings, folder)
+    vectorizer = Vectorizer(load_replicas(folder, options, devices(settings)), settings)
     await vectorizer.warmup()
     spare_the_collector()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
 
 
-def _backend_options(settings: Settings, folder: ModelFolder) -> BackendOptions:
+def devices(settings: Settings) -> str:
+    """Return the devices that the settings name, as `load_replicas` takes them."""
+    return settings.cuda_core if settings.enable_cuda else "cpu"
+
+
+def backend_options(settings: Settings, folder: ModelFolder) -> BackendOptions:
+    """Return how the settings, and what download.py left in the folder, want the model loaded."""
     baked = folder.trust_remote_code  # as download.py left it; it beats the variable
     return BackendOptions(
-        device=settings.cuda_core if settings.enable_cuda else "cpu",
         text_mode=settings.text_mode,
         trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
+        precision=settings.precision,
+        runtime=settings.runtime,
+        cache_dir=settings.runtime_cache_dir,
+        cores=usable_cores(),
     )
 
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:
     logger.info(
-        "Loaded %s%s: %d dimensions, %.1f million parameters, on %s in %s, texts %s, %.1f s",
+        "Loaded %s%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, %.1f s",
         info.family,
         " (the demo model: drawn shapes only, not for production)" if info.is_demo else "",
         info.dimensions,
         info.parameters / 1e6,
+        info.runtime,
         info.device,
         info.precision,
         "as trained" if info.text_mode == "trained" else "as in the reference",

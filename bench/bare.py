@@ -1,15 +1,17 @@
 """The driver's end of the bare model: what a loop is, and the process that runs it.
 
-Two loops matter. "Bare loop": the best batch size, which is the ceiling. "One at a time": batches
-of one, decoded and computed in turn, as by a service that holds one lock around a request.
+Two loops matter. "Bare loop": the best batch size, by the runtime and in the precision that are
+served, which is the ceiling. "One at a time": batches of one by eager torch in float32, decoded and
+computed in turn, as by a service that holds one lock around a request.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +40,10 @@ class Loop:
     seconds: float
     threads: int = 1
     size: Sequence[int] = inputs.SMALL
+
+
+# What "one at a time" is computed by, whatever is served.
+ONE_AT_A_TIME = {"RUNTIME": "torch", "PRECISION": "float32"}
 
 
 class LoopResult(NamedTuple):
@@ -90,12 +96,13 @@ class BareModel:
 
 
 @contextmanager
-def bare_model(folder: Path) -> Iterator[BareModel]:
-    """Load the model of a folder into a process of its own."""
-    with log_path("bare").open("w") as log:
+def bare_model(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[BareModel]:
+    """Load the model of a folder into a process of its own, as the settings say."""
+    with log_path("bare").open("a") as log:
         process = subprocess.Popen(
             (sys.executable, "-m", "bench.bare_worker", str(folder)),
             cwd=ROOT,
+            env={**os.environ, **(settings or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -23,11 +23,12 @@ from typing import Any
 from bench import inputs
 from bench.bare import Loop, LoopResult
 from config import Settings, forbid_hub_access, limit_compute_threads, read
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend
+from inference.backends import load_replicas
+from inference.backends.base import EmbeddingBackend
 from inference.images import ImageReader
 from inference.machine import keep_freed_memory, usable_cores
 from inference.model_folder import detect
+from vectorizer import backend_options, devices
 
 _BURN_IN_BATCHES = 1
 _LEAST_BATCHES = 2
@@ -40,8 +41,8 @@ def load(folder: Path) -> EmbeddingBackend:
     forbid_hub_access()
     limit_compute_threads(usable_cores())
     keep_freed_memory()
-    device = settings.cuda_core if settings.enable_cuda else "cpu"
-    return load_backend(detect(folder), BackendOptions(device, settings.text_mode))
+    model = detect(folder)
+    return load_replicas(model, backend_options(settings, model), devices(settings))[0]
 
 
 class BareModel:

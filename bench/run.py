@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 
 from bench import inputs, machine
-from bench.bare import BareModel, Loop, Modality, bare_model
+from bench.bare import ONE_AT_A_TIME, BareModel, Loop, Modality, bare_model
 from bench.client import Connection, Target
 from bench.figures import Figures
 from bench.load import Group, Measurement, closed_loop, open_loop
@@ -35,6 +35,9 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
     """Measure this tree's service on a model folder, beside the bare model."""
     figures = Figures()
     settings = {"MODELS_DIR": str(folder)}
+    _say("a first start, which converts the model where that was never done")
+    with running("service", settings=settings):
+        pass
     for _ in range(plan.starts - 1):
         _time_imports(figures)
         with running("service", settings=settings) as service:
@@ -44,10 +47,11 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
         running("service", settings=settings) as service,
         running("parse_only", _PARSE_ONLY) as parse_only,
         bare_model(folder) as bare,
+        bare_model(folder, ONE_AT_A_TIME) as one_at_a_time,
         _runner() as runner,
     ):
         figures.start_s.append(service.start_s)
-        beside = Beside(bare, plan, figures)
+        beside = Beside(bare, one_at_a_time, plan, figures)
         run = Run(service.target, api, plan, figures, runner, beside)
         watch = MemoryWatch(service.pid)
         run.rounds(parse_only.target)
@@ -71,8 +75,11 @@ def run_there(target: Target, api: Api, plan: Plan) -> Figures:
 class Beside:
     """The bare model's loops, measured around those of the service."""
 
-    def __init__(self, bare: BareModel, plan: Plan, figures: Figures) -> None:
+    def __init__(
+        self, bare: BareModel, one_at_a_time: BareModel, plan: Plan, figures: Figures
+    ) -> None:
         self._bare = bare
+        self._one_at_a_time = one_at_a_time
         self._figures = figures
         self._seconds, self._batches = plan.seconds, plan.batches
         self._best: dict[Modality, Loop] = {}
@@ -83,7 +90,7 @@ class Beside:
         best = self._tuned(modality)
         _say(f"bare model, {modality}")
         before = self._bare.run(best)
-        one = self._bare.run(replace(best, batch=1, threads=1))
+        one = self._one_at_a_time.run(replace(best, batch=1, threads=1))
         yield
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
@@ -93,8 +100,8 @@ class Beside:
         """Run the loops on images of another size."""
         bare = replace(self._tuned("images"), size=size)
         one = replace(bare, batch=1, threads=1)
-        for name, loop in (("bare", bare), ("one", one)):
-            self._figures.add_loop(f"{name}/{_name_of(size)}", self._bare.run(loop))
+        self._figures.add_loop(f"bare/{_name_of(size)}", self._bare.run(bare))
+        self._figures.add_loop(f"one/{_name_of(size)}", self._one_at_a_time.run(one))
 
     def _tuned(self, modality: Modality) -> Loop:
         if modality not in self._best:

@@ -88,7 +88,7 @@ def _images(backend: EmbeddingBackend) -> Iterator[Stage]:
     for count in BATCHES:
         batch = [pixels[i % len(pixels)] for i in range(count)]
         if count > 1:
-            yield Stage(f"stack {count}", partial(torch.stack, batch), count)
+            yield Stage(f"stack {count}", partial(np.stack, batch), count)
         yield Stage(
             f"stack and image forward, {count}", partial(backend.encode_image, batch), count
         )

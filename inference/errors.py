@@ -155,5 +155,9 @@ class DeviceUnavailableError(StartupError):
     """The device that was asked for is not there, or cannot run the model."""
 
 
+class ConversionError(StartupError):
+    """A model could not be converted for a runtime; another runtime can serve it."""
+
+
 class DownloadError(StartupError):
     """The model that was asked for could not be brought into the model folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +32,7 @@ class Lane:
 
     Args:
         name: of the lane, `text` or `image`.
-        encode: the model's function for a batch.
+        encodes: the model's function for a batch, one for each replica.
         health: hears how batches end.
         max_batch_size: most items in one batch.
         max_items: most items that wait or are computed.
@@ -41,7 +42,7 @@ class Lane:
     def __init__(
         self,
         name: str,
-        encode: Encode,
+        encodes: Sequence[Encode],
         health: Health,
         *,
         max_batch_size: int,
@@ -50,11 +51,14 @@ class Lane:
     ) -> None:
         self.hooks: list[BatchHook] = []
         self._name = name
-        self._encode = encode
+        self._replicas = len(encodes)
         self._health = health
         self._admission = Admission(max_items, timeout_s)
         self._batcher = Batcher[Any, _Encoded](
-            [self._run], max_batch_size=max_batch_size, name=name, observer=self._observe
+            [partial(self._run, encode) for encode in encodes],
+            max_batch_size=max_batch_size,
+            name=name,
+            observer=self._observe,
         )
 
     @property
@@ -85,15 +89,16 @@ class Lane:
         await self._batcher.aclose()
 
     def _observe(self, stats: BatchStats) -> None:
-        self._admission.observe(stats.run_s, stats.size)
+        # Replicas compute side by side: each batch takes the lane a share of its time.
+        self._admission.observe(stats.run_s / self._replicas, stats.size)
         for hook in self.hooks:
             hook(self._name, stats)
 
-    def _run(self, items: Sequence[Any]) -> list[_Encoded | Exception]:
+    def _run(self, encode: Encode, items: Sequence[Any]) -> list[_Encoded | Exception]:
         started_s = time.perf_counter()
         try:
             with self._health.watched():
-                rows = self._encode(items)
+                rows = encode(items)
         except Exception as error:
             self._health.batch_failed(error)
             raise

@@ -166,6 +166,7 @@ def _model_labels(info: ModelInfo) -> dict[str, str]:
         "family": info.family,
         "dimensions": str(info.dimensions),
         "parameters": str(info.parameters),
+        "runtime": info.runtime,
         "device": info.device,
         "precision": info.precision,
         "text_mode": info.text_mode,

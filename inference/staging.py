@@ -29,8 +29,12 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 
 
 @contextmanager
-def staging(root: Path) -> Iterator[Path]:
+def staging(root: Path, *, wait: bool = False) -> Iterator[Path]:
     """Give a folder inside `root` to write into; what is still in it at the end is deleted.
+
+    Args:
+        root: the folder that is to change.
+        wait: until another run that is writing has ended.
 
     Raises:
         DownloadError: another run is writing into `root`, or nobody can.
@@ -38,7 +42,7 @@ def staging(root: Path) -> Iterator[Path]:
     created = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _alone_in(root), _folder_in(root) as folder:
+        with _alone_in(root, wait=wait), _folder_in(root) as folder:
             yield folder
     except OSError as error:
         raise DownloadError(f"{root.absolute()} cannot be written: {why(error)}") from error
@@ -60,18 +64,18 @@ def _folder_in(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
+def _alone_in(root: Path, *, wait: bool) -> Iterator[None]:
     descriptor = os.open(root, os.O_RDONLY)  # the kernel lets the lock go when the process ends
     try:
-        _lock(descriptor, root)
+        _lock(descriptor, root, wait=wait)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, root: Path) -> None:
+def _lock(descriptor: int, root: Path, *, wait: bool) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         raise DownloadError(f"another download is writing into {root.absolute()}") from error
     except OSError as error:  # some network file systems know no locks

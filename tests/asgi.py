@@ -15,7 +15,7 @@ from vectorizer import Vectorizer
 @asynccontextmanager
 async def serving(backend: FakeBackend, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     async def make_vectorizer(settings: Settings) -> Vectorizer:
-        return Vectorizer(backend, settings)
+        return Vectorizer([backend], settings)
 
     app = create_app(Settings(**settings), make_vectorizer)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

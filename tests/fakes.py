@@ -27,6 +27,7 @@ class FakeBackend:
             family="fake",
             dimensions=DIMENSIONS,
             parameters=0,
+            runtime="torch",
             device="cpu",
             precision="float32",
             text_mode="trained",

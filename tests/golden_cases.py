@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend, TextMode
+from inference.backends.base import BackendOptions, EmbeddingBackend, Runtime, TextMode
 from inference.model_folder import detect
+from tests.service import CONVERTED
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = [
@@ -25,6 +26,7 @@ LAYOUTS = [
     "siglip1",
 ]
 MODES: list[TextMode] = ["trained", "reference"]
+RUNTIMES: list[Runtime] = ["openvino", "torch"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def vector_in(case: dict[str, Any]) -> np.ndarray | None:
 
 
 @lru_cache
-def golden_backend(layout: str, mode: TextMode) -> EmbeddingBackend:
-    return load_backend(detect(GOLDEN / layout), BackendOptions(text_mode=mode))
+def golden_backend(layout: str, mode: TextMode, runtime: Runtime = "torch") -> EmbeddingBackend:
+    options = BackendOptions(text_mode=mode, runtime=runtime, cache_dir=CONVERTED)
+    return load_backend(detect(GOLDEN / layout), options)
 
 
 def assert_same(vector: np.ndarray, case: Case) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+CONVERTED = ROOT / "build" / "test-converted"  # each model is converted once for all tests
 LAUNCHER = (sys.executable, "app.py")
 
 
@@ -25,7 +26,8 @@ def free_port() -> int:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    return {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    own = {"RUNTIME_CACHE_DIR": CONVERTED, **settings}
+    return {**os.environ, **{name: str(value) for name, value in own.items()}}
 
 
 @dataclass

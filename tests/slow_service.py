@@ -30,7 +30,7 @@ class SlowBackend(FakeBackend):
 
 
 async def make_vectorizer(settings: Settings) -> Vectorizer:
-    return Vectorizer(SlowBackend(), settings)
+    return Vectorizer([SlowBackend()], settings)
 
 
 if __name__ == "__main__":

@@ -300,9 +300,10 @@ class FixedBareModel(bare.BareModel):
 
 
 def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
-    model, figures, plan = FixedBareModel(), Figures(), replace(TINY, sizes=(OTHER_SIZE,))
+    figures, plan = Figures(), replace(TINY, sizes=(OTHER_SIZE,))
+    model, torch_model = FixedBareModel(), FixedBareModel()
     with serving(REFERENCE_ANSWER) as server, run._runner() as runner:
-        beside = run.Beside(model, plan, figures)
+        beside = run.Beside(model, torch_model, plan, figures)
         one = run.Run(server.target, wire.reference(), plan, figures, runner, beside)
         one.rounds(parse_only=server.target)
         one.larger_images()
@@ -310,6 +311,7 @@ def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
     assert [len(runs) for runs in figures.loops["bare/images"]] == [2]
     assert figures.settings["bare/images"] == {"batch": 8, "decode_threads": 1}
     assert figures.loop_rate("one/texts") == 10
+    assert {(loop.batch, loop.threads) for loop in torch_model.loops} == {(1, 1)}
     assert {"images/2", "texts/2", "open", "repeats", "parse only"} < figures.loads.keys()
     assert figures.rate_of_loop("64x48/16", "bare/64x48") > 0
     assert {tuple(loop.size) for loop in model.loops} == {inputs.SMALL, OTHER_SIZE}

@@ -47,6 +47,8 @@ def test_a_value_that_does_not_fit_names_its_variable(
 
 def shown(default: object) -> str:
     """Write a default as the README does."""
+    if default is None:
+        return ""
     if isinstance(default, tuple):
         return ",".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -60,9 +60,9 @@ EVERY_TAG = [
 
 
 def surroundings(hub_url: str, **variables: object) -> dict[str, str]:
-    """An environment with a hub; the tests' own has none."""
+    """An environment with a hub; the tests' own has none. What comes is not converted, in most."""
     online = {"HF_HUB_OFFLINE": 0, "TRANSFORMERS_OFFLINE": 0, "HF_HUB_DISABLE_PROGRESS_BARS": 0}
-    return environment(**{"HF_ENDPOINT": hub_url, **online, **variables})
+    return environment(**{"HF_ENDPOINT": hub_url, "RUNTIME": "torch", **online, **variables})
 
 
 def run(hub_url: str, *arguments: str, **variables: object) -> Answer:
@@ -326,6 +326,41 @@ def test_without_arguments_the_environment_names_the_model(openai_hub: Hub, tmp_
     assert openai_hub.tokens == {TOKEN}
     assert TOKEN not in answer.stderr + answer.stdout
     assert not any(TOKEN.encode() in raw for raw in content(tmp_path).values())
+
+
+def test_the_model_is_converted_once_for_the_runtime(openai_hub: Hub, tmp_path: Path) -> None:
+    variables = {"MODELS_DIR": tmp_path, "RUNTIME": "openvino", "RUNTIME_CACHE_DIR": "", **OPENAI}
+    answer = run(openai_hub.url, **variables)
+    assert answer.returncode == 0, answer.stderr
+    assert "Converted in" in answer.stderr
+    (made,) = (tmp_path / "converted").iterdir()
+    backend = load_backend(detect(tmp_path), BackendOptions(runtime="openvino"))
+    assert backend.info.runtime == "openvino"
+    for case in text_cases("openai", "trained"):
+        assert_same(backend.encode_text([case.content])[0], case)
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in made.iterdir())  # for any user
+
+    before = content(tmp_path)
+    again = run(openai_hub.url, **variables)
+    prepared = run("http://127.0.0.1:1", "--convert", **variables)  # a model that was copied there
+    assert (again.returncode, prepared.returncode) == (0, 0)
+    assert "Convert" not in again.stderr + prepared.stderr
+    assert content(tmp_path) == before
+
+
+def test_a_model_that_cannot_be_converted_is_there_all_the_same(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "siglip1", tmp_path, dirs_exist_ok=True)
+    variables = {"MODELS_DIR": tmp_path, "RUNTIME": "openvino"}
+    answer = run("http://127.0.0.1:1", "--convert", **variables)
+
+    assert answer.returncode == 0, answer.stderr
+    assert "torch will serve it, slower: its tokenizer" in answer.stderr
+
+
+def test_there_must_be_a_model_to_convert(tmp_path: Path) -> None:
+    answer = run("http://127.0.0.1:1", "--convert", MODELS_DIR=tmp_path, RUNTIME="openvino")
+
+    assert_failed(answer, "No model in")
 
 
 def run_by_its_first_line(folder: Path, hub_url: str, **variables: object) -> Answer:

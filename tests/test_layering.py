@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "open_clip", "sentence_transformers"}
+MODEL_LIBRARIES = {
+    *("torch", "torchvision", "transformers", "open_clip", "sentence_transformers"),
+    *("openvino", "tokenizers"),
+}
+# What a converted model is served by; they must do without torch and the families' libraries.
+LIGHT = (
+    *("base", "cleaning", "conversion", "faults", "mapped_files", "openvino_runtime"),
+    *("pixels", "precision", "resampling", "tokens", "two_towers"),
+)
 LEAVES = {"config", "inference.errors", "inference.model_folder"}
 BACKENDS = {"inference.backends", "inference.backends.base"}
 # What each module may import of this project; a name allows that module and nothing below it.
@@ -78,7 +86,12 @@ ALLOWED = {
     },
     "inference.backends.base": set(),
     "inference.backends": {
+        "inference.backends",  # its own modules, imported when they are chosen
         "inference.backends.base",
+        "inference.backends.openvino_runtime",
+        "inference.backends.precision",
+        "inference.backends.torch_devices",
+        "inference.backends.torch_runtime",
         "inference.errors",
         "inference.model_folder",
     },
@@ -116,8 +129,20 @@ def test_imports_point_down_only(module: str) -> None:
 def test_a_backend_knows_nothing_above_it(path: Path) -> None:
     imported = own_modules(imports_of(path))
 
-    below = {"inference.errors", "inference.model_folder"}
+    below = {"inference.errors", "inference.model_folder", "inference.staging"}
     assert {name for name in imported if not name.startswith("inference.backends")} <= below
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_serves_a_converted_model_imports_no_heavy_library(name: str) -> None:
+    imported = imports_of(ROOT / f"inference/backends/{name}.py")
+    own = {module.rpartition(".")[2] for module in own_modules(imported) if "backends." in module}
+
+    assert {module.split(".")[0] for module in imported} & MODEL_LIBRARIES <= {
+        "openvino",
+        "tokenizers",
+    }
+    assert own <= set(LIGHT)
 
 
 def test_model_libraries_are_imported_by_backends_only() -> None:

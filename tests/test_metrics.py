@@ -179,6 +179,7 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
         "family",
         "dimensions",
         "parameters",
+        "runtime",
         "device",
         "precision",
         "text_mode",

@@ -108,6 +108,16 @@ def test_a_hugging_face_text_tower_is_built_from_disk(foreign: tuple[Path, Any])
     np.testing.assert_allclose(load(root).encode_text(TEXTS), expected, atol=1e-5)
 
 
+def test_a_hugging_face_text_tower_can_be_converted(foreign: tuple[Path, Any]) -> None:
+    options = BackendOptions(runtime="openvino")
+    converted, original = load_backend(detect(foreign[0]), options), load(foreign[0])
+    texts = [*TEXTS, "word " * 200]
+
+    assert converted.info.runtime == "openvino"
+    np.testing.assert_allclose(converted.encode_text(texts), original.encode_text(texts), atol=1e-5)
+    assert converted.stats.truncated_texts == original.stats.truncated_texts == 1
+
+
 def test_texts_that_a_hugging_face_tower_cuts_are_counted(foreign: tuple[Path, Any]) -> None:
     backend = load(foreign[0])
     fits = " ".join(["a"] * (77 - 2))

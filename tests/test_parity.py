@@ -5,11 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from inference.backends.base import TextMode
+from inference.backends.base import Runtime, TextMode
 from tests.golden_cases import (
     GOLDEN,
     LAYOUTS,
     MODES,
+    RUNTIMES,
     assert_same,
     golden_backend,
     image_cases,
@@ -19,14 +20,16 @@ from tests.pictures import READER
 
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
+EVERY_RUNTIME = pytest.mark.parametrize("runtime", RUNTIMES)
 
 
+@EVERY_RUNTIME
 @EVERY_LAYOUT
 @EVERY_MODE
 def test_texts_have_the_recorded_vectors_alone_and_in_any_batch(
-    layout: str, mode: TextMode
+    layout: str, mode: TextMode, runtime: Runtime
 ) -> None:
-    backend = golden_backend(layout, mode)
+    backend = golden_backend(layout, mode, runtime)
     cases = text_cases(layout, mode)
     alone = [backend.encode_text([case.content])[0] for case in cases]
     for vector, case in zip(alone, cases, strict=True):
@@ -37,9 +40,12 @@ def test_texts_have_the_recorded_vectors_alone_and_in_any_batch(
     np.testing.assert_allclose(together, [alone[i] for i in order], rtol=0, atol=1e-5)
 
 
+@EVERY_RUNTIME
 @EVERY_LAYOUT
-def test_images_have_the_recorded_vectors_alone_and_in_any_batch(layout: str) -> None:
-    backend = golden_backend(layout, "trained")
+def test_images_have_the_recorded_vectors_alone_and_in_any_batch(
+    layout: str, runtime: Runtime
+) -> None:
+    backend = golden_backend(layout, "trained", runtime)
     cases = image_cases(layout)
     files = [(GOLDEN / "images" / case.content).read_bytes() for case in cases]
     pixels = [backend.preprocess(READER.open(raw)) for raw in files]

@@ -27,7 +27,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture
 async def vectorizer(backend: FakeBackend) -> AsyncIterator[Vectorizer]:
-    vectorizer = Vectorizer(backend, Settings())
+    vectorizer = Vectorizer([backend], Settings())
     yield vectorizer
     backend.gate.set()
     await vectorizer.aclose()
@@ -119,9 +119,9 @@ async def test_a_failure_of_the_model_is_raised(
     def fail(_: object) -> None:
         raise BackendError("no")
 
-    failing = Vectorizer(backend, Settings())
+    failing = Vectorizer([backend], Settings())
     monkeypatch.setattr(backend, "encode_text", fail)
-    broken = Vectorizer(backend, Settings())
+    broken = Vectorizer([backend], Settings())
 
     with pytest.raises(BackendError, match="no"):
         await broken.vectorize(["a"], [])

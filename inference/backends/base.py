@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL.Image import Image
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions]
 TextMode: TypeAlias = Literal["trained", "reference"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Runtime: TypeAlias = Literal["openvino", "torch"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,19 @@ class BackendOptions:
         text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
             container makes them.
         trust_remote_code: whether the model folder may run Python code of its own.
+        precision: to compute in; a device that cannot, or only slowly, computes in float32.
+        runtime: what computes; OpenVINO runs on the CPU only.
+        cache_dir: where models are kept that were converted for the runtime.
+        cores: how many the computation may use; None for all.
     """
 
     device: str = "cpu"
     text_mode: TextMode = "trained"
     trust_remote_code: bool = False
+    precision: Precision = "float32"
+    runtime: Runtime = "torch"
+    cache_dir: Path | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class ModelInfo:
         family: the model family, such as `SigLIP 2`.
         dimensions: length of every vector.
         parameters: number of weights in memory.
+        runtime: what computes.
         device: where they are.
         precision: the type they are computed in.
         text_mode: as in `BackendOptions`.
@@ -52,8 +64,9 @@ class ModelInfo:
     family: str
     dimensions: int
     parameters: int
+    runtime: Runtime
     device: str
-    precision: str
+    precision: Precision
     text_mode: TextMode
     image_px: int
     is_demo: bool
@@ -62,7 +75,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of a GPU, in bytes.
+    """Memory of a GPU, or of several together, in bytes.
 
     Attributes:
         allocated: that tensors of this process take.
@@ -86,6 +99,21 @@ class BackendStats:
 
     truncated_texts: int
     gpu_memory: GpuMemory | None
+
+    @classmethod
+    def total(cls, replicas: Sequence[BackendStats]) -> BackendStats:
+        """Add up what the replicas of a model have counted and take."""
+        gpus = [replica.gpu_memory for replica in replicas if replica.gpu_memory]
+        return cls(
+            truncated_texts=sum(replica.truncated_texts for replica in replicas),
+            gpu_memory=GpuMemory(
+                allocated=sum(gpu.allocated for gpu in gpus),
+                reserved=sum(gpu.reserved for gpu in gpus),
+                total=sum(gpu.total for gpu in gpus),
+            )
+            if gpus
+            else None,
+        )
 
 
 class EmbeddingBackend(Protocol):

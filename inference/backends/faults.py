@@ -6,30 +6,28 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-import torch
-
 from inference.errors import DeviceLostError, DeviceMemoryError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What torch's allocator for the CPU says; it raises a plain RuntimeError.
-_NO_CPU_MEMORY = "can't allocate memory"
+# What torch's allocators for GPU and CPU say, and OpenVINO's; all raise a RuntimeError.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 # After one of these a CUDA context answers nothing but the same error until its process ends.
 _LOST = ("CUDA error:", "cuDNN error:", "CUBLAS_STATUS_", "device-side assert")
 
 
-def told_apart(encode: Callable[P, R]) -> Callable[P, R]:
-    """Wrap an encode: raises DeviceMemoryError or DeviceLostError where those are what happened."""
+def told_apart(compute: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a computation: raises DeviceMemoryError or DeviceLostError where those happened."""
 
-    @wraps(encode)
+    @wraps(compute)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return encode(*args, **kwargs)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            return compute(*args, **kwargs)
+        except MemoryError as error:
             raise DeviceMemoryError(_first_line(error)) from error
         except RuntimeError as error:
-            if _NO_CPU_MEMORY in str(error):
+            if any(sign in str(error) for sign in _NO_MEMORY):
                 raise DeviceMemoryError(_first_line(error)) from error
             if any(sign in str(error) for sign in _LOST):
                 raise DeviceLostError(_first_line(error)) from error

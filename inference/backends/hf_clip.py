@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -24,13 +23,19 @@ from transformers import (
 
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
-from inference.backends.pixels import Preprocess, resize_by_torch
-from inference.backends.tokens import Tokenizer, pad_to_longest
-from inference.backends.two_towers import TokenTower, TwoTowerBackend, describe, unit_length
+from inference.backends.pixels import Geometry
+from inference.backends.tokens import Padding, TextRecipe
+from inference.backends.torch_runtime import (
+    Towers,
+    describe,
+    place,
+    preprocess_of,
+    unit_length,
+)
 from inference.model_folder import ModelFolder
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     """Load `openai_clip/` and `openai_clip_processor/`."""
     processors = folder.part("openai_clip_processor")
     tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
@@ -38,32 +43,30 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     config = hf.read_config(folder.part("openai_clip"))
     is_metaclip2 = _is_metaclip2(config, tokenizer)
     model = _load_model(folder, config, is_metaclip2, options)
-    preprocess = Preprocess.of_processor(processor, resize_by_torch)
+    geometry = Geometry.of_processor(processor, "torch")
     info = describe(
         folder,
         options,
         family="MetaCLIP 2" if is_metaclip2 else "OpenAI CLIP",
         dimensions=model.config.projection_dim,
-        image_px=preprocess.shorter_side_px,
+        image_px=geometry.shorter_side_px,
         networks=[model],
         config=hf.full_config(model),
     )
-    return TwoTowerBackend(
+    return hf.two_towers(
         info,
-        preprocess,
+        preprocess_of(geometry),
         hf.image_tower(model, processor, unit_length),
-        text_tower(model, tokenizer),
+        hf.TextNetwork(model, unit_length),
+        tokenizer,
+        _recipe(model, tokenizer),
     )
 
 
-def text_tower(model: Any, tokenizer: Any) -> TokenTower:
-    """Build the text tower; attention is causal, so what follows the end token changes nothing."""
-
-    def network(ids: Tensor) -> Tensor:
-        return unit_length(model.get_text_features(input_ids=ids).pooler_output)
-
-    tokenize = Tokenizer(tokenizer, model.config.text_config.max_position_embeddings)
-    return TokenTower(tokenize, pad_to_longest(tokenizer.pad_token_id), network, model.device)
+def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
+    # Attention is causal, so what follows the end token changes nothing.
+    padding = Padding("longest", tokenizer.pad_token_id)
+    return TextRecipe(model.config.text_config.max_position_embeddings, "nothing", padding)
 
 
 def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
@@ -87,4 +90,4 @@ def _load_model(
         config=kind_config.from_dict({**config, "model_type": kind_config.model_type}),
         **hf.load_options(),
     )
-    return hf.place(model, options.device)
+    return place(model, options)

@@ -10,52 +10,64 @@ before it converts to RGB.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
+import torch
 from open_clip import factory
 from open_clip.hf_model import HFTextEncoder
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import text_global_pool
 from PIL.Image import Image
 from torch import Tensor, nn
-from torchvision.transforms import Normalize
 
-from inference.backends import transformers_models as hf
-from inference.backends.base import BackendOptions
-from inference.backends.pixels import PixelsToNumbers, to_pixels
+from inference.backends import openclip_portable
+from inference.backends.base import BackendOptions, Embeddings
+from inference.backends.pixels import to_pixels
+from inference.backends.resampling import Pixels
 from inference.backends.tokens import beginning
-from inference.backends.two_towers import TwoTowerBackend, describe, unit_length
+from inference.backends.torch_devices import usable_dtype
+from inference.backends.torch_runtime import (
+    ImageTower,
+    PixelsToNumbers,
+    Portable,
+    TorchNetwork,
+    Towers,
+    describe,
+    place,
+    unit_length,
+)
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
 
 _NAME = "model-folder"  # under which open_clip knows the architecture of the folder
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     """Load `openclip/`."""
     description = _read_description(folder.part("openclip"))
-    model, transform = _load_model(description, options)
+    model, config = _load_model(description, options)
     info = describe(
         folder,
         options,
         family="OpenCLIP",
         dimensions=int(description.architecture["embed_dim"]),
-        image_px=_shorter_side(model.visual.image_size),
+        image_px=min(_pair(model.visual.image_size)),
         networks=[model],
         config=description.reference_config,
     )
-    *geometry, normalise = transform.transforms
-    return TwoTowerBackend(
+    tokenizer = open_clip.get_tokenizer(_NAME)
+    return Towers(
         info,
-        _Preprocess(geometry),
-        _ImageTower(model, normalise).to(options.device),
-        _TextTower(model, options.device),
+        _Preprocess(config),
+        _image_tower(model, config, options),
+        _TextTower(model, tokenizer, options.device),
+        lambda: _portable(model, config, tokenizer),
     )
 
 
@@ -131,7 +143,7 @@ def _on_disk(hub_name: str, path: Path) -> Path:
     return found
 
 
-def _load_model(description: _Description, options: BackendOptions) -> tuple[Any, Any]:
+def _load_model(description: _Description, options: BackendOptions) -> tuple[Any, PreprocessCfg]:
     # No public function registers an architecture that lies in memory, only one in a file.
     factory._MODEL_CONFIGS[_NAME] = description.architecture
     model = open_clip.create_model(
@@ -140,46 +152,57 @@ def _load_model(description: _Description, options: BackendOptions) -> tuple[Any
         force_preprocess_cfg=description.preprocess,
         device="cpu",
     )
-    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return hf.place(model, options.device), transform
+    return place(model, options), PreprocessCfg(**model.visual.preprocess_cfg)
+
+
+def _portable(model: Any, config: PreprocessCfg, tokenizer: Any) -> Portable:
+    length, padding = _length_and_padding(tokenizer)
+    is_blind = _is_blind_to_padding(model)
+    return Portable(
+        openclip_portable.geometry_of(config),
+        openclip_portable.vocabulary_of(tokenizer),
+        openclip_portable.recipe_of(tokenizer, length, padding, is_blind=is_blind),
+        _TextNetwork(model),
+    )
 
 
 class _Preprocess:
     """open_clip's own transform, ended at the pixels: the tower normalises them."""
 
-    def __init__(self, geometry: list[Callable[[Any], Any]]) -> None:
-        *self._steps, _to_tensor = geometry
+    def __init__(self, config: PreprocessCfg) -> None:
+        *self._steps, _to_tensor, _normalise = image_transform_v2(config, is_train=False).transforms
 
-    def __call__(self, image: Image) -> Tensor:
+    def __call__(self, image: Image) -> Pixels:
         for step in self._steps:
             image = step(image)
-        return to_pixels(image).contiguous()
+        return np.ascontiguousarray(to_pixels(image))
 
 
-class _ImageTower(nn.Module):
-    def __init__(self, model: Any, normalise: Normalize) -> None:
-        super().__init__()
-        self.model = model
-        self.numbers = PixelsToNumbers(list(normalise.mean), list(normalise.std))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return unit_length(self.model.encode_image(self.numbers(pixels)))
+def _image_tower(model: Any, config: PreprocessCfg, options: BackendOptions) -> nn.Module:
+    dtype = usable_dtype(options)
+    return ImageTower(
+        PixelsToNumbers(config.mean, config.std),
+        lambda numbers: model.encode_image(numbers.to(dtype)),
+        model,
+        unit_length,
+    ).to(options.device)
 
 
 class _TextTower:
-    def __init__(self, model: Any, device: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
         self.truncated_texts = 0
-        self._tokenize = open_clip.get_tokenizer(_NAME)
-        nothing = self._tokenize([""])[0]
-        self._length, self._padding = len(nothing), int(nothing[-1])
-        self._encode = _text_network(model)
-        self._device = device
+        self._tokenize = tokenizer
+        self._length, self._padding = _length_and_padding(tokenizer)
+        self._encode = TorchNetwork(_TextNetwork(model), device)
+        self._is_blind_to_padding = _is_blind_to_padding(model)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
         texts = [beginning(text, self._length) for text in texts]
         ids = self._tokenize(texts)  # [n, context length], padded
         self.truncated_texts += self._count_cut(texts, ids)
-        return unit_length(self._encode(ids.to(self._device)))
+        if self._is_blind_to_padding:
+            ids = ids[:, : int(_lengths(ids, self._padding).max())]
+        return self._encode(ids.numpy())
 
     def _count_cut(self, texts: Sequence[str], ids: Tensor) -> int:
         # The end token may be the padding too, so a full row shows in its last place but one.
@@ -191,40 +214,51 @@ class _TextTower:
         return bool(longer[-1] != self._padding or (longer[:-1] != ids).any())
 
 
-def _text_network(model: Any) -> Callable[[Tensor], Tensor]:
-    """Return the network over ids, which leaves out padding where that changes nothing."""
-    if isinstance(model, open_clip.CLIP) and model.text_pool_type == "argmax":
-        return partial(_encode_up_to_end_token, model)
-    if isinstance(getattr(model, "text", None), HFTextEncoder):
-        return partial(_encode_unpadded, model)
-    encode: Callable[[Tensor], Tensor] = model.encode_text
-    return encode
+def _length_and_padding(tokenizer: Any) -> tuple[int, int]:
+    nothing = tokenizer([""])[0]
+    return len(nothing), int(nothing[-1])
 
 
-def _encode_up_to_end_token(model: Any, ids: Tensor) -> Tensor:
-    # `CLIP.encode_text` computes all 77 positions. Attention is causal and the vector is read at
-    # the end token, so the positions after the longest text's end token change nothing.
-    length = int(ids.argmax(dim=-1).max()) + 1
-    ids = ids[:, :length]
-    x = model.token_embedding(ids) + model.positional_embedding[:length]  # [n, length, width]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    pooled = text_global_pool(model.ln_final(x), ids, model.text_pool_type)  # [n, width]
-    projection = model.text_projection
-    vectors: Tensor = (
-        projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
-    )
-    return vectors
+def _lengths(ids: Tensor, padding: int) -> Tensor:
+    """Return the number of tokens in each row, with an end token that is the padding too."""
+    places = torch.arange(1, ids.shape[1] + 1)
+    return ((ids != padding) * places).amax(dim=-1).add(1).clamp(max=ids.shape[1])
 
 
-def _encode_unpadded(model: Any, ids: Tensor) -> Tensor:
-    # A Hugging Face tower masks its padding, which stands on the right.
-    length = int((ids != model.text.config.pad_token_id).sum(dim=-1).max())
-    vectors: Tensor = model.encode_text(ids[:, :length])
-    return vectors
+def _is_blind_to_padding(model: Any) -> bool:
+    """Tell whether padding may be left out: it changes no vector, and costs time."""
+    # A plain CLIP is causal and read at its end token; a Hugging Face tower masks its padding.
+    plain = isinstance(model, open_clip.CLIP) and model.text_pool_type == "argmax"
+    return plain or isinstance(getattr(model, "text", None), HFTextEncoder)
 
 
-def _shorter_side(size: int | tuple[int, int]) -> int:
-    return size if isinstance(size, int) else min(size)
+class _TextNetwork(nn.Module):
+    """The text network: ids [n, length] -> [n, dim]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._is_plain = isinstance(model, open_clip.CLIP) and _is_blind_to_padding(model)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors = self._encode_plain(ids) if self._is_plain else self.model.encode_text(ids)
+        return unit_length(vectors.float())
+
+    def _encode_plain(self, ids: Tensor) -> Tensor:
+        # `CLIP.encode_text` takes all 77 positions, and no fewer.
+        model, length = self.model, ids.shape[1]
+        x = model.token_embedding(ids) + model.positional_embedding[:length]  # [n, length, width]
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        pooled = text_global_pool(model.ln_final(x), ids, model.text_pool_type)  # [n, width]
+        projection = model.text_projection
+        vectors: Tensor = (
+            projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        )
+        return vectors
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

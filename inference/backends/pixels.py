@@ -1,4 +1,4 @@
-"""From a decoded image to the 8-bit pixels of a tower's size, and on the device to its numbers.
+"""From a decoded image to the 8-bit pixels of a tower's size: [3, H, W] uint8.
 
 Pixels travel as uint8, a quarter of the bytes of float32; the normalisation is the tower's first
 step, on its device and for the whole batch. The results are those of the processor of the family's
@@ -8,67 +8,63 @@ own library, pixel for pixel, without its bookkeeping per call: 1.3 ms in place 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
-Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int], Tensor]  # size as (height, width)
+from inference.backends.resampling import Pixels
+from inference.backends.resampling import resize as resize_as_torch
 
-# torch warns that an image's memory is read-only; nothing here writes to it.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-_TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-
-
-def to_pixels(image: Image.Image) -> Tensor:
-    """Return an RGB image as a view: [3, H, W] uint8, channels last in memory."""
-    return torch.from_numpy(np.asarray(image)).permute(2, 0, 1)
+# An image, (height, width) and a filter of `PIL.Image.Resampling`.
+Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int], Pixels]
+Kernel: TypeAlias = Literal["pillow", "torch"]
 
 
-def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int) -> Tensor:
-    """Resize as torchvision does, and so transformers' default image processors.
-
-    Source: torchvision's `resize` hands uint8 images to this kernel as they are.
-    """
-    pixels = to_pixels(image)
-    if pixels.shape[1:] == size:
-        return pixels
-    mode = _TORCH_MODES[Image.Resampling(resample)]
-    return nn.functional.interpolate(pixels[None], size, mode=mode, antialias=True)[0]
+def to_pixels(image: Image.Image) -> Pixels:
+    """Return an image in RGB as a view: [3, H, W] uint8, channels last in memory."""
+    return np.asarray(_in_rgb(image)).transpose(2, 0, 1)
 
 
-def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int) -> Tensor:
-    """Resize as transformers' `...Pil` image processors do; differs by one level."""
+def _in_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int) -> Pixels:
+    """Resize as transformers' `...Pil` image processors do; differs from torch's kernel."""
     return to_pixels(image.resize((size[1], size[0]), Image.Resampling(resample)))
 
 
+KERNELS: dict[Kernel, Resize] = {"pillow": resize_by_pillow, "torch": resize_as_torch}
+
+
 @dataclass(frozen=True)
-class Preprocess:
-    """Resize and centre-crop as a transformers image processor is configured to.
+class Geometry:
+    """How an image gets to the size of its tower; it can be written as JSON.
 
     Attributes:
-        resize: the library that resizes; the two give slightly different pixels.
+        kernel: whose arithmetic resizes; it is part of a family's vectors.
         shortest_edge_px: scale so that the shorter side has this length, or
         size_px: scale to exactly this (height, width).
         crop_px: then cut this (height, width) out of the middle.
         resample: the filter, as a number of `PIL.Image.Resampling`.
+        as_torchvision: resize the image in its own mode and convert to RGB then, and round the
+            crop's place to even, as the transforms of torchvision do; transformers converts first
+            and rounds down.
     """
 
-    resize: Resize
+    kernel: Kernel
     shortest_edge_px: int | None
     size_px: tuple[int, int]
     crop_px: tuple[int, int] | None
     resample: int
+    as_torchvision: bool = False
 
     @classmethod
-    def of_processor(cls, processor: Any, resize: Resize) -> Preprocess:
-        """Read the geometry from a transformers image processor.
+    def of_processor(cls, processor: Any, kernel: Kernel) -> Geometry:
+        """Read it from a transformers image processor.
 
         Raises:
             ValueError: the processor is configured to do something else than resize and crop.
@@ -77,7 +73,7 @@ class Preprocess:
             raise ValueError("its image processor does not resize, rescale and normalise")
         size, crop = processor.size, processor.crop_size
         return cls(
-            resize=resize,
+            kernel=kernel,
             shortest_edge_px=size.get("shortest_edge"),
             size_px=(size.get("height") or 0, size.get("width") or 0),
             crop_px=(crop["height"], crop["width"]) if processor.do_center_crop else None,
@@ -89,13 +85,8 @@ class Preprocess:
         """Shorter side of a resized image."""
         return self.shortest_edge_px or min(self.size_px)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Convert to RGB, resize and crop: [3, H, W] uint8."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = self.resize(rgb, self._size_for(rgb), self.resample)
-        return self._crop(pixels).contiguous()
-
-    def _size_for(self, image: Image.Image) -> tuple[int, int]:
+    def size_for(self, image: Image.Image) -> tuple[int, int]:
+        """Return the (height, width) that an image is scaled to."""
         if self.shortest_edge_px is None:
             return self.size_px
         short, long = sorted(image.size)
@@ -103,28 +94,37 @@ class Preprocess:
         wide = image.width > image.height
         return (self.shortest_edge_px, scaled) if wide else (scaled, self.shortest_edge_px)
 
-    def _crop(self, pixels: Tensor) -> Tensor:
+    def crop(self, pixels: Pixels) -> Pixels:
+        """Cut the middle out; where the image is smaller, it gets black around it."""
         if self.crop_px is None:
             return pixels
-        height, width = self.crop_px
-        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-        if top < 0 or left < 0:  # the image is smaller: black around it
-            padding = (-left, width - pixels.shape[2] + left, -top, height - pixels.shape[1] + top)
-            return nn.functional.pad(pixels, padding)  # of negative numbers it crops
+        sides = zip(pixels.shape[1:], self.crop_px, strict=True)
+        starts = [self._middle(side - crop) for side, crop in sides]
+        if min(starts) < 0:
+            margins = [(max(-start, 0), max(-start, 0) + 1) for start in starts]
+            pixels = np.pad(pixels, [(0, 0), *margins])
+        (top, left), (height, width) = (max(start, 0) for start in starts), self.crop_px
         return pixels[:, top : top + height, left : left + width]
 
+    def _middle(self, excess: int) -> int:
+        return round(excess / 2) if self.as_torchvision else excess // 2
 
-class PixelsToNumbers(nn.Module):
-    """The first step of an image tower: [n, 3, H, W] uint8 to the same in normalised float32."""
 
-    def __init__(
-        self, mean: list[float], std: list[float], rescale_factor: float = 1 / 255
-    ) -> None:
-        super().__init__()
-        # (pixel * rescale - mean) / std, with the rescaling folded into the constants
-        self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1) / rescale_factor)
-        self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1) / rescale_factor)
+class Preprocess:
+    """Resizes and crops.
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch of pixels."""
-        return (pixels.float() - self.get_buffer("_mean")) / self.get_buffer("_std")
+    Args:
+        geometry: what is to be done.
+        resize: another implementation of the geometry's kernel.
+    """
+
+    def __init__(self, geometry: Geometry, resize: Resize | None = None) -> None:
+        self.geometry = geometry
+        self._resize = resize or KERNELS[geometry.kernel]
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Bring a decoded image to the size of the tower: [3, H, W] uint8."""
+        geometry = self.geometry
+        image = image if geometry.as_torchvision else _in_rgb(image)
+        pixels = self._resize(image, geometry.size_for(image), geometry.resample)
+        return np.ascontiguousarray(geometry.crop(pixels))

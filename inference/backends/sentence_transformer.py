@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import filecmp
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,27 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
 
 from inference.backends import transformers_models as hf
-from inference.backends.base import BackendOptions
-from inference.backends.pixels import PixelsToNumbers, Preprocess, resize_by_pillow
-from inference.backends.tokens import beginning, is_longer
-from inference.backends.two_towers import TwoTowerBackend, checked_device, describe
-from inference.errors import ModelFolderError
+from inference.backends.base import BackendOptions, Embeddings
+from inference.backends.pixels import Geometry
+from inference.backends.tokens import Padding, TextRecipe, beginning
+from inference.backends.torch_runtime import (
+    ImageTower,
+    PixelsToNumbers,
+    Portable,
+    TorchNetwork,
+    Towers,
+    as_they_are,
+    describe,
+    place,
+    preprocess_of,
+)
+from inference.errors import ConversionError, ModelFolderError
 from inference.model_folder import ModelFolder
 
 logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own line says it
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     """Load `clip/` and `text/`; equal folders are loaded once."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
     clip = _load_model(clip_path, options)
@@ -40,21 +50,22 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     processor = CLIPImageProcessorPil.from_pretrained(_network_folder(clip_path))
     if not shared:
         _drop_text_tower(clip)
-    preprocess = Preprocess.of_processor(processor, resize_by_pillow)
+    preprocess = preprocess_of(Geometry.of_processor(processor, "pillow"))
     info = describe(
         folder,
         options,
         family="sentence-transformers",
         dimensions=text.get_embedding_dimension() or 0,
-        image_px=preprocess.shorter_side_px,
+        image_px=preprocess.geometry.shorter_side_px,
         networks=[clip, text],
         config={"clip_model": _config(clip), "text_model": _config(text)},
     )
-    return TwoTowerBackend(
+    return Towers(
         info,
         preprocess,
-        _ImageTower(clip, processor).to(clip.device),
+        _image_tower(clip, processor),
         _TextTower(text),
+        lambda: _portable(text, preprocess.geometry),
     )
 
 
@@ -67,36 +78,29 @@ def same_content(first: Path, second: Path) -> bool:
     )
 
 
-class _ImageTower(nn.Module):
-    def __init__(self, model: SentenceTransformer, processor: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.numbers = PixelsToNumbers(
-            processor.image_mean, processor.image_std, processor.rescale_factor
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        features = {"pixel_values": self.numbers(pixels), "modality": "image"}
-        vectors: Tensor = self.model(features)["sentence_embedding"]
-        return vectors
+def _image_tower(model: SentenceTransformer, processor: Any) -> nn.Module:
+    network = _sentence_embedding(model)
+    numbers = PixelsToNumbers(processor.image_mean, processor.image_std, processor.rescale_factor)
+    return ImageTower(
+        numbers,
+        lambda values: network({"pixel_values": values, "modality": "image"}),
+        model,
+        as_they_are,
+    ).to(model.device)
 
 
 class _TextTower:
     def __init__(self, model: SentenceTransformer) -> None:
         self.truncated_texts = 0
         self.model = model
+        self._encode = TorchNetwork(_sentence_embedding(model), str(model.device))
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
         length = self.model.max_seq_length  # None: it reads a text of any length
         texts = [beginning(text, length) if length else text for text in texts]
         features = self.model.preprocess(texts)
         self.truncated_texts += self._count_cut(texts, features)
-        on_device = {
-            name: value.to(self.model.device) if isinstance(value, Tensor) else value
-            for name, value in features.items()
-        }
-        vectors: Tensor = self.model(on_device)["sentence_embedding"]
-        return vectors
+        return self._encode(features)
 
     def _count_cut(self, texts: Sequence[str], features: dict[str, Any]) -> int:
         # Models of the kind that reads a text of any length have neither.
@@ -104,18 +108,48 @@ class _TextTower:
         if length is None or mask is None:
             return 0
         full = (mask.sum(dim=-1) >= length).nonzero().flatten().tolist()
-        return sum(is_longer(self.model.tokenizer, texts[row], length) for row in full)
+        return sum(hf.is_longer(self.model.tokenizer, texts[row], length) for row in full)
+
+
+class _TextNetwork(nn.Module):
+    """The networks of a text model over ids and mask, for another runtime."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        features = {"input_ids": ids, "attention_mask": mask, "modality": "text"}
+        return _sentence_embedding(self.model)(features)
+
+
+def _sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
+    def network(features: dict[str, Any]) -> Tensor:
+        vectors: Tensor = model(features)["sentence_embedding"]
+        return vectors
+
+    return network
+
+
+def _portable(text: SentenceTransformer, geometry: Geometry) -> Portable:
+    length = text.max_seq_length
+    if length is None:
+        raise ConversionError("its text model says of no length how much it reads")
+    padding = Padding("longest", text.tokenizer.pad_token_id, masked=True)
+    lower = getattr(text[0], "do_lower_case", False)
+    recipe = TextRecipe(length, "lower" if lower else "nothing", padding)
+    return Portable(geometry, hf.vocabulary_of(text.tokenizer), recipe, _TextNetwork(text))
 
 
 def _load_model(path: Path, options: BackendOptions) -> SentenceTransformer:
     model = SentenceTransformer(
         str(path),
-        device=str(checked_device(options.device)),
+        device="cpu",
         local_files_only=True,
         trust_remote_code=options.trust_remote_code,
     )
-    hf.place(model, options.device)
-    return model
+    placed: SentenceTransformer = place(model, options)
+    return placed
 
 
 def _network_folder(path: Path) -> Path:

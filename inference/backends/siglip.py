@@ -13,19 +13,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import AutoTokenizer, SiglipImageProcessorPil, SiglipModel
 
 from inference.backends import transformers_models as hf
 from inference.backends.base import BackendOptions
-from inference.backends.pixels import Preprocess, resize_by_torch
-from inference.backends.tokens import Tokenizer, group_equal_lengths, pad_to
-from inference.backends.two_towers import TokenTower, TwoTowerBackend, as_they_are, describe
+from inference.backends.pixels import Geometry
+from inference.backends.tokens import Padding, TextRecipe
+from inference.backends.torch_runtime import (
+    Towers,
+    as_they_are,
+    describe,
+    place,
+    preprocess_of,
+)
 from inference.errors import ModelFolderError
 from inference.model_folder import ModelFolder, hub_snapshot
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     """Load `siglip/`, with its processor in a hub cache inside it or beside the weights."""
     processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
     tokenizer = AutoTokenizer.from_pretrained(
@@ -33,21 +38,23 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     )
     processor = SiglipImageProcessorPil.from_pretrained(processors, local_files_only=True)
     model = _load_model(folder.part("siglip"), options)
-    preprocess = Preprocess.of_processor(processor, resize_by_torch)
+    geometry = Geometry.of_processor(processor, "torch")
     info = describe(
         folder,
         options,
         family="SigLIP" if _is_siglip1(tokenizer) else "SigLIP 2",
         dimensions=model.config.text_config.projection_size,
-        image_px=preprocess.shorter_side_px,
+        image_px=geometry.shorter_side_px,
         networks=[model],
         config=hf.full_config(model),
     )
-    return TwoTowerBackend(
+    return hf.two_towers(
         info,
-        preprocess,
+        preprocess_of(geometry),
         hf.image_tower(model, processor, as_they_are),
-        _text_tower(model, tokenizer, options),
+        hf.TextNetwork(model, as_they_are),
+        tokenizer,
+        _recipe(model, tokenizer, options),
     )
 
 
@@ -58,22 +65,16 @@ def _load_model(path: Path, options: BackendOptions) -> Any:
             f"{path.absolute()} holds a model of type {model_type}; this version serves SigLIP and "
             "SigLIP 2 models with a fixed resolution (type siglip), not yet the NaFlex ones"
         )
-    return hf.place(SiglipModel.from_pretrained(path, **hf.load_options()), options.device)
+    return place(SiglipModel.from_pretrained(path, **hf.load_options()), options)
 
 
-def _text_tower(model: Any, tokenizer: Any, options: BackendOptions) -> TokenTower:
+def _recipe(model: Any, tokenizer: Any, options: BackendOptions) -> TextRecipe:
     # The vector is read at the last position and there is no mask, so padding is part of a text.
     length: int = model.config.text_config.max_position_embeddings
-
-    def network(ids: Tensor) -> Tensor:
-        vectors: Tensor = model.get_text_features(input_ids=ids).pooler_output
-        return vectors
-
     if options.text_mode == "reference":
-        tokenize = Tokenizer(tokenizer, length)
-        return TokenTower(tokenize, group_equal_lengths, network, model.device)
-    tokenize = Tokenizer(tokenizer, length, clean=str if _is_siglip1(tokenizer) else str.lower)
-    return TokenTower(tokenize, pad_to(length, tokenizer.pad_token_id), network, model.device)
+        return TextRecipe(length, "nothing", Padding("nothing"))
+    padding = Padding("length", tokenizer.pad_token_id, length)
+    return TextRecipe(length, "nothing" if _is_siglip1(tokenizer) else "lower", padding)
 
 
 def _is_siglip1(tokenizer: Any) -> bool:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Vocabulary
+
+from inference.backends.cleaning import CLEANING, Cleaning
 
 TokenIds: TypeAlias = list[list[int]]
-# Rows of the input and their ids, [rows, length] int64; together they cover every row once.
-Collate: TypeAlias = Callable[[TokenIds], list[tuple[list[int], Tensor]]]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+
+class Tokenize(Protocol):
+    """Turns texts into ids, cut to what the model reads, and counts those that were longer."""
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were cut."""
+        ...
+
+    def __call__(self, texts: Sequence[str], /) -> TokenIds:
+        """Tokenise."""
+        ...
 
 
 # No vocabulary's tokens are so long on average, and no model reads more than its places. A
@@ -35,66 +52,91 @@ def beginning(text: str, tokens: int) -> str:
     return text[:end]
 
 
-def is_longer(tokenizer: Any, text: str, length: int) -> bool:
-    """Tell whether a text has more tokens than `length`, by giving it room for one more."""
-    return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
+@dataclass(frozen=True)
+class TextRecipe:
+    """How texts become ids, beside the vocabulary; it can be written as JSON.
+
+    Attributes:
+        max_length: most tokens of a text.
+        cleaning: what is done to a text before.
+        padding: how the texts of a batch get one length.
+    """
+
+    max_length: int
+    cleaning: Cleaning
+    padding: Padding
 
 
 class Tokenizer:
-    """A transformers tokenizer that cuts at a length, with the end token kept, and counts the cuts.
+    """Tokenises by a vocabulary of the tokenizers library, which keeps the end token of a cut text.
 
     Args:
-        tokenizer: the transformers tokenizer.
-        max_length: most tokens of a text.
-        clean: what is done to a text before.
+        vocabulary: it is changed: it cuts from now on.
+        recipe: what is done.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, clean: Callable[[str], str] = str) -> None:
+    def __init__(self, vocabulary: Vocabulary, recipe: TextRecipe) -> None:
         self.truncated_texts = 0
-        self._tokenizer = tokenizer
-        self._max_length = max_length
-        self._clean = clean
+        vocabulary.no_padding()
+        vocabulary.enable_truncation(recipe.max_length)
+        self._vocabulary = vocabulary
+        self._max_length = recipe.max_length
+        self._clean = CLEANING[recipe.cleaning]
 
     def __call__(self, texts: Sequence[str]) -> TokenIds:
         """Tokenise."""
         clean = [self._clean(beginning(text, self._max_length)) for text in texts]
-        encoded = self._tokenizer(
-            clean, truncation=True, max_length=self._max_length, return_attention_mask=False
-        )
-        rows: TokenIds = list(encoded["input_ids"])
-        self.truncated_texts += sum(map(self._is_cut, clean, rows))
-        return rows
-
-    def _is_cut(self, text: str, ids: list[int]) -> bool:
-        # Only a text that takes every place can be a longer one, so few are tokenised twice.
-        return len(ids) == self._max_length and is_longer(self._tokenizer, text, self._max_length)
+        encodings: list[Encoding] = self._vocabulary.encode_batch_fast(clean)
+        self.truncated_texts += sum(bool(encoding.overflowing) for encoding in encodings)
+        return [encoding.ids for encoding in encodings]
 
 
-def pad_to(length: int, token_id: int) -> Collate:
-    """Pad every text to one length: for a tower that has learnt from padded texts."""
+class Collated(NamedTuple):
+    """Rows of the input, and what the network takes for them: ids, and a mask if it wants one.
 
-    def collate(ids: TokenIds) -> list[tuple[list[int], Tensor]]:
-        return [(list(range(len(ids))), _padded(ids, length, token_id))]
+    Each array is [rows, length] int64.
+    """
 
-    return collate
-
-
-def pad_to_longest(token_id: int) -> Collate:
-    """Pad to the longest of the batch: for a tower that is blind to what follows the end token."""
-
-    def collate(ids: TokenIds) -> list[tuple[list[int], Tensor]]:
-        return [(list(range(len(ids))), _padded(ids, max(map(len, ids)), token_id))]
-
-    return collate
+    rows: list[int]
+    arrays: tuple[Integers, ...]
 
 
-def group_equal_lengths(ids: TokenIds) -> list[tuple[list[int], Tensor]]:
-    """Pad nothing: for a tower that is not blind to padding, asked to see each text alone."""
+@dataclass(frozen=True)
+class Padding:
+    """How the texts of a batch get one length; it decides the vectors. It can be written as JSON.
+
+    Attributes:
+        to: `longest` of the batch, for a tower that is blind to what follows the end token;
+            `length`, for one that has learnt from padded texts; `nothing`, for one that is not
+            blind and is asked to see each text alone: texts of equal length go together.
+        token_id: of the padding.
+        length: where every text gets the same.
+        masked: whether the network takes a mask, 1 for a token and 0 for padding.
+    """
+
+    to: Literal["longest", "length", "nothing"]
+    token_id: int = 0
+    length: int = 0
+    masked: bool = False
+
+    def __call__(self, ids: TokenIds) -> list[Collated]:
+        """Collate; together the results cover every row once."""
+        if self.to == "nothing":
+            return [self._collated(ids, rows) for rows in _rows_of_equal_length(ids)]
+        return [self._collated(ids, list(range(len(ids))))]
+
+    def _collated(self, ids: TokenIds, rows: list[int]) -> Collated:
+        length = self.length if self.to == "length" else max(len(ids[row]) for row in rows)
+        padded = np.full((len(rows), length), self.token_id, np.int64)
+        mask = np.zeros_like(padded)
+        for place, row in enumerate(rows):
+            padded[place, : len(ids[row])] = ids[row]
+            mask[place, : len(ids[row])] = 1
+        return Collated(rows, (padded, mask) if self.masked else (padded,))
+
+
+def _rows_of_equal_length(ids: TokenIds) -> list[list[int]]:
     rows_by_length: dict[int, list[int]] = defaultdict(list)
     for row, row_ids in enumerate(ids):
         rows_by_length[len(row_ids)].append(row)
-    return [(rows, torch.tensor([ids[row] for row in rows])) for rows in rows_by_length.values()]
-
-
-def _padded(ids: TokenIds, length: int, token_id: int) -> Tensor:
-    return torch.tensor([row + [token_id] * (length - len(row)) for row in ids])
+    return list(rows_by_length.values())

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
 
-from inference.backends.pixels import PixelsToNumbers
-from inference.backends.two_towers import checked_device
+from inference.backends.base import ModelInfo
+from inference.backends.cleaning import CLEANING
+from inference.backends.pixels import Preprocess
+from inference.backends.tokens import TextRecipe, TokenIds, beginning
+from inference.backends.torch_runtime import (
+    ImageTower,
+    PixelsToNumbers,
+    Portable,
+    TorchNetwork,
+    Towers,
+)
+from inference.backends.two_towers import TokenTower
+from inference.errors import ConversionError
 
 transformers.logging.set_verbosity_error()  # its advice is for people who train
 transformers.utils.logging.disable_progress_bar()
@@ -24,34 +36,92 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def place(model: nn.Module, device: str) -> nn.Module:
-    """Make a model ready for inference in float32 on its device."""
-    return model.eval().requires_grad_(requires_grad=False).to(checked_device(device))
-
-
-def image_tower(
-    model: Any,
-    processor: Any,
-    finish: Callable[[Tensor], Tensor],
-) -> nn.Module:
+def image_tower(model: Any, processor: Any, finish: Callable[[Tensor], Tensor]) -> nn.Module:
     """Build the image tower: [n, 3, H, W] uint8 -> [n, dim]."""
+
+    def network(numbers: Tensor) -> Tensor:
+        features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
+        return features
+
     numbers = PixelsToNumbers(processor.image_mean, processor.image_std, processor.rescale_factor)
-    return _ImageTower(numbers, model, finish).to(model.device)
+    return ImageTower(numbers, network, model, finish).to(model.device)
 
 
-class _ImageTower(nn.Module):
-    def __init__(
-        self,
-        numbers: nn.Module,
-        model: Any,
-        finish: Callable[[Tensor], Tensor],
-    ) -> None:
+class TextNetwork(nn.Module):
+    """The network of a text tower: ids [n, length] -> [n, dim]."""
+
+    def __init__(self, model: Any, finish: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.numbers, self.model, self.finish = numbers, model, finish
+        self.model = model
+        self._finish = finish
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        features = self.model.get_image_features(pixel_values=self.numbers(pixels))
-        return self.finish(features.pooler_output)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed a batch of ids."""
+        return self._finish(self.model.get_text_features(input_ids=ids).pooler_output.float())
+
+
+class TransformersTokenizer:
+    """Tokenises by transformers: cuts with the end token kept, and counts the cuts.
+
+    Args:
+        tokenizer: transformers' own.
+        recipe: what is done.
+    """
+
+    def __init__(self, tokenizer: Any, recipe: TextRecipe) -> None:
+        self.truncated_texts = 0
+        self._tokenizer = tokenizer
+        self._max_length = recipe.max_length
+        self._clean = CLEANING[recipe.cleaning]
+
+    def __call__(self, texts: Sequence[str]) -> TokenIds:
+        """Tokenise."""
+        clean = [self._clean(beginning(text, self._max_length)) for text in texts]
+        encoded = self._tokenizer(
+            clean, truncation=True, max_length=self._max_length, return_attention_mask=False
+        )
+        rows: TokenIds = list(encoded["input_ids"])
+        self.truncated_texts += sum(map(self._is_cut, clean, rows))
+        return rows
+
+    def _is_cut(self, text: str, ids: list[int]) -> bool:
+        # Only a text that takes every place can be a longer one, so few are tokenised twice.
+        return len(ids) == self._max_length and is_longer(self._tokenizer, text, self._max_length)
+
+
+def is_longer(tokenizer: Any, text: str, length: int) -> bool:
+    """Tell whether a text has more tokens than `length`, by giving it room for one more."""
+    return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """Return a copy of what a transformers tokenizer is made of.
+
+    Raises:
+        ConversionError: it is not one of the tokenizers library.
+    """
+    vocabulary = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(vocabulary, Vocabulary):
+        raise ConversionError(f"its tokenizer ({type(tokenizer).__name__}) needs transformers")
+    return Vocabulary.from_str(vocabulary.to_str())
+
+
+def two_towers(
+    info: ModelInfo,
+    preprocess: Preprocess,
+    images: nn.Module,
+    texts: nn.Module,
+    tokenizer: Any,
+    recipe: TextRecipe,
+) -> Towers:
+    """Put the parts together for a model with one tokenizer of transformers."""
+
+    def portable() -> Portable:
+        return Portable(preprocess.geometry, vocabulary_of(tokenizer), recipe, texts)
+
+    network = TorchNetwork(texts, info.device)
+    tower = TokenTower(TransformersTokenizer(tokenizer, recipe), recipe.padding, network)
+    return Towers(info, preprocess, images, tower, portable)
 
 
 def full_config(model: Any) -> Mapping[str, object]:

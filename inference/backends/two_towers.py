@@ -1,31 +1,25 @@
-"""The shape that all families share: one tower for images, one for texts, on one device.
+"""The shape that all families share: one network for images, one for texts, whatever runs them.
 
-A family's module says how its towers are loaded and fed; this one runs them.
+A family's module says how its towers are loaded and fed, a runtime's how a network is computed;
+this one puts them together. It imports neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL.Image import Image
-from torch import Tensor, nn
 
-from inference.backends.base import (
-    BackendOptions,
-    BackendStats,
-    Embeddings,
-    GpuMemory,
-    ModelInfo,
-)
-from inference.backends.faults import told_apart
-from inference.backends.tokens import Collate, Tokenizer
-from inference.errors import DeviceUnavailableError
-from inference.model_folder import ModelFolder
+from inference.backends.base import BackendStats, Embeddings, GpuMemory, ModelInfo
+from inference.backends.resampling import Pixels
+from inference.backends.tokens import Padding, Tokenize
 
-ImageTower: TypeAlias = Callable[[Tensor], Tensor]  # [n, 3, H, W] uint8 -> [n, dim]
+# Arrays of n rows in, [n, dim] float32 out. Each is called by one thread at a time.
+Network: TypeAlias = Callable[..., Embeddings]
 
 
 class TextTower(Protocol):
@@ -36,141 +30,73 @@ class TextTower(Protocol):
         """How many texts were longer than it reads."""
         ...
 
-    def __call__(self, texts: Sequence[str], /) -> Tensor:
+    def __call__(self, texts: Sequence[str], /) -> Embeddings:
         """Embed texts: [n, dim]."""
         ...
 
 
-def unit_length(vectors: Tensor) -> Tensor:
-    """Scale each vector to length 1."""
-    return nn.functional.normalize(vectors, dim=-1)
-
-
-def as_they_are(vectors: Tensor) -> Tensor:
-    """Leave vectors at their own length, for families that do not normalise."""
-    return vectors
-
-
-def checked_device(name: str) -> torch.device:
-    """Return the device of that name.
-
-    Raises:
-        DeviceUnavailableError: it is not there, or this build of torch cannot use it.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceUnavailableError(
-            f"ENABLE_CUDA is on, but {name} is not there: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} GPUs. Give the container a GPU, or unset ENABLE_CUDA"
-        )
-    return device
-
-
 @dataclass(frozen=True)
 class TokenTower:
-    """A text tower: tokenise, collate, run the network over ids, put the rows back in order.
+    """A text tower: tokenise, pad, run the network over ids, put the rows back in order.
 
     Attributes:
-        network: ids [n, length] -> [n, dim], on `device`.
+        network: ids [n, length] int64, and a mask if the padding makes one -> [n, dim].
     """
 
-    tokenize: Tokenizer
-    collate: Collate
-    network: Callable[[Tensor], Tensor]
-    device: torch.device
+    tokenize: Tokenize
+    padding: Padding
+    network: Network
 
     @property
     def truncated_texts(self) -> int:
         """How many texts were longer than it reads."""
         return self.tokenize.truncated_texts
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: [n, dim]."""
-        batches = self.collate(self.tokenize(texts))
-        vectors = torch.cat([self.network(ids.to(self.device)) for _, ids in batches])
-        rows = torch.tensor([row for rows, _ in batches for row in rows])
-        return vectors[rows.argsort().to(self.device)]
+        batches = self.padding(self.tokenize(texts))
+        vectors = np.concatenate([self.network(*batch.arrays) for batch in batches])
+        return vectors[np.argsort([row for batch in batches for row in batch.rows])]
 
 
-def describe(
-    folder: ModelFolder,
-    options: BackendOptions,
-    family: str,
-    dimensions: int,
-    image_px: int,
-    networks: Sequence[nn.Module],
-    config: Mapping[str, object],
-) -> ModelInfo:
-    """Describe what was loaded; networks that share weights count them once."""
-    weights = {id(p): p.numel() for network in networks for p in network.parameters()}
-    return ModelInfo(
-        family=family,
-        dimensions=dimensions,
-        parameters=sum(weights.values()),
-        device=options.device,
-        precision="float32",
-        text_mode=options.text_mode,
-        image_px=image_px,
-        is_demo=folder.is_demo,
-        config=config,
-    )
+def no_gpu() -> None:
+    """Tell that there is no memory of a GPU."""
 
 
 class TwoTowerBackend:
-    """An `EmbeddingBackend` made of two towers."""
+    """An `EmbeddingBackend` made of two towers.
+
+    Args:
+        info: what is loaded.
+        preprocess: brings a decoded image to [3, H, W] uint8.
+        images: the network over [n, 3, H, W] uint8.
+        texts: the text tower.
+        gpu_memory: asks for the memory of the GPU, where there is one.
+    """
 
     def __init__(
         self,
         info: ModelInfo,
-        preprocess: Callable[[Image], Tensor],
-        image_tower: ImageTower,
-        text_tower: TextTower,
+        preprocess: Callable[[Image], Pixels],
+        images: Network,
+        texts: TextTower,
+        gpu_memory: Callable[[], GpuMemory | None] = no_gpu,
     ) -> None:
         self.info = info
-        self._preprocess = preprocess
-        self._device = torch.device(info.device)
-        self._image_tower = image_tower
-        self._text_tower = text_tower
-        self._cores = torch.get_num_threads()
+        self.preprocess = preprocess
+        self._images = images
+        self._texts = texts
+        self._gpu_memory = gpu_memory
 
     @property
     def stats(self) -> BackendStats:
         """What was counted, and what memory is in use, now."""
-        return BackendStats(self._text_tower.truncated_texts, _gpu_memory(self._device))
+        return BackendStats(self._texts.truncated_texts, self._gpu_memory())
 
-    # torch counts its threads for each thread that calls it. The pool that preprocesses is parallel
-    # by itself; a forward pass has the machine to itself.
-
-    def preprocess(self, image: Image) -> Tensor:
-        """Bring a decoded image to the size of the tower: [3, H, W] uint8."""
-        torch.set_num_threads(1)
-        return self._preprocess(image)
-
-    @told_apart
-    @torch.inference_mode()
-    def encode_image(self, batch: Sequence[Tensor]) -> Embeddings:
+    def encode_image(self, batch: Sequence[npt.NDArray[Any]]) -> Embeddings:
         """Embed preprocessed images, each [3, H, W] uint8: [n, dimensions] float32."""
-        torch.set_num_threads(self._cores)
-        return _on_cpu(self._image_tower(torch.stack(list(batch)).to(self._device)))
+        return self._images(np.stack(batch))
 
-    @told_apart
-    @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: [n, dimensions] float32."""
-        torch.set_num_threads(self._cores)
-        return _on_cpu(self._text_tower(texts))
-
-
-def _gpu_memory(device: torch.device) -> GpuMemory | None:
-    if device.type != "cuda":
-        return None
-    return GpuMemory(
-        allocated=torch.cuda.memory_allocated(device),
-        reserved=torch.cuda.memory_reserved(device),
-        total=torch.cuda.get_device_properties(device).total_memory,
-    )
-
-
-def _on_cpu(vectors: Tensor) -> Embeddings:
-    embeddings: Embeddings = vectors.float().cpu().numpy()
-    return embeddings
+        return self._texts(texts)

@@ -1,0 +1,158 @@
+"""A process of its own: a model folder -> the same model for OpenVINO, and the proof.
+
+    python -m inference.backends.converting < job.json      prints {} or {"error"}
+
+The proof embeds texts and pictures of many kinds by the family's own libraries and by what was
+made, and compares the vectors: whatever a family does that was not carried over shows here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from inference.backends import load_towers
+from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, TextMode
+from inference.backends.conversion import IMAGES, REFUSAL, TEXTS, VOCABULARY, Description
+from inference.backends.openvino_runtime import load_converted
+from inference.backends.tokens import Padding
+from inference.backends.torch_runtime import Portable, Towers, backend_of
+from inference.errors import ConversionError
+from inference.model_folder import detect
+
+LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
+
+_PROOF_TEXTS = (
+    "a photo of a cat",
+    "A Cat, sitting on a MAT; isn't it?",
+    "",
+    "  spaces\tand\nlines  ",
+    "Größe, naïveté, Ελληνικά, кириллица, 日本語, हिन्दी, العربية",
+    "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
+    "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
+    "word " * 300,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        root: the model folder.
+        target: the folder to write.
+        text_mode: as in `BackendOptions`.
+        trust: whether the model may run Python code of its own.
+    """
+
+    root: str
+    target: str
+    text_mode: TextMode
+    trust: bool
+
+
+def do(job: Job) -> None:
+    """Convert, and prove; or leave the reason why this model cannot be converted.
+
+    Raises:
+        StartupError: the folder cannot be loaded.
+    """
+    options = BackendOptions(text_mode=job.text_mode, trust_remote_code=job.trust)
+    towers = load_towers(detect(Path(job.root)), options)
+    target = Path(job.target)
+    target.mkdir()
+    try:
+        _write(towers, towers.portable(), target)
+        _prove(backend_of(towers), load_converted(target, options))
+    except ConversionError as error:
+        shutil.rmtree(target)
+        target.mkdir()
+        (target / REFUSAL).write_text(f"{error}\n", "utf-8")
+
+
+def _write(towers: Towers, portable: Portable, target: Path) -> None:
+    torch.backends.mha.set_fastpath_enabled(value=False)  # its fused operation cannot be converted
+    height, width = _pixels_of(towers).shape[1:]
+    pixels = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    _save(towers.images, (pixels,), [-1, 3, height, width], target / IMAGES)
+    ids, shape = _example_ids(portable.recipe.padding)
+    arrays = (ids, torch.ones_like(ids)) if portable.recipe.padding.masked else (ids,)
+    _save(portable.texts, arrays, shape, target / TEXTS)
+    portable.vocabulary.save(str(target / VOCABULARY))
+    Description(towers.info, portable.geometry, portable.recipe).write(target)
+
+
+def _pixels_of(towers: Towers) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return towers.preprocess(Image.new("RGB", (64, 48)))
+
+
+def _example_ids(padding: Padding) -> tuple[Tensor, list[int]]:
+    if padding.to == "length":
+        return torch.ones(2, padding.length, dtype=torch.long), [-1, padding.length]
+    return torch.ones(2, 7, dtype=torch.long), [-1, -1]
+
+
+def _save(network: nn.Module, example: Sequence[Tensor], shape: list[int], path: Path) -> None:
+    with torch.inference_mode():
+        model = ov.convert_model(network, example_input=tuple(example))
+    model.reshape(dict.fromkeys(range(len(example)), ov.PartialShape(shape)))
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+def _prove(original: EmbeddingBackend, made: EmbeddingBackend) -> None:
+    _compare("texts", original.encode_text(_PROOF_TEXTS), made.encode_text(_PROOF_TEXTS))
+    pictures = _proof_pictures()
+    expected, given = (
+        backend.encode_image([backend.preprocess(picture) for picture in pictures])
+        for backend in (original, made)
+    )
+    _compare("images", expected, given)
+
+
+def _compare(what: str, expected: Embeddings, given: Embeddings) -> None:
+    lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(given, axis=1)
+    cosines = np.einsum("ij,ij->i", expected.astype(np.float64), given) / (lengths[0] * lengths[1])
+    apart = float(np.abs(lengths[0] - lengths[1]).max())
+    if not (cosines.min() >= LEAST_COSINE and apart <= LENGTH_TOLERANCE * max(lengths[0].max(), 1)):
+        raise ConversionError(
+            f"the converted model's {what} differ from the original's: cosine {cosines.min():.7f}, "
+            f"lengths by {apart:.1g}"
+        )
+
+
+def _proof_pictures() -> list[Image.Image]:
+    """Draw noise and soft colours in many shapes and modes; always the same."""
+    random = np.random.default_rng(0)
+    pictures: list[Image.Image] = []
+    for number, (width, height) in enumerate(
+        [(640, 480), (300, 900), (900, 200), (64, 48), (223, 225), (500, 501)]
+    ):
+        grain = (height, width) if number % 2 else (6, 8)
+        values = random.integers(0, 256, (*grain, 4), dtype=np.uint8)
+        picture = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+        pictures.extend(picture.convert(mode) for mode in ("RGB", "RGBA", "L"))
+    return [*pictures, pictures[0].quantize(16), pictures[0].convert("1")]
+
+
+def main() -> None:
+    """Do the job that standard input describes; the last line of the output is the answer."""
+    answer = {}
+    try:
+        do(Job(**json.load(sys.stdin)))
+    except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
+        answer = {"error": str(error).strip().split("\n")[0] or type(error).__name__}
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The devices of torch: whether they are there, what they can compute in, and their memory."""
+
+from __future__ import annotations
+
+import torch
+
+from inference.backends.base import BackendOptions, GpuMemory, Precision
+from inference.backends.precision import usable
+from inference.errors import DeviceUnavailableError
+
+
+def check(name: str) -> None:
+    """Make sure that a device is there and that this build of torch runs on it.
+
+    Raises:
+        DeviceUnavailableError: otherwise.
+    """
+    device = torch.device(name)
+    if device.type != "cuda":
+        return
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailableError(
+            f"ENABLE_CUDA is on, but {name} is not there: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs. Give the container a GPU, or unset ENABLE_CUDA"
+        )
+    _try(device)
+
+
+def _try(device: torch.device) -> None:
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except RuntimeError as error:
+        major, minor = torch.cuda.get_device_capability(device)
+        raise DeviceUnavailableError(
+            f"{device}, a {torch.cuda.get_device_name(device)} (compute capability "
+            f"{major}.{minor}), cannot run torch {torch.__version__}, which is built for "
+            f"{', '.join(torch.cuda.get_arch_list())}: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def gpus(wanted: str) -> list[str]:
+    """Name the GPUs of CUDA_CORE: one, several with commas between them, or `all`.
+
+    Raises:
+        DeviceUnavailableError: `all`, and there is none.
+    """
+    if wanted != "all":
+        return [name.strip() for name in wanted.split(",")]
+    check("cuda:0")
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def usable_precision(options: BackendOptions) -> Precision:
+    """Return the precision asked for, or float32 where the device has no instructions for it."""
+    return usable(options.precision, precisions(options.device))
+
+
+def usable_dtype(options: BackendOptions) -> torch.dtype:
+    """Return the same as a type of torch."""
+    dtype: torch.dtype = getattr(torch, usable_precision(options))
+    return dtype
+
+
+def precisions(device: str) -> tuple[Precision, ...]:
+    """Return what a device computes in by instructions of its own."""
+    if torch.device(device).type == "cuda":
+        return ("float32", "float16", "bfloat16")
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("float32", "bfloat16") if fast else ("float32",)
+
+
+def describe(device: str) -> str:
+    """Name a device for a sentence."""
+    return "this CPU" if device == "cpu" else f"{device}, a {torch.cuda.get_device_name(device)},"
+
+
+def gpu_memory(device: str) -> GpuMemory | None:
+    """Ask for the memory of a GPU; None for another device."""
+    if torch.device(device).type != "cuda":
+        return None
+    return GpuMemory(
+        allocated=torch.cuda.memory_allocated(device),
+        reserved=torch.cuda.memory_reserved(device),
+        total=torch.cuda.get_device_properties(device).total_memory,
+    )

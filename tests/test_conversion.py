@@ -1,0 +1,184 @@
+"""A converted model is made once, proven, kept, and given up for torch where that fails."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.backends import converting, load_backend
+from inference.backends.base import BackendOptions
+from inference.backends.conversion import (
+    REFUSAL,
+    Description,
+    converted,
+    fingerprint,
+)
+from inference.errors import ConversionError
+from inference.model_folder import detect
+from tests.golden_cases import GOLDEN, LAYOUTS, assert_same, golden_backend, text_cases
+from tests.service import CONVERTED, ROOT
+
+OPENVINO = BackendOptions(runtime="openvino", cache_dir=CONVERTED)
+SERVED = {layout: "torch" if layout == "siglip1" else "openvino" for layout in LAYOUTS}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_which_runtime_serves_a_family(layout: str) -> None:
+    info = golden_backend(layout, "trained", "openvino").info
+    by_torch = golden_backend(layout, "trained", "torch").info
+
+    assert info.runtime == SERVED[layout]
+    assert replace(info, runtime="torch") == by_torch
+
+
+def test_serving_a_converted_model_loads_neither_torch_nor_the_families_libraries() -> None:
+    golden_backend("openai", "trained", "openvino")  # converts it, if nobody has
+    program = """
+import sys
+from pathlib import Path
+from PIL import Image
+from inference.backends import load_backend
+from inference.backends.base import BackendOptions
+from inference.model_folder import detect
+options = BackendOptions(runtime="openvino", cache_dir=Path(sys.argv[2]))
+backend = load_backend(detect(Path(sys.argv[1])), options)
+backend.encode_text(["a"])
+backend.encode_image([backend.preprocess(Image.new("RGB", (64, 48)))])
+heavy = {"torch", "torchvision", "transformers", "open_clip", "sentence_transformers"}
+print(sorted(heavy & set(sys.modules)), sys.modules["openvino_telemetry"])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program, GOLDEN / "openai", CONVERTED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert answer.stdout.strip() == "[] None"
+
+
+def test_a_change_of_the_model_is_noticed(model: Path) -> None:
+    before = fingerprint(detect(model))
+    assert before == fingerprint(detect(GOLDEN / "openai"))
+    weights = model / "openai_clip/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    changed = fingerprint(detect(model))
+    (model / "openai_clip_processor/more.txt").touch()
+
+    assert len({before, changed, fingerprint(detect(model))}) == 3
+
+
+def test_what_was_described_is_read_as_it_was_written(tmp_path: Path) -> None:
+    described = Description.read(converted(detect(GOLDEN / "openai"), OPENVINO))
+    described.write(tmp_path)
+
+    assert Description.read(tmp_path) == described
+    assert described.geometry.crop_px is not None
+    assert isinstance(described.geometry.crop_px, tuple)
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a folder that nobody may write"])
+def test_where_nothing_can_be_kept_torch_serves_and_the_log_says_so(
+    tmp_path: Path, obstacle: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    if obstacle == "a file":
+        cache.touch()
+    else:
+        cache = Path("/proc/converted")  # root may write everywhere else
+    options = replace(OPENVINO, cache_dir=cache)
+    backend = load_backend(detect(GOLDEN / "openai"), options)
+
+    assert backend.info.runtime == "torch"
+    case = text_cases("openai", "trained")[0]
+    assert_same(backend.encode_text([case.content])[0], case)
+    (warning,) = [one.message for one in caplog.records if one.levelno == logging.WARNING]
+    assert "Not served by OpenVINO but by torch" in warning
+    assert f"{cache} cannot be written" in warning
+    assert "RUNTIME_CACHE_DIR" in warning
+
+
+def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = converted(detect(GOLDEN / "openai"), OPENVINO)
+    shutil.copytree(good, tmp_path / good.name)
+    (tmp_path / good.name / "images.bin").write_bytes(b"cut")
+    backend = load_backend(detect(GOLDEN / "openai"), replace(OPENVINO, cache_dir=tmp_path))
+
+    assert backend.info.runtime == "torch"
+    assert f"{tmp_path / good.name} cannot be loaded, delete it" in caplog.text
+
+
+def test_a_refusal_is_kept_so_that_no_start_tries_again() -> None:
+    golden_backend("siglip1", "trained", "openvino")
+    with pytest.raises(ConversionError, match="SiglipTokenizer"):
+        converted(detect(GOLDEN / "siglip1"), OPENVINO)
+    folder = next(CONVERTED.glob(f"siglip-trained-{fingerprint(detect(GOLDEN / 'siglip1'))[:16]}"))
+
+    assert [path.name for path in folder.iterdir()] == [REFUSAL]
+
+
+def test_what_differs_from_the_original_is_refused() -> None:
+    original = golden_backend("openai", "trained")
+    vectors = original.encode_text(["a cat", "a dog"])
+    converting._compare("texts", vectors, vectors)
+    with pytest.raises(ConversionError, match="texts differ from the original's: cosine"):
+        converting._compare("texts", vectors, vectors[::-1])
+    with pytest.raises(ConversionError, match=r"lengths by 0\.001"):
+        converting._compare("texts", vectors, vectors * np.float32(1.001))
+
+
+def test_the_proof_sees_a_wrong_recipe() -> None:
+    """SigLIP 2's two modes: texts lower-cased and padded, or as they are."""
+    trained = golden_backend("siglip", "trained", "openvino")
+    reference = golden_backend("siglip", "reference")
+    with pytest.raises(ConversionError, match="texts differ"):
+        converting._prove(reference, trained)
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_a_start_would_take(tmp_path: Path) -> None:
+    leftover = tmp_path / ".download-killed" / "openai-trained-0"
+    leftover.mkdir(parents=True)
+    job = {"root": "nowhere", "target": str(tmp_path / "x"), "text_mode": "trained", "trust": False}
+    answer = subprocess.run(
+        [sys.executable, "-m", "inference.backends.converting"],
+        cwd=ROOT,
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "No model in" in json.loads(answer.stdout.splitlines()[-1])["error"]
+    assert not (tmp_path / "x").exists()
+    load_backend(detect(GOLDEN / "siglip1"), replace(OPENVINO, cache_dir=tmp_path))
+    assert not leftover.exists()
+
+
+def test_the_environment_needs_no_openvino(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delitem(sys.modules, "inference.backends.openvino_runtime")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    import inference.backends
+
+    monkeypatch.delattr(inference.backends, "openvino_runtime")
+    backend = load_backend(detect(GOLDEN / "openai"), OPENVINO)
+
+    assert backend.info.runtime == "torch"
+    assert "import of openvino halted" in caplog.text

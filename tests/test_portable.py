@@ -1,0 +1,97 @@
+"""What a converted model does in place of a library, held against the library."""
+
+import random
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip import tokenizer as texts
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from inference.backends import openclip_portable
+from inference.backends.pixels import Preprocess
+from inference.backends.tokens import Tokenizer
+from inference.errors import ConversionError
+from tests.golden_cases import text_cases
+from tests.hub_models import make_tower
+
+ALPHABETS = [
+    "abcdefghijklmnopqrstuvwxyz' ",
+    "ABCxyzÄÖÜßéñİıſﬁ’“”…—–_-.,;:!?()[]{}<>&#@/\\|~^*+=%$€ ",  # noqa: RUF001 - as people type
+    "漢字かなカナ한국어العربيةעבריתไทยहिन्दी ",
+    "0123456789½²٣४ ",
+    "\t\n\r\x0b\u00a0\u2003\u200b\u200d\ufeff ",
+    "😀👩‍👩‍👧🏳️‍🌈é‍ ",
+]
+SAYINGS = [
+    "",
+    "it's we're I'LL they'd DON'T can't've",
+    "&amp;lt;b&amp;gt; &quot;x&quot; &#39; &nbsp;",
+    "â€œmojibakeâ€\x9d schÃ¶n",
+    "a<start_of_text>b <end_of_text> c",
+    "word " * 200,
+    "x" * 500,
+]
+
+
+def sayings() -> list[str]:
+    """Return texts of every kind, among them random ones from a fixed seed."""
+    generator = random.Random(3)
+    mixed = ["".join(generator.choices("".join(ALPHABETS), k=60)) for _ in range(150)]
+    plain = ["".join(generator.choices(one, k=40)) for one in ALPHABETS for _ in range(15)]
+    recorded = [case.content for case in text_cases("openclip", "trained")]
+    return [*SAYINGS, *recorded, *plain, *mixed]
+
+
+@pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
+def test_open_clips_own_tokenizer_is_described_exactly(clean: str) -> None:
+    library = texts.SimpleTokenizer(clean=clean)
+    recipe = openclip_portable.recipe_of(library, 77, 0, is_blind=False)
+    tokenizer = Tokenizer(openclip_portable.vocabulary_of(library), recipe)
+
+    for text in sayings():
+        expected = library([text])[0].tolist()
+        (collated,) = recipe.padding(tokenizer([text]))
+        assert collated.arrays[0][0].tolist() == expected, repr(text)
+
+
+@pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])
+def test_a_hugging_face_tokenizer_in_open_clip_is_described_exactly(
+    tmp_path_factory: pytest.TempPathFactory, clean: str
+) -> None:
+    tower = make_tower(tmp_path_factory.mktemp("tower") / "xlm")
+    library = texts.HFTokenizer(str(tower), context_length=20, clean=clean)
+    recipe = openclip_portable.recipe_of(
+        library, 20, library.tokenizer.pad_token_id, is_blind=False
+    )
+    tokenizer = Tokenizer(openclip_portable.vocabulary_of(library), recipe)
+
+    for text in sayings():
+        (collated,) = recipe.padding(tokenizer([text]))
+        assert collated.arrays[0][0].tolist() == library([text])[0].tolist(), repr(text)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_open_clips_transform_is_described_exactly(mode: str, resize_mode: str) -> None:
+    config = PreprocessCfg(size=48, resize_mode=resize_mode)
+    *steps, to_tensor, _ = image_transform_v2(config, is_train=False).transforms
+    preprocess = Preprocess(openclip_portable.geometry_of(config))
+    for width, height in [(64, 48), (48, 48), (101, 60), (60, 101), (7, 33), (500, 499)]:
+        levels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture = Image.fromarray(levels).convert("L" if mode == "I;16" else mode).convert(mode)
+        expected = picture
+        for step in steps:
+            expected = step(expected)
+        pixels = torch.from_numpy(preprocess(picture))
+        torch.testing.assert_close(pixels.float() / 255, to_tensor(expected))
+
+
+def test_what_cannot_be_described_says_why() -> None:
+    with pytest.raises(ConversionError, match="mode 'longest'"):
+        openclip_portable.geometry_of(PreprocessCfg(resize_mode="longest"))
+    with pytest.raises(ConversionError, match="SimpleTokenizer"):
+        openclip_portable.vocabulary_of(texts.SimpleTokenizer(reduction_mask="simple"))
+    assert open_clip.tokenizer is texts
