@@ -25,7 +25,6 @@ from tests.golden_cases import GOLDEN, LAYOUTS, assert_same, golden_backend, tex
 from tests.service import CONVERTED, ROOT
 
 OPENVINO = BackendOptions(runtime="openvino", cache_dir=CONVERTED)
-SERVED = {layout: "torch" if layout == "siglip1" else "openvino" for layout in LAYOUTS}
 
 
 @pytest.fixture
@@ -34,11 +33,11 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_which_runtime_serves_a_family(layout: str) -> None:
+def test_every_family_is_converted(layout: str) -> None:
     info = golden_backend(layout, "trained", "openvino").info
     by_torch = golden_backend(layout, "trained", "torch").info
 
-    assert info.runtime == SERVED[layout]
+    assert info.runtime == "openvino"
     assert replace(info, runtime="torch") == by_torch
 
 
@@ -124,13 +123,32 @@ def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
     assert f"{tmp_path / good.name} cannot be loaded, delete it" in caplog.text
 
 
-def test_a_refusal_is_kept_so_that_no_start_tries_again() -> None:
-    golden_backend("siglip1", "trained", "openvino")
-    with pytest.raises(ConversionError, match="SiglipTokenizer"):
-        converted(detect(GOLDEN / "siglip1"), OPENVINO)
-    folder = next(CONVERTED.glob(f"siglip-trained-{fingerprint(detect(GOLDEN / 'siglip1'))[:16]}"))
+@pytest.fixture
+def refused(tmp_path: Path) -> Path:
+    """A model that no conversion can describe: its images are resized in a way of open_clip's."""
+    root = Path(shutil.copytree(GOLDEN / "openclip", tmp_path / "refused"))
+    path = root / "openclip/open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["preprocess_cfg"]["resize_mode"] = "longest"
+    path.write_text(json.dumps(config))
+    return root
 
-    assert [path.name for path in folder.iterdir()] == [REFUSAL]
+
+def test_a_refusal_is_kept_so_that_no_start_tries_again(
+    refused: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = refused / "cache"
+    leftover = cache / ".download-killed" / "openclip-trained-0"
+    leftover.mkdir(parents=True)
+    options = replace(OPENVINO, cache_dir=cache)
+    for _ in range(2):
+        assert load_backend(detect(refused), options).info.runtime == "torch"
+    (made,) = cache.iterdir()
+
+    assert [path.name for path in made.iterdir()] == [REFUSAL]
+    assert caplog.text.count("by open_clip's mode 'longest'") == 2
+    assert caplog.text.count("Converting") <= 1
+    assert not leftover.exists()
 
 
 def test_what_differs_from_the_original_is_refused() -> None:
@@ -151,9 +169,7 @@ def test_the_proof_sees_a_wrong_recipe() -> None:
         converting._prove(reference, trained)
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_a_start_would_take(tmp_path: Path) -> None:
-    leftover = tmp_path / ".download-killed" / "openai-trained-0"
-    leftover.mkdir(parents=True)
+def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> None:
     job = {"root": "nowhere", "target": str(tmp_path / "x"), "text_mode": "trained", "trust": False}
     answer = subprocess.run(
         [sys.executable, "-m", "inference.backends.converting"],
@@ -166,8 +182,6 @@ def test_a_kill_in_the_middle_leaves_nothing_that_a_start_would_take(tmp_path: P
 
     assert "No model in" in json.loads(answer.stdout.splitlines()[-1])["error"]
     assert not (tmp_path / "x").exists()
-    load_backend(detect(GOLDEN / "siglip1"), replace(OPENVINO, cache_dir=tmp_path))
-    assert not leftover.exists()
 
 
 def test_the_environment_needs_no_openvino(

@@ -15,7 +15,7 @@ MODEL_LIBRARIES = {
 # What a converted model is served by; they must do without torch and the families' libraries.
 LIGHT = (
     *("base", "cleaning", "conversion", "faults", "mapped_files", "openvino_runtime"),
-    *("pixels", "precision", "resampling", "tokens", "two_towers"),
+    *("pixels", "precision", "resampling", "siglip1_tokens", "tokens", "two_towers"),
 )
 LEAVES = {"config", "inference.errors", "inference.model_folder"}
 BACKENDS = {"inference.backends", "inference.backends.base"}

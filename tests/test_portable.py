@@ -1,20 +1,25 @@
 """What a converted model does in place of a library, held against the library."""
 
 import random
+from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from open_clip import tokenizer as texts
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from tokenizers import Tokenizer as Vocabulary
+from transformers import SiglipTokenizer
 
-from inference.backends import openclip_portable
+from inference.backends import openclip_portable, siglip1_tokens
+from inference.backends import transformers_models as hf
+from inference.backends.conversion import VOCABULARY
 from inference.backends.pixels import Preprocess
 from inference.backends.tokens import Tokenizer
 from inference.errors import ConversionError
-from tests.golden_cases import text_cases
+from inference.model_folder import detect, hub_snapshot
+from tests.golden_cases import GOLDEN, text_cases
 from tests.hub_models import make_tower
 
 ALPHABETS = [
@@ -46,10 +51,11 @@ def sayings() -> list[str]:
 
 
 @pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
-def test_open_clips_own_tokenizer_is_described_exactly(clean: str) -> None:
+def test_open_clips_own_tokenizer_is_described_exactly(clean: str, tmp_path: Path) -> None:
     library = texts.SimpleTokenizer(clean=clean)
     recipe = openclip_portable.recipe_of(library, 77, 0, is_blind=False)
-    tokenizer = Tokenizer(openclip_portable.vocabulary_of(library), recipe)
+    openclip_portable.save_vocabulary(library, tmp_path)
+    tokenizer = Tokenizer(Vocabulary.from_file(str(tmp_path / VOCABULARY)), recipe)
 
     for text in sayings():
         expected = library([text])[0].tolist()
@@ -59,14 +65,15 @@ def test_open_clips_own_tokenizer_is_described_exactly(clean: str) -> None:
 
 @pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])
 def test_a_hugging_face_tokenizer_in_open_clip_is_described_exactly(
-    tmp_path_factory: pytest.TempPathFactory, clean: str
+    clean: str, tmp_path: Path
 ) -> None:
-    tower = make_tower(tmp_path_factory.mktemp("tower") / "xlm")
+    tower = make_tower(tmp_path / "xlm")
     library = texts.HFTokenizer(str(tower), context_length=20, clean=clean)
     recipe = openclip_portable.recipe_of(
         library, 20, library.tokenizer.pad_token_id, is_blind=False
     )
-    tokenizer = Tokenizer(openclip_portable.vocabulary_of(library), recipe)
+    openclip_portable.save_vocabulary(library, tmp_path)
+    tokenizer = Tokenizer(Vocabulary.from_file(str(tmp_path / VOCABULARY)), recipe)
 
     for text in sayings():
         (collated,) = recipe.padding(tokenizer([text]))
@@ -89,9 +96,28 @@ def test_open_clips_transform_is_described_exactly(mode: str, resize_mode: str) 
         torch.testing.assert_close(pixels.float() / 255, to_tensor(expected))
 
 
-def test_what_cannot_be_described_says_why() -> None:
+SIGLIP1_SAYINGS = [
+    *("a </s> b", "</s>", "<unk> x", "x<unk></s>", " </s>a", "\u2581 \u2581a", "a_b", "A-B c.d"),
+    *("word " * 62 + "</s>", "word " * 63, "a " * 62, "a " * 63, "a " * 64, "</s> word " * 70),
+]
+
+
+@pytest.mark.filterwarnings("ignore:This sequence already has")
+def test_siglip_1s_tokenizer_is_described_exactly(tmp_path: Path) -> None:
+    folder = detect(GOLDEN / "siglip1")
+    library = SiglipTokenizer.from_pretrained(hub_snapshot(folder.part("siglip"), folder.hub_name))
+    hf.save_vocabulary(library, tmp_path)
+    tokenizer = siglip1_tokens.read(tmp_path, 64)
+
+    for text in [*sayings(), *SIGLIP1_SAYINGS]:
+        expected = library([text], truncation=True, max_length=64)["input_ids"]
+        assert tokenizer([text]) == expected, repr(text)
+
+
+def test_what_cannot_be_described_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="mode 'longest'"):
         openclip_portable.geometry_of(PreprocessCfg(resize_mode="longest"))
     with pytest.raises(ConversionError, match="SimpleTokenizer"):
-        openclip_portable.vocabulary_of(texts.SimpleTokenizer(reduction_mask="simple"))
-    assert open_clip.tokenizer is texts
+        openclip_portable.save_vocabulary(texts.SimpleTokenizer(reduction_mask="simple"), tmp_path)
+    with pytest.raises(ConversionError, match="needs transformers"):
+        hf.save_vocabulary(object(), tmp_path)

@@ -2,7 +2,7 @@
 
     cache_dir/<family>-<text mode>-<fingerprint>/
         model.json                  what is known of the model, and how its inputs are prepared
-        tokenizer.json              the vocabulary
+        tokenizer.json              the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
         images.xml, images.bin      the networks
         texts.xml, texts.bin
 
@@ -38,7 +38,7 @@ FOLDER = "converted"  # the cache's name in a model folder
 IMAGES, TEXTS, VOCABULARY = "images.xml", "texts.xml", "tokenizer.json"
 REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
 _DESCRIPTION = "model.json"
-_FORMAT = "1"  # raise it when what is written changes
+_FORMAT = "2"  # raise it when what is written changes
 _TIMEOUT_S = 900
 _ROOT = Path(__file__).resolve().parents[2]
 # Of a large file this much is read, at so many places: half a gigabyte would delay every start.

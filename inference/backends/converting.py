@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from inference.backends import load_towers
 from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, TextMode
-from inference.backends.conversion import IMAGES, REFUSAL, TEXTS, VOCABULARY, Description
+from inference.backends.conversion import IMAGES, REFUSAL, TEXTS, Description
 from inference.backends.openvino_runtime import load_converted
 from inference.backends.tokens import Padding
 from inference.backends.torch_runtime import Portable, Towers, backend_of
@@ -88,7 +88,7 @@ def _write(towers: Towers, portable: Portable, target: Path) -> None:
     ids, shape = _example_ids(portable.recipe.padding)
     arrays = (ids, torch.ones_like(ids)) if portable.recipe.padding.masked else (ids,)
     _save(portable.texts, arrays, shape, target / TEXTS)
-    portable.vocabulary.save(str(target / VOCABULARY))
+    portable.save_vocabulary(target)
     Description(towers.info, portable.geometry, portable.recipe).write(target)
 
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _portable(model: Any, config: PreprocessCfg, tokenizer: Any) -> Portable:
     is_blind = _is_blind_to_padding(model)
     return Portable(
         openclip_portable.geometry_of(config),
-        openclip_portable.vocabulary_of(tokenizer),
+        partial(openclip_portable.save_vocabulary, tokenizer),
         openclip_portable.recipe_of(tokenizer, length, padding, is_blind=is_blind),
         _TextNetwork(model),
     )

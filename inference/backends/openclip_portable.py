@@ -5,6 +5,7 @@ The results equal the library's (tests/test_portable.py holds both against each 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from open_clip import tokenizer as texts
@@ -18,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from inference.backends import transformers_models as hf
 from inference.backends.cleaning import Cleaning
+from inference.backends.conversion import VOCABULARY
 from inference.backends.pixels import Geometry
 from inference.backends.tokens import Padding, TextRecipe
 from inference.errors import ConversionError
@@ -49,18 +51,21 @@ def geometry_of(config: PreprocessCfg) -> Geometry:
     )
 
 
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """Build the vocabulary of one of open_clip's tokenizers.
+def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Write what one of open_clip's tokenizers is made of into a converted model's folder.
 
     Raises:
         ConversionError: it does something beside looking up tokens.
     """
     if isinstance(tokenizer, texts.SimpleTokenizer) and not tokenizer.reduction_fn:
-        return _simple_vocabulary(tokenizer)
+        _simple_vocabulary(tokenizer).save(str(folder / VOCABULARY))
+        return
     plain = isinstance(tokenizer, texts.HFTokenizer) and not tokenizer.tokenizer_mode
-    if plain and not tokenizer.strip_sep_token:
-        return hf.vocabulary_of(tokenizer.tokenizer)
-    raise ConversionError(f"its tokenizer (open_clip's {type(tokenizer).__name__}) needs open_clip")
+    if not plain or tokenizer.strip_sep_token:
+        raise ConversionError(
+            f"its tokenizer (open_clip's {type(tokenizer).__name__}) needs open_clip"
+        )
+    hf.save_vocabulary(tokenizer.tokenizer, folder)
 
 
 def recipe_of(tokenizer: Any, length: int, padding: int, *, is_blind: bool) -> TextRecipe:

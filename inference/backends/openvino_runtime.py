@@ -14,13 +14,14 @@ import openvino as ov
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer as Vocabulary
 
+from inference.backends import siglip1_tokens
 from inference.backends.base import BackendOptions, Embeddings, Precision
 from inference.backends.conversion import IMAGES, TEXTS, VOCABULARY, Description, converted
 from inference.backends.faults import told_apart
 from inference.backends.mapped_files import forget_pages
 from inference.backends.pixels import Preprocess
 from inference.backends.precision import log_choice, usable
-from inference.backends.tokens import Tokenizer
+from inference.backends.tokens import TextRecipe, Tokenize, Tokenizer
 from inference.backends.two_towers import TokenTower, TwoTowerBackend
 from inference.errors import ConversionError
 from inference.model_folder import ModelFolder
@@ -54,7 +55,6 @@ def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     description = Description.read(path)
     recipe = description.recipe
-    tokenizer = Tokenizer(Vocabulary.from_file(str(path / VOCABULARY)), recipe)
     texts = OpenVinoNetwork(path / TEXTS, options)
     images = OpenVinoNetwork(path / IMAGES, options)
     precision = usable(options.precision, precisions())
@@ -63,8 +63,14 @@ def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
         info,
         Preprocess(description.geometry),
         images,
-        TokenTower(tokenizer, recipe.padding, texts),
+        TokenTower(_tokenizer(path, recipe), recipe.padding, texts),
     )
+
+
+def _tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
+    if (path / siglip1_tokens.PIECES).is_file():
+        return siglip1_tokens.read(path, recipe.max_length)
+    return Tokenizer(Vocabulary.from_file(str(path / VOCABULARY)), recipe)
 
 
 def precisions() -> tuple[Precision, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import filecmp
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def _portable(text: SentenceTransformer, geometry: Geometry) -> Portable:
     padding = Padding("longest", text.tokenizer.pad_token_id, masked=True)
     lower = getattr(text[0], "do_lower_case", False)
     recipe = TextRecipe(length, "lower" if lower else "nothing", padding)
-    return Portable(geometry, hf.vocabulary_of(text.tokenizer), recipe, _TextNetwork(text))
+    save = partial(hf.save_vocabulary, text.tokenizer)
+    return Portable(geometry, save, recipe, _TextNetwork(text))
 
 
 def _load_model(path: Path, options: BackendOptions) -> SentenceTransformer:

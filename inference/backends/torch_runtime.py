@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
 
 from inference.backends.base import BackendOptions, Embeddings, ModelInfo
@@ -38,11 +38,12 @@ class Portable:
     """What a converted model has in place of the libraries of its family.
 
     Attributes:
+        save_vocabulary: writes what tokenises into a folder, or raises ConversionError.
         texts: the text network as a module: ids [n, length], and a mask if the padding makes one.
     """
 
     geometry: Geometry
-    vocabulary: Vocabulary
+    save_vocabulary: Callable[[Path], None]
     recipe: TextRecipe
     texts: nn.Module
 

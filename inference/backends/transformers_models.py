@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import transformers
 from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
 
+from inference.backends import siglip1_tokens
 from inference.backends.base import ModelInfo
 from inference.backends.cleaning import CLEANING
+from inference.backends.conversion import VOCABULARY
 from inference.backends.pixels import Preprocess
+from inference.backends.siglip1_tokens import SpecialTokens
 from inference.backends.tokens import TextRecipe, TokenIds, beginning
 from inference.backends.torch_runtime import (
     ImageTower,
@@ -94,16 +98,21 @@ def is_longer(tokenizer: Any, text: str, length: int) -> bool:
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """Return a copy of what a transformers tokenizer is made of.
+def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Write what a transformers tokenizer is made of into a converted model's folder.
 
     Raises:
-        ConversionError: it is not one of the tokenizers library.
+        ConversionError: it is made of something that only transformers knows.
     """
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(vocabulary, Vocabulary):
+    if isinstance(vocabulary, Vocabulary):
+        vocabulary.save(str(folder / VOCABULARY))
+    elif isinstance(tokenizer, transformers.SiglipTokenizer) and tokenizer.do_lower_case:
+        ids = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
+        special = SpecialTokens(ids, tokenizer.unk_token, tokenizer.eos_token_id)
+        siglip1_tokens.write(Path(tokenizer.vocab_file), special, folder)
+    else:
         raise ConversionError(f"its tokenizer ({type(tokenizer).__name__}) needs transformers")
-    return Vocabulary.from_str(vocabulary.to_str())
 
 
 def two_towers(
@@ -117,7 +126,8 @@ def two_towers(
     """Put the parts together for a model with one tokenizer of transformers."""
 
     def portable() -> Portable:
-        return Portable(preprocess.geometry, vocabulary_of(tokenizer), recipe, texts)
+        save = partial(save_vocabulary, tokenizer)
+        return Portable(preprocess.geometry, save, recipe, texts)
 
     network = TorchNetwork(texts, info.device)
     tower = TokenTower(TransformersTokenizer(tokenizer, recipe), recipe.padding, network)

@@ -1,0 +1,134 @@
+"""Several copies of the model behind one queue, as CUDA_CORE=all makes them."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+
+from config import Settings
+from inference.backends import load_replicas, torch_devices
+from inference.backends.base import BackendOptions, BackendStats, GpuMemory, Precision
+from inference.errors import DeviceUnavailableError
+from inference.model_folder import detect
+from tests.fakes import FakeBackend, vector_of
+from tests.golden_cases import GOLDEN
+from vectorizer import Vectorizer
+
+GIGABYTE = 10**9
+
+
+@pytest.mark.anyio
+async def test_replicas_compute_side_by_side_and_each_answer_finds_its_caller() -> None:
+    replicas = [FakeBackend(), FakeBackend()]
+    for replica in replicas:
+        replica.gate.clear()
+    vectorizer = Vectorizer(replicas, Settings(max_batch_size=2))
+    texts = [f"text {number}" for number in range(8)]
+    answers = asyncio.gather(*(vectorizer.vectorize([text], []) for text in texts))
+    for replica in replicas:  # both at the same time
+        assert await asyncio.to_thread(replica.busy.wait, 10)
+    for replica in replicas:
+        replica.gate.set()
+
+    for text, answer in zip(texts, await answers, strict=True):
+        np.testing.assert_array_equal(answer.texts[0], vector_of(text))
+    assert sum(map(len, (batch for one in replicas for batch in one.text_batches))) == len(texts)
+    await vectorizer.aclose()
+
+
+def test_their_devices_and_their_memory_are_told_together() -> None:
+    replicas = [FakeBackend(), FakeBackend()]
+    for count, replica in enumerate(replicas, start=1):
+        memory = GpuMemory(allocated=count, reserved=2 * count, total=GIGABYTE)
+        replica.stats = BackendStats(truncated_texts=count, gpu_memory=memory)
+    vectorizer = Vectorizer(replicas, Settings())
+
+    assert vectorizer.info.device == "cpu, cpu"
+    assert vectorizer.backend_stats == BackendStats(3, GpuMemory(3, 6, 2 * GIGABYTE))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("cuda:1", ["cuda:1"]),
+        ("cuda:0, cuda:2", ["cuda:0", "cuda:2"]),
+        ("all", ["cuda:0", "cuda:1", "cuda:2"]),
+    ],
+)
+def test_the_gpus_that_are_named(
+    wanted: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch_devices, "_try", lambda _: None)
+
+    assert Settings(cuda_core=wanted).cuda_core == wanted
+    assert torch_devices.gpus(wanted) == found
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "cuda:x", "cuda:0,", "0", "all,cuda:0"])
+def test_what_names_no_gpu_is_refused(wanted: str) -> None:
+    with pytest.raises(ValueError, match="cuda_core"):
+        Settings(cuda_core=wanted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("wanted", ["all", "cuda:0", "cuda:0,cuda:1"])
+def test_a_gpu_that_is_not_there_ends_the_start_with_a_sentence(wanted: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match=r"cuda:0 is not there: torch .* sees 0 GPUs"):
+        load_replicas(detect(GOLDEN / "openai"), BackendOptions(), wanted)
+
+
+def test_a_gpu_that_cannot_run_this_torch_ends_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_kernel(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution\nCompile with")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (3, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla K40")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    monkeypatch.setattr(torch, "ones", no_kernel)
+
+    with pytest.raises(DeviceUnavailableError) as raised:
+        torch_devices.check("cuda:0")
+    assert str(raised.value) == (
+        "cuda:0, a Tesla K40 (compute capability 3.5), cannot run torch "
+        f"{torch.__version__}, which is built for sm_80, sm_90: "
+        "CUDA error: no kernel image is available for execution"
+    )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "layout", ["openai", "openclip", "siglip", "sentence_transformers_multilingual"]
+)
+def test_half_precision_gives_nearly_the_same_vectors(
+    layout: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU would compute them; this machine may have to imitate it."""
+    every = ("float32", "bfloat16", "float16")
+    monkeypatch.setattr(torch_devices, "precisions", lambda _: every)
+    folder = detect(GOLDEN / layout)
+    exact, rough = (
+        load_replicas(folder, BackendOptions(precision=one))[0] for one in ("float32", precision)
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    pairs = [
+        (exact.encode_text(["a cat"])[0], rough.encode_text(["a cat"])[0]),
+        (
+            exact.encode_image([exact.preprocess(picture)])[0],
+            rough.encode_image([rough.preprocess(picture)])[0],
+        ),
+    ]
+
+    assert rough.info.precision == precision
+    for one, other in pairs:
+        cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+        assert other.dtype == np.float32
+        assert cosine > 0.999
+        assert not np.array_equal(one, other)
