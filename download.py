@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import catalogue
-from config import DownloadSettings, Settings, forbid_hub_access, read
+from config import DownloadSettings, Settings, forbid_hub_access, is_on, read
 from inference.backends.base import BackendOptions
 from inference.errors import ConversionError, DownloadError, StartupError
 from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
@@ -277,14 +277,16 @@ def convert(settings: DownloadSettings) -> None:
         return
     from inference.backends.conversion import converted
 
+    folder = detect(settings.models_dir or Path("./models"))
+    baked = folder.trust_remote_code  # as in the service, it beats the variable
     options = BackendOptions(
         text_mode=service.text_mode,
-        trust_remote_code=settings.trusts_remote_code,
+        trust_remote_code=settings.trusts_remote_code if baked is None else is_on(baked),
         cache_dir=service.runtime_cache_dir,
     )
     forbid_hub_access()
     try:
-        converted(detect(settings.models_dir or Path("./models")), options)
+        converted(folder, options)
     except ConversionError as error:
         logger.warning("Not converted for OpenVINO, so torch will serve it, slower: %s", error)
 
@@ -328,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StartupError as error:
         sys.exit(f"Fatal: {error}")
     except KeyboardInterrupt:
-        sys.exit("Fatal: interrupted; the model folder is as it was")
+        sys.exit("Fatal: interrupted; nothing half-done is left in the model folder")
 
 
 if __name__ == "__main__":

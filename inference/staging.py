@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "download.json"
 _PREFIX = ".download-"
+_PLACES_IN_CODE = ("Exception from ", "Check '")  # how OpenVINO's errors begin
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
@@ -39,8 +40,9 @@ def staging(root: Path, *, wait: bool = False) -> Iterator[Path]:
     Raises:
         DownloadError: another run is writing into `root`, or nobody can.
     """
-    created = not root.exists()
+    created = False
     try:
+        created = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         with _alone_in(root, wait=wait), _folder_in(root) as folder:
             yield folder
@@ -75,9 +77,12 @@ def _alone_in(root: Path, *, wait: bool) -> Iterator[None]:
 
 def _lock(descriptor: int, root: Path, *, wait: bool) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise DownloadError(f"another download is writing into {root.absolute()}") from error
+        if not wait:
+            raise DownloadError(f"another download is writing into {root.absolute()}") from error
+        logger.info("Waiting for another process that is writing into %s", root.absolute())
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:  # some network file systems know no locks
         logger.debug("No lock on %s: %s", root, error)
 
@@ -97,6 +102,7 @@ def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
     replaced.mkdir()
     for name in reversed(parts):
         _set_aside(root / name, replaced / name)
+    os.sync()  # after a power cut, no name without its content
     for name in parts:
         (folder / name).rename(root / name)
 
@@ -140,7 +146,9 @@ def why(error: BaseException) -> str:
     if fault := disk_fault(error):
         return fault
     reason = error.strerror if isinstance(error, OSError) else None
-    return reason or str(error).strip().split("\n")[0] or type(error).__name__
+    lines = (line.strip() for line in str(error).splitlines())
+    telling = (line for line in lines if line and not line.startswith(_PLACES_IN_CODE))
+    return reason or next(telling, type(error).__name__)
 
 
 def disk_fault(error: BaseException) -> str | None:

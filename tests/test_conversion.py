@@ -2,22 +2,23 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from inference.backends import converting, load_backend
+from inference.backends import conversion, converting, fingerprint, load_backend
 from inference.backends.base import BackendOptions
 from inference.backends.conversion import (
     REFUSAL,
     Description,
     converted,
-    fingerprint,
 )
 from inference.errors import ConversionError
 from inference.model_folder import detect
@@ -69,16 +70,102 @@ print(sorted(heavy & set(sys.modules)), sys.modules["openvino_telemetry"])
 
 
 def test_a_change_of_the_model_is_noticed(model: Path) -> None:
-    before = fingerprint(detect(model))
-    assert before == fingerprint(detect(GOLDEN / "openai"))
+    before = fingerprint.of_content(detect(model))
+    assert before == fingerprint.of_content(detect(GOLDEN / "openai"))
     weights = model / "openai_clip/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    changed = fingerprint(detect(model))
+    changed = fingerprint.of_content(detect(model))
     (model / "openai_clip_processor/more.txt").touch()
 
-    assert len({before, changed, fingerprint(detect(model))}) == 3
+    assert len({before, changed, fingerprint.of_content(detect(model))}) == 3
+
+
+def test_content_is_read_only_where_times_or_sizes_differ(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
+    cache = tmp_path / "cache"
+    shutil.copytree(golden, cache / golden.name)
+    options = replace(OPENVINO, cache_dir=cache)
+    for path in model.rglob("*"):
+        os.utime(path, (1, 1))  # copied: the same content, at another time
+    assert converted(detect(model), options) == cache / golden.name
+
+    (cache / golden.name / "source.json").write_text(json.dumps(fingerprint.stamps(detect(model))))
+    monkeypatch.delattr(fingerprint, "of_content")
+    assert converted(detect(model), options) == cache / golden.name
+
+
+def test_files_behind_links_and_files_that_nobody_can_read(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(GOLDEN / "openai", root)
+    (root / "openai_clip").rename(tmp_path / "elsewhere")
+    (root / "openai_clip").symlink_to(tmp_path / "elsewhere")
+    before = fingerprint.of_content(detect(root))
+    (tmp_path / "elsewhere/config.json").write_text("{}")
+    assert fingerprint.of_content(detect(root)) != before
+
+    notes = root / "openai_clip/notes.txt"
+    notes.touch(mode=0)
+    assert "openai_clip/notes.txt" in fingerprint.stamps(detect(root))
+    assert fingerprint.of_content(detect(root)) != before
+
+
+def test_conversions_that_were_killed_are_not_begun_for_ever(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the kernel kills the container, the mark stays: nothing runs that would take it."""
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    options = replace(OPENVINO, cache_dir=model / "cache")
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(conversion, "_convert", killed)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            load_backend(detect(model), options)
+
+    assert load_backend(detect(model), options).info.runtime == "torch"
+    assert "2 conversions were killed, perhaps for want of memory" in caplog.text
+    assert ".tries to try again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("program", "said", "kept"),
+    [
+        ("print('no answer')", "", []),
+        ("raise SystemExit('no memory')", "the conversion ended with 1: no memory", []),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9: is there", ["1"]),
+        ("import time; time.sleep(60)", "the conversion did not end in 2 s", ["1"]),
+    ],
+)
+def test_a_conversion_that_goes_wrong_in_any_way_leaves_it_to_torch(
+    program: str,
+    said: str,
+    kept: list[str],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(conversion, "_TIMEOUT_S", 2)
+    run = subprocess.run
+
+    def instead(_: object, **options: Any) -> object:
+        return run([sys.executable, "-c", program], **options)
+
+    monkeypatch.setattr(subprocess, "run", instead)
+    backend = load_backend(detect(model), replace(OPENVINO, cache_dir=model / "cache"))
+
+    assert backend.info.runtime == "torch"
+    assert "Not served by OpenVINO but by torch, which is slower: " in caplog.text
+    assert said in caplog.text
+    assert [path.read_text() for path in model.glob("cache/*")] == kept
 
 
 def test_what_was_described_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -111,16 +198,19 @@ def test_where_nothing_can_be_kept_torch_serves_and_the_log_says_so(
     assert "RUNTIME_CACHE_DIR" in warning
 
 
+@pytest.mark.parametrize("part", ["images.bin", "texts.xml", "tokenizer.json", "model.json"])
 def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = converted(detect(GOLDEN / "openai"), OPENVINO)
     shutil.copytree(good, tmp_path / good.name)
-    (tmp_path / good.name / "images.bin").write_bytes(b"cut")
+    broken = tmp_path / good.name / part
+    broken.write_bytes(broken.read_bytes()[:100])
     backend = load_backend(detect(GOLDEN / "openai"), replace(OPENVINO, cache_dir=tmp_path))
 
     assert backend.info.runtime == "torch"
-    assert f"{tmp_path / good.name} cannot be loaded, delete it" in caplog.text
+    assert f"{tmp_path / good.name} cannot be loaded, delete it: " in caplog.text
+    assert "Exception from" not in caplog.text
 
 
 @pytest.fixture
@@ -145,7 +235,7 @@ def test_a_refusal_is_kept_so_that_no_start_tries_again(
         assert load_backend(detect(refused), options).info.runtime == "torch"
     (made,) = cache.iterdir()
 
-    assert [path.name for path in made.iterdir()] == [REFUSAL]
+    assert {path.name for path in made.iterdir()} == {REFUSAL, "source.json"}
     assert caplog.text.count("by open_clip's mode 'longest'") == 2
     assert caplog.text.count("Converting") <= 1
     assert not leftover.exists()

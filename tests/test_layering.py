@@ -14,7 +14,15 @@ MODEL_LIBRARIES = {
 }
 # What a converted model is served by; they must do without torch and the families' libraries.
 LIGHT = (
-    *("base", "cleaning", "conversion", "faults", "mapped_files", "openvino_runtime"),
+    *(
+        "base",
+        "cleaning",
+        "conversion",
+        "faults",
+        "fingerprint",
+        "mapped_files",
+        "openvino_runtime",
+    ),
     *("pixels", "precision", "resampling", "siglip1_tokens", "tokens", "two_towers"),
 )
 LEAVES = {"config", "inference.errors", "inference.model_folder"}

@@ -1,36 +1,37 @@
 """A model converted for OpenVINO: found where it was kept, or made once, in a process of its own.
 
-    cache_dir/<family>-<text mode>-<fingerprint>/
+    cache_dir/<family>-<text mode>-<code>-<content>/
         model.json                  what is known of the model, and how its inputs are prepared
         tokenizer.json              the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
         images.xml, images.bin      the networks
         texts.xml, texts.bin
+        source.json                 the sizes and times of the model's files
 
-The name holds a fingerprint of the model's files, so a changed model is converted anew. A process
-of its own, as torch and the weights would else stay in the server's memory; it proves what it has
-made (see `converting.py`) before that gets its name.
+The name holds digests of what converts and of the model's files, so that a changed model is
+converted anew, and by a new version. A process of its own, as torch and the weights would else stay
+in the server's memory; it proves what it has made (see `converting.py`) before that gets its name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from inference.backends import fingerprint
 from inference.backends.base import BackendOptions, ModelInfo
 from inference.backends.pixels import Geometry
 from inference.backends.tokens import Padding, TextRecipe
 from inference.errors import ConversionError, DownloadError
-from inference.model_folder import LAYOUTS, ModelFolder
-from inference.staging import install, staging
+from inference.model_folder import ModelFolder
+from inference.staging import install, staging, why
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,14 @@ FOLDER = "converted"  # the cache's name in a model folder
 IMAGES, TEXTS, VOCABULARY = "images.xml", "texts.xml", "tokenizer.json"
 REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
 _DESCRIPTION = "model.json"
-_FORMAT = "2"  # raise it when what is written changes
-_TIMEOUT_S = 900
+_SOURCE = "source.json"
 _ROOT = Path(__file__).resolve().parents[2]
-# Of a large file this much is read, at so many places: half a gigabyte would delay every start.
-_SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
+_TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
+_MOST_TRIES = 2
+
+
+class _KilledError(ConversionError):
+    """A conversion did not come to its end; the next may not either."""
 
 
 @dataclass(frozen=True)
@@ -78,45 +82,42 @@ def converted(folder: ModelFolder, options: BackendOptions) -> Path:
         ConversionError: it cannot be converted, or not be kept.
     """
     cache = options.cache_dir or folder.root / FOLDER
-    name = f"{folder.family}-{options.text_mode}-{fingerprint(folder)[:16]}"
-    if not (cache / name).is_dir():
-        _make(folder, options, cache, name)
-    if (cache / name / REFUSAL).is_file():
-        raise ConversionError((cache / name / REFUSAL).read_text("utf-8").strip())
-    return cache / name
-
-
-def fingerprint(folder: ModelFolder) -> str:
-    """Digest the names, the sizes and samples of the content of a model's files."""
-    digest = hashlib.sha256(f"{_FORMAT} {version('openvino')}".encode())
-    for path in _files(folder):
-        digest.update(f"{path.relative_to(folder.root)} {path.stat().st_size}".encode())
-        for sample in _samples(path):
-            digest.update(sample)
-    return digest.hexdigest()
-
-
-def _files(folder: ModelFolder) -> Iterator[Path]:
-    for name in (*LAYOUTS[folder.family], "trust_remote_code", "demo.json"):
-        part = folder.part(name)
-        yield from sorted(path for path in (part, *part.rglob("*")) if path.is_file())
-
-
-def _samples(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    step = max(_SAMPLE_BYTES, size // _SAMPLES)
-    with path.open("rb") as file:
-        for start in range(0, size, step):
-            file.seek(start)
-            yield file.read(_SAMPLE_BYTES)
-
-
-def _make(folder: ModelFolder, options: BackendOptions, cache: Path, name: str) -> None:
     try:
-        with staging(cache, wait=True) as scratch:
-            if not (cache / name).is_dir():  # another start may have made it meanwhile
-                _convert(folder, options, scratch / name)
-                install(scratch, cache, [name])
+        return _unless_refused(_find_or_make(folder, options, cache))
+    except ConversionError:
+        raise
+    except Exception as error:  # whatever it is, the model can be served without this
+        raise ConversionError(f"{cache.absolute()}: {why(error)}") from error
+
+
+def _unless_refused(path: Path) -> Path:
+    if (path / REFUSAL).is_file():
+        raise ConversionError((path / REFUSAL).read_text("utf-8").strip())
+    return path
+
+
+def _find_or_make(folder: ModelFolder, options: BackendOptions, cache: Path) -> Path:
+    # Only these families have two ways to read a text.
+    mode = options.text_mode if folder.family in ("openai", "siglip") else "any"
+    kind = f"{folder.family}-{mode}-{fingerprint.of_code()[:8]}"
+    for path in sorted(cache.glob(f"{kind}-*/{_SOURCE}")):
+        if json.loads(path.read_text("utf-8")) == fingerprint.stamps(folder):
+            return path.parent
+    path = cache / f"{kind}-{fingerprint.of_content(folder)[:16]}"
+    if not path.is_dir():
+        _make(folder, options, path)
+    return path
+
+
+def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
+    try:
+        with staging(path.parent, wait=True) as scratch:
+            if not path.is_dir():  # another start may have made it meanwhile
+                with _tried(path.with_suffix(".tries")):
+                    _convert(folder, options, scratch / path.name)
+                stamps = json.dumps(fingerprint.stamps(folder))
+                (scratch / path.name / _SOURCE).write_text(stamps, "utf-8")
+                install(scratch, path.parent, [path.name])
     except DownloadError as error:
         raise ConversionError(
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
@@ -124,8 +125,32 @@ def _make(folder: ModelFolder, options: BackendOptions, cache: Path, name: str) 
         ) from error
 
 
+@contextmanager
+def _tried(mark: Path) -> Iterator[None]:
+    """Count tries that did not come to an end: a kill for want of memory may take us along.
+
+    Raises:
+        ConversionError: there were enough of them.
+    """
+    tries = int(mark.read_text() or 0) if mark.is_file() else 0
+    if tries >= _MOST_TRIES:
+        raise ConversionError(
+            f"{tries} conversions were killed, perhaps for want of memory: one takes four times "
+            f"the size of the weights. Delete {mark.absolute()} to try again"
+        )
+    mark.write_text(str(tries + 1))
+    try:
+        yield
+    except _KilledError:
+        raise
+    except Exception:
+        mark.unlink(missing_ok=True)
+        raise
+    mark.unlink(missing_ok=True)
+
+
 def _convert(folder: ModelFolder, options: BackendOptions, target: Path) -> None:
-    logger.info("Converting the model for OpenVINO, once; about half a minute")
+    logger.info("Converting the model for OpenVINO, once; about half a minute for half a gigabyte")
     started_s = time.perf_counter()
     job = {
         "root": str(folder.root.absolute()),
@@ -133,22 +158,32 @@ def _convert(folder: ModelFolder, options: BackendOptions, target: Path) -> None
         "text_mode": options.text_mode,
         "trust": options.trust_remote_code,
     }
-    process = subprocess.run(
-        [sys.executable, "-m", "inference.backends.converting"],
-        cwd=_ROOT,
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_TIMEOUT_S,
-    )
-    _raise_where_failed(process)
+    _raise_where_failed(_run(json.dumps(job)))
     logger.info("Converted in %.1f s: %s", time.perf_counter() - started_s, target.name)
 
 
+def _run(job: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "inference.backends.converting"],
+            cwd=_ROOT,
+            input=job,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _KilledError(f"the conversion did not end in {_TIMEOUT_S} s") from error
+
+
 def _raise_where_failed(process: subprocess.CompletedProcess[str]) -> None:
+    if process.returncode < 0:
+        raise _KilledError(
+            f"the conversion was killed by signal {-process.returncode}: is there enough memory?"
+        )
     if process.returncode != 0:
-        end = process.stderr.strip().rpartition("\n")[2] or "is there enough memory?"
+        end = process.stderr.strip().rpartition("\n")[2]
         raise ConversionError(f"the conversion ended with {process.returncode}: {end}")
     answer: dict[str, str] = json.loads(process.stdout.splitlines()[-1])
     if "error" in answer:

@@ -8,6 +8,7 @@ made, and compares the vectors: whatever a family does that was not carried over
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -29,6 +30,7 @@ from inference.backends.tokens import Padding
 from inference.backends.torch_runtime import Portable, Towers, backend_of
 from inference.errors import ConversionError
 from inference.model_folder import detect
+from inference.staging import why
 
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
 
@@ -40,7 +42,8 @@ _PROOF_TEXTS = (
     "Größe, naïveté, Ελληνικά, кириллица, 日本語, हिन्दी, العربية",
     "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
     "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
-    "word " * 300,
+    "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
+    " ".join(map(str, range(1500))),  # longer than any of these models reads
 )
 
 
@@ -66,18 +69,22 @@ def do(job: Job) -> None:
 
     Raises:
         StartupError: the folder cannot be loaded.
+        OSError, MemoryError: the machine is at fault, not the model; another try may succeed.
     """
     options = BackendOptions(text_mode=job.text_mode, trust_remote_code=job.trust)
     towers = load_towers(detect(Path(job.root)), options)
+    original = backend_of(towers)
     target = Path(job.target)
     target.mkdir()
     try:
         _write(towers, towers.portable(), target)
-        _prove(backend_of(towers), load_converted(target, options))
-    except ConversionError as error:
+        _prove(original, load_converted(target, options))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever this model cannot do, it cannot do later
         shutil.rmtree(target)
         target.mkdir()
-        (target / REFUSAL).write_text(f"{error}\n", "utf-8")
+        (target / REFUSAL).write_text(f"{why(error)}\n", "utf-8")
 
 
 def _write(towers: Towers, portable: Portable, target: Path) -> None:
@@ -106,11 +113,17 @@ def _save(network: nn.Module, example: Sequence[Tensor], shape: list[int], path:
     with torch.inference_mode():
         model = ov.convert_model(network, example_input=tuple(example))
     model.reshape(dict.fromkeys(range(len(example)), ov.PartialShape(shape)))
-    ov.save_model(model, path, compress_to_fp16=False)
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # of a full disk it says "iostream error"
+        raise OSError(errno.EIO, f"{path} cannot be written; is the disk full?") from error
 
 
 def _prove(original: EmbeddingBackend, made: EmbeddingBackend) -> None:
-    _compare("texts", original.encode_text(_PROOF_TEXTS), made.encode_text(_PROOF_TEXTS))
+    expected = original.encode_text(_PROOF_TEXTS)
+    _compare("texts", expected, made.encode_text(_PROOF_TEXTS))
+    alone = [made.encode_text([text]) for text in _PROOF_TEXTS]  # of other lengths, in one row
+    _compare("texts", expected, np.concatenate(alone))
     pictures = _proof_pictures()
     expected, given = (
         backend.encode_image([backend.preprocess(picture) for picture in pictures])
@@ -122,11 +135,11 @@ def _prove(original: EmbeddingBackend, made: EmbeddingBackend) -> None:
 def _compare(what: str, expected: Embeddings, given: Embeddings) -> None:
     lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(given, axis=1)
     cosines = np.einsum("ij,ij->i", expected.astype(np.float64), given) / (lengths[0] * lengths[1])
-    apart = float(np.abs(lengths[0] - lengths[1]).max())
-    if not (cosines.min() >= LEAST_COSINE and apart <= LENGTH_TOLERANCE * max(lengths[0].max(), 1)):
+    apart = np.abs(lengths[0] - lengths[1]) / np.maximum(lengths[0], 1)
+    if not (cosines.min() >= LEAST_COSINE and apart.max() <= LENGTH_TOLERANCE):
         raise ConversionError(
             f"the converted model's {what} differ from the original's: cosine {cosines.min():.7f}, "
-            f"lengths by {apart:.1g}"
+            f"lengths by {apart.max():.1g}"
         )
 
 
@@ -150,7 +163,7 @@ def main() -> None:
     try:
         do(Job(**json.load(sys.stdin)))
     except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
-        answer = {"error": str(error).strip().split("\n")[0] or type(error).__name__}
+        answer = {"error": why(error)}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 

@@ -46,7 +46,8 @@ def geometry_of(config: PreprocessCfg) -> Geometry:
         shortest_edge_px=size[0] if shortest else None,
         size_px=(size[0], size[1]),
         crop_px=(size[0], size[1]) if shortest else None,
-        resample=int(Resampling[config.interpolation.upper()]),
+        # The library's rule: bicubic for whatever is not bilinear.
+        resample=Resampling.BILINEAR if config.interpolation == "bilinear" else Resampling.BICUBIC,
         as_torchvision=True,
     )
 

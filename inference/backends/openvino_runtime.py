@@ -25,6 +25,7 @@ from inference.backends.tokens import TextRecipe, Tokenize, Tokenizer
 from inference.backends.two_towers import TokenTower, TwoTowerBackend
 from inference.errors import ConversionError
 from inference.model_folder import ModelFolder
+from inference.staging import why
 
 # What OpenVINO calls the capability, and the value of its hint, for each precision.
 _CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
@@ -42,12 +43,12 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
         ConversionError: it cannot be converted, or what is kept of it cannot be loaded.
     """
     path = converted(folder, options)
-    log_choice("this CPU", options.precision, precisions())
     try:
-        return load_converted(path, options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConversionError(f"{path} cannot be loaded, delete it: {reason}") from error
+        backend = load_converted(path, options)
+    except Exception as error:  # whatever it is, the model can be served without this
+        raise ConversionError(f"{path} cannot be loaded, delete it: {why(error)}") from error
+    log_choice("this CPU", options.precision, precisions())
+    return backend
 
 
 def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
@@ -58,7 +59,9 @@ def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
     texts = OpenVinoNetwork(path / TEXTS, options)
     images = OpenVinoNetwork(path / IMAGES, options)
     precision = usable(options.precision, precisions())
-    info = replace(description.info, runtime="openvino", precision=precision)
+    info = replace(
+        description.info, runtime="openvino", precision=precision, text_mode=options.text_mode
+    )
     return TwoTowerBackend(
         info,
         Preprocess(description.geometry),

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inference.backends.resampling import Pixels
+from inference.backends.resampling import Box, Pixels
 from inference.backends.resampling import resize as resize_as_torch
 
-# An image, (height, width) and a filter of `PIL.Image.Resampling`.
-Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int], Pixels]
+# An image, the (height, width) to scale to, a filter of `PIL.Image.Resampling`, the part to keep.
+Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int, Box], Pixels]
 Kernel: TypeAlias = Literal["pillow", "torch"]
 
 
@@ -32,9 +32,14 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int) -> Pixels:
+def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -> Pixels:
     """Resize as transformers' `...Pil` image processors do; differs from torch's kernel."""
-    return to_pixels(image.resize((size[1], size[0]), Image.Resampling(resample)))
+    return cut(to_pixels(image.resize((size[1], size[0]), Image.Resampling(resample))), box)
+
+
+def cut(pixels: Pixels, box: Box) -> Pixels:
+    """Cut a part out."""
+    return pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 KERNELS: dict[Kernel, Resize] = {"pillow": resize_by_pillow, "torch": resize_as_torch}
@@ -94,20 +99,27 @@ class Geometry:
         wide = image.width > image.height
         return (self.shortest_edge_px, scaled) if wide else (scaled, self.shortest_edge_px)
 
-    def crop(self, pixels: Pixels) -> Pixels:
-        """Cut the middle out; where the image is smaller, it gets black around it."""
+    def box(self, size: tuple[int, int]) -> Box:
+        """Return the part of an image, scaled to (height, width), that is kept."""
         if self.crop_px is None:
-            return pixels
-        sides = zip(pixels.shape[1:], self.crop_px, strict=True)
-        starts = [self._middle(side - crop) for side, crop in sides]
-        if min(starts) < 0:
-            margins = [(max(-start, 0), max(-start, 0) + 1) for start in starts]
-            pixels = np.pad(pixels, [(0, 0), *margins])
-        (top, left), (height, width) = (max(start, 0) for start in starts), self.crop_px
-        return pixels[:, top : top + height, left : left + width]
+            return Box(0, 0, *size)
+        (top, height), (left, width) = map(self._middle, size, self.crop_px)
+        return Box(top, left, height, width)
 
-    def _middle(self, excess: int) -> int:
-        return round(excess / 2) if self.as_torchvision else excess // 2
+    def _middle(self, side: int, crop: int) -> tuple[int, int]:
+        excess = max(side - crop, 0)
+        start = round(excess / 2) if self.as_torchvision else excess // 2
+        return start, min(side, crop)
+
+    def padded(self, pixels: Pixels) -> Pixels:
+        """Put black around an image that is smaller than the crop."""
+        missing = [
+            crop - side for crop, side in zip(self.crop_px or (), pixels.shape[1:], strict=False)
+        ]
+        if not any(missing):
+            return pixels
+        # The larger half comes first, as in the image processors of transformers.
+        return np.pad(pixels, [(0, 0), *((-(-one // 2), one // 2) for one in missing)])
 
 
 class Preprocess:
@@ -126,5 +138,6 @@ class Preprocess:
         """Bring a decoded image to the size of the tower: [3, H, W] uint8."""
         geometry = self.geometry
         image = image if geometry.as_torchvision else _in_rgb(image)
-        pixels = self._resize(image, geometry.size_for(image), geometry.resample)
-        return np.ascontiguousarray(geometry.crop(pixels))
+        size = geometry.size_for(image)
+        pixels = self._resize(image, size, geometry.resample, geometry.box(size))
+        return np.ascontiguousarray(geometry.padded(pixels))

@@ -136,9 +136,10 @@ def _portable(text: SentenceTransformer, geometry: Geometry) -> Portable:
     length = text.max_seq_length
     if length is None:
         raise ConversionError("its text model says of no length how much it reads")
+    if text.tokenizer.padding_side != "right":
+        raise ConversionError("its tokenizer pads on the left")
     padding = Padding("longest", text.tokenizer.pad_token_id, masked=True)
-    lower = getattr(text[0], "do_lower_case", False)
-    recipe = TextRecipe(length, "lower" if lower else "nothing", padding)
+    recipe = TextRecipe(length, "nothing", padding)  # what lower-cases is in the vocabulary
     save = partial(hf.save_vocabulary, text.tokenizer)
     return Portable(geometry, save, recipe, _TextNetwork(text))
 

@@ -27,13 +27,15 @@ def check(name: str) -> None:
 
 
 def _try(device: torch.device) -> None:
+    about = str(device)
     try:
+        major, minor = torch.cuda.get_device_capability(device)
+        name = torch.cuda.get_device_name(device)
+        about = f"{device}, a {name} (compute capability {major}.{minor}),"
         torch.ones(1, device=device).add(1).item()
     except RuntimeError as error:
-        major, minor = torch.cuda.get_device_capability(device)
         raise DeviceUnavailableError(
-            f"{device}, a {torch.cuda.get_device_name(device)} (compute capability "
-            f"{major}.{minor}), cannot run torch {torch.__version__}, which is built for "
+            f"{about} cannot run torch {torch.__version__}, which is built for "
             f"{', '.join(torch.cuda.get_arch_list())}: {str(error).strip().splitlines()[0]}"
         ) from error
 
@@ -45,7 +47,8 @@ def gpus(wanted: str) -> list[str]:
         DeviceUnavailableError: `all`, and there is none.
     """
     if wanted != "all":
-        return [name.strip() for name in wanted.split(",")]
+        named = (name.strip() for name in wanted.split(","))
+        return list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in named))
     check("cuda:0")
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
@@ -64,7 +67,9 @@ def usable_dtype(options: BackendOptions) -> torch.dtype:
 def precisions(device: str) -> tuple[Precision, ...]:
     """Return what a device computes in by instructions of its own."""
     if torch.device(device).type == "cuda":
-        return ("float32", "float16", "bfloat16")
+        # Before Ampere, bfloat16 is imitated.
+        is_new = torch.cuda.get_device_capability(device) >= (8, 0)
+        return ("float32", "float16", "bfloat16") if is_new else ("float32", "float16")
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return ("float32", "bfloat16") if fast else ("float32",)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from inference.backends.base import BackendOptions, Embeddings, ModelInfo
 from inference.backends.faults import told_apart
-from inference.backends.pixels import Geometry, Preprocess, to_pixels
-from inference.backends.resampling import Pixels
+from inference.backends.pixels import Geometry, Preprocess, cut, to_pixels
+from inference.backends.resampling import Box, Pixels
 from inference.backends.tokens import TextRecipe
 from inference.backends.torch_devices import gpu_memory, usable_dtype, usable_precision
 from inference.backends.two_towers import TextTower, TwoTowerBackend
@@ -115,7 +115,7 @@ def preprocess_of(geometry: Geometry) -> Preprocess:
     return Preprocess(geometry, resize_by_torch if geometry.kernel == "torch" else None)
 
 
-def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int) -> Pixels:
+def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -> Pixels:
     """Resize as torchvision does, and so transformers' default image processors.
 
     Source: torchvision's `resize` hands uint8 images to this kernel as they are.
@@ -125,8 +125,7 @@ def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int) ->
     mode = _TORCH_MODES[Image.Resampling(resample)]
     if pixels.shape[1:] != size:
         pixels = nn.functional.interpolate(pixels[None], size, mode=mode, antialias=True)[0]
-    resized: Pixels = pixels.numpy()
-    return resized
+    return cut(pixels.numpy(), box)
 
 
 class PixelsToNumbers(nn.Module):

@@ -104,6 +104,8 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> None:
     Raises:
         ConversionError: it is made of something that only transformers knows.
     """
+    if getattr(tokenizer, "truncation_side", "right") != "right":
+        raise ConversionError("its tokenizer cuts a text's beginning off")
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary):
         vocabulary.save(str(folder / VOCABULARY))
