@@ -40,7 +40,12 @@ from inference.errors import (
 from inference.health import Health
 from inference.images import ImageLimits
 from inference.lane import BatchHook, Encode, Lane, Vector
-from inference.machine import keep_freed_memory, spare_the_collector, usable_cores
+from inference.machine import (
+    give_freed_memory_back,
+    keep_freed_memory,
+    spare_the_collector,
+    usable_cores,
+)
 from inference.model_folder import ModelFolder, detect
 from inference.record import Timings
 from inference.vector_cache import CacheStats, VectorCache
@@ -261,6 +266,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     vectorizer = Vectorizer(load_replicas(folder, options, devices(settings)), settings)
     await vectorizer.warmup()
     spare_the_collector()
+    give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
 

@@ -49,6 +49,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
 
 
+def give_freed_memory_back() -> None:
+    """Give back what was needed to load and is not to run; see `keep_freed_memory`."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 def spare_the_collector() -> None:
     """Let the garbage collector look no more at what is there now and stays: libraries and model.
 
