@@ -102,6 +102,7 @@ ALLOWED = {
         "inference.backends.torch_runtime",
         "inference.errors",
         "inference.model_folder",
+        "inference.staging",
     },
 }
 

@@ -12,6 +12,7 @@ from inference.backends.base import BackendOptions, EmbeddingBackend
 from inference.backends.precision import log_choice
 from inference.errors import ConversionError, ModelFolderError, StartupError
 from inference.model_folder import Family, ModelFolder
+from inference.staging import why
 
 if TYPE_CHECKING:
     from inference.backends.torch_runtime import Towers
@@ -105,8 +106,4 @@ def _check_family(folder: ModelFolder) -> None:
 
 
 def _cannot_load(folder: ModelFolder, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0]
-    return (
-        f"The {folder.family} model in {folder.root.absolute()} cannot be loaded: "
-        f"{reason or type(error).__name__}"
-    )
+    return f"The {folder.family} model in {folder.root.absolute()} cannot be loaded: {why(error)}"

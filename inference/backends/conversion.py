@@ -113,9 +113,9 @@ def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
     try:
         with staging(path.parent, wait=True) as scratch:
             if not path.is_dir():  # another start may have made it meanwhile
+                stamps = json.dumps(fingerprint.stamps(folder))
                 with _tried(path.with_suffix(".tries")):
                     _convert(folder, options, scratch / path.name)
-                stamps = json.dumps(fingerprint.stamps(folder))
                 (scratch / path.name / _SOURCE).write_text(stamps, "utf-8")
                 install(scratch, path.parent, [path.name])
     except DownloadError as error:

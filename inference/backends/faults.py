@@ -7,6 +7,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from inference.errors import DeviceLostError, DeviceMemoryError
+from inference.staging import why
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,16 +26,12 @@ def told_apart(compute: Callable[P, R]) -> Callable[P, R]:
         try:
             return compute(*args, **kwargs)
         except MemoryError as error:
-            raise DeviceMemoryError(_first_line(error)) from error
+            raise DeviceMemoryError(why(error)) from error
         except RuntimeError as error:
             if any(sign in str(error) for sign in _NO_MEMORY):
-                raise DeviceMemoryError(_first_line(error)) from error
+                raise DeviceMemoryError(why(error)) from error
             if any(sign in str(error) for sign in _LOST):
-                raise DeviceLostError(_first_line(error)) from error
+                raise DeviceLostError(why(error)) from error
             raise
 
     return wrapped
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

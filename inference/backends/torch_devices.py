@@ -7,6 +7,7 @@ import torch
 from inference.backends.base import BackendOptions, GpuMemory, Precision
 from inference.backends.precision import usable
 from inference.errors import DeviceUnavailableError
+from inference.staging import why
 
 
 def check(name: str) -> None:
@@ -36,7 +37,7 @@ def _try(device: torch.device) -> None:
     except RuntimeError as error:
         raise DeviceUnavailableError(
             f"{about} cannot run torch {torch.__version__}, which is built for "
-            f"{', '.join(torch.cuda.get_arch_list())}: {str(error).strip().splitlines()[0]}"
+            f"{', '.join(torch.cuda.get_arch_list())}: {why(error)}"
         ) from error
 
 
