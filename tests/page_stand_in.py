@@ -71,6 +71,7 @@ def stand_in(samples: Path | None) -> Starlette:
             "family": "transformers-clip",
             "dimensions": 4,
             "parameters": 151_277_313,
+            "runtime": "openvino",
             "device": "cpu",
             "precision": "float32",
             "text_mode": "trained",

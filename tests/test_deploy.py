@@ -109,7 +109,9 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
     assert in_kubernetes | in_compose <= settings
     assert {"ENABLE_CUDA", "DRAIN_DELAY_S"} <= in_kubernetes | in_compose
     arguments = {name for service in services for name in service["build"]["args"]}
-    assert arguments <= OF_THE_BUILD | {name.upper() for name in DownloadSettings.model_fields}
+    assert arguments <= OF_THE_BUILD | OF_THE_CONVERSION | {
+        name.upper() for name in DownloadSettings.model_fields
+    }
 
 
 def pod_of(document: dict[str, Any]) -> dict[str, Any]:

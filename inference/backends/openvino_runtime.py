@@ -94,6 +94,7 @@ class OpenVinoNetwork:
         compiled = ov.Core().compile_model(path, "CPU", _properties(options))
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
+        forget_pages(self._weights)
         self._calls = 0
 
     @told_apart
