@@ -82,7 +82,11 @@ class Settings(BaseSettings):
         "the file `trust_remote_code` in the model folder beats it",
     )
     max_batch_size: int = Field(
-        default=32, ge=1, le=1024, description="most items in one forward pass of the model"
+        default=16,
+        ge=1,
+        le=1024,
+        description="most items in one forward pass of the model; more brings nothing on CPUs, "
+        "where it only lets others wait longer; GPUs may like 64",
     )
     vector_cache_size: int = Field(
         default=10_000,
