@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import catalogue
-from config import DownloadSettings, Settings, forbid_hub_access, is_on, read
+from config import DownloadSettings, Settings, forbid_hub_access, read, trusts_remote_code
 from inference.backends.base import BackendOptions
 from inference.errors import ConversionError, DownloadError, StartupError
 from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
@@ -278,10 +278,10 @@ def convert(settings: DownloadSettings) -> None:
     from inference.backends.conversion import converted
 
     folder = detect(settings.models_dir or Path("./models"))
-    baked = folder.trust_remote_code  # as in the service, it beats the variable
+    trust = trusts_remote_code(folder.trust_remote_code, settings.trusts_remote_code)
     options = BackendOptions(
         text_mode=service.text_mode,
-        trust_remote_code=settings.trusts_remote_code if baked is None else is_on(baked),
+        trust_remote_code=trust,
         cache_dir=service.runtime_cache_dir,
     )
     forbid_hub_access()

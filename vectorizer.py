@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from config import Settings, forbid_hub_access, is_on, limit_compute_threads
+from config import Settings, forbid_hub_access, limit_compute_threads, trusts_remote_code
 from inference.backends import load_replicas
 from inference.backends.base import (
     BackendOptions,
@@ -278,10 +278,9 @@ def devices(settings: Settings) -> str:
 
 def backend_options(settings: Settings, folder: ModelFolder) -> BackendOptions:
     """Return how the settings, and what download.py left in the folder, want the model loaded."""
-    baked = folder.trust_remote_code  # as download.py left it; it beats the variable
     return BackendOptions(
         text_mode=settings.text_mode,
-        trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
+        trust_remote_code=trusts_remote_code(folder.trust_remote_code, settings.trust_remote_code),
         precision=settings.precision,
         runtime=settings.runtime,
         cache_dir=settings.runtime_cache_dir,

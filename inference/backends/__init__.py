@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from inference.backends.base import BackendOptions, EmbeddingBackend
-from inference.backends.precision import log_choice
+from inference.backends.precision import log_choice, usable
 from inference.errors import ConversionError, ModelFolderError, StartupError
 from inference.model_folder import Family, ModelFolder
 from inference.staging import why
@@ -77,7 +77,8 @@ def _load_by_torch(folder: ModelFolder, options: BackendOptions) -> EmbeddingBac
     torch_devices.check(options.device)
     supported = torch_devices.precisions(options.device)
     log_choice(torch_devices.describe(options.device), options.precision, supported)
-    return torch_runtime.backend_of(load_towers(folder, options))
+    usable_options = replace(options, precision=usable(options.precision, supported))
+    return torch_runtime.backend_of(load_towers(folder, usable_options))
 
 
 def load_towers(folder: ModelFolder, options: BackendOptions) -> Towers:

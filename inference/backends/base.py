@@ -29,7 +29,7 @@ class BackendOptions:
         text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
             container makes them.
         trust_remote_code: whether the model folder may run Python code of its own.
-        precision: to compute in; a device that cannot, or only slowly, computes in float32.
+        precision: to compute in; `load_backend` takes float32 where the device would imitate it.
         runtime: what computes; OpenVINO runs on the CPU only.
         cache_dir: where models are kept that were converted for the runtime.
         cores: how many the computation may use; None for all.

@@ -27,11 +27,11 @@ def _canonical(text: str) -> str:
 
     Source: open_clip's `canonicalize_text`, which has it from big_vision.
     """
-    plain = _mended(text).replace("_", " ").translate(_NO_PUNCTUATION).lower()
+    plain = _mended(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
     return " ".join(plain.split())
 
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 CLEANING: dict[Cleaning, Callable[[str], str]] = {
     "nothing": str,

@@ -32,7 +32,6 @@ from inference.backends.base import BackendOptions, Embeddings
 from inference.backends.pixels import to_pixels
 from inference.backends.resampling import Pixels
 from inference.backends.tokens import beginning
-from inference.backends.torch_devices import usable_dtype
 from inference.backends.torch_runtime import (
     ImageTower,
     PixelsToNumbers,
@@ -40,6 +39,7 @@ from inference.backends.torch_runtime import (
     TorchNetwork,
     Towers,
     describe,
+    dtype_of,
     place,
     unit_length,
 )
@@ -58,7 +58,7 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
         options,
         family="OpenCLIP",
         dimensions=int(description.architecture["embed_dim"]),
-        image_px=min(_pair(model.visual.image_size)),
+        image_px=min(openclip_portable.pair(model.visual.image_size)),
         networks=[model],
         config=description.reference_config,
     )
@@ -180,7 +180,7 @@ class _Preprocess:
 
 
 def _image_tower(model: Any, config: PreprocessCfg, options: BackendOptions) -> nn.Module:
-    dtype = usable_dtype(options)
+    dtype = dtype_of(options)
     return ImageTower(
         PixelsToNumbers(config.mean, config.std),
         lambda numbers: model.encode_image(numbers.to(dtype)),
@@ -256,10 +256,6 @@ class _TextNetwork(nn.Module):
             projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         )
         return vectors
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

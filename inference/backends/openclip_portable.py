@@ -31,21 +31,26 @@ _CLEANING: dict[object, Cleaning] = {
 }
 
 
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return (height, width) of a size that open_clip may write as one number."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def geometry_of(config: PreprocessCfg) -> Geometry:
     """Describe the transform.
 
     Raises:
         ConversionError: it does something that a `Geometry` cannot say.
     """
-    size = (config.size, config.size) if isinstance(config.size, int) else tuple(config.size)
+    size = pair(config.size)
     shortest = config.resize_mode == "shortest" and size[0] == size[1]
     if not (shortest or config.resize_mode == "squash"):
         raise ConversionError(f"its images are resized by open_clip's mode {config.resize_mode!r}")
     return Geometry(
         kernel="pillow",
         shortest_edge_px=size[0] if shortest else None,
-        size_px=(size[0], size[1]),
-        crop_px=(size[0], size[1]) if shortest else None,
+        size_px=size,
+        crop_px=size if shortest else None,
         # The library's rule: bicubic for whatever is not bilinear.
         resample=Resampling.BILINEAR if config.interpolation == "bilinear" else Resampling.BICUBIC,
         as_torchvision=True,

@@ -6,6 +6,7 @@ See https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,16 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
 def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
     """Load a converted model."""
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
+    options = replace(options, precision=usable(options.precision, precisions()))
     description = Description.read(path)
     recipe = description.recipe
     texts = OpenVinoNetwork(path / TEXTS, options)
     images = OpenVinoNetwork(path / IMAGES, options)
-    precision = usable(options.precision, precisions())
     info = replace(
-        description.info, runtime="openvino", precision=precision, text_mode=options.text_mode
+        description.info,
+        runtime="openvino",
+        precision=options.precision,
+        text_mode=options.text_mode,
     )
     return TwoTowerBackend(
         info,
@@ -76,6 +80,7 @@ def _tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
     return Tokenizer(Vocabulary.from_file(str(path / VOCABULARY)), recipe)
 
 
+@cache
 def precisions() -> tuple[Precision, ...]:
     """Return what this CPU computes in by instructions of its own."""
     found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -121,5 +126,5 @@ def _properties(options: BackendOptions) -> dict[str, Any]:
         # Two networks compute side by side: each pinned to the same cores would wait for the other.
         "ENABLE_CPU_PINNING": False,
         # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
-        "INFERENCE_PRECISION_HINT": _HINTS[usable(options.precision, precisions())],
+        "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
     }

@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from inference.backends.cleaning import NO_PUNCTUATION
 from inference.backends.tokens import TokenIds, beginning
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
 _SPECIAL = "special_tokens.json"
 _MARK = "\u2581"  # stands for a space
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,6 @@ class Siglip1Tokenizer:
                 yield from self._pieces_of(part)
 
     def _pieces_of(self, text: str) -> list[int]:
-        plain = " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+        plain = " ".join(text.lower().translate(NO_PUNCTUATION).split())
         ids: list[int] = self._pieces.encode(self._special.unknown + plain)
         return ids[self._unknown_pieces :]

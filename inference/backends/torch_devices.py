@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inference.backends.base import BackendOptions, GpuMemory, Precision
-from inference.backends.precision import usable
+from inference.backends.base import GpuMemory, Precision
 from inference.errors import DeviceUnavailableError
 from inference.staging import why
 
@@ -52,17 +51,6 @@ def gpus(wanted: str) -> list[str]:
         return list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in named))
     check("cuda:0")
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-
-
-def usable_precision(options: BackendOptions) -> Precision:
-    """Return the precision asked for, or float32 where the device has no instructions for it."""
-    return usable(options.precision, precisions(options.device))
-
-
-def usable_dtype(options: BackendOptions) -> torch.dtype:
-    """Return the same as a type of torch."""
-    dtype: torch.dtype = getattr(torch, usable_precision(options))
-    return dtype
 
 
 def precisions(device: str) -> tuple[Precision, ...]:

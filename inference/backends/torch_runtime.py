@@ -23,7 +23,7 @@ from inference.backends.faults import told_apart
 from inference.backends.pixels import Geometry, Preprocess, cut, to_pixels
 from inference.backends.resampling import Box, Pixels
 from inference.backends.tokens import TextRecipe
-from inference.backends.torch_devices import gpu_memory, usable_dtype, usable_precision
+from inference.backends.torch_devices import gpu_memory
 from inference.backends.two_towers import TextTower, TwoTowerBackend
 from inference.model_folder import ModelFolder
 
@@ -181,9 +181,15 @@ def as_they_are(vectors: Tensor) -> Tensor:
 
 
 def place(model: nn.Module, options: BackendOptions) -> Any:
-    """Make a model ready for inference on its device, in the precision that it can have there."""
+    """Make a model ready for inference on its device and in its precision."""
     model = model.eval().requires_grad_(requires_grad=False)
-    return model.to(options.device, usable_dtype(options))
+    return model.to(options.device, dtype_of(options))
+
+
+def dtype_of(options: BackendOptions) -> torch.dtype:
+    """Return the precision as a type of torch."""
+    dtype: torch.dtype = getattr(torch, options.precision)
+    return dtype
 
 
 def describe(
@@ -203,7 +209,7 @@ def describe(
         parameters=sum(weights.values()),
         runtime="torch",
         device=options.device,
-        precision=usable_precision(options),
+        precision=options.precision,
         text_mode=options.text_mode,
         image_px=image_px,
         is_demo=folder.is_demo,
