@@ -7,8 +7,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from bench.wire import Request
 from tests.service import Service
 
 TOLERANCE = 1e-5  # of a vector alone to the same one in a batch
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,14 @@ async def bad(service: Service, stop: asyncio.Event, seed: int) -> Counter[str]:
     return done
 
 
-async def _open(service: Service) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", service.port)
+@asynccontextmanager
+async def _opened(service: Service) -> AsyncIterator[Streams]:
+    """A connection that is cut off at the end, however it comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 def _head(length: int) -> bytes:
@@ -110,90 +117,81 @@ def _head(length: int) -> bytes:
 
 
 async def drop_in_the_body(service: Service, rng: random.Random) -> None:
-    _, writer = await _open(service)
-    writer.write(_head(1000) + b'{"texts": ["' + b"a" * rng.randrange(900))
-    await writer.drain()
-    writer.transport.abort()
+    async with _opened(service) as (_, writer):
+        writer.write(_head(1000) + b'{"texts": ["' + b"a" * rng.randrange(900))
+        await writer.drain()
 
 
 async def drop_before_the_answer(service: Service, rng: random.Random) -> None:
     request = request_of([Item("texts", f"never read {rng.random()}")])
-    _, writer = await _open(service)
-    writer.write(_head(len(request.body)) + request.body)
-    await writer.drain()
-    await asyncio.sleep(rng.random() / 50)
-    writer.transport.abort()
+    async with _opened(service) as (_, writer):
+        writer.write(_head(len(request.body)) + request.body)
+        await writer.drain()
+        await asyncio.sleep(rng.random() / 50)
 
 
 async def drop_in_the_answer(service: Service, rng: random.Random) -> None:
     request = request_of([Item("texts", f"half read {rng.random()}")])
-    reader, writer = await _open(service)
-    writer.write(_head(len(request.body)) + request.body)
-    await reader.read(50)
-    writer.transport.abort()
+    async with _opened(service) as (reader, writer):
+        writer.write(_head(len(request.body)) + request.body)
+        await reader.read(50)
 
 
 async def send_slowly(service: Service, rng: random.Random) -> None:
     request = request_of([Item("texts", f"slow {rng.random()}")])
-    reader, writer = await _open(service)
-    for byte in _head(len(request.body)) + request.body:
-        writer.write(bytes([byte]))
-        await asyncio.sleep(0.002)
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    writer.close()
+    async with _opened(service) as (reader, writer):
+        for byte in _head(len(request.body)) + request.body:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.002)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
 
 
 async def send_junk(service: Service, rng: random.Random) -> None:
-    reader, writer = await _open(service)
-    writer.write(rng.randbytes(200) + b"\r\n\r\n")
-    await reader.read(200)
-    writer.close()
+    async with _opened(service) as (reader, writer):
+        writer.write(rng.randbytes(200) + b"\r\n\r\n")
+        await reader.read(200)
 
 
 async def ask_for_the_impossible(service: Service, rng: random.Random) -> None:
-    connection = Connection(target_of(service))
     body = rng.choice((b'{"images": ["?"]}', b'{"images": ["aGVsbG8="]}', b'{"texts": 3}', b"{"))
-    answer = await connection.ask(Request("POST", "/vectorize", body))
+    with closing(Connection(target_of(service))) as connection:
+        answer = await connection.ask(Request("POST", "/vectorize", body))
     assert answer.status == 422, answer
     assert json.loads(answer.body)["error"]
-    connection.close()
 
 
 async def spoil_good_company(service: Service, rng: random.Random) -> None:
-    connection = Connection(target_of(service))
     items = [Item("texts", f"good {rng.random()}"), Item("images", "aGVsbG8="), Item("texts", "b")]
-    answer = await connection.ask(request_of(items))
-    assert answer.status == 422, answer
-    assert json.loads(answer.body)["error"].startswith("images[0]: not an image")
-    answer = await connection.ask(request_of([Item("texts", f"good {rng.random()}")]))
-    assert answer.status == 200, answer
-    connection.close()
+    with closing(Connection(target_of(service))) as connection:
+        answer = await connection.ask(request_of(items))
+        assert answer.status == 422, answer
+        assert json.loads(answer.body)["error"].startswith("images[0]: not an image")
+        answer = await connection.ask(request_of([Item("texts", f"good {rng.random()}")]))
+        assert answer.status == 200, answer
 
 
 async def announce_and_wait(service: Service, rng: random.Random) -> None:
-    reader, writer = await _open(service)
-    writer.write(_head(rng.choice((1_000, 90_000_000, 100_000_000))))
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await reader.read()
-    writer.transport.abort()
+    async with _opened(service) as (reader, writer):
+        writer.write(_head(rng.choice((1_000, 90_000_000, 100_000_000))))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read()
 
 
 async def send_head_without_end(service: Service, rng: random.Random) -> None:
-    reader, writer = await _open(service)
-    writer.write(b"GET / HTTP/1.1\r\n")
-    for _ in range(300):
-        writer.write(b"X-A: " + rng.randbytes(500).hex().encode() + b"\r\n")
-        await writer.drain()
-    assert not (await reader.read()).startswith(b"HTTP/1.1 200")
+    async with _opened(service) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n")
+        for _ in range(300):
+            writer.write(b"X-A: " + rng.randbytes(500).hex().encode() + b"\r\n")
+            await writer.drain()
+        assert not (await reader.read()).startswith(b"HTTP/1.1 200")
 
 
 async def pipeline_and_leave(service: Service, rng: random.Random) -> None:
     request = request_of([Item("texts", f"piped {rng.random()}")])
-    reader, writer = await _open(service)
-    writer.write((_head(len(request.body)) + request.body) * 5)
-    await reader.read(100)
-    writer.transport.abort()
+    async with _opened(service) as (reader, writer):
+        writer.write((_head(len(request.body)) + request.body) * 5)
+        await reader.read(100)
 
 
 MISBEHAVIOURS: tuple[Callable[[Service, random.Random], Awaitable[None]], ...] = (

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,20 @@ class Service:
     process: subprocess.Popen[str]
     log: Path
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+    def connect(self) -> closing[http.client.HTTPConnection]:
+        """A connection for a `with`, which closes it however the test goes on."""
+        return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30))
 
     def request(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
-        connection = self.connect()
-        try:
+        with self.connect() as connection:
             return ask(connection, method, path, body, headers or {})
-        finally:
-            connection.close()
+
+    def metrics(self) -> str:
+        with self.connect() as connection:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
 
     def vectorize(self, **body: object) -> tuple[int, Any]:
         return self.request("POST", "/vectorize", body, {"Content-Type": "application/json"})

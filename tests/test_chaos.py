@@ -5,6 +5,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,14 @@ def test_idle_connections_beyond_the_usual_number_of_files_keep_nobody_out(tmp_p
     if allowed < 1000:
         pytest.skip(f"this machine allows {allowed} files")
     few = ("sh", "-c", f"ulimit -S -n 256; exec {sys.executable} app.py")
-    with running(tmp_path / "log", few, MODELS_DIR=GOLDEN / "openai") as service:
-        idle = [service.connect() for _ in range(500)]
-        for connection in idle:
-            connection.connect()
+    with (
+        running(tmp_path / "log", few, MODELS_DIR=GOLDEN / "openai") as service,
+        ExitStack() as idle,
+    ):
+        for _ in range(500):
+            idle.enter_context(service.connect()).connect()
         assert service.request("GET", "/.well-known/ready")[0] == 204
         assert service.vectorize(texts=["a"])[0] == 200
-        for connection in idle:
-            connection.close()
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,9 @@ def test_the_first_signal_drains_and_the_process_ends_with_0(log: Path) -> None:
 
 
 def header_of(service: Service, name: str) -> str | None:
-    connection = service.connect()
-    connection.request("GET", "/meta")
-    answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    return answer.headers.get(name)
+    with service.connect() as connection:
+        connection.request("GET", "/meta")
+        return connection.getresponse().headers.get(name)
 
 
 def test_a_request_in_flight_is_answered(log: Path) -> None:
@@ -69,21 +67,13 @@ def test_a_request_in_flight_is_answered(log: Path) -> None:
     with running(log, MODELS_DIR=GOLDEN / "openai", MAX_BATCH_SIZE=1) as service:
         with ThreadPoolExecutor(1) as client:
             asked = client.submit(service.vectorize, texts=texts)
-            while 'clip_queue_items{lane="text"} 0.0' in metrics(service):
+            while 'clip_queue_items{lane="text"} 0.0' in service.metrics():
                 pass
             service.process.send_signal(signal.SIGTERM)
             status, answer = asked.result()
         assert status == 200
         assert len(answer["textVectors"]) == len(texts)
         assert service.process.wait(timeout=20) == 0
-
-
-def metrics(service: Service) -> str:
-    connection = service.connect()
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return text
 
 
 def test_a_second_signal_ends_at_once(log: Path) -> None:
@@ -113,16 +103,14 @@ def test_none_in_flight_is_lost_when_the_signal_comes_under_load(log: Path) -> N
     with running(log, MODELS_DIR=models, VECTOR_CACHE_SIZE=0, DRAIN_DELAY_S=1) as service:
 
         def client(number: int) -> list[tuple[float, int]]:
-            connection, outcomes, started_s = service.connect(), [], 0.0
+            outcomes, started_s = [], 0.0
             body = {"texts": [f"client {number}"], "images": [PICTURE]}
-            try:
+            with service.connect() as connection, suppress(OSError, HTTPException):
                 while True:
                     started_s = time.monotonic()
                     status, _ = ask(connection, "POST", "/vectorize", body, {})
                     outcomes.append((started_s, status))
-            except (OSError, HTTPException):
-                outcomes.append((started_s, 0))
-            return outcomes
+            return [*outcomes, (started_s, 0)]
 
         with ThreadPoolExecutor(16) as pool:
             clients = [pool.submit(client, number) for number in range(16)]

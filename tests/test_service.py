@@ -47,15 +47,14 @@ def test_single_objects_at_a_time_get_each_its_own_vector(service: Service) -> N
     work += [(case, True) for case in image_cases("openai")]
 
     def client(offset: int) -> None:
-        connection = service.connect()
-        for case, is_image in work[offset:] + work[:offset]:
-            body = weaviate_body(case, is_image)
-            status, answer = ask(connection, "POST", "/vectorize", body, JSON)
-            assert status == 200
-            assert answer["textVectors" if is_image else "imageVectors"] == []
-            vectors = answer["imageVectors" if is_image else "textVectors"]
-            assert_same(np.array(vectors[0], np.float32), case)
-        connection.close()
+        with service.connect() as connection:
+            for case, is_image in work[offset:] + work[:offset]:
+                body = weaviate_body(case, is_image)
+                status, answer = ask(connection, "POST", "/vectorize", body, JSON)
+                assert status == 200
+                assert answer["textVectors" if is_image else "imageVectors"] == []
+                vectors = answer["imageVectors" if is_image else "textVectors"]
+                assert_same(np.array(vectors[0], np.float32), case)
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(client, range(16))) == [None] * 16
@@ -83,13 +82,12 @@ def test_json_sent_as_a_form_is_read(service: Service) -> None:
 
 
 def test_an_idle_connection_outlives_the_default_of_uvicorn(service: Service) -> None:
-    connection = service.connect()
-    assert ask(connection, "GET", "/meta", None, {})[0] == 200
-    time.sleep(6)  # uvicorn would close it after 5
+    with service.connect() as connection:
+        assert ask(connection, "GET", "/meta", None, {})[0] == 200
+        time.sleep(6)  # uvicorn would close it after 5
 
-    assert ask(connection, "GET", "/meta", None, {})[0] == 200
+        assert ask(connection, "GET", "/meta", None, {})[0] == 200
     assert KEEP_ALIVE_S > 90
-    connection.close()
 
 
 def test_an_error_is_json_with_a_sentence(service: Service) -> None:
