@@ -15,47 +15,25 @@ foreign text tower with what that needs to start without a network.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import catalogue
 from config import DownloadSettings, Settings, forbid_hub_access, read, trusts_remote_code
 from inference.backends.base import BackendOptions
+from inference.backends.jobs import Answer, JobError, hand_over
 from inference.errors import ConversionError, DownloadError, StartupError
-from inference.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
+from inference.fetching import Plan, fetch
+from inference.hub import Hub, Wanted
 from inference.model_folder import LAYOUTS, Family, detect
-from inference.staging import RECORD, disk_fault, install, is_whole, staging, why, write_record
+from inference.staging import RECORD, install, is_whole, staging, write_record
 
 logger = logging.getLogger(__name__)
 
 _OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be fetched.
-
-    Attributes:
-        family: the layout.
-        wanted: the models on the hub, by the part of the layout that they are for.
-        pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
-    """
-
-    family: Family
-    wanted: dict[str, Wanted]
-    pretrained: str = ""
-
-    def request(self, trust_remote_code: str) -> dict[str, str]:
-        """Describe the plan, so that a later run can tell whether it wants the same."""
-        models = {w.variable: f"{w.name}@{w.revision or ''}" for w in self.wanted.values()}
-        return {**models, "pretrained": self.pretrained, "trust_remote_code": trust_remote_code}
+_SAVING = "inference.backends.saving"
 
 
 def plan(settings: DownloadSettings) -> Plan:
@@ -101,94 +79,6 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
     return Plan("openai", {"model": wanted})
 
 
-# In this process, from the hub.
-
-
-def fetch(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
-    """Fetch what a plan wants; what is served as it is goes into the layout at once.
-
-    Returns:
-        By part, the files that are still to be saved in the layout.
-
-    Raises:
-        DownloadError: the hub does not have it, or cannot be reached.
-    """
-    if wanted.family == "openclip":
-        _fetch_openclip(wanted, hub, folder / "openclip")
-        return {}
-    choose = with_code(model_files) if trust else model_files
-    models = {(model.name, model.revision): model for model in wanted.wanted.values()}
-    fetched = {key: hub.fetch(model, choose) for key, model in models.items()}
-    snapshots = {p: fetched[model.name, model.revision] for p, model in wanted.wanted.items()}
-    if trust:
-        for snapshot in snapshots.values():
-            hub.fetch_code_of(snapshot)
-    if wanted.family == "siglip":
-        as_hub_cache(snapshots["model"], _small_files_of(snapshots["model"]), folder / "siglip")
-        (folder / "model_name").write_text(wanted.wanted["model"].name)
-    return {part: snapshot.path for part, snapshot in snapshots.items()}
-
-
-def _small_files_of(snapshot: Snapshot) -> list[str]:
-    return small_files([path.name for path in snapshot.path.iterdir() if path.is_file()])
-
-
-def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
-    import open_clip
-
-    model = wanted.wanted["model"]
-    check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
-    entry = open_clip.get_pretrained_cfg(model.name, wanted.pretrained)["hf_hub"]
-    repository, _, file = entry.rpartition("/")  # "org/name/file", or "org/name/"
-    checkpoint = Wanted(repository, model.variable, model.revision)
-    snapshot = hub.fetch(checkpoint, lambda files: _checkpoint(file, files))
-    as_hub_cache(snapshot, [path.name for path in snapshot.path.iterdir()], folder)
-    architecture = open_clip.get_model_config(model.name)
-    text = architecture["text_cfg"]
-    for tower in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}):
-        revision = model.revision if tower == repository else None
-        snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}", revision), small_files)
-        as_hub_cache(snapshot, _small_files_of(snapshot), folder)
-    description = {
-        "model_name": model.name,
-        "pretrained": wanted.pretrained,
-        "model_config": architecture,
-        "cache_dir": "./models/openclip",
-    }
-    (folder / "config.json").write_text(json.dumps(description))
-
-
-def _checkpoint(file: str, files: Sequence[str]) -> list[str]:
-    # Source: open_clip's download_pretrained_from_hf, which prefers safetensors as well.
-    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    if file:
-        names = [Path(file).with_suffix(".safetensors").name, file]
-    found = [name for name in names if name in files]
-    if not found:
-        raise DownloadError(f"holds no checkpoint of OpenCLIP: neither {' nor '.join(names)}")
-    return found[:1]
-
-
-def check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
-    """Check that open_clip has a checkpoint of that tag for that architecture.
-
-    Raises:
-        DownloadError: it has not; the message holds the tags or the pairs that come close.
-    """
-    if (name, tag) in known:
-        return
-    tags = [pretrained for model, pretrained in known if model == name]
-    pairs = [f"{model} with {pretrained}" for model, pretrained in known]
-    close = get_close_matches(f"{name} with {tag}", pairs, n=5, cutoff=0.5)
-    hint = f"{name} goes with {', '.join(tags)}" if tags else f"close to it: {', '.join(close)}"
-    raise DownloadError(
-        f"open_clip knows no pair OPEN_CLIP_MODEL_NAME={name}, OPEN_CLIP_PRETRAINED={tag}; {hint}"
-    )
-
-
-# From the plan to the model in its place.
-
-
 def download(settings: DownloadSettings) -> None:
     """Bring the model into the model folder, whole or not at all.
 
@@ -228,7 +118,7 @@ def _refuse_other_family(root: Path, family: Family) -> None:
 
 def _finish(
     settings: DownloadSettings, family: Family, folder: Path, sources: Mapping[str, Path]
-) -> dict[str, Any]:
+) -> Answer:
     job = {
         "family": family,
         "folder": str((folder / "parts").absolute()),
@@ -236,31 +126,11 @@ def _finish(
         "scratch": str((folder / "hub").absolute()),
         "trust": settings.trusts_remote_code,
     }
-    process = subprocess.run(
-        [sys.executable, "-m", "inference.backends.saving"],
-        cwd=Path(__file__).resolve().parent,
-        env=settings.environment_of_check(folder.absolute()),
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return _answer_of(process)
-
-
-def _answer_of(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    if process.returncode != 0:
-        end = process.stderr.strip().rpartition("\n")[2] or "is there enough memory?"
-        raise DownloadError(f"the check of the model ended with {process.returncode}: {end}")
-    answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    if "error" in answer:
-        error = Exception(answer["error"])
-        if "trust_remote_code" in answer["error"]:  # as every library calls it
-            raise DownloadError(
-                "the model brings Python code of its own, which runs with TRUST_REMOTE_CODE=1 only"
-            )
-        raise DownloadError(f"what was fetched does not work: {disk_fault(error) or why(error)}")
-    return answer
+    environment = settings.environment_of_check(folder.absolute())
+    try:
+        return hand_over(_SAVING, job, called="the check", environment=environment)
+    except JobError as error:
+        raise DownloadError(f"what was fetched does not work: {error}") from error
 
 
 def convert(settings: DownloadSettings) -> None:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from typing import Any
 
 from inference.backends import fingerprint
 from inference.backends.base import BackendOptions, ModelInfo
+from inference.backends.jobs import JobError, JobKilledError, hand_over
 from inference.backends.pixels import Geometry
 from inference.backends.tokens import Padding, TextRecipe
 from inference.errors import ConversionError, DownloadError
@@ -40,13 +39,9 @@ IMAGES, TEXTS, VOCABULARY = "images.xml", "texts.xml", "tokenizer.json"
 REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
 _DESCRIPTION = "model.json"
 _SOURCE = "source.json"
-_ROOT = Path(__file__).resolve().parents[2]
+_CONVERTING = "inference.backends.converting"
 _TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
 _MOST_TRIES = 2
-
-
-class _KilledError(ConversionError):
-    """A conversion did not come to its end; the next may not either."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +118,8 @@ def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
             "or convert at build time with download.py"
         ) from error
+    except JobError as error:
+        raise ConversionError(str(error)) from error
 
 
 @contextmanager
@@ -141,9 +138,9 @@ def _tried(mark: Path) -> Iterator[None]:
     mark.write_text(str(tries + 1))
     try:
         yield
-    except _KilledError:
+    except JobKilledError:
         raise
-    except Exception:
+    except BaseException:  # a signal to stop too: it says nothing of the conversion
         mark.unlink(missing_ok=True)
         raise
     mark.unlink(missing_ok=True)
@@ -158,33 +155,5 @@ def _convert(folder: ModelFolder, options: BackendOptions, target: Path) -> None
         "text_mode": options.text_mode,
         "trust": options.trust_remote_code,
     }
-    _raise_where_failed(_run(json.dumps(job)))
+    hand_over(_CONVERTING, job, called="the conversion", timeout_s=_TIMEOUT_S)
     logger.info("Converted in %.1f s: %s", time.perf_counter() - started_s, target.name)
-
-
-def _run(job: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "inference.backends.converting"],
-            cwd=_ROOT,
-            input=job,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _KilledError(f"the conversion did not end in {_TIMEOUT_S} s") from error
-
-
-def _raise_where_failed(process: subprocess.CompletedProcess[str]) -> None:
-    if process.returncode < 0:
-        raise _KilledError(
-            f"the conversion was killed by signal {-process.returncode}: is there enough memory?"
-        )
-    if process.returncode != 0:
-        end = process.stderr.strip().rpartition("\n")[2]
-        raise ConversionError(f"the conversion ended with {process.returncode}: {end}")
-    answer: dict[str, str] = json.loads(process.stdout.splitlines()[-1])
-    if "error" in answer:
-        raise ConversionError(answer["error"])

@@ -1,6 +1,6 @@
 """A process of its own: a model folder -> the same model for OpenVINO, and the proof.
 
-    python -m inference.backends.converting < job.json      prints {} or {"error"}
+    python -m inference.backends.converting < job.json      (see `jobs.py`)
 
 The proof embeds texts and pictures of many kinds by the family's own libraries and by what was
 made, and compares the vectors: whatever a family does that was not carried over shows here.
@@ -9,9 +9,7 @@ made, and compares the vectors: whatever a family does that was not carried over
 from __future__ import annotations
 
 import errno
-import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from inference.backends import load_towers
 from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, TextMode
 from inference.backends.conversion import IMAGES, REFUSAL, TEXTS, Description
+from inference.backends.jobs import Answer, do_job
 from inference.backends.openvino_runtime import load_converted
 from inference.backends.tokens import Padding
 from inference.backends.torch_runtime import Portable, Towers, backend_of
@@ -64,7 +63,7 @@ class Job:
     trust: bool
 
 
-def do(job: Job) -> None:
+def do(job: Job) -> Answer:
     """Convert, and prove; or leave the reason why this model cannot be converted.
 
     Raises:
@@ -85,6 +84,7 @@ def do(job: Job) -> None:
         shutil.rmtree(target)
         target.mkdir()
         (target / REFUSAL).write_text(f"{why(error)}\n", "utf-8")
+    return {}
 
 
 def _write(towers: Towers, portable: Portable, target: Path) -> None:
@@ -157,15 +157,5 @@ def _proof_pictures() -> list[Image.Image]:
     return [*pictures, pictures[0].quantize(16), pictures[0].convert("1")]
 
 
-def main() -> None:
-    """Do the job that standard input describes; the last line of the output is the answer."""
-    answer = {}
-    try:
-        do(Job(**json.load(sys.stdin)))
-    except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
-        answer = {"error": why(error)}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
-
-
 if __name__ == "__main__":
-    main()
+    do_job(lambda described: do(Job(**described)))

@@ -1,6 +1,6 @@
 """A process of its own, at build time: the hub's files -> the layout on disk, and the proof.
 
-    python -m inference.backends.saving < job.json      prints {"family", "dimensions"} or {"error"}
+    python -m inference.backends.saving < job.json      (see `jobs.py`)
 
 The proof loads the layout as the service will and embeds with it. It is a process of its own so
 that it starts without network and without token, and sees nothing but what a start will see.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, TypeAlias
 
 from inference.backends import load_backend
 from inference.backends.base import BackendOptions
+from inference.backends.jobs import Answer, do_job
 from inference.errors import DownloadError
 from inference.model_folder import Family, detect
 
@@ -44,21 +44,28 @@ class Job:
     trust: bool
 
 
-def do(job: Job) -> dict[str, object]:
+def do(job: Job) -> Answer:
     """Save, and prove; return the family and the dimensions of what is there now.
 
     Raises:
-        DownloadError: it is not the kind of model that it was taken for.
+        DownloadError: it is not the kind of model that it was taken for, or not to be trusted.
         ServiceError: it cannot be loaded, or does not work.
     """
     folder = Path(job.folder)
     sources = {part: Path(path) for part, path in job.sources.items()}
-    _SAVE[job.family](sources, folder, job.trust)
-    shutil.rmtree(job.scratch, ignore_errors=True)
-    return prove(folder, job.trust)
+    try:
+        _SAVE[job.family](sources, folder, job.trust)
+        shutil.rmtree(job.scratch, ignore_errors=True)
+        return prove(folder, job.trust)
+    except Exception as error:
+        if "trust_remote_code" in str(error):  # as every library calls it
+            raise DownloadError(
+                "the model brings Python code of its own, which runs with TRUST_REMOTE_CODE=1 only"
+            ) from error
+        raise
 
 
-def prove(root: Path, trust: bool) -> dict[str, object]:
+def prove(root: Path, trust: bool) -> Answer:
     """Load a model folder as the service will, and embed a text and an image.
 
     Raises:
@@ -140,14 +147,5 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def main() -> None:
-    """Do the job that standard input describes; the last line of the output is the answer."""
-    try:
-        answer = do(Job(**json.load(sys.stdin)))
-    except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
-        answer = {"error": str(error).strip() or type(error).__name__}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
-
-
 if __name__ == "__main__":
-    main()
+    do_job(lambda described: do(Job(**described)))
