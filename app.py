@@ -109,6 +109,9 @@ async def _lifespan(
     except StartupError as error:
         app.state.startup_error = error
         raise
+    except (SystemExit, asyncio.CancelledError):  # by a signal
+        app.state.startup_error = "Stopped before it was ready"
+        raise
     app.state.vectorizer = vectorizer
     app.state.intake = Intake(settings)
     app.state.access = Access(settings.authentication_allowed_tokens)
@@ -272,11 +275,9 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,
     )
-    try:
+    with suppress(SystemExit):  # of a signal before it was ready, or of a port that is taken
         server.run()
-    except SystemExit:
-        sys.exit(1)
-    sys.exit(0 if server.started else 1)
+    sys.exit(0 if server.started or server.stopped else 1)
 
 
 def _drain(app: FastAPI) -> None:

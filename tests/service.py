@@ -75,6 +75,14 @@ def ask(
 @contextmanager
 def running(log: Path, command: Sequence[str] = LAUNCHER, **settings: object) -> Iterator[Service]:
     """Start the service, wait until it is ready, and stop it at the end."""
+    with starting(log, command, **settings) as service:
+        wait_until_ready(service)
+        yield service
+
+
+@contextmanager
+def starting(log: Path, command: Sequence[str] = LAUNCHER, **settings: object) -> Iterator[Service]:
+    """Start the service, and stop it at the end."""
     port = free_port()
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -85,10 +93,8 @@ def running(log: Path, command: Sequence[str] = LAUNCHER, **settings: object) ->
             stderr=subprocess.STDOUT,
             text=True,
         )
-    service = Service(port, process, log)
     try:
-        wait_until_ready(service)
-        yield service
+        yield Service(port, process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, plain
-from tests.service import Service, ask, running
+from tests.service import Service, ask, running, starting
 
 PICTURE = base64_of(plain(size=(64, 64)))
 
@@ -86,6 +86,30 @@ def test_a_second_signal_ends_at_once(log: Path) -> None:
 
         assert service.process.wait(timeout=20) == 128 + signal.SIGTERM
         assert time.monotonic() - started_s < 5
+
+
+def test_a_signal_ends_a_start_and_the_conversion_in_it(log: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with starting(log, MODELS_DIR=GOLDEN / "openai", RUNTIME_CACHE_DIR=cache) as service:
+        while "Converting" not in log.read_text():
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert len(processes_with(cache)) == 2
+        service.process.send_signal(signal.SIGTERM)
+
+        assert service.process.wait(timeout=20) == 0
+    assert "Stopped before it was ready" in log.read_text()
+    assert not list(cache.glob("*"))
+    assert processes_with(cache) == []
+
+
+def processes_with(path: Path) -> list[Path]:
+    """Processes whose environment names a path."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            found += [file] if bytes(path) in file.read_bytes() else []
+    return found
 
 
 def test_the_log_can_be_json(log: Path) -> None:

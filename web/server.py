@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 # What was sent before the signal may still stand in the kernel's queues: a server that closes at
 # once resets it. So it listens for so long at least, and whatever came is read meanwhile.
 _LAST_ARRIVALS_S = 0.5
+# In each pass the event loop accepts one connection (uvloop) or all (asyncio), and reads from every
+# socket on which something has come; a request is read some passes after it has been accepted.
+_PASSES_TO_READ = 10
 
 
 class Server(uvicorn.Server):
@@ -25,6 +28,9 @@ class Server(uvicorn.Server):
         config: of uvicorn.
         on_drain: called when the first signal comes, while the server still listens.
         drain_delay_s: how long it still listens, half a second at least.
+
+    Attributes:
+        stopped: whether a signal came.
     """
 
     def __init__(
@@ -34,22 +40,31 @@ class Server(uvicorn.Server):
         self._on_drain = on_drain
         self._drain_delay_s = drain_delay_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._draining = False
+        self.stopped = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, and begin to listen."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Read what has come, however slow the machine is; then stop listening, and answer it."""
+        for _ in range(self.config.backlog + _PASSES_TO_READ):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard."""
-        if self._draining:
+        """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard.
+
+        Raises:
+            SystemExit: nothing is served yet; whatever is being loaded ends here.
+        """
+        if self.stopped:
             os._exit(128 + sig)
-        self._draining = True
-        if self._loop and self.started:
-            self._loop.call_soon_threadsafe(self._drain)
-        else:
-            self.should_exit = True
+        self.stopped = True
+        if not (self._loop and self.started):
+            raise SystemExit
+        self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
         logger.info("Stopping: requests in flight are answered first")
