@@ -98,6 +98,23 @@ def test_content_is_read_only_where_times_or_sizes_differ(
     assert converted(detect(model), options) == cache / golden.name
 
 
+def test_a_new_version_deletes_what_the_old_one_made_of_the_same_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = model / "cache"
+    options = replace(OPENVINO, cache_dir=cache)
+    monkeypatch.setattr(conversion, "_convert", lambda *parts: parts[-1].mkdir())
+    monkeypatch.setattr(fingerprint, "of_code", lambda: "old-code")
+    old = converted(detect(model), options)
+    other_model = cache / "openai-trained-old-code-0123456789abcdef"
+    other_model.mkdir()
+    monkeypatch.setattr(fingerprint, "of_code", lambda: "new-code")
+    new = converted(detect(model), options)
+
+    assert new.name == old.name.replace("old-code", "new-code")
+    assert set(cache.iterdir()) == {new, other_model}
+
+
 def test_files_behind_links_and_files_that_nobody_can_read(tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(GOLDEN / "openai", root)

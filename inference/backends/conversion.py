@@ -8,16 +8,18 @@
         source.json                 the sizes and times of the model's files
 
 The name holds digests of what converts and of the model's files, so that a changed model is
-converted anew, and by a new version. A process of its own, as torch and the weights would else stay
-in the server's memory; it proves what it has made (see `converting.py`) before that gets its name.
+converted anew, and by a new version, which deletes what the old one made. A process of its own, as
+torch and the weights would else stay in the server's memory; it proves what it has made (see
+`converting.py`) before that gets its name.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,14 +96,23 @@ def _unless_refused(path: Path) -> Path:
 def _find_or_make(folder: ModelFolder, options: BackendOptions, cache: Path) -> Path:
     # Only these families have two ways to read a text.
     mode = options.text_mode if folder.family in ("openai", "siglip") else "any"
-    kind = f"{folder.family}-{mode}-{fingerprint.of_code()[:8]}"
-    for path in sorted(cache.glob(f"{kind}-*/{_SOURCE}")):
+    kind, code = f"{folder.family}-{mode}", fingerprint.of_code()[:8]
+    for path in sorted(cache.glob(f"{kind}-{code}-*/{_SOURCE}")):
         if json.loads(path.read_text("utf-8")) == fingerprint.stamps(folder):
             return path.parent
-    path = cache / f"{kind}-{fingerprint.of_content(folder)[:16]}"
+    content = fingerprint.of_content(folder)[:16]
+    path = cache / f"{kind}-{code}-{content}"
     if not path.is_dir():
         _make(folder, options, path)
+        _delete(other for other in cache.glob(f"{kind}-*-{content}") if other != path)
     return path
+
+
+def _delete(superseded: Iterable[Path]) -> None:
+    """Delete what another version made of the same model; it has the size of the weights."""
+    for path in superseded:
+        logger.info("Deleting what another version converted: %s", path.absolute())
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
