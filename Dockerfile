@@ -57,4 +57,6 @@ ARG HF_ENDPOINT=
 RUN --mount=type=secret,id=hf_token,uid=10001 \
     [ -n "$HF_ENDPOINT" ] || unset HF_ENDPOINT; \
     HF_TOKEN="$(cat /run/secrets/hf_token 2>/dev/null)" ./download.py
+# What the model was converted for, or not, is what a start should ask for.
+ENV TEXT_MODE=$TEXT_MODE RUNTIME=$RUNTIME
 COPY . .

@@ -58,13 +58,13 @@ lock: .venv/dev ## derive requirements.txt from requirements.in
 	    requirements.in | grep -vE '^(cuda|nvidia)-|^triton='; } > requirements.txt.new
 	mv requirements.txt.new requirements.txt
 
-demo: .venv/service ## train the demo model again from scratch (up to 30 minutes on 2 cores)
+demo: .venv/service ## train the demo model again from scratch (half an hour and more on 2 cores)
 	$(VENV)/python -m demo.train
 
 bench: .venv/service ## measure the service beside the bare model on this machine
 	$(VENV)/python -m bench
 
-clean: ## remove everything that make made
+clean: ## remove what was installed and built; models stay
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
 
 .venv/python:

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="`float32`: the reference's vectors; `bfloat16` (GPUs, and CPUs with AMX or "
-        "AVX512-BF16) and `float16` (GPUs): faster, and off by what the chapter Precision says",
+        "AVX512-BF16) and `float16` (GPUs): faster, and off by what the chapter on precision says",
     )
     runtime: Literal["openvino", "torch"] = Field(
         default="openvino",
@@ -149,7 +149,8 @@ class Settings(BaseSettings):
     authentication_allowed_tokens: Tokens = Field(
         default=(),
         description="bearer tokens, with commas between them, of which every request but the "
-        "probes must bring one; none asks for none",
+        "probes must bring one; none asks for none. Weaviate, the page and `smoke_test.py` send "
+        "none",
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a container serves every interface
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")

@@ -17,9 +17,10 @@
         ├── ConfigurationError       ... a setting
         ├── ModelFolderError         ... the model folder
         ├── DeviceUnavailableError   ... the device
+        ├── ConversionError          ... nothing: another runtime serves
         └── DownloadError            ... the download at build time
 
-It knows no status codes: `app.py` holds the one table from error to status.
+It knows no status codes: `web/answers.py` holds the one table from error to status.
 """
 
 from __future__ import annotations

@@ -98,6 +98,15 @@ def test_content_is_read_only_where_times_or_sizes_differ(
     assert converted(detect(model), options) == cache / golden.name
 
 
+def test_what_a_model_folder_brings_is_used_whatever_the_cache(model: Path, tmp_path: Path) -> None:
+    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
+    shutil.copytree(golden, model / conversion.FOLDER / golden.name)
+    options = replace(OPENVINO, cache_dir=tmp_path / "empty")
+
+    assert converted(detect(model), options) == model / conversion.FOLDER / golden.name
+    assert not (tmp_path / "empty").exists()
+
+
 def test_a_new_version_deletes_what_the_old_one_made_of_the_same_model(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

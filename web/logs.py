@@ -1,4 +1,4 @@
-"""The log: its form, and its line for every request. No line holds what a client sent."""
+"""The log: its form, and its line for every request. No line holds a text or a picture."""
 
 from __future__ import annotations
 

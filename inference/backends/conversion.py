@@ -97,15 +97,25 @@ def _find_or_make(folder: ModelFolder, options: BackendOptions, cache: Path) -> 
     # Only these families have two ways to read a text.
     mode = options.text_mode if folder.family in ("openai", "siglip") else "any"
     kind, code = f"{folder.family}-{mode}", fingerprint.of_code()[:8]
-    for path in sorted(cache.glob(f"{kind}-{code}-*/{_SOURCE}")):
-        if json.loads(path.read_text("utf-8")) == fingerprint.stamps(folder):
-            return path.parent
+    places = (cache, folder.root / FOLDER)  # an image may bring what another cache does not hold
+    if unchanged := _unchanged(folder, places, f"{kind}-{code}-*"):
+        return unchanged
     content = fingerprint.of_content(folder)[:16]
-    path = cache / f"{kind}-{code}-{content}"
-    if not path.is_dir():
-        _make(folder, options, path)
-        _delete(other for other in cache.glob(f"{kind}-*-{content}") if other != path)
-    return path
+    name = f"{kind}-{code}-{content}"
+    for path in (place / name for place in places):
+        if path.is_dir():
+            return path
+    _make(folder, options, cache / name)
+    _delete(other for other in cache.glob(f"{kind}-*-{content}") if other.name != name)
+    return cache / name
+
+
+def _unchanged(folder: ModelFolder, places: Iterable[Path], pattern: str) -> Path | None:
+    stamps = fingerprint.stamps(folder)
+    for source in (path for place in places for path in place.glob(f"{pattern}/{_SOURCE}")):
+        if json.loads(source.read_text("utf-8")) == stamps:
+            return source.parent
+    return None
 
 
 def _delete(superseded: Iterable[Path]) -> None:
