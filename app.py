@@ -37,7 +37,7 @@ from web.logs import configure
 from web.observed import observed
 from web.page import page_response
 from web.protocol import Protocol
-from web.server import Server
+from web.server import Server, StoppedError
 from web.wire import ErrorResponse, VectorizeResponse, parse, request_body, serialise
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class _Application(FastAPI):
     async def _send_in_a_sentence(self, send: Send, message: Message) -> None:
         # Starlette reports a failed start as a traceback.
         error = getattr(self.state, "startup_error", None)
-        if message["type"] == "lifespan.startup.failed" and error:
+        if message["type"] == "lifespan.startup.failed" and error is not None:
             message = {**message, "message": str(error)}
         await send(message)
 
@@ -109,8 +109,9 @@ async def _lifespan(
     except StartupError as error:
         app.state.startup_error = error
         raise
-    except (SystemExit, asyncio.CancelledError):  # by a signal
-        app.state.startup_error = "Stopped before it was ready"
+    except (StoppedError, asyncio.CancelledError):
+        logger.info("Stopped before it was ready")
+        app.state.startup_error = ""
         raise
     app.state.vectorizer = vectorizer
     app.state.intake = Intake(settings)

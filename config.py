@@ -63,7 +63,6 @@ class Settings(BaseSettings):
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
         default="cuda:0",
-        pattern=r"^(all|cuda(:\d+)?(,\s*cuda:\d+)*)$",
         description="the GPU to use, where it is enabled; several with commas between them, or "
         "`all`: a copy of the model on each",
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 import catalogue
 from config import DownloadSettings, Settings, forbid_hub_access, read, trusts_remote_code
 from inference.backends.base import BackendOptions
-from inference.backends.jobs import Answer, JobError, hand_over
+from inference.backends.jobs import Answer, JobError, JobKilledError, hand_over
 from inference.errors import ConversionError, DownloadError, StartupError
 from inference.fetching import Plan, fetch
 from inference.hub import Hub, Wanted
@@ -128,7 +128,9 @@ def _finish(
     }
     environment = settings.environment_of_check(folder.absolute())
     try:
-        return hand_over(_SAVING, job, called="the check", environment=environment)
+        return hand_over(_SAVING, job, called="the check of the model", environment=environment)
+    except JobKilledError as error:
+        raise DownloadError(str(error)) from error
     except JobError as error:
         raise DownloadError(f"what was fetched does not work: {error}") from error
 

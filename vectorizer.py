@@ -33,6 +33,7 @@ from inference.backends.base import (
 )
 from inference.decoding import Decoder
 from inference.errors import (
+    DeviceUnavailableError,
     InvalidInputError,
     RequestTooLargeError,
     UnhealthyError,
@@ -48,6 +49,7 @@ from inference.machine import (
 )
 from inference.model_folder import ModelFolder, detect
 from inference.record import Timings
+from inference.staging import why
 from inference.vector_cache import CacheStats, VectorCache
 
 logger = logging.getLogger(__name__)
@@ -167,15 +169,21 @@ class Vectorizer:
             )
 
     async def warmup(self) -> None:
-        """Run both towers once with real shapes, so that the first request is not slow."""
-        blank = self._replicas[0].preprocess(Image.new("RGB", (640, 480)))
-        for size in (1, 2):
-            for lane, item in ((self._images, blank), (self._texts, "warm up")):
-                await asyncio.gather(*(lane.compute(item, Timings()) for _ in range(size)))
+        """Run both towers of every replica with real shapes, so that the first request is not slow.
+
+        Raises:
+            BackendError: the model fails.
+        """
+        await self._images.warm_up(self._blank(), sizes=(1, 2))
+        await self._texts.warm_up("warm up", sizes=(1, 2))
+
+    def _blank(self) -> Any:
+        return self._replicas[0].preprocess(Image.new("RGB", (640, 480)))
 
     async def _try_again(self) -> None:
         try:
-            await self.warmup()
+            await self._images.compute(self._blank(), Timings())
+            await self._texts.compute("another try", Timings())
         except Exception as error:  # noqa: BLE001 - whatever it is, the model fails
             logger.warning("The model still fails: %s", error)
         finally:
@@ -264,7 +272,12 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     keep_freed_memory()
     options = backend_options(settings, folder)
     vectorizer = Vectorizer(load_replicas(folder, options, devices(settings)), settings)
-    await vectorizer.warmup()
+    try:
+        await vectorizer.warmup()
+    except Exception as error:
+        raise DeviceUnavailableError(
+            f"The model does not run on {vectorizer.info.device}: {why(error)}"
+        ) from error
     spare_the_collector()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)

@@ -108,11 +108,28 @@ class Batcher(Generic[T, R]):
             BackendError: the item could not be computed, not even alone.
         """
         if not self._tasks:
-            self._start()
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Entry(item, future, time.perf_counter()))
+            self._start([[] for _ in self._runners])
+        entry = self._entry(item)
+        self._queue.append(entry)
         self._arrival.set()
-        return await future
+        return await entry.future
+
+    async def warm_up(self, item: T, sizes: Sequence[int]) -> None:
+        """Let every runner compute batches of these sizes, in its thread, before anything else.
+
+        Raises:
+            BackendError: the item could not be computed.
+        """
+        warm_ups = [[self._batch_of(item, size) for size in sizes] for _ in self._runners]
+        self._start(warm_ups)
+        entries = (entry for batches in warm_ups for batch in batches for entry in batch)
+        await asyncio.gather(*(entry.future for entry in entries))
+
+    def _batch_of(self, item: T, size: int) -> list[_Entry[T, R]]:
+        return [self._entry(item) for _ in range(size)]
+
+    def _entry(self, item: T) -> _Entry[T, R]:
+        return _Entry(item, asyncio.get_running_loop().create_future(), time.perf_counter())
 
     async def aclose(self) -> None:
         """Stop; items that still wait are cancelled."""
@@ -122,14 +139,18 @@ class Batcher(Generic[T, R]):
         while self._queue:
             self._queue.popleft().future.cancel()
 
-    def _start(self) -> None:
+    def _start(self, warm_ups: Sequence[Sequence[list[_Entry[T, R]]]]) -> None:
         self._tasks = [
-            asyncio.create_task(self._serve(run_batch), name=f"{self._name}-{index}")
-            for index, run_batch in enumerate(self._runners)
+            asyncio.create_task(self._serve(run_batch, batches), name=f"{self._name}-{index}")
+            for index, (run_batch, batches) in enumerate(zip(self._runners, warm_ups, strict=True))
         ]
 
-    async def _serve(self, run_batch: RunBatch[T, R]) -> None:
+    async def _serve(
+        self, run_batch: RunBatch[T, R], warm_ups: Sequence[list[_Entry[T, R]]]
+    ) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
+            for batch in warm_ups:
+                await self._run(run_batch, thread, batch)
             while True:
                 await self._arrival.wait()
                 await self._wait_for_company()
@@ -175,6 +196,7 @@ class Batcher(Generic[T, R]):
     ) -> None:
         """Compute a batch; one that fails in halves, so that what is at fault fails alone."""
         items = [entry.item for entry in batch]
+        half = len(batch) // 2
         try:
             results = await asyncio.get_running_loop().run_in_executor(thread, run_batch, items)
             _deliver(batch, results)
@@ -182,11 +204,13 @@ class Batcher(Generic[T, R]):
             if len(batch) == 1 or isinstance(error, DeviceLostError):
                 _fail(batch, error)
                 return
-            half = len(batch) // 2
             if isinstance(error, DeviceMemoryError):
                 self._limit_to(half)
-            await self._compute(run_batch, thread, batch[:half])
-            await self._compute(run_batch, thread, batch[half:])
+        else:
+            return
+        # Outside of `except`: the error's traceback holds what the whole batch left in memory.
+        await self._compute(run_batch, thread, batch[:half])
+        await self._compute(run_batch, thread, batch[half:])
 
     def _limit_to(self, size: int) -> None:
         if size < self._max_batch_size:  # what did not fit will not fit

@@ -84,6 +84,14 @@ class Lane:
         timings.add("encode", seconds)
         return vector
 
+    async def warm_up(self, item: Any, sizes: Sequence[int]) -> None:
+        """Let every replica compute batches of these sizes before anything else.
+
+        Raises:
+            BackendError: the model failed on it, or answered numbers that are not finite.
+        """
+        await self._batcher.warm_up(item, sizes)
+
     async def aclose(self) -> None:
         """Stop; items that still wait are cancelled."""
         await self._batcher.aclose()

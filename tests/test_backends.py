@@ -1,21 +1,15 @@
 """What is loaded, and what is not."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from transformers import MetaClip2Config, MetaClip2Model
 
 from inference.backends import load_backend, transformers_models
-from inference.backends.base import BackendOptions, Embeddings, TextMode
-from inference.backends.pixels import to_pixels
+from inference.backends.base import BackendOptions, TextMode
 from inference.backends.sentence_transformer import same_content
-from inference.backends.torch_runtime import TorchNetwork
-from inference.backends.two_towers import Network, TwoTowerBackend
-from inference.errors import DeviceLostError, DeviceMemoryError, ModelFolderError
+from inference.errors import ModelFolderError
 from inference.model_folder import detect
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES, assert_same, golden_backend, text_cases
 
@@ -97,49 +91,3 @@ def test_texts_that_are_cut_are_counted_and_those_that_just_fit_are_not(layout: 
     backend.encode_text([fits + " a", "a", fits, fits * 3])
     assert backend.stats.truncated_texts == before + 2
     assert backend.stats.gpu_memory is None
-
-
-class Ones:
-    """A text tower of its own kind."""
-
-    truncated_texts = 0
-
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
-        return np.ones((len(texts), 3), np.float32)
-
-
-def backend_with(images: Network) -> TwoTowerBackend:
-    return TwoTowerBackend(golden_backend("openai", "trained").info, to_pixels, images, Ones())
-
-
-PIXELS = np.zeros((3, 2, 2), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("failure", "kind"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), DeviceMemoryError),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), DeviceMemoryError),
-        (RuntimeError("Exception from src/inference: std::bad_alloc"), DeviceMemoryError),
-        (MemoryError(), DeviceMemoryError),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLostError),
-        (RuntimeError("shapes cannot be multiplied"), RuntimeError),
-    ],
-)
-def test_a_devices_faults_are_told_apart(failure: Exception, kind: type[Exception]) -> None:
-    def fail(_: torch.Tensor) -> torch.Tensor:
-        raise failure
-
-    backend = backend_with(TorchNetwork(fail, "cpu"))
-
-    assert backend.encode_text(["a"]).tolist() == [[1, 1, 1]]
-    with pytest.raises(kind) as raised:
-        backend.encode_image([PIXELS])
-    assert type(raised.value) is kind
-
-
-def test_memory_that_really_runs_out_is_told_so() -> None:
-    backend = backend_with(TorchNetwork(lambda _: torch.empty(1 << 50), "cpu"))
-
-    with pytest.raises(DeviceMemoryError, match="allocate"):
-        backend.encode_image([PIXELS])

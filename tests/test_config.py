@@ -34,7 +34,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "many"), ("TEXT_MODE", "best"), ("CUDA_CORE", "gpu")]
+    ("name", "value"), [("PORT", "many"), ("TEXT_MODE", "best"), ("RUNTIME", "gpu")]
 )
 def test_a_value_that_does_not_fit_names_its_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

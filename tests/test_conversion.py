@@ -124,6 +124,24 @@ def test_a_new_version_deletes_what_the_old_one_made_of_the_same_model(
     assert set(cache.iterdir()) == {new, other_model}
 
 
+def test_a_new_version_that_cannot_convert_leaves_the_old_ones_work(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPENVINO, cache_dir=model / "cache")
+    old = model / f"cache/openai-trained-old-code-{fingerprint.of_content(detect(model))[:16]}"
+    old.mkdir(parents=True)
+
+    def refuse(*parts: Path) -> None:
+        parts[-1].mkdir()
+        (parts[-1] / conversion.REFUSAL).write_text("it is of another kind")
+
+    monkeypatch.setattr(conversion, "_convert", refuse)
+    with pytest.raises(ConversionError, match="another kind"):
+        converted(detect(model), options)
+
+    assert old.is_dir()
+
+
 def test_files_behind_links_and_files_that_nobody_can_read(tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(GOLDEN / "openai", root)
@@ -165,7 +183,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
 @pytest.mark.parametrize(
     ("program", "said", "kept"),
     [
-        ("print('no answer')", "", []),
+        ("print('no answer')", "the conversion ended without an answer", []),
         ("raise SystemExit('no memory')", "the conversion ended with 1: no memory", []),
         ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9: is there", ["1"]),
         ("import time; time.sleep(60)", "the conversion did not end in 2 s", ["1"]),

@@ -61,7 +61,7 @@ ALLOWED = {
     "vectorizer": LEAVES
     | BACKENDS
     | {"inference.decoding", "inference.health", "inference.images", "inference.lane"}
-    | {"inference.machine", "inference.record", "inference.vector_cache"},
+    | {"inference.machine", "inference.record", "inference.staging", "inference.vector_cache"},
     "inference.lane": {
         "inference.admission",
         "inference.backends.base",

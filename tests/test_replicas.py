@@ -9,7 +9,7 @@ import torch
 from config import Settings
 from inference.backends import load_replicas, torch_devices
 from inference.backends.base import BackendOptions, BackendStats, GpuMemory, Precision
-from inference.errors import DeviceUnavailableError
+from inference.errors import ConfigurationError, DeviceUnavailableError
 from inference.model_folder import detect
 from tests.fakes import FakeBackend, vector_of
 from tests.golden_cases import GOLDEN
@@ -52,31 +52,55 @@ def test_their_devices_and_their_memory_are_told_together() -> None:
     ("wanted", "found"),
     [
         ("cuda:1", ["cuda:1"]),
+        ("cuda", ["cuda:0"]),
         ("cuda:0, cuda:2", ["cuda:0", "cuda:2"]),
+        ("0,1", ["cuda:0", "cuda:1"]),
         ("all", ["cuda:0", "cuda:1", "cuda:2"]),
     ],
 )
 def test_the_gpus_that_are_named(
     wanted: str, found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch_devices, "_try", lambda _: None)
 
-    assert Settings(cuda_core=wanted).cuda_core == wanted
     assert torch_devices.gpus(wanted) == found
 
 
-@pytest.mark.parametrize("wanted", ["cpu", "cuda:x", "cuda:0,", "0", "all,cuda:0"])
+@pytest.mark.parametrize("wanted", ["cpu", "cuda:x", "cuda:0,", "cuda:-1", "all,cuda:0"])
 def test_what_names_no_gpu_is_refused(wanted: str) -> None:
-    with pytest.raises(ValueError, match="cuda_core"):
-        Settings(cuda_core=wanted)
+    with pytest.raises(ConfigurationError, match="expected a GPU such as cuda:0, several such"):
+        torch_devices.gpus(wanted)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("wanted", ["all", "cuda:0", "cuda:0,cuda:1"])
 def test_a_gpu_that_is_not_there_ends_the_start_with_a_sentence(wanted: str) -> None:
-    with pytest.raises(DeviceUnavailableError, match=r"cuda:0 is not there: torch .* sees 0 GPUs"):
+    sentence = "cuda:0 is not there: torch .* sees 0 GPUs|is built without CUDA: install it"
+    with pytest.raises(DeviceUnavailableError, match=sentence):
         load_replicas(detect(GOLDEN / "openai"), BackendOptions(), wanted)
+
+
+def test_a_torch_without_cuda_is_told_from_a_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+
+    with pytest.raises(DeviceUnavailableError, match="is built without CUDA: install it"):
+        torch_devices.check("cuda:0")
+
+
+@pytest.mark.anyio
+async def test_every_replica_is_warmed_up() -> None:
+    replicas = [FakeBackend() for _ in range(4)]
+    vectorizer = Vectorizer(replicas, Settings())
+    await vectorizer.warmup()
+
+    assert [replica.image_batches for replica in replicas] == [[1, 2]] * 4
+    assert [[len(b) for b in replica.text_batches] for replica in replicas] == [[1, 2]] * 4
+    assert (await vectorizer.vectorize(["a"], [])).texts.shape == (1, 4)
+    await vectorizer.aclose()
 
 
 def test_a_gpu_that_cannot_run_this_torch_ends_the_start_with_a_sentence(
@@ -85,6 +109,7 @@ def test_a_gpu_that_cannot_run_this_torch_ends_the_start_with_a_sentence(
     def no_kernel(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("CUDA error: no kernel image is available for execution\nCompile with")
 
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (3, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla K40")

@@ -1,6 +1,7 @@
 """The signals of a real process."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +102,29 @@ def test_a_signal_ends_a_start_and_the_conversion_in_it(log: Path, tmp_path: Pat
     assert "Stopped before it was ready" in log.read_text()
     assert not list(cache.glob("*"))
     assert processes_with(cache) == []
+
+
+def test_a_signal_that_a_library_swallows_still_ends_the_service(log: Path) -> None:
+    program = """
+import asyncio, time, app, config
+from tests.fakes import FakeBackend
+from vectorizer import Vectorizer
+
+async def swallow(settings):
+    print("loading", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        return Vectorizer([FakeBackend()], settings)
+
+app.serve(config.Settings(), swallow)
+"""
+    with starting(log, (sys.executable, "-c", program)) as service:
+        while "loading" not in log.read_text():
+            time.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+
+        assert service.process.wait(timeout=20) == 0
 
 
 def processes_with(path: Path) -> list[Path]:

@@ -1,15 +1,17 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from config import Settings
-from inference.errors import BackendError, InvalidInputError
+from inference.backends.base import Embeddings
+from inference.errors import BackendError, DeviceUnavailableError, InvalidInputError
 from tests.fakes import DIMENSIONS, FakeBackend, vector_of
+from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
-from vectorizer import Vectorizer
+from vectorizer import Vectorizer, load_vectorizer
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +43,20 @@ async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectori
     np.testing.assert_array_equal(
         answer.images, [picture_vector((8, 8), (0, 0, 200)), picture_vector((8, 8), (200, 0, 0))]
     )
+
+
+async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(FakeBackend):
+        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+            raise RuntimeError("CUDA error: no kernel image\nCompile with")
+
+    monkeypatch.setattr("vectorizer.load_replicas", lambda *_: [Broken()])
+    with pytest.raises(DeviceUnavailableError) as raised:
+        await load_vectorizer(Settings(models_dir=GOLDEN / "openai"))
+
+    assert str(raised.value) == "The model does not run on cpu: CUDA error: no kernel image"
 
 
 async def test_nothing_asked_is_nothing_answered(vectorizer: Vectorizer) -> None:

@@ -21,6 +21,10 @@ _LAST_ARRIVALS_S = 0.5
 _PASSES_TO_READ = 10
 
 
+class StoppedError(SystemExit):
+    """A signal came while the service was loading."""
+
+
 class Server(uvicorn.Server):
     """uvicorn, but for the signals.
 
@@ -46,6 +50,8 @@ class Server(uvicorn.Server):
         """Load, and begin to listen."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.stopped:  # some libraries swallow whatever is raised in them
+            self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Read what has come, however slow the machine is; then stop listening, and answer it."""
@@ -57,13 +63,13 @@ class Server(uvicorn.Server):
         """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard.
 
         Raises:
-            SystemExit: nothing is served yet; whatever is being loaded ends here.
+            StoppedError: nothing is served yet; whatever is being loaded ends here.
         """
         if self.stopped:
             os._exit(128 + sig)
         self.stopped = True
         if not (self._loop and self.started):
-            raise SystemExit
+            raise StoppedError
         self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:

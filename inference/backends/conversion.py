@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +104,7 @@ def _find_or_make(folder: ModelFolder, options: BackendOptions, cache: Path) -> 
     for path in (place / name for place in places):
         if path.is_dir():
             return path
-    _make(folder, options, cache / name)
-    _delete(other for other in cache.glob(f"{kind}-*-{content}") if other.name != name)
+    _make(folder, options, cache / name, f"{kind}-*-{content}")
     return cache / name
 
 
@@ -118,14 +116,15 @@ def _unchanged(folder: ModelFolder, places: Iterable[Path], pattern: str) -> Pat
     return None
 
 
-def _delete(superseded: Iterable[Path]) -> None:
-    """Delete what another version made of the same model; it has the size of the weights."""
+def _set_aside(superseded: Iterable[Path], scratch: Path) -> None:
+    """Move what other versions made of the same model to where it will be deleted."""
     for path in superseded:
         logger.info("Deleting what another version converted: %s", path.absolute())
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # such as a lower layer of an image
+            path.rename(scratch / path.name)
 
 
-def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
+def _make(folder: ModelFolder, options: BackendOptions, path: Path, versions: str) -> None:
     try:
         with staging(path.parent, wait=True) as scratch:
             if not path.is_dir():  # another start may have made it meanwhile
@@ -134,6 +133,9 @@ def _make(folder: ModelFolder, options: BackendOptions, path: Path) -> None:
                     _convert(folder, options, scratch / path.name)
                 (scratch / path.name / _SOURCE).write_text(stamps, "utf-8")
                 install(scratch, path.parent, [path.name])
+                if not (path / REFUSAL).is_file():
+                    others = (other for other in path.parent.glob(versions) if other != path)
+                    _set_aside(others, scratch)
     except DownloadError as error:
         raise ConversionError(
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "

@@ -14,24 +14,42 @@ R = TypeVar("R")
 
 # What torch's allocators for GPU and CPU say, and OpenVINO's; all raise a RuntimeError.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
-# After one of these a CUDA context answers nothing but the same error until its process ends.
-_LOST = ("CUDA error:", "cuDNN error:", "CUBLAS_STATUS_", "device-side assert")
+# What CUDA's libraries say where their own workspace finds no place.
+_NO_WORKSPACE = ("ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
-def told_apart(compute: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a computation: raises DeviceMemoryError or DeviceLostError where those happened."""
+def always() -> bool:
+    """Answer for a device that cannot be lost."""
+    return True
+
+
+def told_apart(
+    compute: Callable[P, R], still_answers: Callable[[], bool] = always
+) -> Callable[P, R]:
+    """Wrap a computation: raises DeviceMemoryError or DeviceLostError where those happened.
+
+    Args:
+        compute: the computation.
+        still_answers: asked after a failure, as many leave a device as it was, while after others
+            it answers nothing but the same error until the process ends.
+    """
 
     @wraps(compute)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return compute(*args, **kwargs)
-        except MemoryError as error:
-            raise DeviceMemoryError(why(error)) from error
-        except RuntimeError as error:
-            if any(sign in str(error) for sign in _NO_MEMORY):
-                raise DeviceMemoryError(why(error)) from error
-            if any(sign in str(error) for sign in _LOST):
-                raise DeviceLostError(why(error)) from error
-            raise
+        except (MemoryError, RuntimeError) as error:
+            if _is_of_memory(error):
+                fault: Exception = DeviceMemoryError(why(error))
+            elif not still_answers():
+                fault = DeviceLostError(why(error))
+            else:
+                raise
+        raise fault  # here, as the first error's traceback holds all that the batch left in memory
 
     return wrapped
+
+
+def _is_of_memory(error: Exception) -> bool:
+    signs = _NO_MEMORY + _NO_WORKSPACE
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

@@ -40,7 +40,7 @@ def hand_over(
     """Run a module of this project, and wait for what it answers.
 
     Args:
-        module: its name; its `main` calls `do_job`.
+        module: its name; run as a program, it calls `do_job`.
         job: what it is to do.
         called: what errors call it, such as "the conversion".
         environment: by default, that of this process.
@@ -73,7 +73,10 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
     if process.returncode != 0:
         end = process.stderr.strip().rpartition("\n")[2]
         raise JobError(f"{called} ended with {process.returncode}: {end}")
-    answer: Answer = json.loads(process.stdout.splitlines()[-1])
+    try:
+        answer: Answer = json.loads(process.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise JobError(f"{called} ended without an answer") from error
     if "error" in answer:
         raise JobError(answer["error"])
     return answer

@@ -24,5 +24,6 @@ def forget_pages(file: Path) -> None:
 def _mappings(path: str) -> list[tuple[int, int]]:
     # A line: start-end permissions offset device inode path
     lines = (line.split(maxsplit=5) for line in _MAPS.read_text(errors="replace").splitlines())
-    found = [words[0].split("-") for words in lines if len(words) == 6 and words[5] == path]
+    names = (path, f"{path} (deleted)")  # as another version's start may do meanwhile
+    found = [words[0].split("-") for words in lines if len(words) == 6 and words[5] in names]
     return [(int(start, 16), int(end, 16)) for start, end in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from inference.backends.base import GpuMemory, Precision
-from inference.errors import DeviceUnavailableError
+from inference.errors import ConfigurationError, DeviceUnavailableError
 from inference.staging import why
 
 
@@ -18,12 +18,38 @@ def check(name: str) -> None:
     device = torch.device(name)
     if device.type != "cuda":
         return
+    if torch.version.cuda is None:
+        raise DeviceUnavailableError(
+            f"ENABLE_CUDA is on, but torch {torch.__version__} is built without CUDA: install it "
+            "from pip's own index, without TORCH_INDEX_URL, or unset ENABLE_CUDA"
+        )
     if (device.index or 0) >= torch.cuda.device_count():
         raise DeviceUnavailableError(
-            f"ENABLE_CUDA is on, but {name} is not there: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} GPUs. Give the container a GPU, or unset ENABLE_CUDA"
+            f"ENABLE_CUDA is on, but {name} is not there: torch {torch.__version__} for CUDA "
+            f"{torch.version.cuda} sees {torch.cuda.device_count()} GPUs. Give the container a "
+            "GPU (and the machine a driver for this CUDA), or unset ENABLE_CUDA"
         )
     _try(device)
+    # cuDNN would round the numbers of a float32 convolution to TF32, for some sizes of a batch.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
+def answers(name: str) -> bool:
+    """Tell whether a device computes at all; after some faults it does not, until a new process."""
+    device = torch.device(name)
+    if device.type != "cuda":
+        return True
+    try:
+        _compute_something(device)
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
+def _compute_something(device: torch.device) -> None:
+    torch.ones(1, device=device).add(1).item()
 
 
 def _try(device: torch.device) -> None:
@@ -32,7 +58,7 @@ def _try(device: torch.device) -> None:
         major, minor = torch.cuda.get_device_capability(device)
         name = torch.cuda.get_device_name(device)
         about = f"{device}, a {name} (compute capability {major}.{minor}),"
-        torch.ones(1, device=device).add(1).item()
+        _compute_something(device)
     except RuntimeError as error:
         raise DeviceUnavailableError(
             f"{about} cannot run torch {torch.__version__}, which is built for "
@@ -44,13 +70,23 @@ def gpus(wanted: str) -> list[str]:
     """Name the GPUs of CUDA_CORE: one, several with commas between them, or `all`.
 
     Raises:
+        ConfigurationError: it names something else.
         DeviceUnavailableError: `all`, and there is none.
     """
     if wanted != "all":
-        named = (name.strip() for name in wanted.split(","))
-        return list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in named))
+        return list(dict.fromkeys(_gpu(name.strip(), wanted) for name in wanted.split(",")))
     check("cuda:0")
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def _gpu(name: str, wanted: str) -> str:
+    index = "0" if name == "cuda" else name.removeprefix("cuda:")
+    if not (index.isascii() and index.isdecimal()):
+        raise ConfigurationError(
+            f"CUDA_CORE={wanted!r}: expected a GPU such as cuda:0, several such as cuda:0,cuda:1, "
+            "or all"
+        )
+    return f"cuda:{int(index)}"
 
 
 def precisions(device: str) -> tuple[Precision, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from inference.backends.faults import told_apart
 from inference.backends.pixels import Geometry, Preprocess, cut, to_pixels
 from inference.backends.resampling import Box, Pixels
 from inference.backends.tokens import TextRecipe
-from inference.backends.torch_devices import gpu_memory
+from inference.backends.torch_devices import answers, gpu_memory
 from inference.backends.two_towers import TextTower, TwoTowerBackend
 from inference.model_folder import ModelFolder
 
@@ -80,6 +81,8 @@ def backend_of(towers: Towers) -> TwoTowerBackend:
 class TorchNetwork:
     """A module as a `Network`: arrays to its device, vectors back.
 
+    On a GPU each has a stream of its own: a search's text waits for no images there either.
+
     Args:
         module: a function of tensors.
         device: where it computes.
@@ -89,19 +92,28 @@ class TorchNetwork:
         self._module = module
         self._device = torch.device(device)
         self._cores = torch.get_num_threads()
+        self._in_its_stream: Callable[[], AbstractContextManager[object]] = nullcontext
+        if self._device.type == "cuda":
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._in_its_stream = partial(torch.cuda.stream, stream)
+            torch.cuda.synchronize(self._device)  # the weights came by another stream
+        self._checked = told_apart(self._compute, partial(answers, device))
 
-    @told_apart
-    @torch.inference_mode()
     def __call__(self, *inputs: Any) -> Embeddings:
-        """Compute: arrays of [n, ...], or dictionaries of tensors -> [n, dim] float32."""
+        """Compute: arrays of [n, ...], or mappings to tensors -> [n, dim] float32."""
+        return self._checked(*inputs)
+
+    @torch.inference_mode()
+    def _compute(self, *inputs: Any) -> Embeddings:
         # torch counts its threads for each thread that calls it.
         torch.set_num_threads(self._cores)
-        vectors = self._module(*map(self._on_device, inputs))
-        embeddings: Embeddings = vectors.float().cpu().numpy()
+        with self._in_its_stream():
+            vectors = self._module(*map(self._on_device, inputs))
+            embeddings: Embeddings = vectors.float().cpu().numpy()
         return embeddings
 
     def _on_device(self, value: Any) -> Any:
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):  # the libraries have kinds of their own, not only dict
             return {name: self._on_device(part) for name, part in value.items()}
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)

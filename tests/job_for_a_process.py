@@ -1,0 +1,28 @@
+"""A job that ends as it is told to: `python -m tests.job_for_a_process < {"end": ...}`."""
+
+import os
+import signal
+import sys
+import time
+
+from inference.backends.jobs import Answer, do_job
+
+
+def do(job: Answer) -> Answer:
+    match job["end"]:
+        case "fail":
+            raise ValueError("no such thing\nand more")
+        case "crash":
+            sys.exit("no memory")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "silent":
+            os._exit(0)
+        case "slow":
+            time.sleep(60)
+    print("what a library says")
+    return {"did": job["end"]}
+
+
+if __name__ == "__main__":
+    do_job(do)

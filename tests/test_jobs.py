@@ -1,0 +1,35 @@
+"""A job that goes to a process of its own, and every way in which it can end."""
+
+import pytest
+
+from inference.backends.jobs import Answer, JobError, JobKilledError, hand_over
+
+
+def ended(how: str) -> Answer:
+    return hand_over(
+        "tests.job_for_a_process",
+        {"end": how},
+        called="the job",
+        timeout_s=3 if how == "slow" else 60,
+    )
+
+
+def test_the_answer_is_the_last_line() -> None:
+    assert ended("well") == {"did": "well"}
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "sentence"),
+    [
+        ("fail", JobError, "no such thing"),
+        ("crash", JobError, "the job ended with 1: no memory"),
+        ("silent", JobError, "the job ended without an answer"),
+        ("killed", JobKilledError, "the job was killed by signal 9: is there enough memory?"),
+        ("slow", JobKilledError, "the job did not end in 3 s"),
+    ],
+)
+def test_a_job_that_is_not_done_says_why(how: str, kind: type[JobError], sentence: str) -> None:
+    with pytest.raises(JobError) as raised:
+        ended(how)
+
+    assert (type(raised.value), str(raised.value)) == (kind, sentence)
