@@ -250,12 +250,18 @@ async def _embed_item(name: str, embed: Embed, request: Timings) -> Vector:
 
 async def _all_or_first_error(embeddings: Sequence[Coroutine[Any, Any, Vector]]) -> list[Vector]:
     """Wait for all; on a failure give the others up and raise it."""
+    tasks = [asyncio.create_task(embedding) for embedding in embeddings]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embedding) for embedding in embeddings]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in tasks]
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # The error knows this frame, and this frame its task: a cycle that would keep the request's
+        # pictures in memory until the collector comes. (A TaskGroup makes one, too.)
+        tasks.clear()
+        del task
+        raise
 
 
 async def load_vectorizer(settings: Settings) -> Vectorizer:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from app import serve
 from config import Settings, read
 from inference.backends.base import Embeddings
+from inference.machine import spare_the_collector
 from tests.fakes import FakeBackend
 from vectorizer import Vectorizer
 
@@ -30,7 +31,9 @@ class SlowBackend(FakeBackend):
 
 
 async def make_vectorizer(settings: Settings) -> Vectorizer:
-    return Vectorizer([SlowBackend()], settings)
+    vectorizer = Vectorizer([SlowBackend()], settings)
+    spare_the_collector()  # as the real one does once it is loaded
+    return vectorizer
 
 
 if __name__ == "__main__":

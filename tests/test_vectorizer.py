@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
@@ -57,6 +60,29 @@ async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
         await load_vectorizer(Settings(models_dir=GOLDEN / "openai"))
 
     assert str(raised.value) == "The model does not run on cpu: CUDA error: no kernel image"
+
+
+class Picture(str):
+    """A text that can be watched."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) -> None:
+    async def fail() -> weakref.ref[Picture]:
+        picture = Picture("not base64!")
+        with contextlib.suppress(InvalidInputError):
+            await vectorizer.vectorize(["a good one"], [picture])
+        return weakref.ref(picture)
+
+    gc.collect()
+    gc.disable()
+    try:
+        picture = await fail()
+        await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
+        assert picture() is None
+    finally:
+        gc.enable()
 
 
 async def test_nothing_asked_is_nothing_answered(vectorizer: Vectorizer) -> None:

@@ -88,6 +88,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         gone.cancel()
         task.cancel()
+        del task  # or its error would keep it, and it the error, until the collector comes
 
 
 async def _until_gone(request: Request) -> None:
