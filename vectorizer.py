@@ -172,10 +172,15 @@ class Vectorizer:
         """Run both towers of every replica with real shapes, so that the first request is not slow.
 
         Raises:
-            BackendError: the model fails.
+            DeviceUnavailableError: the model fails.
         """
-        await self._images.warm_up(self._blank(), sizes=(1, 2))
-        await self._texts.warm_up("warm up", sizes=(1, 2))
+        try:
+            await self._images.warm_up(self._blank(), sizes=(1, 2))
+            await self._texts.warm_up("warm up", sizes=(1, 2))
+        except Exception as error:
+            raise DeviceUnavailableError(
+                f"The model does not run on {self.info.device}: {why(error)}"
+            ) from error
 
     def _blank(self) -> Any:
         return self._replicas[0].preprocess(Image.new("RGB", (640, 480)))
@@ -278,12 +283,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     keep_freed_memory()
     options = backend_options(settings, folder)
     vectorizer = Vectorizer(load_replicas(folder, options, devices(settings)), settings)
-    try:
-        await vectorizer.warmup()
-    except Exception as error:
-        raise DeviceUnavailableError(
-            f"The model does not run on {vectorizer.info.device}: {why(error)}"
-        ) from error
+    await vectorizer.warmup()
     spare_the_collector()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
