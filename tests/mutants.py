@@ -152,7 +152,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     ),
     "jpeg-scans": lambda: jpeg_of_scans(4096, 1000),
     "jpeg-pixels": lambda: jpeg_of_scans(65528, 2),
-    "jpeg-fill": lambda: b"\xff\xd8" + b"\xff" * 1_000_000 + jpeg_of_scans(8, 2)[2:],
+    "jpeg-fill": lambda: b"\xff\xd8" + b"\xff" * 400_000 + jpeg_of_scans(8, 2)[2:],
     "gif-comments": lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 500_000 + b"\0;",
     "ppm-comment": lambda: b"P6 #" + b"a" * 500_000 + b"\n8 8 255\n" + bytes(192),
     "jp2-pixels": lambda: _scaled(_flat("JPEG2000"), b"ihdr", 4, ">II"),
