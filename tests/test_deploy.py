@@ -24,8 +24,8 @@ OF_THE_BUILD = {"TORCH_INDEX_URL", "PYTHON_IMAGE", "HF_ENDPOINT"}
 OF_THE_CONVERSION = {"RUNTIME", "TEXT_MODE"}  # settings of the service that it depends on
 
 
-def passes(tool: str, *arguments: object) -> None:
-    """Run a tool of the development requirements."""
+def assert_passes(tool: str, *arguments: object) -> None:
+    """Run a tool of the development requirements, which must find nothing."""
     path = Path(sys.executable).parent / tool
     answer = subprocess.run(
         [path, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
@@ -38,11 +38,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def test_scripts_are_clean() -> None:
-    passes("shellcheck", "-x", *SCRIPTS, ".ci/run")
+    assert_passes("shellcheck", "-x", *SCRIPTS, ".ci/run")
 
 
 def test_dockerfiles_are_clean() -> None:
-    passes("hadolint", *DOCKERFILES)
+    assert_passes("hadolint", *DOCKERFILES)
 
 
 def test_the_two_dockerfiles_share_all_but_their_ends() -> None:
@@ -83,7 +83,7 @@ def test_no_secret_is_an_argument() -> None:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_are_valid(path: Path) -> None:
-    passes("kubernetes-validate", "--strict", path)
+    assert_passes("kubernetes-validate", "--strict", path)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_manifests_are_valid(path: Path) -> None:
 )
 def test_compose_files_and_workflows_are_valid(schema: str, paths: list[Path]) -> None:
     assert paths
-    passes("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *paths)
+    assert_passes("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *paths)
 
 
 def test_every_variable_that_is_set_is_a_setting() -> None:

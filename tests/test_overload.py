@@ -106,7 +106,7 @@ async def storm(service: Service, seconds: float) -> tuple[list[Asked], list[flo
     return answers, await searches, await ready
 
 
-def check(service: Service, seconds: float, share: float) -> str:
+def assert_weathers(service: Service, seconds: float, share: float) -> str:
     """Weather a storm; `share` percent of the refusals and of ready's answers must be in time."""
     before_mb = resident_mb(service.process.pid, "VmRSS")
     answers, searches, ready = asyncio.run(storm(service, seconds))
@@ -134,10 +134,10 @@ def check(service: Service, seconds: float, share: float) -> str:
 def test_ten_times_the_load_for_some_seconds(service: Service) -> None:
     # The clients share the cores with the service, and tests run beside other work: the promised
     # times are held by most here, and by 99 % in the long form, which wants a quiet machine.
-    print(check(service, seconds=8, share=75))
+    print(assert_weathers(service, seconds=8, share=75))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_ten_times_the_load_for_a_minute(service: Service) -> None:
-    print(check(service, seconds=60, share=99))
+    print(assert_weathers(service, seconds=60, share=99))
