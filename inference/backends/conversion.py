@@ -31,7 +31,7 @@ from inference.backends.pixels import Geometry
 from inference.backends.tokens import Padding, TextRecipe
 from inference.errors import ConversionError, DownloadError
 from inference.model_folder import ModelFolder
-from inference.staging import install, staging, why
+from inference.staging import install, set_aside, staging, why
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +116,15 @@ def _unchanged(folder: ModelFolder, places: Iterable[Path], pattern: str) -> Pat
     return None
 
 
-def _set_aside(superseded: Iterable[Path], scratch: Path) -> None:
-    """Move what other versions made of the same model to where it will be deleted."""
-    for path in superseded:
-        logger.info("Deleting what another version converted: %s", path.absolute())
-        with suppress(OSError):  # such as a lower layer of an image
-            path.rename(scratch / path.name)
+def _delete_others(path: Path, versions: str, scratch: Path) -> None:
+    """Delete what other versions made of the same model, now that there is a better one."""
+    if (path / REFUSAL).is_file():
+        return
+    for other in path.parent.glob(versions):
+        if other != path:
+            logger.info("Deleting what another version converted: %s", other.absolute())
+            with suppress(OSError):  # it is in nobody's way
+                set_aside(other, scratch / other.name)
 
 
 def _make(folder: ModelFolder, options: BackendOptions, path: Path, versions: str) -> None:
@@ -133,9 +136,7 @@ def _make(folder: ModelFolder, options: BackendOptions, path: Path, versions: st
                     _convert(folder, options, scratch / path.name)
                 (scratch / path.name / _SOURCE).write_text(stamps, "utf-8")
                 install(scratch, path.parent, [path.name])
-                if not (path / REFUSAL).is_file():
-                    others = (other for other in path.parent.glob(versions) if other != path)
-                    _set_aside(others, scratch)
+                _delete_others(path, versions, scratch)
     except DownloadError as error:
         raise ConversionError(
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
