@@ -27,11 +27,6 @@ def is_on(value: object) -> bool:
     return str(value).strip().lower() in {"1", "true"}
 
 
-def trusts_remote_code(baked: str | None, wanted: bool) -> bool:
-    """Tell whether a model may run code: what download.py left in its folder beats the variable."""
-    return wanted if baked is None else is_on(baked)
-
-
 def _comma_separated(value: object) -> object:
     if not isinstance(value, str):
         return value

@@ -25,7 +25,7 @@ RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
 COPY config.py download.py catalogue.py catalogue.json ./
 COPY inference/__init__.py inference/errors.py inference/fetching.py inference/hub.py \
-     inference/model_folder.py inference/staging.py inference/
+     inference/loading.py inference/machine.py inference/model_folder.py inference/staging.py inference/
 COPY inference/backends inference/backends
 USER 10001
 EXPOSE 8080

@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import catalogue
-from config import DownloadSettings, Settings, forbid_hub_access, read, trusts_remote_code
-from inference.backends.base import BackendOptions
+from config import DownloadSettings, Settings, forbid_hub_access, read
 from inference.backends.jobs import Answer, JobError, JobKilledError, hand_over
 from inference.errors import ConversionError, DownloadError, StartupError
 from inference.fetching import Plan, fetch
 from inference.hub import Hub, Wanted
+from inference.loading import options_for
 from inference.model_folder import LAYOUTS, Family, detect
 from inference.staging import RECORD, install, is_whole, staging, write_record
 
@@ -150,15 +150,9 @@ def convert(settings: DownloadSettings) -> None:
     from inference.backends.conversion import converted
 
     folder = detect(settings.models_dir or Path("./models"))
-    trust = trusts_remote_code(folder.trust_remote_code, settings.trusts_remote_code)
-    options = BackendOptions(
-        text_mode=service.text_mode,
-        trust_remote_code=trust,
-        cache_dir=service.runtime_cache_dir,
-    )
     forbid_hub_access()
     try:
-        converted(folder, options)
+        converted(folder, options_for(folder, service))
     except ConversionError as error:
         logger.warning("Not converted for OpenVINO, so torch will serve it, slower: %s", error)
 

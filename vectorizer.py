@@ -22,10 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from config import Settings, forbid_hub_access, limit_compute_threads, trusts_remote_code
-from inference.backends import load_replicas
+from config import Settings
 from inference.backends.base import (
-    BackendOptions,
     BackendStats,
     EmbeddingBackend,
     Embeddings,
@@ -41,13 +39,8 @@ from inference.errors import (
 from inference.health import Health
 from inference.images import ImageLimits
 from inference.lane import BatchHook, Encode, Lane, Vector
-from inference.machine import (
-    give_freed_memory_back,
-    keep_freed_memory,
-    spare_the_collector,
-    usable_cores,
-)
-from inference.model_folder import ModelFolder, detect
+from inference.loading import load_model
+from inference.machine import give_freed_memory_back, spare_the_collector, usable_cores
 from inference.record import Timings
 from inference.staging import why
 from inference.vector_cache import CacheStats, VectorCache
@@ -275,36 +268,13 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     Raises:
         StartupError: something is missing that the operator must mend.
     """
-    folder = detect(settings.models_dir)
-    logger.info("Loading the %s model in %s", folder.family, folder.root.absolute())
     started_s = time.perf_counter()
-    forbid_hub_access()
-    limit_compute_threads(usable_cores())
-    keep_freed_memory()
-    options = backend_options(settings, folder)
-    vectorizer = Vectorizer(load_replicas(folder, options, devices(settings)), settings)
+    vectorizer = Vectorizer(load_model(settings), settings)
     await vectorizer.warmup()
     spare_the_collector()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
-
-
-def devices(settings: Settings) -> str:
-    """Return the devices that the settings name, as `load_replicas` takes them."""
-    return settings.cuda_core if settings.enable_cuda else "cpu"
-
-
-def backend_options(settings: Settings, folder: ModelFolder) -> BackendOptions:
-    """Return how the settings, and what download.py left in the folder, want the model loaded."""
-    return BackendOptions(
-        text_mode=settings.text_mode,
-        trust_remote_code=trusts_remote_code(folder.trust_remote_code, settings.trust_remote_code),
-        precision=settings.precision,
-        runtime=settings.runtime,
-        cache_dir=settings.runtime_cache_dir,
-        cores=usable_cores(),
-    )
 
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:

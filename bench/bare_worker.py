@@ -22,13 +22,10 @@ from typing import Any
 
 from bench import inputs
 from bench.bare import Loop, LoopResult
-from config import Settings, forbid_hub_access, limit_compute_threads, read
-from inference.backends import load_replicas
+from config import Settings, read
 from inference.backends.base import EmbeddingBackend
 from inference.images import ImageReader
-from inference.machine import keep_freed_memory, usable_cores
-from inference.model_folder import detect
-from vectorizer import backend_options, devices
+from inference.loading import load_model
 
 _BURN_IN_BATCHES = 1
 _LEAST_BATCHES = 2
@@ -37,12 +34,7 @@ _READER = ImageReader(inputs.LIMITS)
 
 def load(folder: Path) -> EmbeddingBackend:
     """Load a model as the service would with the settings of the environment."""
-    settings = read(Settings)
-    forbid_hub_access()
-    limit_compute_threads(usable_cores())
-    keep_freed_memory()
-    model = detect(folder)
-    return load_replicas(model, backend_options(settings, model), devices(settings))[0]
+    return load_model(read(Settings).model_copy(update={"models_dir": folder}))[0]
 
 
 class BareModel:

@@ -26,7 +26,6 @@ LIGHT = (
     ),
     *("pixels", "precision", "resampling", "siglip1_tokens", "tokens", "two_towers"),
 )
-LEAVES = {"config", "inference.errors", "inference.model_folder"}
 BACKENDS = {"inference.backends", "inference.backends.base"}
 # What each module may import of this project; a name allows that module and nothing below it.
 ALLOWED = {
@@ -58,10 +57,11 @@ ALLOWED = {
     "web.page": set(),
     "web.protocol": set(),
     "web.wire": {"inference.errors"},
-    "vectorizer": LEAVES
-    | BACKENDS
+    "vectorizer": {"config", "inference.backends.base", "inference.errors"}
     | {"inference.decoding", "inference.health", "inference.images", "inference.lane"}
-    | {"inference.machine", "inference.record", "inference.staging", "inference.vector_cache"},
+    | {"inference.loading", "inference.machine", "inference.record", "inference.staging"}
+    | {"inference.vector_cache"},
+    "inference.loading": BACKENDS | {"config", "inference.machine", "inference.model_folder"},
     "inference.lane": {
         "inference.admission",
         "inference.backends.base",

@@ -55,7 +55,7 @@ async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
         def encode_text(self, texts: Sequence[str]) -> Embeddings:
             raise RuntimeError("CUDA error: no kernel image\nCompile with")
 
-    monkeypatch.setattr("vectorizer.load_replicas", lambda *_: [Broken()])
+    monkeypatch.setattr("inference.loading.load_replicas", lambda *_: [Broken()])
     with pytest.raises(DeviceUnavailableError) as raised:
         await load_vectorizer(Settings(models_dir=GOLDEN / "openai"))
 
