@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 8080
-# MODEL=<tag of catalogue.json> downloads and serves that model in place of the demo.
+# MODEL=<tag of fetch/catalogue.json> downloads and serves that model in place of the demo.
 MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
@@ -11,7 +11,7 @@ IMAGE ?= multi2vec-clip-service
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
-SOURCES := *.py inference web tests bench demo
+SOURCES := *.py web inference backends fetch tests bench demo
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help

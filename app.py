@@ -23,22 +23,23 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from config import VERSION, Settings, read
-from inference.errors import ConfigurationError, StartupError, UnauthorizedError, UnhealthyError
-from inference.load_log import LoadLog
-from inference.machine import allow_many_connections
-from inference.metrics import Metrics
+from errors import ConfigurationError, StartupError, UnauthorizedError, UnhealthyError
 from inference.record import Record
+from machine import allow_many_connections
 from meta import meta
 from vectorizer import Vectorizer, load_vectorizer
-from web.access import Access
-from web.answers import HANDLERS, STATUS, answer, described_headers
-from web.intake import Intake, while_connected
+from web.auth import Access
+from web.body import Intake, while_connected
+from web.endpoints.clip import VectorizeResponse, parse, request_body, serialise
+from web.errors import HANDLERS, STATUS, answer, described_headers
+from web.load_log import LoadLog
 from web.logs import configure
-from web.observed import observed
+from web.metrics import Metrics
+from web.middleware import observed
 from web.page import page_response
 from web.protocol import Protocol
 from web.server import Server, StoppedError
-from web.wire import ErrorResponse, VectorizeResponse, parse, request_body, serialise
+from web.wire import ErrorResponse
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from inference.errors import ConfigurationError
+from errors import ConfigurationError
 
 VERSION = "0.1.0"
 

@@ -23,10 +23,9 @@ WORKDIR /app
 # Group 0 may do what the user may: Kubernetes may run the container as any user of that group.
 RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
-COPY config.py download.py catalogue.py catalogue.json ./
-COPY inference/__init__.py inference/errors.py inference/fetching.py inference/hub.py \
-     inference/loading.py inference/machine.py inference/model_folder.py inference/staging.py inference/
-COPY inference/backends inference/backends
+COPY download.py config.py errors.py machine.py ./
+COPY fetch fetch
+COPY backends backends
 USER 10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "-c", \

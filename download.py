@@ -6,10 +6,10 @@
                                         (a process without network) -----> into place
                                         convert for OpenVINO (another) --> beside it
 
-Needs `config.py`, `catalogue.py`, `catalogue.json` and `inference/`, nothing else of the service,
-so that an image build can run it before the rest of the code is copied. The layouts are those of
-the reference's `download.py`; MetaCLIP 2 is saved by its own class, and an OpenCLIP model with a
-foreign text tower with what that needs to start without a network.
+Needs `fetch/`, `backends/` and what these import, nothing else of the service, so that an image
+build can run it before the rest of the code is copied. The layouts are those of the reference's
+`download.py`; MetaCLIP 2 is saved by its own class, and an OpenCLIP model with a foreign text tower
+with what that needs to start without a network.
 """
 
 from __future__ import annotations
@@ -20,63 +20,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import catalogue
+from backends.folder import LAYOUTS, Family, detect
+from backends.jobs import Answer, JobError, JobKilledError, hand_over
+from backends.load import options_for
+from backends.staging import install, staging
 from config import DownloadSettings, Settings, forbid_hub_access, read
-from inference.backends.jobs import Answer, JobError, JobKilledError, hand_over
-from inference.errors import ConversionError, DownloadError, StartupError
-from inference.fetching import Plan, fetch
-from inference.hub import Hub, Wanted
-from inference.loading import options_for
-from inference.model_folder import LAYOUTS, Family, detect
-from inference.staging import RECORD, install, is_whole, staging, write_record
+from errors import ConversionError, DownloadError, StartupError
+from fetch import catalogue
+from fetch.hub import Hub
+from fetch.plan import fetch_model, plan
+from fetch.record import RECORD, is_whole, write_record
 
 logger = logging.getLogger(__name__)
 
-_OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
-_SAVING = "inference.backends.saving"
-
-
-def plan(settings: DownloadSettings) -> Plan:
-    """Choose the family that the variables name, by the reference's precedence.
-
-    Raises:
-        DownloadError: a variable is missing, or its value cannot be served.
-    """
-    if settings.colpali_engine_model_name:
-        raise DownloadError(
-            f"COLPALI_ENGINE_MODEL_NAME={settings.colpali_engine_model_name}: "
-            "ModernVBERT is planned, not yet supported"
-        )
-    if name := settings.siglip_model_name:
-        wanted = Wanted(name, "SIGLIP_MODEL_NAME", settings.siglip_model_revision)
-        return Plan("siglip", {"model": wanted})
-    if (name := settings.open_clip_model_name) and settings.open_clip_pretrained:
-        wanted = Wanted(name, "OPEN_CLIP_MODEL_NAME", settings.open_clip_revision)
-        return Plan("openclip", {"model": wanted}, settings.open_clip_pretrained)
-    for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
-        if not getattr(settings, name.lower()):
-            raise DownloadError(f"{name} is required")
-    return _plan_pair(settings)
-
-
-def _plan_pair(settings: DownloadSettings) -> Plan:
-    clip, text = settings.clip_model_name, settings.text_model_name
-    revision = settings.clip_model_revision
-    forced = settings.clip_model_type.lower() == "openai"
-    if not (forced or clip.startswith(_OPENAI_PREFIXES)):
-        organisation = "sentence-transformers"
-        towers = {
-            "clip": Wanted(clip, "CLIP_MODEL_NAME", revision, organisation),
-            "text": Wanted(text, "TEXT_MODEL_NAME", settings.text_model_revision, organisation),
-        }
-        return Plan("sentence_transformers", towers)
-    if clip != text:
-        raise DownloadError(
-            f"CLIP_MODEL_NAME={clip} is an OpenAI CLIP, which does both: "
-            f"TEXT_MODEL_NAME={text} must be equal to it"
-        )
-    wanted = Wanted(clip, "CLIP_MODEL_NAME", revision or settings.text_model_revision)
-    return Plan("openai", {"model": wanted})
+_SAVING = "fetch.layouts"
 
 
 def download(settings: DownloadSettings) -> None:
@@ -96,7 +53,7 @@ def download(settings: DownloadSettings) -> None:
         logger.info("Downloading into %s", root.absolute())
         hub, parts = Hub(folder / "hub"), folder / "parts"
         parts.mkdir()
-        sources = fetch(wanted, hub, parts, settings.trusts_remote_code)
+        sources = fetch_model(wanted, hub, parts, settings.trusts_remote_code)
         logger.info("Checking that it loads and embeds without network")
         answer = _finish(settings, wanted.family, folder, sources)
         (parts / "trust_remote_code").write_text(settings.trust_remote_code)
@@ -147,7 +104,7 @@ def convert(settings: DownloadSettings) -> None:
     service = read(Settings)
     if service.runtime != "openvino":
         return
-    from inference.backends.conversion import converted
+    from backends.openvino.store import converted
 
     folder = detect(settings.models_dir or Path("./models"))
     forbid_hub_access()
@@ -177,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Fetch the model that the environment names into ./models (MODELS_DIR)."
     )
     parser.add_argument(
-        "--model", metavar="TAG", help="a tag of catalogue.json instead, into ./models/TAG"
+        "--model", metavar="TAG", help="a tag of fetch/catalogue.json instead, into ./models/TAG"
     )
     parser.add_argument(
         "--convert",

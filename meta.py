@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from backends.model import ModelInfo
 from config import VERSION
-from inference.backends.base import ModelInfo
 from inference.vector_cache import CacheStats
 
 

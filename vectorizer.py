@@ -22,28 +22,28 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from config import Settings
-from inference.backends.base import (
+from backends.load import load_model
+from backends.model import (
     BackendStats,
     EmbeddingBackend,
     Embeddings,
     ModelInfo,
 )
-from inference.decoding import Decoder
-from inference.errors import (
+from config import Settings
+from errors import (
     DeviceUnavailableError,
     InvalidInputError,
     RequestTooLargeError,
     UnhealthyError,
+    describe_error,
 )
 from inference.health import Health
-from inference.images import ImageLimits
+from inference.images.decoder import Decoder
+from inference.images.reader import ImageLimits
 from inference.lane import BatchHook, Encode, Lane, Vector
-from inference.loading import load_model
-from inference.machine import give_freed_memory_back, spare_the_collector, usable_cores
 from inference.record import Timings
-from inference.staging import why
 from inference.vector_cache import CacheStats, VectorCache
+from machine import give_freed_memory_back, spare_the_collector, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Vectorizer:
             await self._texts.warm_up("warm up", sizes=(1, 2))
         except Exception as error:
             raise DeviceUnavailableError(
-                f"The model does not run on {self.info.device}: {why(error)}"
+                f"The model does not run on {self.info.device}: {describe_error(error)}"
             ) from error
 
     def _blank(self) -> Any:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from bench import inputs
 from bench.service import ROOT, log_path, stop
-from inference.machine import usable_cores
+from machine import usable_cores
 
 Modality: TypeAlias = Literal["images", "texts"]
 

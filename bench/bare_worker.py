@@ -20,12 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from backends.load import load_model
+from backends.model import EmbeddingBackend
 from bench import inputs
 from bench.bare import Loop, LoopResult
 from config import Settings, read
-from inference.backends.base import EmbeddingBackend
-from inference.images import ImageReader
-from inference.loading import load_model
+from inference.images.reader import ImageReader
 
 _BURN_IN_BATCHES = 1
 _LEAST_BATCHES = 2

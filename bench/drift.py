@@ -19,15 +19,15 @@ from unittest import mock
 
 import numpy as np
 
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, EmbeddingBackend, Embeddings, Precision
 from bench import families
 from bench.report import table
 from bench.service import ROOT
 from config import forbid_hub_access, limit_compute_threads
 from demo.evaluate import Gallery, make_gallery
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend, Embeddings, Precision
-from inference.machine import usable_cores
-from inference.model_folder import detect
+from machine import usable_cores
 
 _NEAREST = 10
 _PICTURES = 200
@@ -70,7 +70,7 @@ def _rows(name: str, folder: Path, given: Gallery) -> list[tuple[str, ...]]:
 
 
 def _load(folder: Path, options: BackendOptions) -> EmbeddingBackend:
-    from inference.backends import torch_devices
+    from backends.torch import devices as torch_devices
 
     with mock.patch.object(torch_devices, "precisions", return_value=_EVERY):
         return load_backend(detect(folder), options)

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from inference.images import ImageLimits
+from inference.images.reader import ImageLimits
 
 SEED = 0
 LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=100_000_000, shorter_side_px=224)

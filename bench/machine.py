@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.service import ROOT
 from config import Settings
-from inference.machine import usable_cores
+from machine import usable_cores
 
 # What decides how fast a CPU multiplies matrices.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",

@@ -21,12 +21,12 @@ import numpy as np
 import orjson
 import torch
 
+from backends.model import EmbeddingBackend
 from bench import families, inputs, wire
 from bench.bare_worker import load
 from bench.report import table
-from inference.backends.base import EmbeddingBackend
-from inference.images import ImageReader, decode_base64
-from web.wire import parse
+from inference.images.reader import ImageReader, decode_base64
+from web.endpoints.clip import parse
 
 SEED = 0
 BATCHES = (1, 4, 8, 16, 32)

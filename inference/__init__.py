@@ -1,1 +1,4 @@
-"""The machinery behind the service: model folders, decoding, batching and the model families."""
+"""The service half: queues, batches, admission, health and memory of vectors.
+
+It knows no HTTP and no model library.
+"""

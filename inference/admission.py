@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from inference.errors import QueueFullError
+from errors import QueueFullError
 
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.

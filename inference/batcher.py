@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from inference.errors import BackendError, DeviceLostError, DeviceMemoryError
+from errors import BackendError, DeviceLostError, DeviceMemoryError
 
 logger = logging.getLogger(__name__)
 

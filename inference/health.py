@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from inference.errors import DeviceLostError
+from errors import DeviceLostError
 
 # One bad batch is an accident; so many in a row, and none that succeeded between, are a fault.
 _FAILURES_IN_A_ROW = 3

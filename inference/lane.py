@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from backends.model import Embeddings
+from errors import BackendError
 from inference.admission import Admission
-from inference.backends.base import Embeddings
 from inference.batcher import Batcher, BatchStats
-from inference.errors import BackendError
 from inference.health import Health
 from inference.record import Timings
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from inference.backends.base import BackendStats, Embeddings, ModelInfo
+from backends.model import BackendStats, Embeddings, ModelInfo
 
 DIMENSIONS = 4
 

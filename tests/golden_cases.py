@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend, Runtime, TextMode
-from inference.model_folder import detect
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, EmbeddingBackend, Runtime, TextMode
 from tests.service import CONVERTED
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from inference.backends.jobs import Answer, do_job
+from backends.jobs import Answer, do_job
 
 
 def do(job: Answer) -> Answer:

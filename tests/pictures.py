@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-from inference.images import ImageLimits, ImageReader
+from inference.images.reader import ImageLimits, ImageReader
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000, shorter_side_px=32)
 READER = ImageReader(LIMITS)

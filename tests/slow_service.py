@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from app import serve
+from backends.model import Embeddings
 from config import Settings, read
-from inference.backends.base import Embeddings
-from inference.machine import spare_the_collector
+from machine import spare_the_collector
 from tests.fakes import FakeBackend
 from vectorizer import Vectorizer
 

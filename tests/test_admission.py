@@ -2,8 +2,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from errors import QueueFullError
 from inference.admission import Admission, ByteBudget
-from inference.errors import QueueFullError
 
 
 def admission_with_history(seconds_per_item: float, timeout_s: float = 10) -> Admission:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from config import VERSION
-from inference.errors import BackendError
+from errors import BackendError
 from tests.asgi import serving
 from tests.fakes import FakeBackend, vector_of
 from tests.pictures import base64_of, plain

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import MetaClip2Config, MetaClip2Model
 
-from inference.backends import load_backend, transformers_models
-from inference.backends.base import BackendOptions, TextMode
-from inference.backends.sentence_transformer import same_content
-from inference.errors import ModelFolderError
-from inference.model_folder import detect
+from backends.families import transformers_models
+from backends.families.sentence_transformer import same_content
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, TextMode
+from errors import ModelFolderError
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES, assert_same, golden_backend, text_cases
 
 

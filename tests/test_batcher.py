@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from errors import BackendError, DeviceLostError, DeviceMemoryError
 from inference.batcher import PATIENCE, Batcher, BatchObserver, BatchStats, ignore
-from inference.errors import BackendError, DeviceLostError, DeviceMemoryError
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,11 @@ import sys
 import open_clip
 import pytest
 
-import catalogue
 from config import DownloadSettings
-from download import of_tag, plan
-from inference.errors import DownloadError
+from download import of_tag
+from errors import DownloadError
+from fetch import catalogue
+from fetch.plan import plan
 from tests.service import ROOT
 
 # Source: the image tags of the reference.
@@ -39,7 +40,8 @@ FAMILY_OF = {
 
 def output(*arguments: str) -> str:
     return subprocess.run(
-        [sys.executable, ROOT / "catalogue.py", *arguments],
+        [sys.executable, "-m", "fetch.catalogue", *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

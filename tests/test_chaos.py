@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.machine import allow_many_connections
+from machine import allow_many_connections
 from tests import crowd
 from tests.crowd import Item, Known
 from tests.golden_cases import GOLDEN

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings, is_on, read
-from inference.errors import ConfigurationError
+from errors import ConfigurationError
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.backends import conversion, converting, fingerprint, load_backend
-from inference.backends.base import BackendOptions
-from inference.backends.conversion import (
+from backends.convert.proof import compare, prove
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions
+from backends.openvino import fingerprint, store
+from backends.openvino.store import (
     REFUSAL,
     Description,
     converted,
 )
-from inference.errors import ConversionError
-from inference.model_folder import detect
+from errors import ConversionError
 from tests.golden_cases import GOLDEN, LAYOUTS, assert_same, golden_backend, text_cases
 from tests.service import CONVERTED, ROOT
 
@@ -48,9 +50,9 @@ def test_serving_a_converted_model_loads_neither_torch_nor_the_families_librarie
 import sys
 from pathlib import Path
 from PIL import Image
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions
-from inference.model_folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions
+from backends.folder import detect
 options = BackendOptions(runtime="openvino", cache_dir=Path(sys.argv[2]))
 backend = load_backend(detect(Path(sys.argv[1])), options)
 backend.encode_text(["a"])
@@ -100,10 +102,10 @@ def test_content_is_read_only_where_times_or_sizes_differ(
 
 def test_what_a_model_folder_brings_is_used_whatever_the_cache(model: Path, tmp_path: Path) -> None:
     golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    shutil.copytree(golden, model / conversion.FOLDER / golden.name)
+    shutil.copytree(golden, model / store.FOLDER / golden.name)
     options = replace(OPENVINO, cache_dir=tmp_path / "empty")
 
-    assert converted(detect(model), options) == model / conversion.FOLDER / golden.name
+    assert converted(detect(model), options) == model / store.FOLDER / golden.name
     assert not (tmp_path / "empty").exists()
 
 
@@ -112,7 +114,7 @@ def test_a_new_version_deletes_what_the_old_one_made_of_the_same_model(
 ) -> None:
     cache = model / "cache"
     options = replace(OPENVINO, cache_dir=cache)
-    monkeypatch.setattr(conversion, "_convert", lambda *parts: parts[-1].mkdir())
+    monkeypatch.setattr(store, "_convert", lambda *parts: parts[-1].mkdir())
     monkeypatch.setattr(fingerprint, "of_code", lambda: "old-code")
     old = converted(detect(model), options)
     other_model = cache / "openai-trained-old-code-0123456789abcdef"
@@ -133,9 +135,9 @@ def test_a_new_version_that_cannot_convert_leaves_the_old_ones_work(
 
     def refuse(*parts: Path) -> None:
         parts[-1].mkdir()
-        (parts[-1] / conversion.REFUSAL).write_text("it is of another kind")
+        (parts[-1] / store.REFUSAL).write_text("it is of another kind")
 
-    monkeypatch.setattr(conversion, "_convert", refuse)
+    monkeypatch.setattr(store, "_convert", refuse)
     with pytest.raises(ConversionError, match="another kind"):
         converted(detect(model), options)
 
@@ -170,7 +172,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
     def killed(*_: object) -> None:
         raise KilledError
 
-    monkeypatch.setattr(conversion, "_convert", killed)
+    monkeypatch.setattr(store, "_convert", killed)
     for _ in range(2):
         with pytest.raises(KilledError):
             load_backend(detect(model), options)
@@ -197,7 +199,7 @@ def test_a_conversion_that_goes_wrong_in_any_way_leaves_it_to_torch(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(conversion, "_TIMEOUT_S", 2)
+    monkeypatch.setattr(store, "_TIMEOUT_S", 2)
     run = subprocess.run
 
     def instead(_: object, **options: Any) -> object:
@@ -288,11 +290,11 @@ def test_a_refusal_is_kept_so_that_no_start_tries_again(
 def test_what_differs_from_the_original_is_refused() -> None:
     original = golden_backend("openai", "trained")
     vectors = original.encode_text(["a cat", "a dog"])
-    converting._compare("texts", vectors, vectors)
+    compare("texts", vectors, vectors)
     with pytest.raises(ConversionError, match="texts differ from the original's: cosine"):
-        converting._compare("texts", vectors, vectors[::-1])
+        compare("texts", vectors, vectors[::-1])
     with pytest.raises(ConversionError, match=r"lengths by 0\.001"):
-        converting._compare("texts", vectors, vectors * np.float32(1.001))
+        compare("texts", vectors, vectors * np.float32(1.001))
 
 
 def test_the_proof_sees_a_wrong_recipe() -> None:
@@ -300,13 +302,13 @@ def test_the_proof_sees_a_wrong_recipe() -> None:
     trained = golden_backend("siglip", "trained", "openvino")
     reference = golden_backend("siglip", "reference")
     with pytest.raises(ConversionError, match="texts differ"):
-        converting._prove(reference, trained)
+        prove(reference, trained)
 
 
 def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> None:
     job = {"root": "nowhere", "target": str(tmp_path / "x"), "text_mode": "trained", "trust": False}
     answer = subprocess.run(
-        [sys.executable, "-m", "inference.backends.converting"],
+        [sys.executable, "-m", "backends.convert.job"],
         cwd=ROOT,
         input=json.dumps(job),
         capture_output=True,
@@ -321,11 +323,11 @@ def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> 
 def test_the_environment_needs_no_openvino(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delitem(sys.modules, "inference.backends.openvino_runtime")
+    monkeypatch.delitem(sys.modules, "backends.openvino.runtime")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    import inference.backends
+    import backends.openvino
 
-    monkeypatch.delattr(inference.backends, "openvino_runtime")
+    monkeypatch.delattr(backends.openvino, "runtime")
     backend = load_backend(detect(GOLDEN / "openai"), OPENVINO)
 
     assert backend.info.runtime == "torch"

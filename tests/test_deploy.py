@@ -73,7 +73,7 @@ def test_the_weights_come_before_the_code_that_does_not_make_them() -> None:
     before, after = text.split("./download.py\n", 1)
 
     assert "COPY . ." in after
-    for path in ("app.py", "vectorizer.py", "web", "inference/batcher.py", "COPY . ."):
+    for path in ("app.py", "vectorizer.py", "web", "inference", "COPY . ."):
         assert path not in before.split("FROM ${PYTHON_IMAGE} AS base")[1].replace('app.py"]', "")
 
 
@@ -133,12 +133,12 @@ def test_the_autoscaler_reads_a_metric_that_exists() -> None:
     (autoscaler,) = documents(ROOT / "deploy/kubernetes/autoscaler.yaml")
     name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
 
-    assert f'"{name}"' in (ROOT / "inference/metrics.py").read_text()
+    assert f'"{name}"' in (ROOT / "web/metrics.py").read_text()
 
 
 def test_the_matrix_builds_every_tag_that_is_supported() -> None:
     answer = subprocess.run(
-        [sys.executable, "catalogue.py", "--matrix"],
+        [sys.executable, "-m", "fetch.catalogue", "--matrix"],
         capture_output=True,
         text=True,
         check=True,

@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.backends import load_backend, torch_devices, torch_runtime
-from inference.backends.base import BackendOptions, Embeddings
-from inference.backends.pixels import to_pixels
-from inference.backends.torch_runtime import TorchNetwork
-from inference.backends.two_towers import Network, TwoTowerBackend
-from inference.errors import DeviceLostError, DeviceMemoryError
-from inference.model_folder import detect
+from backends.folder import detect
+from backends.inputs.pixels import to_pixels
+from backends.load import load_backend
+from backends.model import BackendOptions, Embeddings
+from backends.torch import devices as torch_devices
+from backends.torch import runtime as torch_runtime
+from backends.torch.runtime import TorchNetwork
+from backends.two_towers import Network, TwoTowerBackend
+from errors import DeviceLostError, DeviceMemoryError
 from tests.golden_cases import GOLDEN, LAYOUTS, golden_backend
 
 

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import catalogue
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, EmbeddingBackend, TextMode
 from config import DownloadSettings
-from download import main, plan
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend, TextMode
-from inference.backends.saving import Job, do
-from inference.errors import DownloadError, ModelFolderError
-from inference.model_folder import detect
+from download import main
+from errors import DownloadError, ModelFolderError
+from fetch import catalogue
+from fetch.layouts import Job, do
+from fetch.plan import plan
 from tests.golden_cases import GOLDEN, MODES, assert_same, image_cases, text_cases
 from tests.hub_models import DECOY, openai, small_hub
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.backends.base import Embeddings
-from inference.errors import DeviceLostError, DeviceMemoryError
+from backends.model import Embeddings
+from errors import DeviceLostError, DeviceMemoryError
 from tests.asgi import serving
 from tests.fakes import FakeBackend, vector_of
 from tests.pictures import base64_of, plain

@@ -1,4 +1,4 @@
-from inference.errors import BackendError, DeviceLostError
+from errors import BackendError, DeviceLostError
 from inference.health import Health
 
 

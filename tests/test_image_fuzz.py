@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import pytest
 
 from config import Settings
-from inference.decoding import Decoder
-from inference.errors import InvalidInputError
-from inference.images import ImageLimits
+from errors import InvalidInputError
+from inference.images.decoder import Decoder
+from inference.images.reader import ImageLimits
 from inference.record import Timings
 from tests.golden_cases import golden_backend
 from tests.mutants import BOMBS, mutants, resident_mb, seeds

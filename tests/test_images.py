@@ -10,9 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from config import Settings
-from inference import image_files
-from inference.errors import ConfigurationError, InvalidInputError, RequestTooLargeError
-from inference.images import ImageReader, decode_base64
+from errors import ConfigurationError, InvalidInputError, RequestTooLargeError
+from inference.images import guards
+from inference.images.reader import ImageReader, decode_base64
 from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks
 from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
@@ -219,7 +219,7 @@ def test_what_follows_a_jpeg_is_not_taken_for_its_scans() -> None:
 
 
 def test_a_file_that_takes_long_to_parse_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "MAX_PARSE_S", 0.05)
+    monkeypatch.setattr(guards, "MAX_PARSE_S", 0.05)
 
     with pytest.raises(InvalidInputError, match=r"takes over 0\.05 s to read"):
         READER.open(png_of_chunks(100_000))

@@ -5,8 +5,8 @@ import pytest
 from starlette.requests import Request
 
 from config import Settings
-from inference.errors import ClientGoneError, QueueFullError, RequestTooLargeError
-from web.intake import Intake, while_connected
+from errors import ClientGoneError, QueueFullError, RequestTooLargeError
+from web.body import Intake, while_connected
 
 pytestmark = pytest.mark.anyio
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference.backends.jobs import Answer, JobError, JobKilledError, hand_over
+from backends.jobs import Answer, JobError, JobKilledError, hand_over
 
 
 def ended(how: str) -> Answer:

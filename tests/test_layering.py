@@ -1,174 +1,138 @@
-"""The layers of DESIGN.md, kept by reading every import."""
+"""The rooms of DESIGN.md, kept by reading every import: each rule is a folder's."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODEL_LIBRARIES = {
-    *("torch", "torchvision", "transformers", "open_clip", "sentence_transformers"),
-    *("openvino", "tokenizers"),
+HOUSE = ("web", "inference", "backends", "fetch")
+# What each folder, or module by itself, may import of this project, beside itself. Nothing may
+# import what stands above it in this table.
+MAY_IMPORT: dict[str, set[str]] = {
+    "smoke_test": set(),
+    "app": {"web", "web.endpoints", "meta", "vectorizer", "config", "machine", "errors"}
+    | {"inference"},
+    "download": {"fetch", "backends.load", "backends.openvino", "backends", "config", "errors"},
+    "meta": {"inference", "backends", "config"},
+    "vectorizer": {"inference", "inference.images", "backends.load", "backends", "config"}
+    | {"machine", "errors"},
+    "web": {"inference", "backends", "config", "errors"},
+    "web.endpoints": {"errors"},
+    "inference.images": {"inference", "errors"},
+    "inference": {"backends", "errors"},
+    "fetch": {"backends.load", "backends", "config", "errors"},
+    "backends.load": {"backends.openvino", "backends.torch", "backends.families", "backends"}
+    | {"config", "machine", "errors"},
+    "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}
+    | {"backends.inputs", "backends", "errors"},
+    "backends.openvino": {"backends.inputs", "backends", "errors"},
+    "backends.families": {"backends.torch", "backends.inputs", "backends", "errors"},
+    "backends.torch": {"backends.inputs", "backends", "errors"},
+    "backends": {"backends.inputs", "errors"},
+    "backends.inputs": set(),
+    "config": {"errors"},
+    "machine": set(),
+    "errors": set(),
 }
-# What a converted model is served by; they must do without torch and the families' libraries.
-LIGHT = (
-    *(
-        "base",
-        "cleaning",
-        "conversion",
-        "faults",
-        "fingerprint",
-        "jobs",
-        "mapped_files",
-        "openvino_runtime",
-    ),
-    *("pixels", "precision", "resampling", "siglip1_tokens", "tokens", "two_towers"),
+HEAVY = {"torch", "torchvision", "transformers", "open_clip", "sentence_transformers"}
+MODEL_LIBRARIES = HEAVY | {"openvino", "tokenizers", "sentencepiece"}
+# Which of these each folder may import; the others may import none.
+MAY_LOAD: dict[str, set[str]] = {
+    "fetch": HEAVY,  # in functions only, as ruff sees to: at build time
+    "backends.convert": {"openvino", "torch"},
+    "backends.openvino": {"openvino", "tokenizers"},
+    "backends.families": {*HEAVY, "tokenizers"},
+    "backends.torch": {"torch"},
+    "backends.inputs": {"tokenizers", "sentencepiece"},
+}
+FILES = sorted(
+    [*ROOT.glob("*.py"), *(path for room in HOUSE for path in (ROOT / room).rglob("*.py"))]
 )
-BACKENDS = {"inference.backends", "inference.backends.base"}
-# What each module may import of this project; a name allows that module and nothing below it.
-ALLOWED = {
-    "app": {
-        "config",
-        "inference.errors",
-        "inference.load_log",
-        "inference.machine",
-        "inference.metrics",
-        "inference.record",
-        "meta",
-        "vectorizer",
-        "web.access",
-        "web.answers",
-        "web.intake",
-        "web.logs",
-        "web.observed",
-        "web.page",
-        "web.protocol",
-        "web.server",
-        "web.wire",
-    },
-    "web.access": {"inference.errors"},
-    "web.answers": {"inference.errors", "web.wire"},
-    "web.intake": {"config", "inference.admission", "inference.errors"},
-    "web.logs": {"config", "inference.record"},
-    "web.observed": {"inference.record", "web.logs"},
-    "web.server": set(),
-    "web.page": set(),
-    "web.protocol": set(),
-    "web.wire": {"inference.errors"},
-    "vectorizer": {"config", "inference.backends.base", "inference.errors"}
-    | {"inference.decoding", "inference.health", "inference.images", "inference.lane"}
-    | {"inference.loading", "inference.machine", "inference.record", "inference.staging"}
-    | {"inference.vector_cache"},
-    "inference.loading": BACKENDS | {"config", "inference.machine", "inference.model_folder"},
-    "inference.lane": {
-        "inference.admission",
-        "inference.backends.base",
-        "inference.batcher",
-        "inference.errors",
-        "inference.health",
-        "inference.record",
-    },
-    "meta": {"config", "inference.backends.base", "inference.vector_cache"},
-    "config": {"inference.errors"},
-    "inference.errors": set(),
-    "inference.model_folder": {"inference.errors"},
-    "inference.machine": set(),
-    "inference.staging": {"inference.errors"},
-    "inference.hub": {"inference.errors", "inference.staging"},
-    "inference.fetching": {"inference.errors", "inference.hub", "inference.model_folder"},
-    "catalogue": {"inference.errors"},
-    "inference.batcher": {"inference.errors"},
-    "inference.admission": {"inference.errors"},
-    "inference.health": {"inference.errors"},
-    "inference.images": {"inference.errors", "inference.image_files"},
-    "inference.image_files": {"inference.errors"},
-    "inference.decoding": {"inference.errors", "inference.images", "inference.record"},
-    "inference.vector_cache": {"inference.errors"},
-    "inference.record": set(),
-    "inference.load_log": {"inference.batcher", "inference.record"},
-    "inference.metrics": {
-        "inference.backends.base",
-        "inference.batcher",
-        "inference.record",
-        "inference.vector_cache",
-    },
-    "inference.backends.base": set(),
-    "inference.backends": {
-        "inference.backends",  # its own modules, imported when they are chosen
-        "inference.backends.base",
-        "inference.backends.openvino_runtime",
-        "inference.backends.precision",
-        "inference.backends.torch_devices",
-        "inference.backends.torch_runtime",
-        "inference.errors",
-        "inference.model_folder",
-        "inference.staging",
-    },
-}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path) for path in FILES}
+for_every_file = pytest.mark.parametrize("path", FILES, ids=name_of)
+
+
+def room_of(module: str) -> str:
+    """The longest name of the table that the module lies in; `backends.load` is one of its own."""
+    while module not in MAY_IMPORT:
+        module = module.rpartition(".")[0]
+    return module
 
 
 def imports_of(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names
 
 
-def path_of(module: str) -> Path:
-    path = ROOT / module.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
 def own_modules(names: set[str]) -> set[str]:
-    return {name for name in names if name != "inference" and path_of(name).is_file()}
+    """Of imported names those of this project: a module, or the module that a name is in."""
+    parents = {name.rpartition(".")[0] for name in names - MODULES}
+    return (names | parents) & MODULES
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_imports_point_down_only(module: str) -> None:
-    imported = own_modules(imports_of(path_of(module)))
+@for_every_file
+def test_a_module_imports_what_its_room_may(path: Path) -> None:
+    room = room_of(name_of(path))
+    imported = {room_of(module) for module in own_modules(imports_of(path))}
 
-    assert imported <= ALLOWED[module]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "inference/backends").glob("*.py")))
-def test_a_backend_knows_nothing_above_it(path: Path) -> None:
-    imported = own_modules(imports_of(path))
-
-    below = {"inference.errors", "inference.model_folder", "inference.staging"}
-    assert {name for name in imported if not name.startswith("inference.backends")} <= below
+    assert imported <= MAY_IMPORT[room] | {room}
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_what_serves_a_converted_model_imports_no_heavy_library(name: str) -> None:
-    imported = imports_of(ROOT / f"inference/backends/{name}.py")
-    own = {module.rpartition(".")[2] for module in own_modules(imported) if "backends." in module}
+def test_no_room_imports_one_above_it() -> None:
+    floors = list(MAY_IMPORT)
 
-    assert {module.split(".")[0] for module in imported} & MODEL_LIBRARIES <= {
-        "openvino",
-        "tokenizers",
-    }
-    assert own <= set(LIGHT)
+    for number, room in enumerate(floors):
+        assert MAY_IMPORT[room] <= set(floors[number + 1 :]), room
 
 
-def test_model_libraries_are_imported_by_backends_only() -> None:
-    files = [*ROOT.glob("*.py"), *(ROOT / "inference").glob("*.py"), *(ROOT / "web").glob("*.py")]
-    top_level = {
-        path.name: {name.split(".")[0] for name in imports_of(path)} & MODEL_LIBRARIES
-        for path in files
-        if path.name != "fetching.py"  # at build time it asks open_clip what there is
-    }
+def test_every_room_uses_what_it_may() -> None:
+    used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for path in FILES:
+        room = room_of(name_of(path))
+        used[room] |= {room_of(module) for module in own_modules(imports_of(path))} - {room}
 
-    assert {name: used for name, used in top_level.items() if used} == {}
+    assert used == MAY_IMPORT
 
 
-def test_importing_the_app_loads_no_model_library() -> None:
-    program = f"import app, sys; print(sorted({MODEL_LIBRARIES!r} & set(sys.modules)))"
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name_of(path): own_modules(imports_of(path)) for path in FILES}
+
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+
+
+@for_every_file
+def test_a_model_library_is_imported_where_it_may_be(path: Path) -> None:
+    libraries = {name.split(".")[0] for name in imports_of(path)} & MODEL_LIBRARIES
+
+    assert libraries <= MAY_LOAD.get(room_of(name_of(path)), set())
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("app", MODEL_LIBRARIES),
+        ("download", MODEL_LIBRARIES),
+        ("backends.load", MODEL_LIBRARIES),
+        ("backends.openvino.runtime", HEAVY),
+    ],
+)
+def test_importing_it_loads_no_model_library(module: str, libraries: set[str]) -> None:
+    program = f"import {module}, sys; print(sorted({libraries!r} & set(sys.modules)))"
     answer = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

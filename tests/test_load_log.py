@@ -4,8 +4,8 @@ import logging
 import pytest
 
 from inference.batcher import BatchStats
-from inference.load_log import LoadLog
 from inference.record import Record
+from web.load_log import LoadLog
 
 pytestmark = pytest.mark.anyio
 

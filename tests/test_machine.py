@@ -1,13 +1,13 @@
 import subprocess
 import sys
 
-from inference.machine import usable_cores
+from machine import usable_cores
 from tests.service import ROOT
 
 # Allocates and frees 16 MB a hundred times, and prints the page faults that this took.
 PROGRAM = """
 import numpy, resource
-from inference.machine import keep_freed_memory
+from machine import keep_freed_memory
 {call}
 numpy.ones(1 << 21)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,8 +13,8 @@ from PIL import Image
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.model import BackendStats, GpuMemory
 from config import VERSION
-from inference.backends.base import BackendStats, GpuMemory
 from tests.asgi import serving
 from tests.fakes import FakeBackend
 from tests.pictures import base64_of, plain

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions
-from inference.errors import DeviceUnavailableError, ModelFolderError
-from inference.model_folder import detect, find_weights, hub_snapshot
+from backends.folder import detect, find_weights, hub_snapshot
+from backends.load import load_backend
+from backends.model import BackendOptions
+from errors import DeviceUnavailableError, ModelFolderError
 from tests.golden_cases import GOLDEN, LAYOUTS
 
 FAMILY_OF = {

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from inference.errors import DeviceLostError
+from errors import DeviceLostError
 from tests.asgi import serving
 from tests.fakes import FakeBackend
 from tests.golden_cases import GOLDEN

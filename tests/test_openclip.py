@@ -12,10 +12,10 @@ import torch
 from open_clip import factory
 from safetensors.torch import save_file
 
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, EmbeddingBackend
-from inference.errors import ModelFolderError
-from inference.model_folder import detect
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, EmbeddingBackend
+from errors import ModelFolderError
 from tests.golden_cases import GOLDEN, assert_same, text_cases
 from tests.hub_models import make_tower
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from inference.backends.base import Runtime, TextMode
+from backends.model import Runtime, TextMode
 from tests.golden_cases import (
     GOLDEN,
     LAYOUTS,

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil, SiglipImageProcessor
 
-from inference.backends.pixels import Geometry, Kernel, Preprocess
-from inference.backends.resampling import Box, resize
-from inference.backends.torch_runtime import PixelsToNumbers, preprocess_of, resize_by_torch
+from backends.inputs.pixels import Geometry, Kernel, Preprocess
+from backends.inputs.resampling import Box, resize
+from backends.torch.runtime import PixelsToNumbers, preprocess_of, resize_by_torch
 
 SIZES = [(640, 480), (480, 640), (224, 224), (1, 1), (3, 400), (401, 299), (97, 223), (1000, 50)]
 KINDS: list[tuple[Any, Kernel]] = [

@@ -12,13 +12,13 @@ from PIL import Image
 from tokenizers import Tokenizer as Vocabulary
 from transformers import SiglipTokenizer
 
-from inference.backends import openclip_portable, siglip1_tokens
-from inference.backends import transformers_models as hf
-from inference.backends.conversion import VOCABULARY
-from inference.backends.pixels import Preprocess
-from inference.backends.tokens import Tokenizer
-from inference.errors import ConversionError
-from inference.model_folder import detect, hub_snapshot
+from backends.families import openclip_portable
+from backends.families import transformers_models as hf
+from backends.folder import detect, hub_snapshot
+from backends.inputs import siglip1_tokens
+from backends.inputs.pixels import Preprocess
+from backends.inputs.tokens import VOCABULARY, Tokenizer
+from errors import ConversionError
 from tests.golden_cases import GOLDEN, text_cases
 from tests.hub_models import make_tower
 

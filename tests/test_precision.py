@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from inference.backends import load_backend
-from inference.backends.base import BackendOptions, Precision
-from inference.backends.precision import log_choice, usable
-from inference.model_folder import detect
+from backends.folder import detect
+from backends.load import load_backend
+from backends.model import BackendOptions, Precision
+from backends.precision import log_choice, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
 from tests.service import CONVERTED
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from backends.folder import detect
+from backends.load import load_replicas
+from backends.model import BackendOptions, BackendStats, GpuMemory, Precision
+from backends.torch import devices as torch_devices
 from config import Settings
-from inference.backends import load_replicas, torch_devices
-from inference.backends.base import BackendOptions, BackendStats, GpuMemory, Precision
-from inference.errors import ConfigurationError, DeviceUnavailableError
-from inference.model_folder import detect
+from errors import ConfigurationError, DeviceUnavailableError
 from tests.fakes import FakeBackend, vector_of
 from tests.golden_cases import GOLDEN
 from vectorizer import Vectorizer

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import DownloadError
-from inference.staging import disk_fault, install, is_whole, staging, why, write_record
+from backends.staging import install, staging
+from errors import DownloadError, describe_error, disk_fault
+from fetch.record import is_whole, write_record
 
 PARTS = ["download.json", "second", "first"]  # a start looks for the first
 REQUEST = {"MODEL": "org/name@"}
@@ -111,4 +112,4 @@ def test_a_full_disk_is_recognised_whoever_says_so() -> None:
     assert disk_fault(rust) == "the disk is full"
     assert disk_fault(wrapped) == "the disk quota is used up"
     assert disk_fault(ValueError("else")) is None
-    assert why(ValueError("else\nmore")) == "else"
+    assert describe_error(ValueError("else\nmore")) == "else"

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from inference.backends import tokens
-from inference.backends.tokens import beginning
+from backends.inputs import tokens
+from backends.inputs.tokens import beginning
 from tests.golden_cases import LAYOUTS, golden_backend
 
 LONG = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backends.model import Embeddings
 from config import Settings
-from inference.backends.base import Embeddings
-from inference.errors import BackendError, DeviceUnavailableError, InvalidInputError
+from errors import BackendError, DeviceUnavailableError, InvalidInputError
 from tests.fakes import DIMENSIONS, FakeBackend, vector_of
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
@@ -55,7 +55,7 @@ async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
         def encode_text(self, texts: Sequence[str]) -> Embeddings:
             raise RuntimeError("CUDA error: no kernel image\nCompile with")
 
-    monkeypatch.setattr("inference.loading.load_replicas", lambda *_: [Broken()])
+    monkeypatch.setattr("backends.load.load_replicas", lambda *_: [Broken()])
     with pytest.raises(DeviceUnavailableError) as raised:
         await load_vectorizer(Settings(models_dir=GOLDEN / "openai"))
 

@@ -1,0 +1,74 @@
+"""The proof of a conversion: the original's vectors and those of what was made, for many inputs.
+
+Whatever a family does that was not carried over shows here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from backends.model import EmbeddingBackend, Embeddings
+from errors import ConversionError
+
+LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
+
+_PROOF_TEXTS = (
+    "a photo of a cat",
+    "A Cat, sitting on a MAT; isn't it?",
+    "",
+    "  spaces\tand\nlines  ",
+    "Größe, naïveté, Ελληνικά, кириллица, 日本語, हिन्दी, العربية",
+    "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
+    "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
+    "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
+    " ".join(map(str, range(1500))),  # longer than any of these models reads
+)
+
+
+def prove(original: EmbeddingBackend, made: EmbeddingBackend) -> None:
+    """Compare what both make of the same inputs.
+
+    Raises:
+        ConversionError: the vectors differ.
+    """
+    expected = original.encode_text(_PROOF_TEXTS)
+    compare("texts", expected, made.encode_text(_PROOF_TEXTS))
+    alone = [made.encode_text([text]) for text in _PROOF_TEXTS]  # of other lengths, in one row
+    compare("texts", expected, np.concatenate(alone))
+    pictures = _proof_pictures()
+    expected, given = (
+        backend.encode_image([backend.preprocess(picture) for picture in pictures])
+        for backend in (original, made)
+    )
+    compare("images", expected, given)
+
+
+def compare(what: str, expected: Embeddings, given: Embeddings) -> None:
+    """Compare vectors, each [n, dimensions].
+
+    Raises:
+        ConversionError: they differ by more than this project promises.
+    """
+    lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(given, axis=1)
+    cosines = np.einsum("ij,ij->i", expected.astype(np.float64), given) / (lengths[0] * lengths[1])
+    apart = np.abs(lengths[0] - lengths[1]) / np.maximum(lengths[0], 1)
+    if not (cosines.min() >= LEAST_COSINE and apart.max() <= LENGTH_TOLERANCE):
+        raise ConversionError(
+            f"the converted model's {what} differ from the original's: cosine {cosines.min():.7f}, "
+            f"lengths by {apart.max():.1g}"
+        )
+
+
+def _proof_pictures() -> list[Image.Image]:
+    """Draw noise and soft colours in many shapes and modes; always the same."""
+    random = np.random.default_rng(0)
+    pictures: list[Image.Image] = []
+    for number, (width, height) in enumerate(
+        [(640, 480), (300, 900), (900, 200), (64, 48), (223, 225), (500, 501)]
+    ):
+        grain = (height, width) if number % 2 else (6, 8)
+        values = random.integers(0, 256, (*grain, 4), dtype=np.uint8)
+        picture = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+        pictures.extend(picture.convert(mode) for mode in ("RGB", "RGBA", "L"))
+    return [*pictures, pictures[0].quantize(16), pictures[0].convert("1")]

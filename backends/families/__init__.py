@@ -1,0 +1,55 @@
+"""The model families: a table of where each is implemented, imported only when it is chosen.
+
+One module a family: by its own libraries it makes torch modules, and describes its inputs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from backends.folder import Family, ModelFolder
+from backends.model import BackendOptions
+from errors import ModelFolderError, StartupError, describe_error
+
+if TYPE_CHECKING:
+    from backends.torch.runtime import Towers
+
+# Each names a function (ModelFolder, BackendOptions) -> Towers.
+LOADERS: dict[Family, str] = {
+    "openai": "backends.families.hf_clip:load",
+    "openclip": "backends.families.openclip:load",
+    "siglip": "backends.families.siglip:load",
+    "sentence_transformers": "backends.families.sentence_transformer:load",
+}
+
+
+def load_towers(folder: ModelFolder, options: BackendOptions) -> Towers:
+    """Load the model of a folder as torch modules.
+
+    Raises:
+        ModelFolderError: the folder's content cannot be loaded.
+    """
+    check_family(folder)
+    module_name, function_name = LOADERS[folder.family].split(":")
+    load = getattr(import_module(module_name), function_name)
+    try:
+        return cast("Towers", load(folder, options))
+    except StartupError:
+        raise
+    except Exception as error:
+        what = f"The {folder.family} model in {folder.root.absolute()}"
+        raise ModelFolderError(f"{what} cannot be loaded: {describe_error(error)}") from error
+
+
+def check_family(folder: ModelFolder) -> None:
+    """Make sure that a folder's family can be served.
+
+    Raises:
+        ModelFolderError: it cannot.
+    """
+    if folder.family not in LOADERS:
+        raise ModelFolderError(
+            f"{folder.root.absolute()} holds a ModernVBERT model ({folder.hub_name}), "
+            "which this version cannot serve yet; the other families it can"
+        )

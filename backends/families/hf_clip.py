@@ -1,0 +1,93 @@
+"""OpenAI CLIP and MetaCLIP 2, as transformers implements them.
+
+See:
+    CLIP: https://arxiv.org/abs/2103.00020, https://huggingface.co/openai/clip-vit-base-patch32
+    MetaCLIP 2: https://arxiv.org/abs/2507.22062,
+    https://huggingface.co/facebook/metaclip-2-worldwide-b32-384
+
+Source of the vectors' length: the reference's `clip.py` scales both towers' vectors to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+)
+
+from backends.families import transformers_models as hf
+from backends.folder import ModelFolder
+from backends.inputs.pixels import Geometry
+from backends.inputs.tokens import Padding, TextRecipe
+from backends.model import BackendOptions
+from backends.torch.runtime import (
+    Towers,
+    describe,
+    place,
+    preprocess_of,
+    unit_length,
+)
+
+
+def load(folder: ModelFolder, options: BackendOptions) -> Towers:
+    """Load `openai_clip/` and `openai_clip_processor/`."""
+    processors = folder.part("openai_clip_processor")
+    tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
+    processor = CLIPImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    config = hf.read_config(folder.part("openai_clip"))
+    is_metaclip2 = _is_metaclip2(config, tokenizer)
+    model = _load_model(folder, config, is_metaclip2, options)
+    geometry = Geometry.of_processor(processor, "torch")
+    info = describe(
+        folder,
+        options,
+        family="MetaCLIP 2" if is_metaclip2 else "OpenAI CLIP",
+        dimensions=model.config.projection_dim,
+        image_px=geometry.shorter_side_px,
+        networks=[model],
+        config=hf.full_config(model),
+    )
+    return hf.two_towers(
+        info,
+        preprocess_of(geometry),
+        hf.image_tower(model, processor, unit_length),
+        hf.TextNetwork(model, unit_length),
+        tokenizer,
+        _recipe(model, tokenizer),
+    )
+
+
+def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
+    # Attention is causal, so what follows the end token changes nothing.
+    padding = Padding("longest", tokenizer.pad_token_id)
+    return TextRecipe(model.config.text_config.max_position_embeddings, "nothing", padding)
+
+
+def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
+    # The reference saves MetaCLIP 2 as a plain CLIP; what gives it away is the end token 2 of an
+    # XLM vocabulary. An early OpenAI config says 2 as well, beside its own tokenizer.
+    return config["model_type"] == "metaclip_2" or (
+        config["text_config"].get("eos_token_id") == 2
+        and type(tokenizer).__name__.startswith("XLMRoberta")
+    )
+
+
+def _load_model(
+    folder: ModelFolder, config: dict[str, Any], is_metaclip2: bool, options: BackendOptions
+) -> Any:
+    # CLIP pools a text whose end token is 2 at its largest token id, MetaCLIP 2 at the end token:
+    # the first is the reference's defect (transformers PR 39821).
+    as_trained = is_metaclip2 and options.text_mode == "trained"
+    kind, kind_config = (MetaClip2Model, MetaClip2Config) if as_trained else (CLIPModel, CLIPConfig)
+    model = kind.from_pretrained(
+        folder.part("openai_clip"),
+        config=kind_config.from_dict({**config, "model_type": kind_config.model_type}),
+        **hf.load_options(),
+    )
+    return place(model, options)

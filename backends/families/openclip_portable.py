@@ -1,0 +1,101 @@
+"""An OpenCLIP model's inputs described without open_clip: its transform, and its tokenizers.
+
+The results equal the library's (tests/test_portable.py holds both against each other).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from open_clip import tokenizer as texts
+from open_clip.transform import PreprocessCfg
+from PIL.Image import Resampling
+from tokenizers import Regex
+from tokenizers import Tokenizer as Vocabulary
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.processors import TemplateProcessing
+
+from backends.families import transformers_models as hf
+from backends.inputs.cleaning import Cleaning
+from backends.inputs.pixels import Geometry
+from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe
+from errors import ConversionError
+
+_CLEANING: dict[object, Cleaning] = {
+    texts._clean_lower: "open_clip/lower",
+    texts._clean_whitespace: "open_clip/whitespace",
+    texts._clean_canonicalize: "open_clip/canonicalize",
+}
+
+
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return (height, width) of a size that open_clip may write as one number."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def geometry_of(config: PreprocessCfg) -> Geometry:
+    """Describe the transform.
+
+    Raises:
+        ConversionError: it does something that a `Geometry` cannot say.
+    """
+    size = pair(config.size)
+    shortest = config.resize_mode == "shortest" and size[0] == size[1]
+    if not (shortest or config.resize_mode == "squash"):
+        raise ConversionError(f"its images are resized by open_clip's mode {config.resize_mode!r}")
+    return Geometry(
+        kernel="pillow",
+        shortest_edge_px=size[0] if shortest else None,
+        size_px=size,
+        crop_px=size if shortest else None,
+        # The library's rule: bicubic for whatever is not bilinear.
+        resample=Resampling.BILINEAR if config.interpolation == "bilinear" else Resampling.BICUBIC,
+        as_torchvision=True,
+    )
+
+
+def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Write what one of open_clip's tokenizers is made of into a converted model's folder.
+
+    Raises:
+        ConversionError: it does something beside looking up tokens.
+    """
+    if isinstance(tokenizer, texts.SimpleTokenizer) and not tokenizer.reduction_fn:
+        _simple_vocabulary(tokenizer).save(str(folder / VOCABULARY))
+        return
+    plain = isinstance(tokenizer, texts.HFTokenizer) and not tokenizer.tokenizer_mode
+    if not plain or tokenizer.strip_sep_token:
+        raise ConversionError(
+            f"its tokenizer (open_clip's {type(tokenizer).__name__}) needs open_clip"
+        )
+    hf.save_vocabulary(tokenizer.tokenizer, folder)
+
+
+def recipe_of(tokenizer: Any, length: int, padding: int, *, is_blind: bool) -> TextRecipe:
+    """Describe how open_clip cleans, cuts and pads texts.
+
+    Args:
+        tokenizer: open_clip's.
+        length: most tokens of a text.
+        padding: the token that fills the rest.
+        is_blind: whether the model is blind to padding.
+    """
+    pad = Padding("longest", padding) if is_blind else Padding("length", padding, length)
+    return TextRecipe(length, _CLEANING[tokenizer.clean_fn], pad)
+
+
+def _simple_vocabulary(tokenizer: texts.SimpleTokenizer) -> Vocabulary:
+    merges = list(tokenizer.bpe_ranks)
+    vocabulary = Vocabulary(BPE(tokenizer.encoder, merges, end_of_word_suffix="</w>"))
+    words = Split(Regex(f"(?i){tokenizer.pat.pattern}"), behavior="removed", invert=True)
+    bytes_as_letters = ByteLevel(add_prefix_space=False, use_regex=False)
+    vocabulary.pre_tokenizer = Sequence([words, bytes_as_letters])
+    ends = ("<start_of_text>", "<end_of_text>")
+    vocabulary.add_special_tokens(list(ends))
+    vocabulary.post_processor = TemplateProcessing(
+        single=f"{ends[0]} $A {ends[1]}",
+        special_tokens=[(end, tokenizer.encoder[end]) for end in ends],
+    )
+    return vocabulary

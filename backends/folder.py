@@ -1,0 +1,120 @@
+"""Sole owner of what lies under the model folder: which family it holds, and where each part is.
+
+It reads names and small text files only; the weights are the backends' business.
+
+Source of the layouts and of their order: the reference container's `download.py` and `clip.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from errors import ModelFolderError
+
+logger = logging.getLogger(__name__)
+
+Family = Literal["openai", "openclip", "siglip", "modernvbert", "sentence_transformers"]
+
+# The parts of each layout, in the order in which the reference looks for them.
+LAYOUTS: dict[Family, tuple[str, ...]] = {
+    "openai": ("openai_clip", "openai_clip_processor"),
+    "openclip": ("openclip",),
+    "siglip": ("siglip", "model_name"),
+    "modernvbert": ("colpali_engine_model", "colpali_engine_processor", "model_name"),
+    "sentence_transformers": ("clip", "text"),
+}
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose family is known and whose parts are all there."""
+
+    root: Path
+    family: Family
+
+    def part(self, name: str) -> Path:
+        """Return the path of one part, such as `openai_clip`."""
+        return self.root / name
+
+    @property
+    def hub_name(self) -> str:
+        """The model's name on the hub; only SigLIP and ModernVBERT folders hold one."""
+        return (self.root / "model_name").read_text(encoding="utf-8").strip()
+
+    @property
+    def trust_remote_code(self) -> str | None:
+        """The raw text of the file `trust_remote_code`, or None where there is none."""
+        return _text_of(self.root / "trust_remote_code")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the small drawn-scenes model that this project ships."""
+        return (self.root / "demo.json").is_file()
+
+
+def detect(root: Path) -> ModelFolder:
+    """Find out which family lies under `root`.
+
+    Raises:
+        ModelFolderError: there is no known layout, or only half of one.
+    """
+    found = [family for family, parts in LAYOUTS.items() if (root / parts[0]).is_dir()]
+    if not found:
+        raise ModelFolderError(_nothing_found(root))
+    if len(found) > 1:
+        logger.warning("%s holds %s; %s is used", root, " and ".join(found), found[0])
+    family = found[0]
+    missing = [part for part in LAYOUTS[family] if not (root / part).exists()]
+    if missing:
+        raise ModelFolderError(
+            f"{root.absolute()} holds half a {family} model: {' and '.join(missing)} is missing "
+            f"beside {LAYOUTS[family][0]}"
+        )
+    return ModelFolder(root, family)
+
+
+def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
+    """Return the folder of a model inside a hub cache, or None where it is not there.
+
+    Source: the cache layout of huggingface_hub, `models--ORG--NAME/{refs,snapshots,blobs}`.
+    """
+    repository = cache_dir / f"models--{hub_name.replace('/', '--')}"
+    revision = _text_of(repository / "refs" / "main")
+    if revision and (repository / "snapshots" / revision).is_dir():
+        return repository / "snapshots" / revision
+    return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
+
+
+def find_weights(*folders: Path) -> Path | None:
+    """Return the first weight file in the given folders, safetensors before pickles."""
+    return next(_weights(folders), None)
+
+
+def hub_snapshots(cache_dir: Path) -> list[Path]:
+    """Return the folder of every model inside a hub cache."""
+    names = (path.name.removeprefix("models--") for path in sorted(cache_dir.glob("models--*")))
+    found = (hub_snapshot(cache_dir, name.replace("--", "/")) for name in names)
+    return [path for path in found if path]
+
+
+def _weights(folders: tuple[Path, ...]) -> Iterator[Path]:
+    for pattern in _WEIGHTS:
+        for folder in folders:
+            yield from sorted(folder.glob(pattern))
+
+
+def _text_of(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def _nothing_found(root: Path) -> str:
+    expected = "; ".join(" + ".join(parts) for parts in LAYOUTS.values())
+    return (
+        f"No model in {root.absolute()}: looked there for {expected}. Mount or COPY a model "
+        "folder, run download.py, or point MODELS_DIR to one"
+    )

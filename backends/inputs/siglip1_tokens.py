@@ -1,0 +1,93 @@
+"""SigLIP 1's tokenizer, whose vocabulary is sentencepiece's and not one of the tokenizers library.
+
+Source: transformers' `SiglipTokenizer`. It lower-cases, drops punctuation and extra spaces, and
+encodes with the unknown token in front, as sentencepiece would else swallow the first word's mark.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from backends.inputs.cleaning import NO_PUNCTUATION
+from backends.inputs.tokens import TokenIds, beginning
+
+PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
+_SPECIAL = "special_tokens.json"
+_MARK = "\u2581"  # stands for a space
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that a text may hold by name.
+
+    Attributes:
+        ids: by name; they are not looked up in the vocabulary.
+        unknown: the name of the one that stands in front while encoding.
+        end: the id at the end of every text.
+    """
+
+    ids: dict[str, int]
+    unknown: str
+    end: int
+
+
+def write(vocabulary: Path, special: SpecialTokens, folder: Path) -> None:
+    """Write what the tokenizer needs into a converted model's folder."""
+    shutil.copyfile(vocabulary, folder / PIECES)
+    (folder / _SPECIAL).write_text(json.dumps(asdict(special)) + "\n", "utf-8")
+
+
+def read(folder: Path, max_length: int) -> Siglip1Tokenizer:
+    """Make the tokenizer of a converted model's folder."""
+    special = SpecialTokens(**json.loads((folder / _SPECIAL).read_text("utf-8")))
+    return Siglip1Tokenizer(folder / PIECES, special, max_length)
+
+
+class Siglip1Tokenizer:
+    """Tokenises for SigLIP 1, cuts with the end token kept, and counts the cuts.
+
+    Args:
+        vocabulary: the file of sentencepiece.
+        special: the tokens beside it.
+        max_length: most tokens of a text.
+    """
+
+    def __init__(self, vocabulary: Path, special: SpecialTokens, max_length: int) -> None:
+        self.truncated_texts = 0
+        self._pieces = SentencePieceProcessor(model_file=str(vocabulary))
+        self._special = special
+        self._max_length = max_length
+        self._unknown_pieces = len(self._pieces.encode(special.unknown))
+        names = "|".join(map(re.escape, sorted(special.ids, key=len, reverse=True)))
+        self._names = re.compile(rf"\s*({names})\s*")
+
+    def __call__(self, texts: Sequence[str]) -> TokenIds:
+        """Tokenise."""
+        rows = [list(self._ids(beginning(text, self._max_length))) for text in texts]
+        self.truncated_texts += sum(len(row) >= self._max_length for row in rows)
+        return [self._ended(row[: self._max_length - 1]) for row in rows]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        return ids if ids[-1:] == [self._special.end] else [*ids, self._special.end]
+
+    def _ids(self, text: str) -> Iterator[int]:
+        parts = self._names.split(_MARK + text.replace(_MARK, " "))
+        if len(parts) > 1 and parts[0] == _MARK:  # the mark alone before a special token
+            parts[0] = ""
+        for index, part in enumerate(parts):
+            if index % 2:
+                yield self._special.ids[part]
+            elif part:
+                yield from self._pieces_of(part)
+
+    def _pieces_of(self, text: str) -> list[int]:
+        plain = " ".join(text.lower().translate(NO_PUNCTUATION).split())
+        ids: list[int] = self._pieces.encode(self._special.unknown + plain)
+        return ids[self._unknown_pieces :]

@@ -1,0 +1,96 @@
+"""Settings -> the loaded model, once for each device, by the runtime that is wanted if it can be.
+
+The runtimes are imported only when they are chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from backends.families import check_family, load_towers
+from backends.folder import ModelFolder, detect
+from backends.model import BackendOptions, EmbeddingBackend
+from backends.precision import log_choice, usable
+from config import Settings, forbid_hub_access, is_on, limit_compute_threads
+from errors import ConversionError
+from machine import keep_freed_memory, usable_cores
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(settings: Settings) -> list[EmbeddingBackend]:
+    """Load the model that the settings name, in a process made ready for it.
+
+    Raises:
+        StartupError: something is missing that the operator must mend.
+    """
+    folder = detect(settings.models_dir)
+    logger.info("Loading the %s model in %s", folder.family, folder.root.absolute())
+    forbid_hub_access()
+    limit_compute_threads(usable_cores())
+    keep_freed_memory()
+    devices = settings.cuda_core if settings.enable_cuda else "cpu"
+    return load_replicas(folder, options_for(folder, settings), devices)
+
+
+def options_for(folder: ModelFolder, settings: Settings) -> BackendOptions:
+    """Return how the settings, and what download.py left in the folder, want a model loaded."""
+    baked = folder.trust_remote_code  # as download.py left it; it beats the variable
+    return BackendOptions(
+        text_mode=settings.text_mode,
+        trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
+        precision=settings.precision,
+        runtime=settings.runtime,
+        cache_dir=settings.runtime_cache_dir,
+        cores=usable_cores(),
+    )
+
+
+def load_replicas(
+    folder: ModelFolder, options: BackendOptions, devices: str = "cpu"
+) -> list[EmbeddingBackend]:
+    """Load the model of a folder once for each device.
+
+    Args:
+        folder: the model folder.
+        options: how it is to be loaded.
+        devices: `cpu`, one or several GPUs with commas between them, or `all`: every GPU.
+
+    Raises:
+        ModelFolderError: the folder's content cannot be loaded.
+        DeviceUnavailableError: a device is not there, or cannot run this build of torch.
+    """
+    if devices == "cpu":
+        return [load_backend(folder, options)]
+    from backends.torch.devices import gpus
+
+    return [load_backend(folder, replace(options, device=device)) for device in gpus(devices)]
+
+
+def load_backend(folder: ModelFolder, options: BackendOptions) -> EmbeddingBackend:
+    """Load the model of a folder onto a device, for the runtime that is wanted if it can be.
+
+    Raises:
+        ModelFolderError: the folder's content cannot be loaded.
+        DeviceUnavailableError: the device is not there.
+    """
+    check_family(folder)
+    if options.runtime == "openvino" and options.device == "cpu":
+        try:
+            from backends.openvino import runtime
+
+            return runtime.load(folder, options)
+        except (ConversionError, ImportError) as error:
+            logger.warning("Not served by OpenVINO but by torch, which is slower: %s", error)
+    return _load_by_torch(folder, options)
+
+
+def _load_by_torch(folder: ModelFolder, options: BackendOptions) -> EmbeddingBackend:
+    from backends.torch import devices, runtime
+
+    devices.check(options.device)
+    supported = devices.precisions(options.device)
+    log_choice(devices.describe(options.device), options.precision, supported)
+    usable_options = replace(options, precision=usable(options.precision, supported))
+    return runtime.backend_of(load_towers(folder, usable_options))

@@ -1,0 +1,69 @@
+"""Whether a converted model is still that of its source: the model's files, and what converts them.
+
+Reading half a gigabyte at every start takes most of a second, so files are compared by name, size
+and time of change first; only where one of these differs is their content digested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeAlias
+
+from backends.folder import LAYOUTS, ModelFolder
+
+Stamps: TypeAlias = dict[str, list[int]]  # by name: size in bytes, and seconds of the last change
+
+# What decides how a model is computed or its inputs are prepared.
+_LIBRARIES = (
+    *("openvino", "torch", "transformers", "tokenizers", "sentence-transformers"),
+    *("open_clip_torch", "sentencepiece", "ftfy"),
+)
+
+
+@cache
+def of_code() -> str:
+    """Digest the code of all backends, and the versions of the libraries that it converts with."""
+    digest = hashlib.sha256("".join(map(_version, _LIBRARIES)).encode())
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return f"{library} {version(library)}\n"
+    except PackageNotFoundError:
+        return f"{library} -\n"
+
+
+def stamps(folder: ModelFolder) -> Stamps:
+    """Return the size and the time of change of every file of a model."""
+    return {
+        str(path.relative_to(folder.root)): [path.stat().st_size, int(path.stat().st_mtime)]
+        for path in _files(folder)
+    }
+
+
+def of_content(folder: ModelFolder) -> str:
+    """Digest the names and the content of a model's files; one that cannot be read by its size."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder.root)} {path.stat().st_size}\n".encode())
+        if os.access(path, os.R_OK):  # else no library reads it either
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(folder: ModelFolder) -> Iterator[Path]:
+    for name in (*LAYOUTS[folder.family], "trust_remote_code", "demo.json"):
+        part = folder.part(name)
+        if part.is_file():
+            yield part
+        for path, _, files in sorted(os.walk(part, followlinks=True)):
+            yield from (Path(path, file) for file in sorted(files))

@@ -1,0 +1,117 @@
+"""A model folder changes from one whole state to another, whatever breaks on the way.
+
+    root/.download-xyz/      written to, checked; no start takes it for a model
+    root/<parts>             moved there at the end, the part that a start looks for last
+
+It knows no families and no hub.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from errors import DownloadError, describe_error
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = ".download-"
+
+
+@contextmanager
+def staging(root: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Give a folder inside `root` to write into; what is still in it at the end is deleted.
+
+    Args:
+        root: the folder that is to change.
+        wait: until another run that is writing has ended.
+
+    Raises:
+        DownloadError: another run is writing into `root`, or nobody can.
+    """
+    created = False
+    try:
+        created = not root.exists()
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone_in(root, wait=wait), _folder_in(root) as folder:
+            yield folder
+    except OSError as error:
+        raise DownloadError(
+            f"{root.absolute()} cannot be written: {describe_error(error)}"
+        ) from error
+    finally:
+        if created:
+            with suppress(OSError):  # it holds the model
+                root.rmdir()
+
+
+@contextmanager
+def _folder_in(root: Path) -> Iterator[Path]:
+    for leftover in root.glob(f"{_PREFIX}*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(mkdtemp(prefix=_PREFIX, dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(root: Path, *, wait: bool) -> Iterator[None]:
+    descriptor = os.open(root, os.O_RDONLY)  # the kernel lets the lock go when the process ends
+    try:
+        _lock(descriptor, root, wait=wait)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path, *, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if not wait:
+            raise DownloadError(f"another download is writing into {root.absolute()}") from error
+        logger.info("Waiting for another process that is writing into %s", root.absolute())
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems know no locks
+        logger.debug("No lock on %s: %s", root, error)
+
+
+def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
+    """Move the parts, for all to read, from a staging folder into `root`, over those there.
+
+    Args:
+        folder: the staging folder.
+        root: the model folder.
+        parts: names in `folder`; the last is the one without which a start sees no model.
+    """
+    for path in folder.rglob("*"):
+        # The hub's library makes files for their owner only, but a container may run as any user.
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
+    replaced = folder / "replaced"
+    replaced.mkdir()
+    for name in reversed(parts):
+        set_aside(root / name, replaced / name)
+    os.sync()  # after a power cut, no name without its content
+    for name in parts:
+        (folder / name).rename(root / name)
+
+
+def set_aside(path: Path, aside: Path) -> None:
+    """Move a file or folder to where it will be deleted, or delete it where it cannot be moved."""
+    if not path.exists():
+        return
+    try:
+        path.rename(aside)
+    except OSError:  # a folder from a lower layer of an image can be deleted, but not renamed
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Eager torch: the devices, and the runtime for whatever is not converted."""

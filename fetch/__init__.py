@@ -1,0 +1,1 @@
+"""Build time: from the name of a model to its files in the model folder."""

@@ -1,0 +1,126 @@
+"""The pre-built models, as `catalogue.json` lists them; that file is the only list of them.
+
+    python3 -m fetch.catalogue                  the tags, one a line
+    python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
+    python3 -m fetch.catalogue --build-args TAG the options of `docker build`
+    python3 -m fetch.catalogue --table          the README's table
+
+What is planned stands in the table only. It needs Python's standard library and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from errors import DownloadError
+
+FILE = Path(__file__).with_name("catalogue.json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the catalogue.
+
+    Attributes:
+        tag: the image's tag, and the `MODEL` of `make run`.
+        family: as `GET /meta` names it.
+        dimensions: length of its vectors.
+        languages: of the texts.
+        variables: the build variables that name it.
+        planned: whether it cannot be served yet.
+    """
+
+    tag: str
+    family: str
+    dimensions: int
+    languages: str
+    variables: dict[str, str]
+    planned: bool = False
+
+    @property
+    def build_args(self) -> str:
+        """The variables as options of `docker build`."""
+        return " ".join(f"--build-arg {name}={value}" for name, value in self.variables.items())
+
+
+def load(file: Path = FILE) -> dict[str, Model]:
+    """Read the catalogue: tag -> model, in its order."""
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    return {tag: Model(tag=tag, **entry) for tag, entry in entries.items()}
+
+
+def find(tag: str) -> Model:
+    """Return the model of a tag.
+
+    Raises:
+        DownloadError: there is none, or it is planned only.
+    """
+    models = load()
+    known = [name for name, model in models.items() if not model.planned]
+    if tag not in models:
+        close = get_close_matches(tag, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(known)}")
+    if models[tag].planned:
+        raise DownloadError(
+            f"{tag} ({models[tag].family}) is planned, not yet supported; "
+            f"the models are: {', '.join(known)}"
+        )
+    return models[tag]
+
+
+def matrix() -> dict[str, list[dict[str, str]]]:
+    """Return a GitHub matrix: for each model its tag, its build arguments and its variables."""
+    return {
+        "include": [
+            {"tag": model.tag, "build_args": model.build_args, **model.variables}
+            for model in load().values()
+            if not model.planned
+        ]
+    }
+
+
+def table() -> str:
+    """Return the README's table, in Markdown."""
+    rows = ["| tag | family | dimensions | languages | variables |", "|---|---|---|---|---|"]
+    for model in load().values():
+        variables = "<br>".join(f"`{name}={value}`" for name, value in model.variables.items())
+        family = f"{model.family} (planned)" if model.planned else model.family
+        rows.append(
+            f"| `{model.tag}` | {family} | {model.dimensions} | {model.languages} | {variables} |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description="The pre-built models.")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")
+    form.add_argument("--build-args", metavar="TAG", help="the options of docker build")
+    form.add_argument("--table", action="store_true", help="the README's table, in Markdown")
+    options = parser.parse_args(arguments)
+    try:
+        print(_text_for(options))
+    except DownloadError as error:
+        sys.exit(f"Fatal: {error}")
+
+
+def _text_for(options: argparse.Namespace) -> str:
+    if options.matrix:
+        return json.dumps(matrix())
+    if options.build_args:
+        return find(options.build_args).build_args
+    if options.table:
+        return table()
+    return "\n".join(model["tag"] for model in matrix()["include"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""A process of its own, at build time: the hub's files -> the layout on disk, and the proof.
+
+    python -m fetch.layouts < job.json      (see `jobs.py`)
+
+The proof loads the layout as the service will and embeds with it. It is a process of its own so
+that it starts without network and without token, and sees nothing but what a start will see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from backends.folder import Family, detect
+from backends.jobs import Answer, do_job
+from backends.load import load_backend
+from backends.model import BackendOptions
+from errors import DownloadError
+
+Sources: TypeAlias = Mapping[str, Path]  # a family's part -> the hub's files for it
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        family: the layout.
+        folder: where the layout belongs.
+        sources: the hub's files, by part.
+        scratch: deleted between saving and proving, so that nothing there is relied on.
+        trust: whether the model may run Python code of its own.
+    """
+
+    family: Family
+    folder: str
+    sources: dict[str, str]
+    scratch: str
+    trust: bool
+
+
+def do(job: Job) -> Answer:
+    """Save, and prove; return the family and the dimensions of what is there now.
+
+    Raises:
+        DownloadError: it is not the kind of model that it was taken for, or not to be trusted.
+        ServiceError: it cannot be loaded, or does not work.
+    """
+    folder = Path(job.folder)
+    sources = {part: Path(path) for part, path in job.sources.items()}
+    try:
+        _SAVE[job.family](sources, folder, job.trust)
+        shutil.rmtree(job.scratch, ignore_errors=True)
+        return prove(folder, job.trust)
+    except Exception as error:
+        if "trust_remote_code" in str(error):  # as every library calls it
+            raise DownloadError(
+                "the model brings Python code of its own, which runs with TRUST_REMOTE_CODE=1 only"
+            ) from error
+        raise
+
+
+def prove(root: Path, trust: bool) -> Answer:
+    """Load a model folder as the service will, and embed a text and an image.
+
+    Raises:
+        ServiceError: it cannot be loaded, or its vectors are not fit to use.
+    """
+    from PIL import Image
+
+    backend = load_backend(detect(root), BackendOptions(trust_remote_code=trust))
+    texts = backend.encode_text(["a picture"])
+    images = backend.encode_image([backend.preprocess(Image.new("RGB", (64, 48)))])
+    if texts.shape != images.shape:
+        raise DownloadError(
+            f"the two models do not belong together: texts get {texts.shape[1]} dimensions, "
+            f"images {images.shape[1]}"
+        )
+    return {"family": backend.info.family, "dimensions": texts.shape[1]}
+
+
+def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, MetaClip2Model
+
+    source = sources["model"]
+    kind = _kind_of(source, {"clip": CLIPModel, "metaclip_2": MetaClip2Model})
+    _load(kind, source, dtype="auto").save_pretrained(folder / "openai_clip")
+    for processor in (AutoTokenizer, CLIPImageProcessor):
+        _load(processor, source).save_pretrained(folder / "openai_clip_processor")
+
+
+def _save_siglip(sources: Sources, folder: Path, _trust: bool) -> None:
+    from transformers import SiglipModel
+
+    kind = _kind_of(sources["model"], {"siglip": SiglipModel})
+    _load(kind, sources["model"], dtype="auto").save_pretrained(folder / "siglip")
+
+
+def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    for part, source in sources.items():
+        if part == "text" and source == sources["clip"]:
+            shutil.copytree(folder / "clip", folder / "text", copy_function=_link)
+        else:
+            model = SentenceTransformer(str(source), device="cpu", trust_remote_code=trust)
+            model.save(str(folder / part), create_model_card=False)
+
+
+def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
+    """OpenCLIP's checkpoints are served as the hub has them."""
+
+
+_SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
+    "openai": _save_openai,
+    "openclip": _save_nothing,
+    "siglip": _save_siglip,
+    "sentence_transformers": _save_sentence_transformers,
+}
+
+
+def _load(kind: Any, source: Path, **options: object) -> Any:
+    return kind.from_pretrained(source, local_files_only=True, **options)
+
+
+def _kind_of(source: Path, kinds: Mapping[str, Any]) -> Any:
+    config = source / "config.json"
+    model_type = json.loads(config.read_text("utf-8")).get("model_type") if config.is_file() else ""
+    if model_type not in kinds:
+        raise DownloadError(
+            f"it is a model of type {model_type or 'unknown'}, where one of type "
+            f"{' or '.join(kinds)} is needed"
+        )
+    return kinds[model_type]
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, or a copy where the file system knows no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+if __name__ == "__main__":
+    do_job(lambda described: do(Job(**described)))

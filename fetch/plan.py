@@ -1,0 +1,166 @@
+"""What the variables name -> a plan -> the files of its models from the hub.
+
+Those that are served as they are come into the layout at once.
+
+Which files a family needs, and where it looks for them without a network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from backends.folder import Family
+from config import DownloadSettings
+from errors import DownloadError
+from fetch.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
+
+_OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be fetched.
+
+    Attributes:
+        family: the layout.
+        wanted: the models on the hub, by the part of the layout that they are for.
+        pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
+    """
+
+    family: Family
+    wanted: dict[str, Wanted]
+    pretrained: str = ""
+
+    def request(self, trust_remote_code: str) -> dict[str, str]:
+        """Describe the plan, so that a later run can tell whether it wants the same."""
+        models = {w.variable: f"{w.name}@{w.revision or ''}" for w in self.wanted.values()}
+        return {**models, "pretrained": self.pretrained, "trust_remote_code": trust_remote_code}
+
+
+def plan(settings: DownloadSettings) -> Plan:
+    """Choose the family that the variables name, by the reference's precedence.
+
+    Raises:
+        DownloadError: a variable is missing, or its value cannot be served.
+    """
+    if settings.colpali_engine_model_name:
+        raise DownloadError(
+            f"COLPALI_ENGINE_MODEL_NAME={settings.colpali_engine_model_name}: "
+            "ModernVBERT is planned, not yet supported"
+        )
+    if name := settings.siglip_model_name:
+        wanted = Wanted(name, "SIGLIP_MODEL_NAME", settings.siglip_model_revision)
+        return Plan("siglip", {"model": wanted})
+    if (name := settings.open_clip_model_name) and settings.open_clip_pretrained:
+        wanted = Wanted(name, "OPEN_CLIP_MODEL_NAME", settings.open_clip_revision)
+        return Plan("openclip", {"model": wanted}, settings.open_clip_pretrained)
+    for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
+        if not getattr(settings, name.lower()):
+            raise DownloadError(f"{name} is required")
+    return _plan_pair(settings)
+
+
+def _plan_pair(settings: DownloadSettings) -> Plan:
+    clip, text = settings.clip_model_name, settings.text_model_name
+    revision = settings.clip_model_revision
+    forced = settings.clip_model_type.lower() == "openai"
+    if not (forced or clip.startswith(_OPENAI_PREFIXES)):
+        organisation = "sentence-transformers"
+        towers = {
+            "clip": Wanted(clip, "CLIP_MODEL_NAME", revision, organisation),
+            "text": Wanted(text, "TEXT_MODEL_NAME", settings.text_model_revision, organisation),
+        }
+        return Plan("sentence_transformers", towers)
+    if clip != text:
+        raise DownloadError(
+            f"CLIP_MODEL_NAME={clip} is an OpenAI CLIP, which does both: "
+            f"TEXT_MODEL_NAME={text} must be equal to it"
+        )
+    wanted = Wanted(clip, "CLIP_MODEL_NAME", revision or settings.text_model_revision)
+    return Plan("openai", {"model": wanted})
+
+
+def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
+    """Fetch what a plan wants; what is served as it is goes into the layout at once.
+
+    Returns:
+        By part, the files that are still to be saved in the layout.
+
+    Raises:
+        DownloadError: the hub does not have it, or cannot be reached.
+    """
+    if wanted.family == "openclip":
+        _fetch_openclip(wanted, hub, folder / "openclip")
+        return {}
+    choose = with_code(model_files) if trust else model_files
+    models = {(model.name, model.revision): model for model in wanted.wanted.values()}
+    fetched = {key: hub.fetch(model, choose) for key, model in models.items()}
+    snapshots = {p: fetched[model.name, model.revision] for p, model in wanted.wanted.items()}
+    if trust:
+        for snapshot in snapshots.values():
+            hub.fetch_code_of(snapshot)
+    if wanted.family == "siglip":
+        as_hub_cache(snapshots["model"], _small_files_of(snapshots["model"]), folder / "siglip")
+        (folder / "model_name").write_text(wanted.wanted["model"].name)
+    return {part: snapshot.path for part, snapshot in snapshots.items()}
+
+
+def _small_files_of(snapshot: Snapshot) -> list[str]:
+    return small_files([path.name for path in snapshot.path.iterdir() if path.is_file()])
+
+
+def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
+    import open_clip
+
+    model = wanted.wanted["model"]
+    check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
+    entry = open_clip.get_pretrained_cfg(model.name, wanted.pretrained)["hf_hub"]
+    repository, _, file = entry.rpartition("/")  # "org/name/file", or "org/name/"
+    checkpoint = Wanted(repository, model.variable, model.revision)
+    snapshot = hub.fetch(checkpoint, lambda files: _checkpoint(file, files))
+    as_hub_cache(snapshot, [path.name for path in snapshot.path.iterdir()], folder)
+    architecture = open_clip.get_model_config(model.name)
+    text = architecture["text_cfg"]
+    for tower in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}):
+        revision = model.revision if tower == repository else None
+        snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}", revision), small_files)
+        as_hub_cache(snapshot, _small_files_of(snapshot), folder)
+    description = {
+        "model_name": model.name,
+        "pretrained": wanted.pretrained,
+        "model_config": architecture,
+        "cache_dir": "./models/openclip",
+    }
+    (folder / "config.json").write_text(json.dumps(description))
+
+
+def _checkpoint(file: str, files: Sequence[str]) -> list[str]:
+    # Source: open_clip's download_pretrained_from_hf, which prefers safetensors as well.
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if file:
+        names = [Path(file).with_suffix(".safetensors").name, file]
+    found = [name for name in names if name in files]
+    if not found:
+        raise DownloadError(f"holds no checkpoint of OpenCLIP: neither {' nor '.join(names)}")
+    return found[:1]
+
+
+def check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
+    """Check that open_clip has a checkpoint of that tag for that architecture.
+
+    Raises:
+        DownloadError: it has not; the message holds the tags or the pairs that come close.
+    """
+    if (name, tag) in known:
+        return
+    tags = [pretrained for model, pretrained in known if model == name]
+    pairs = [f"{model} with {pretrained}" for model, pretrained in known]
+    close = get_close_matches(f"{name} with {tag}", pairs, n=5, cutoff=0.5)
+    hint = f"{name} goes with {', '.join(tags)}" if tags else f"close to it: {', '.join(close)}"
+    raise DownloadError(
+        f"open_clip knows no pair OPEN_CLIP_MODEL_NAME={name}, OPEN_CLIP_PRETRAINED={tag}; {hint}"
+    )

@@ -1,0 +1,31 @@
+"""The record of a download, `download.json`: what was asked for, and what it left in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+RECORD = "download.json"
+
+
+def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
+    """Write down what was asked for, which commits came, and the size of every file."""
+    record = {"request": dict(request), "commits": dict(commits), "bytes": _sizes(folder)}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def is_whole(root: Path, request: Mapping[str, str]) -> bool:
+    """Tell whether a run for the same request left all of its files in `root`."""
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        return record["request"] == dict(request) and all(
+            (root / name).stat().st_size == size for name, size in record["bytes"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}

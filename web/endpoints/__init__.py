@@ -1,0 +1,1 @@
+"""The interfaces: one module for each wire format."""

@@ -1,0 +1,186 @@
+"""The figures of `GET /metrics`, by Prometheus's own client.
+
+Events are counted as they are observed; a state, such as the length of a queue, is read when
+someone asks. Each object has a registry of its own. It knows no HTTP and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from backends.model import BackendStats, ModelInfo
+from inference.batcher import BatchStats
+from inference.record import STAGES, Record
+from inference.vector_cache import CacheStats
+
+# A cached text takes less than the first, Weaviate waits for the last.
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
+_ITEMS = tuple(2**power for power in range(11))
+
+# The time when each series began would be as many lines again, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Watched(Protocol):
+    """What is read from the service when someone asks."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        ...
+
+    @property
+    def queue_items(self) -> Mapping[str, int]:
+        """How many items wait in each lane."""
+        ...
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """How often inputs were met again."""
+        ...
+
+    @property
+    def backend_stats(self) -> BackendStats:
+        """What the model counts, and the memory of its device."""
+        ...
+
+
+class Metrics:
+    """Counts what happens, and writes it down for Prometheus."""
+
+    def __init__(self, watched: Watched, version: str, queue_bytes: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_States(watched, version, queue_bytes))
+        self._requests = self._counter("requests", "Answers of POST /vectorize.", "code")
+        items = self._counter("items", "Texts and images that came in.", "modality")
+        self._texts, self._images = items.labels("text"), items.labels("image")
+        self._refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
+        self._total = self._histogram(
+            "request_duration_seconds", "From a request's arrival to its answer.", _SECONDS
+        )
+        stages = self._histogram(
+            "stage_duration_seconds",
+            "What a request spent in each stage that it passed; of several items, the slowest's.",
+            _SECONDS,
+            "stage",
+        )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self._batch_items = self._histogram(
+            "batch_items", "Items in one forward pass of the model.", _ITEMS, "lane"
+        )
+        self._batch_seconds = self._histogram(
+            "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "lane"
+        )
+
+    def _counter(self, name: str, meaning: str, label: str) -> Counter:
+        return Counter(f"clip_{name}", meaning, [label], registry=self._registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"clip_{name}", meaning, labels, registry=self._registry, buckets=buckets)
+
+    def observe_request(self, record: Record) -> None:
+        """Count a request that was answered."""
+        self._requests.labels(str(record.status)).inc()
+        self._texts.inc(record.texts)
+        self._images.inc(record.images)
+        if record.refused:
+            self._refusals.labels(record.refused).inc()
+        self._total.observe(record.total_s)
+        for stage, seconds in record.stages_s.items():
+            self._stages[stage].observe(seconds)
+
+    def observe_batch(self, lane: str, stats: BatchStats) -> None:
+        """Count a batch that was run."""
+        self._batch_items.labels(lane).observe(stats.size)
+        self._batch_seconds.labels(lane).observe(stats.run_s)
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Write everything down, in the format that an `Accept` header asks for, and its name."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _States(Collector):
+    """What is read at the moment of asking."""
+
+    def __init__(self, watched: Watched, version: str, queue_bytes: Callable[[], int]) -> None:
+        self._watched = watched
+        self._version = version
+        self._queue_bytes = queue_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("clip_build", "The service.", {"version": self._version})
+        yield InfoMetricFamily("clip_model", "What is loaded.", _model_labels(self._watched.info))
+        yield self._queue()
+        yield GaugeMetricFamily(
+            "clip_queue_bytes",
+            "Bodies of all requests that are read, wait or are computed.",
+            self._queue_bytes(),
+        )
+        yield from self._cache()
+        yield from _backend(self._watched.backend_stats)
+
+    def _queue(self) -> Metric:
+        queue = GaugeMetricFamily(
+            "clip_queue_items", "Items that wait, are decoded or are computed.", labels=["lane"]
+        )
+        for lane, count in self._watched.queue_items.items():
+            queue.add_metric([lane], count)
+        return queue
+
+    def _cache(self) -> Iterator[Metric]:
+        stats = self._watched.cache_stats
+        lookups = CounterMetricFamily(
+            "clip_cache_lookups",
+            "Inputs: hit (known), shared (being computed for another), miss (computed).",
+            labels=["result"],
+        )
+        for result, count in (
+            ("hit", stats.hits),
+            ("shared", stats.shared),
+            ("miss", stats.misses),
+        ):
+            lookups.add_metric([result], count)
+        yield lookups
+        yield GaugeMetricFamily("clip_cache_vectors", "Vectors remembered.", stats.size)
+
+
+def _model_labels(info: ModelInfo) -> dict[str, str]:
+    return {
+        "family": info.family,
+        "dimensions": str(info.dimensions),
+        "parameters": str(info.parameters),
+        "runtime": info.runtime,
+        "device": info.device,
+        "precision": info.precision,
+        "text_mode": info.text_mode,
+    }
+
+
+def _backend(stats: BackendStats) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "clip_truncated_texts", "Texts longer than the model reads, cut.", stats.truncated_texts
+    )
+    if memory := stats.gpu_memory:
+        for name, meaning, value in (
+            ("allocated", "GPU memory that holds this process's tensors.", memory.allocated),
+            ("reserved", "GPU memory that this process keeps for tensors.", memory.reserved),
+            ("total", "Memory of the GPU.", memory.total),
+        ):
+            yield GaugeMetricFamily(f"clip_gpu_memory_{name}_bytes", meaning, value)
