@@ -46,7 +46,7 @@ lint: .venv/dev ## check style
 type: .venv/dev ## check types
 	$(VENV)/mypy $(SOURCES)
 
-format: .venv/dev ## mend style
+format: .venv/dev ## fix style
 	$(VENV)/ruff check --fix $(SOURCES)
 	$(VENV)/ruff format $(SOURCES)
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backends.folder import LAYOUTS, Family, detect
-from backends.jobs import Answer, JobError, JobKilledError, hand_over
+from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
 from backends.staging import install, staging
 from config import DownloadSettings, Settings, forbid_hub_access, read
@@ -85,7 +85,9 @@ def _finish(
     }
     environment = settings.environment_of_check(folder.absolute())
     try:
-        return hand_over(_SAVING, job, called="the check of the model", environment=environment)
+        return run_in_subprocess(
+            _SAVING, job, called="the check of the model", environment=environment
+        )
     except JobKilledError as error:
         raise DownloadError(str(error)) from error
     except JobError as error:

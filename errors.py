@@ -1,4 +1,4 @@
-"""Every failure this service knows, each told in a sentence to the person who can mend it.
+"""Every failure this service knows, each told in a sentence to the person who can fix it.
 
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be vectorised
@@ -13,7 +13,7 @@
     ├── BackendError                 the model failed on an input that was fit
     │   ├── DeviceMemoryError        ... as its device has too little memory for the batch
     │   └── DeviceLostError          ... and will until the process is started anew
-    └── StartupError                 the operator must mend something before the service can run
+    └── StartupError                 the operator must fix something before the service can run
         ├── ConfigurationError       ... a setting
         ├── ModelFolderError         ... the model folder
         ├── DeviceUnavailableError   ... the device
@@ -147,7 +147,7 @@ class DeviceLostError(BackendError):
 
 
 class StartupError(ServiceError):
-    """Something that the operator must mend before the service can run."""
+    """Something that the operator must fix before the service can run."""
 
 
 class ConfigurationError(StartupError):

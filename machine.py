@@ -56,8 +56,8 @@ def give_freed_memory_back() -> None:
         trim(0)
 
 
-def spare_the_collector() -> None:
-    """Let the garbage collector look no more at what is there now and stays: libraries and model.
+def freeze_gc() -> None:
+    """Keep the garbage collector from what is there now and stays: libraries and model.
 
     With the model libraries these are 440,000 objects, and a pass over them holds up every thread
     for 200 ms.

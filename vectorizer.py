@@ -43,7 +43,7 @@ from inference.images.reader import ImageLimits
 from inference.lane import BatchHook, Encode, Lane, Vector
 from inference.record import Timings
 from inference.vector_cache import CacheStats, VectorCache
-from machine import give_freed_memory_back, spare_the_collector, usable_cores
+from machine import freeze_gc, give_freed_memory_back, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     await vectorizer.warmup()
-    spare_the_collector()
+    freeze_gc()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer

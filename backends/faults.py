@@ -1,4 +1,4 @@
-"""A device's faults told apart: too little memory, lost for good, or anything else."""
+"""A device's errors by kind: too little memory, lost for good, or anything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def always() -> bool:
     return True
 
 
-def told_apart(
+def translate_device_errors(
     compute: Callable[P, R], still_answers: Callable[[], bool] = always
 ) -> Callable[P, R]:
     """Wrap a computation: raises DeviceMemoryError or DeviceLostError where those happened.

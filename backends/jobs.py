@@ -1,4 +1,4 @@
-"""A job for a process of its own: handed over as JSON, answered on the last line of its output.
+"""A job for a process of its own: given as JSON, answered on the last line of its output.
 
 What loads torch or a model at build time, or once, does so in a process that ends: nothing of it
 stays in the memory of the one that asked.
@@ -29,7 +29,7 @@ class JobKilledError(JobError):
     """Its process did not come to its end; the next may not either."""
 
 
-def hand_over(
+def run_in_subprocess(
     module: str,
     job: Job,
     *,
@@ -40,7 +40,7 @@ def hand_over(
     """Run a module of this project, and wait for what it answers.
 
     Args:
-        module: its name; run as a program, it calls `do_job`.
+        module: its name; run as a program, it calls `subprocess_main`.
         job: what it is to do.
         called: what errors call it, such as "the conversion".
         environment: by default, that of this process.
@@ -82,8 +82,8 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
     return answer
 
 
-def do_job(do: Callable[[Answer], Answer]) -> None:
-    """Do the job that standard input describes; the last line of the output is the answer."""
+def subprocess_main(do: Callable[[Answer], Answer]) -> None:
+    """Do the job that standard input describes, at the other end of `run_in_subprocess`."""
     try:
         answer = do(json.load(sys.stdin))
     except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason

@@ -23,7 +23,7 @@ def load_model(settings: Settings) -> list[EmbeddingBackend]:
     """Load the model that the settings name, in a process made ready for it.
 
     Raises:
-        StartupError: something is missing that the operator must mend.
+        StartupError: something is missing that the operator must fix.
     """
     folder = detect(settings.models_dir)
     logger.info("Loading the %s model in %s", folder.family, folder.root.absolute())

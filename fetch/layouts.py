@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from backends.folder import Family, detect
-from backends.jobs import Answer, do_job
+from backends.jobs import Answer, subprocess_main
 from backends.load import load_backend
 from backends.model import BackendOptions
 from errors import DownloadError
@@ -148,4 +148,4 @@ def _link(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    do_job(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: do(Job(**described)))

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from backends.jobs import Answer, do_job
+from backends.jobs import Answer, subprocess_main
 
 
 def do(job: Answer) -> Answer:
@@ -25,4 +25,4 @@ def do(job: Answer) -> Answer:
 
 
 if __name__ == "__main__":
-    do_job(do)
+    subprocess_main(do)

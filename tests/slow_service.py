@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from app import serve
 from backends.model import Embeddings
 from config import Settings, read
-from machine import spare_the_collector
+from machine import freeze_gc
 from tests.fakes import FakeBackend
 from vectorizer import Vectorizer
 
@@ -32,7 +32,7 @@ class SlowBackend(FakeBackend):
 
 async def make_vectorizer(settings: Settings) -> Vectorizer:
     vectorizer = Vectorizer([SlowBackend()], settings)
-    spare_the_collector()  # as the real one does once it is loaded
+    freeze_gc()  # as the real one does once it is loaded
     return vectorizer
 
 

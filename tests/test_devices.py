@@ -49,7 +49,7 @@ PIXELS = np.zeros((3, 2, 2), np.uint8)
         (RuntimeError("shapes cannot be multiplied"), RuntimeError),
     ],
 )
-def test_a_devices_faults_are_told_apart(failure: Exception, kind: type[Exception]) -> None:
+def test_a_devices_errors_are_translated(failure: Exception, kind: type[Exception]) -> None:
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise failure
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from backends.jobs import Answer, JobError, JobKilledError, hand_over
+from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 
 
 def ended(how: str) -> Answer:
-    return hand_over(
+    return run_in_subprocess(
         "tests.job_for_a_process",
         {"end": how},
         called="the job",

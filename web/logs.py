@@ -29,7 +29,7 @@ def configure(settings: Settings) -> None:
 
 
 def log_request(record: Record) -> None:
-    """Write a line: at warning for a problem, else at debug."""
+    """Write a line: at warning for a problem, otherwise at debug."""
     is_problem = record.status >= 400 and record.status not in _EXPECTED
     level = logging.WARNING if is_problem else logging.DEBUG
     if not logger.isEnabledFor(level):

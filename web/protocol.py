@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 import orjson
+from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger(__name__)
@@ -24,18 +25,18 @@ class Protocol(HttpToolsProtocol):
     _is_in_body = False
     _deadline: asyncio.TimerHandle | None = None
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
         super().connection_made(transport)
         self._expect_head()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
         self._stop_waiting()
         super().connection_lost(exc)
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Take in what came."""
         if not self._is_in_body:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -46,17 +47,18 @@ class Protocol(HttpToolsProtocol):
         elif not self._deadline:
             self._expect_head()
 
+    @override
     def on_headers_complete(self) -> None:
-        """Begin with a request."""
         self._stop_waiting()
         self._head_bytes, self._is_in_body = 0, True
         super().on_headers_complete()
 
+    @override
     def on_message_complete(self) -> None:
-        """Hear that a request has come as a whole."""
         self._is_in_body = False
         super().on_message_complete()
 
+    @override
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, as every error with JSON, and close."""
         content = orjson.dumps({"error": msg})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from typing_extensions import override
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +47,21 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self.stopped = False
 
+    @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load, and begin to listen."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.stopped:  # some libraries swallow whatever is raised in them
             self.should_exit = True
 
+    @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Read what has come, however slow the machine is; then stop listening, and answer it."""
         for _ in range(self.config.backlog + _PASSES_TO_READ):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 
+    @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard.
 

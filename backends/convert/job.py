@@ -23,7 +23,7 @@ from backends.families import load_towers
 from backends.folder import detect
 from backends.inputs.resampling import Pixels
 from backends.inputs.tokens import Padding
-from backends.jobs import Answer, do_job
+from backends.jobs import Answer, subprocess_main
 from backends.model import BackendOptions, TextMode
 from backends.openvino.runtime import load_converted
 from backends.openvino.store import IMAGES, REFUSAL, TEXTS, Description
@@ -105,4 +105,4 @@ def _save(network: nn.Module, example: Sequence[Tensor], shape: list[int], path:
 
 
 if __name__ == "__main__":
-    do_job(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: do(Job(**described)))

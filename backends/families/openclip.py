@@ -26,6 +26,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import text_global_pool
 from PIL.Image import Image
 from torch import Tensor, nn
+from typing_extensions import override
 
 from backends.families import openclip_portable
 from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
@@ -35,7 +36,7 @@ from backends.inputs.tokens import beginning
 from backends.model import BackendOptions, Embeddings
 from backends.torch.runtime import (
     ImageTower,
-    PixelsToNumbers,
+    Normalize,
     Portable,
     TorchNetwork,
     Towers,
@@ -182,7 +183,7 @@ class _Preprocess:
 def _image_tower(model: Any, config: PreprocessCfg, options: BackendOptions) -> nn.Module:
     dtype = dtype_of(options)
     return ImageTower(
-        PixelsToNumbers(config.mean, config.std),
+        Normalize(config.mean, config.std),
         lambda numbers: model.encode_image(numbers.to(dtype)),
         model,
         unit_length,
@@ -241,6 +242,7 @@ class _TextNetwork(nn.Module):
         self.model = model
         self._is_plain = isinstance(model, open_clip.CLIP) and _is_blind_to_padding(model)
 
+    @override
     def forward(self, ids: Tensor) -> Tensor:
         vectors = self._encode_plain(ids) if self._is_plain else self.model.encode_text(ids)
         return unit_length(vectors.float())

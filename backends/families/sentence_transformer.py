@@ -20,6 +20,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
+from typing_extensions import override
 
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder
@@ -28,12 +29,12 @@ from backends.inputs.tokens import Padding, TextRecipe, beginning
 from backends.model import BackendOptions, Embeddings
 from backends.torch.runtime import (
     ImageTower,
-    PixelsToNumbers,
+    Normalize,
     Portable,
     TorchNetwork,
     Towers,
-    as_they_are,
     describe,
+    identity,
     place,
     preprocess_of,
 )
@@ -81,12 +82,12 @@ def same_content(first: Path, second: Path) -> bool:
 
 def _image_tower(model: SentenceTransformer, processor: Any) -> nn.Module:
     network = _sentence_embedding(model)
-    numbers = PixelsToNumbers(processor.image_mean, processor.image_std, processor.rescale_factor)
+    normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
     return ImageTower(
-        numbers,
+        normalize,
         lambda values: network({"pixel_values": values, "modality": "image"}),
         model,
-        as_they_are,
+        identity,
     ).to(model.device)
 
 
@@ -119,6 +120,7 @@ class _TextNetwork(nn.Module):
         super().__init__()
         self.model = model
 
+    @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         features = {"input_ids": ids, "attention_mask": mask, "modality": "text"}
         return _sentence_embedding(self.model)(features)

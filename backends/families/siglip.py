@@ -22,8 +22,8 @@ from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import BackendOptions
 from backends.torch.runtime import (
     Towers,
-    as_they_are,
     describe,
+    identity,
     place,
     preprocess_of,
 )
@@ -51,8 +51,8 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     return hf.two_towers(
         info,
         preprocess_of(geometry),
-        hf.image_tower(model, processor, as_they_are),
-        hf.TextNetwork(model, as_they_are),
+        hf.image_tower(model, processor, identity),
+        hf.TextNetwork(model, identity),
         tokenizer,
         _recipe(model, tokenizer, options),
     )

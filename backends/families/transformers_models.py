@@ -12,6 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
+from typing_extensions import override
 
 from backends.inputs import siglip1_tokens
 from backends.inputs.cleaning import CLEANING
@@ -21,7 +22,7 @@ from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenIds, beginning
 from backends.model import ModelInfo
 from backends.torch.runtime import (
     ImageTower,
-    PixelsToNumbers,
+    Normalize,
     Portable,
     TorchNetwork,
     Towers,
@@ -46,8 +47,8 @@ def image_tower(model: Any, processor: Any, finish: Callable[[Tensor], Tensor]) 
         features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
         return features
 
-    numbers = PixelsToNumbers(processor.image_mean, processor.image_std, processor.rescale_factor)
-    return ImageTower(numbers, network, model, finish).to(model.device)
+    normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
+    return ImageTower(normalize, network, model, finish).to(model.device)
 
 
 class TextNetwork(nn.Module):
@@ -58,8 +59,8 @@ class TextNetwork(nn.Module):
         self.model = model
         self._finish = finish
 
+    @override
     def forward(self, ids: Tensor) -> Tensor:
-        """Embed a batch of ids."""
         return self._finish(self.model.get_text_features(input_ids=ids).pooler_output.float())
 
 
@@ -78,7 +79,7 @@ class TransformersTokenizer:
         self._clean = CLEANING[recipe.cleaning]
 
     def __call__(self, texts: Sequence[str]) -> TokenIds:
-        """Tokenise."""
+        """Return the ids of each text, those of a long one cut."""
         clean = [self._clean(beginning(text, self._max_length)) for text in texts]
         encoded = self._tokenizer(
             clean, truncation=True, max_length=self._max_length, return_attention_mask=False

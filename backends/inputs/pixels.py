@@ -72,7 +72,7 @@ class Geometry:
         """Read it from a transformers image processor.
 
         Raises:
-            ValueError: the processor is configured to do something else than resize and crop.
+            ValueError: the processor is configured to do something other than resize and crop.
         """
         if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
             raise ValueError("its image processor does not resize, rescale and normalise")

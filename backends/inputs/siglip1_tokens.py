@@ -1,7 +1,7 @@
 """SigLIP 1's tokenizer, whose vocabulary is sentencepiece's and not one of the tokenizers library.
 
 Source: transformers' `SiglipTokenizer`. It lower-cases, drops punctuation and extra spaces, and
-encodes with the unknown token in front, as sentencepiece would else swallow the first word's mark.
+encodes with the unknown token in front: otherwise sentencepiece swallows the first word's mark.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Siglip1Tokenizer:
         self._names = re.compile(rf"\s*({names})\s*")
 
     def __call__(self, texts: Sequence[str]) -> TokenIds:
-        """Tokenise."""
+        """Return the ids of each text, those of a long one cut."""
         rows = [list(self._ids(beginning(text, self._max_length))) for text in texts]
         self.truncated_texts += sum(len(row) >= self._max_length for row in rows)
         return [self._ended(row[: self._max_length - 1]) for row in rows]

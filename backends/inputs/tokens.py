@@ -30,7 +30,7 @@ class Tokenize(Protocol):
         ...
 
     def __call__(self, texts: Sequence[str], /) -> TokenIds:
-        """Tokenise."""
+        """Return the ids of each text, those of a long one cut."""
         ...
 
 
@@ -86,7 +86,7 @@ class Tokenizer:
         self._clean = CLEANING[recipe.cleaning]
 
     def __call__(self, texts: Sequence[str]) -> TokenIds:
-        """Tokenise."""
+        """Return the ids of each text, those of a long one cut."""
         clean = [self._clean(beginning(text, self._max_length)) for text in texts]
         encodings: list[Encoding] = self._vocabulary.encode_batch_fast(clean)
         self.truncated_texts += sum(bool(encoding.overflowing) for encoding in encodings)

@@ -54,7 +54,7 @@ def of_content(folder: ModelFolder) -> str:
     digest = hashlib.sha256()
     for path in _files(folder):
         digest.update(f"{path.relative_to(folder.root)} {path.stat().st_size}\n".encode())
-        if os.access(path, os.R_OK):  # else no library reads it either
+        if os.access(path, os.R_OK):  # otherwise no library reads it either
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Files that are mapped into this process's memory: let the kernel take their pages back."""
+"""Files that are mapped into this process's memory: give their pages back to the kernel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _MADV_DONTNEED = 4  # from Linux' mman.h; for a mapped file: read it again when 
 _MAPS = Path("/proc/self/maps")
 
 
-def forget_pages(file: Path) -> None:
-    """Take the pages of a file out of this process's memory; whoever looks reads them again.
+def drop_mapped_pages(file: Path) -> None:
+    """Drop the pages of a file from this process's memory; whoever looks reads them again.
 
     Elsewhere than on Linux this does nothing.
     """

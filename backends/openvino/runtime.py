@@ -15,13 +15,13 @@ import openvino as ov
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.faults import told_apart
+from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.inputs import siglip1_tokens
 from backends.inputs.pixels import Preprocess
 from backends.inputs.tokens import VOCABULARY, TextRecipe, Tokenize, Tokenizer
 from backends.model import BackendOptions, Embeddings, Precision
-from backends.openvino.mapped_files import forget_pages
+from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.store import IMAGES, TEXTS, Description, converted
 from backends.precision import log_choice, usable
 from backends.two_towers import TokenTower, TwoTowerBackend
@@ -100,23 +100,23 @@ class OpenVinoNetwork:
         compiled = ov.Core().compile_model(path, "CPU", _properties(options))
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
-        forget_pages(self._weights)
+        drop_mapped_pages(self._weights)
         self._calls = 0
 
-    @told_apart
+    @translate_device_errors
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Embeddings:
         """Compute: arrays of [n, ...] -> [n, dim] float32."""
         results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
         vectors: Embeddings = results[0].copy()  # the request writes the next ones over these
-        self._forget_unpacked_weights()
+        self._drop_mapped_weights()
         return vectors
 
-    def _forget_unpacked_weights(self) -> None:
+    def _drop_mapped_weights(self) -> None:
         # Batches leave the weights in memory as the processor wants them, now and then again for
         # another size; what was mapped from the file for that would stay in memory beside it.
         self._calls += 1
         if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
-            forget_pages(self._weights)
+            drop_mapped_pages(self._weights)
 
 
 def _properties(options: BackendOptions) -> dict[str, Any]:

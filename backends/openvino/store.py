@@ -9,8 +9,8 @@
 
 The name holds digests of what converts and of the model's files, so that a changed model is
 converted anew, and by a new version, which deletes what the old one made. A process of its own, as
-torch and the weights would else stay in the server's memory; it proves what it has made (see
-`converting.py`) before that gets its name.
+otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
+`backends/convert`) before that gets its name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from backends.folder import ModelFolder
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import Padding, TextRecipe
-from backends.jobs import JobError, JobKilledError, hand_over
+from backends.jobs import JobError, JobKilledError, run_in_subprocess
 from backends.model import BackendOptions, ModelInfo
 from backends.openvino import fingerprint
 from backends.staging import install, set_aside, staging
@@ -40,7 +40,7 @@ IMAGES, TEXTS = "images.xml", "texts.xml"
 REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
 _DESCRIPTION = "model.json"
 _SOURCE = "source.json"
-_CONVERTING = "backends.convert.job"
+_CONVERT = "backends.convert.job"
 _TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
 _MOST_TRIES = 2
 
@@ -179,5 +179,5 @@ def _convert(folder: ModelFolder, options: BackendOptions, target: Path) -> None
         "text_mode": options.text_mode,
         "trust": options.trust_remote_code,
     }
-    hand_over(_CONVERTING, job, called="the conversion", timeout_s=_TIMEOUT_S)
+    run_in_subprocess(_CONVERT, job, called="the conversion", timeout_s=_TIMEOUT_S)
     logger.info("Converted in %.1f s: %s", time.perf_counter() - started_s, target.name)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typing_extensions import override
 
-from backends.faults import told_apart
+from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.inputs.pixels import Geometry, Preprocess, cut, to_pixels
 from backends.inputs.resampling import Box, Pixels
@@ -97,7 +98,7 @@ class TorchNetwork:
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._in_its_stream = partial(torch.cuda.stream, stream)
             torch.cuda.synchronize(self._device)  # the weights came by another stream
-        self._checked = told_apart(self._compute, partial(answers, device))
+        self._checked = translate_device_errors(self._compute, partial(answers, device))
 
     def __call__(self, *inputs: Any) -> Embeddings:
         """Compute: arrays of [n, ...], or mappings to tensors -> [n, dim] float32."""
@@ -140,7 +141,7 @@ def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int, bo
     return cut(pixels.numpy(), box)
 
 
-class PixelsToNumbers(nn.Module):
+class Normalize(nn.Module):
     """The first step of an image tower: [n, 3, H, W] uint8 to the same in normalised float32."""
 
     def __init__(
@@ -151,8 +152,8 @@ class PixelsToNumbers(nn.Module):
         self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1) / rescale_factor)
         self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1) / rescale_factor)
 
+    @override
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch of pixels."""
         return (pixels.float() - self.get_buffer("_mean")) / self.get_buffer("_std")
 
 
@@ -160,7 +161,7 @@ class ImageTower(nn.Module):
     """An image tower: [n, 3, H, W] uint8 -> [n, dim].
 
     Args:
-        numbers: its first step.
+        normalize: its first step.
         network: normalised float32 -> [n, dim].
         parts: the modules whose weights the network uses.
         finish: what is done to the vectors, in float32.
@@ -168,18 +169,18 @@ class ImageTower(nn.Module):
 
     def __init__(
         self,
-        numbers: PixelsToNumbers,
+        normalize: Normalize,
         network: Callable[[Tensor], Tensor],
         parts: nn.Module,
         finish: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
-        self.numbers, self.parts = numbers, parts
+        self.normalize, self.parts = normalize, parts
         self._network, self._finish = network, finish
 
+    @override
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed a batch of pixels."""
-        return self._finish(self._network(self.numbers(pixels)).float())
+        return self._finish(self._network(self.normalize(pixels)).float())
 
 
 def unit_length(vectors: Tensor) -> Tensor:
@@ -187,8 +188,8 @@ def unit_length(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(vectors, dim=-1)
 
 
-def as_they_are(vectors: Tensor) -> Tensor:
-    """Leave vectors at their own length, for families that do not normalise."""
+def identity(vectors: Tensor) -> Tensor:
+    """Return vectors at their own length, for families that do not normalise."""
     return vectors
 
 

@@ -22,8 +22,8 @@ EXAMPLE_IMAGE = (  # a red circle
 class VectorizeRequest(msgspec.Struct):
     """What `POST /vectorize` takes; Weaviate leaves an empty list out altogether.
 
-    What it does not know is skipped without being built: 15 MB of `[],[],...` under a name of no
-    meaning would else grow to 160 MB.
+    What it does not know is skipped without being built: otherwise 15 MB of `[],[],...` under a
+    name of no meaning would grow to 160 MB.
     """
 
     texts: Annotated[list[str] | None, msgspec.Meta(description="texts to embed")] = None
