@@ -1,1 +1,1 @@
-"""What the edge is made of: the wire format, the record of each request, and the debug page."""
+"""The edge: HTTP, its wire formats, the record of each request, and the page for browsers."""
