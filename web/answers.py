@@ -13,12 +13,14 @@ from inference.errors import (
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
+    Reason,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
     UnauthorizedError,
     UnhealthyError,
 )
+from web.access import CHALLENGES
 from web.wire import error_response
 
 Handler: TypeAlias = Callable[[Request, Any], Coroutine[Any, Any, Response]]
@@ -57,12 +59,12 @@ def _headers_of(error: ServiceError) -> dict[str, str]:
     if isinstance(error, QueueFullError):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, UnauthorizedError):
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": CHALLENGES}
     return {}
 
 
 def _refuse(
-    request: Request, status: int, sentence: str, reason: str, headers: dict[str, str]
+    request: Request, status: int, sentence: str, reason: Reason, headers: dict[str, str]
 ) -> Response:
     record = request.state.record
     record.refused, record.sentence = reason, sentence
