@@ -152,8 +152,8 @@ class Vectorizer:
         return Vectors(self._stack(vectors[: len(texts)]), self._stack(vectors[len(texts) :]))
 
     def _check(self, items: int) -> None:
-        if self.health.dead:
-            raise UnhealthyError(self.health.dead)
+        if fault := self.health.dead:
+            raise UnhealthyError(fault)
         if items > self._settings.max_request_items:
             raise RequestTooLargeError(
                 f"{items} texts and images; at most {self._settings.max_request_items} are "

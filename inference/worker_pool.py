@@ -31,7 +31,6 @@ _LAST_JOBS_S = 5.0
 class _Job:
     do: Callable[[], Any]
     answer: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,10 @@ class WorkerPool:
         if self._closed:
             raise UnhealthyError(f"{self._name}: closed")
         self._start_threads()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[R] = loop.create_future()
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         answer.add_done_callback(self._unanswered.discard)
-        self._jobs.put(_Job(do, answer, loop))
+        self._jobs.put(_Job(do, answer))
         return answer
 
     def _start_threads(self) -> None:
@@ -93,7 +91,7 @@ class WorkerPool:
                 self._monitor.job_began(job)
                 outcome = _outcome_of(job.do)
                 with suppress(RuntimeError):  # the event loop is closed: nobody waits
-                    job.loop.call_soon_threadsafe(self._answer, job, outcome)
+                    job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
                 del outcome
             del job  # what this frame names is kept, with its pictures, until the next one comes
 

@@ -18,8 +18,9 @@ from starlette.types import Scope
 
 from inference.errors import UnauthorizedError
 
-# Of the answer 401: how a token may be brought.
-CHALLENGES = 'Bearer, Basic realm="the password is a token", charset="UTF-8"'
+# How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
+# and a password where Basic stands alone.
+CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
 _PROBES = {"/.well-known/live", "/.well-known/ready"}  # Kubernetes sends no token
 
