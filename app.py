@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -24,7 +24,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from config import VERSION, Settings, read
 from errors import ConfigurationError, StartupError, UnauthorizedError, UnhealthyError
+from inference.observers import Observers
 from inference.record import Record
+from inference.tasks import background
 from machine import allow_many_connections
 from meta import meta
 from vectorizer import Vectorizer, load_vectorizer
@@ -76,7 +78,8 @@ class _Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             last = self.state.vectorizer.health.draining
-            await observed(self._enter, scope, receive, send, self._hear, last)
+            hear = self.state.request_observers
+            await observed(self._enter, scope, receive, send, hear, last)
         else:
             await super().__call__(scope, receive, partial(self._send_in_a_sentence, send))
 
@@ -87,10 +90,6 @@ class _Application(FastAPI):
             await answer(Request(scope), error)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-    def _hear(self, record: Record) -> None:
-        for observe in self.state.request_hooks:
-            observe(record)
 
     async def _send_in_a_sentence(self, send: Send, message: Message) -> None:
         # Starlette reports a failed start as a traceback.
@@ -118,30 +117,35 @@ async def _lifespan(
     app.state.intake = Intake(settings)
     app.state.access = Access(settings.authentication_allowed_tokens)
     app.state.page = page_response() if settings.debug_page else None
-    async with _observing(app, vectorizer):
+    async with aclosing(vectorizer), _observing(app, vectorizer):
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Ready on port %d: POST /vectorize, GET /meta, /metrics, /docs%s", settings.port, page
         )
         yield
-    await vectorizer.aclose()
 
 
 @asynccontextmanager
 async def _observing(app: FastAPI, vectorizer: Vectorizer) -> AsyncIterator[None]:
     """Let the metrics and the log hear of every batch and every request."""
-    metrics = app.state.metrics = Metrics(vectorizer, VERSION, lambda: app.state.intake.budget.used)
+    requests: Observers[[Record]] = Observers()
+    metrics = Metrics(
+        vectorizer,
+        VERSION,
+        queue_bytes=lambda: app.state.intake.budget.used,
+        observer_failures=lambda: requests.failures + vectorizer.observer_failures,
+    )
     load_log = LoadLog(lambda: vectorizer.queue_items)
     for observer in (metrics, load_log):
         vectorizer.observe_batches(observer.observe_batch)
-    app.state.request_hooks = (metrics.observe_request, load_log.observe_request)
-    task = asyncio.create_task(load_log.run(), name="load-log")
+        requests.add(observer.observe_request)
+    app.state.metrics, app.state.request_observers = metrics, requests
+    task = background(load_log.run(), name="load-log")
     try:
         yield
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
 
 
 def _add_routes(app: FastAPI) -> None:
@@ -201,7 +205,9 @@ async def _live(request: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    return _probe(request, request.app.state.vectorizer.unready)
+    vectorizer: Vectorizer = request.app.state.vectorizer
+    vectorizer.try_again_if_failing()
+    return _probe(request, vectorizer.health.unready)
 
 
 def _probe(request: Request, fault: str | None) -> Response:

@@ -142,9 +142,10 @@ class Settings(BaseSettings):
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),
-        description="bearer tokens, with commas between them, of which every request but the "
-        "probes must bring one; none asks for none. Weaviate, the page and `smoke_test.py` send "
-        "none",
+        description="tokens, with commas between them, of which every request but the probes must "
+        "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
+        "sends [what its URL says](#use-it-from-weaviate), a browser asks for a user and a "
+        "password, `smoke_test.py` sends none",
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a container serves every interface
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")

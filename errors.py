@@ -27,19 +27,47 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from typing import Literal, TypeAlias, get_args
 
 _PLACES_IN_CODE = ("Exception from ", "Check '")  # how OpenVINO's errors begin
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+# Why a request got no vectors, in a word or two, for those who count. All there are.
+Reason: TypeAlias = Literal[
+    # the request
+    "body",  # is not the JSON that it should be
+    "items",  # holds too many items
+    "too_large",  # has too many bytes
+    "text_length",
+    "base64",
+    "file_size",
+    "not_an_image",
+    "broken_image",
+    "slow_image",  # would take too long to read
+    "pixels",  # has too many pixels, or none
+    "format",  # of the pixels, which cannot be scaled
+    # what it met
+    "route",  # no such one, or not by this method
+    "token",
+    "overload",
+    "slow_body",
+    "timeout",
+    "gone",
+    "model",
+    "unhealthy",
+    "bug",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class ServiceError(Exception):
     """Base of every error that this project raises on purpose.
 
     Attributes:
-        reason: what went wrong in a word or two, for those who count.
+        reason: what went wrong; one that answers no request has none of its own.
     """
 
-    reason = "service"
+    reason: Reason = "bug"
 
 
 # Faults of a request.
@@ -53,11 +81,9 @@ class InvalidInputError(ServiceError):
         reason: the same in a word or two.
     """
 
-    reason = "invalid"
-
-    def __init__(self, sentence: str, reason: str | None = None) -> None:
+    def __init__(self, sentence: str, reason: Reason) -> None:
         super().__init__(sentence)
-        self.reason = reason or self.reason
+        self.reason = reason
 
     def at(self, item: str) -> InvalidInputError:
         """Return the same error with the offending item, such as `images[1]`, named first."""
@@ -67,16 +93,12 @@ class InvalidInputError(ServiceError):
 class RequestTooLargeError(InvalidInputError):
     """The request, or one item in it, is larger than the limits allow."""
 
-    reason = "too_large"
-
 
 # What keeps the service from answering a request that is fit.
 
 
 class NotServedError(ServiceError):
     """The service will not answer a request, though nothing is wrong with its content."""
-
-    reason = "not_served"
 
 
 class UnauthorizedError(NotServedError):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -42,6 +42,7 @@ from inference.images.decoder import Decoder
 from inference.images.reader import ImageLimits
 from inference.lane import BatchHook, Encode, Lane, Vector
 from inference.record import Timings
+from inference.tasks import all_or_first_error, background
 from inference.vector_cache import CacheStats, VectorCache
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -72,7 +73,7 @@ class Vectorizer:
 
     def __init__(self, replicas: Sequence[EmbeddingBackend], settings: Settings) -> None:
         self.info = _info_of(replicas)
-        self.health = Health(longest_batch_s=settings.request_timeout_s)
+        self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
         self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
@@ -82,6 +83,7 @@ class Vectorizer:
         self._decoder = Decoder(
             replicas[0].preprocess,
             _image_limits(settings, self.info),
+            self.health.monitor("decode"),
             threads=threads,
             # no more than keeps the model busy
             ahead=2 * settings.max_batch_size * len(replicas) + threads,
@@ -114,16 +116,14 @@ class Vectorizer:
         return {"text": self._texts.items, "image": self._images.items}
 
     @property
-    def unready(self) -> str | None:
-        """Why no requests should come, or None; asking tries a model that fails once more."""
-        if self.health.failing and not self._trial:
-            self._trial = asyncio.create_task(self._try_again(), name="trial")
-        return self.health.unready
+    def observer_failures(self) -> int:
+        """How often one who was told of a pass raised."""
+        return self._texts.observer_failures + self._images.observer_failures
 
     def observe_batches(self, hook: BatchHook) -> None:
-        """Tell `hook` of every batch from now on."""
+        """Tell `hook` of every pass from now on."""
         for lane in (self._texts, self._images):
-            lane.hooks.append(hook)
+            lane.observe(hook)
 
     async def vectorize(
         self, texts: Sequence[str], images: Sequence[str], timings: Timings | None = None
@@ -146,14 +146,14 @@ class Vectorizer:
         embeds = {f"texts[{i}]": partial(self._embed_text, text) for i, text in enumerate(texts)}
         embeds |= {f"images[{i}]": partial(self._embed_image, b) for i, b in enumerate(images)}
         timings = timings or Timings()
-        vectors = await _all_or_first_error(
+        vectors = await all_or_first_error(
             [_embed_item(name, embed, timings) for name, embed in embeds.items()]
         )
         return Vectors(self._stack(vectors[: len(texts)]), self._stack(vectors[len(texts) :]))
 
     def _check(self, items: int) -> None:
-        if self.health.dead:
-            raise UnhealthyError(self.health.dead)
+        if fault := self.health.dead:
+            raise UnhealthyError(fault)
         if items > self._settings.max_request_items:
             raise RequestTooLargeError(
                 f"{items} texts and images; at most {self._settings.max_request_items} are "
@@ -168,30 +168,36 @@ class Vectorizer:
             DeviceUnavailableError: the model fails.
         """
         try:
-            await self._images.warm_up(self._blank(), sizes=(1, 2))
-            await self._texts.warm_up("warm up", sizes=(1, 2))
+            await self._try_out(sizes=(1, 2))
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"
             ) from error
 
-    def _blank(self) -> Any:
-        return self._replicas[0].preprocess(Image.new("RGB", (640, 480)))
+    async def _try_out(self, sizes: Sequence[int]) -> None:
+        picture = await self._decoder.preprocessed(Image.new("RGB", (640, 480)))
+        await self._images.try_out(picture, sizes)
+        await self._texts.try_out("a text", sizes)
+
+    def try_again_if_failing(self) -> None:
+        """Let a model that fails try once more, beside what waits, so that its health is known."""
+        if self.health.failing and not self._trial:
+            self._trial = background(self._try_again(), name="trial")
 
     async def _try_again(self) -> None:
         try:
-            await self._images.compute(self._blank(), Timings())
-            await self._texts.compute("another try", Timings())
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await self._try_out(sizes=(1,))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model fails
-            logger.warning("The model still fails: %s", error)
+            logger.warning("The model still fails: %s", describe_error(error))
         finally:
             self._trial = None
 
     async def aclose(self) -> None:
-        """Stop both lanes and the pool."""
-        await self._texts.aclose()
-        await self._images.aclose()
-        self._decoder.close()
+        """Stop both lanes and the pool; what still waits is answered with an error."""
+        if self._trial:
+            self._trial.cancel()
+        await asyncio.gather(self._texts.aclose(), self._images.aclose(), self._decoder.aclose())
 
     async def _embed_text(self, text: str, timings: Timings) -> Vector:
         if len(text) > self._settings.max_text_chars:
@@ -207,8 +213,7 @@ class Vectorizer:
             return await self._texts.compute(text, timings)
 
     async def _embed_image(self, base64: str, timings: Timings) -> Vector:
-        with timings.measure("decode"):
-            raw, digest = await self._decoder.read(base64)
+        raw, digest = await self._decoder.read(base64, timings)
         key = b"image" + digest
         return await self._cache.get_or_compute(key, lambda: self._compute_image(raw, timings))
 
@@ -235,6 +240,7 @@ def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
         max_pixels=settings.max_image_pixels,
         shorter_side_px=info.image_px,
         formats=None if formats == ("ALL",) else formats,
+        max_wait_s=settings.request_timeout_s,
     )
 
 
@@ -246,22 +252,6 @@ async def _embed_item(name: str, embed: Embed, request: Timings) -> Vector:
             raise error.at(name) from error
 
 
-async def _all_or_first_error(embeddings: Sequence[Coroutine[Any, Any, Vector]]) -> list[Vector]:
-    """Wait for all; on a failure give the others up and raise it."""
-    tasks = [asyncio.create_task(embedding) for embedding in embeddings]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # The error knows this frame, and this frame its task: a cycle that would keep the request's
-        # pictures in memory until the collector comes. (A TaskGroup makes one, too.)
-        tasks.clear()
-        del task
-        raise
-
-
 async def load_vectorizer(settings: Settings) -> Vectorizer:
     """Load the model that the settings name, and warm it up.
 
@@ -270,7 +260,11 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     """
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
-    await vectorizer.warmup()
+    try:
+        await vectorizer.warmup()
+    except BaseException:  # a signal, too
+        await vectorizer.aclose()
+        raise
     freeze_gc()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)

@@ -1,59 +1,133 @@
-"""Whether the service can do its work, as its own batches show it. Knows no HTTP and no model."""
+"""Whether the service can do its work, as its own threads show it. Knows no HTTP and no model.
+
+each replica of each lane: its batches, and its thread's jobs -> Monitor -.
+the decode pool:           its threads' jobs                  -> Monitor --> Health -> the probes
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from errors import DeviceLostError
 
 # One bad batch is an accident; so many in a row, and none that succeeded between, are a fault.
 _FAILURES_IN_A_ROW = 3
+# A job that has taken so many times the longest that one may take never ends: only a new process
+# is rid of its thread.
+_STUCK = 3
+_REMEDY = "start the service anew"
 
 
-class Health:
-    """Hears how batches go, and says what is wrong; safe to be told from several threads.
+class Monitor:
+    """What one pool of threads tells of itself; any thread may tell it.
 
     Args:
-        longest_batch_s: that a batch may take; one that takes longer hangs.
+        name: of the pool.
         clock: tells the time in seconds.
+
+    Attributes:
+        dead: why only a new process can help, or None.
     """
 
-    def __init__(
-        self,
-        longest_batch_s: float = math.inf,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.draining = False
-        self._longest_batch_s = longest_batch_s
+    def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.dead: str | None = None
+        self._name = name
         self._clock = clock
         self._running: dict[object, float] = {}  # since when
-        self._lost: str | None = None
         self._failures = 0
         self._last_failure = ""
 
+    def job_began(self, job: object) -> None:
+        """A thread has begun with a job."""
+        self._running[job] = self._clock()
+
+    def job_ended(self, job: object) -> None:
+        """What came of a job has arrived where it was wanted."""
+        self._running.pop(job, None)
+
+    def batch_succeeded(self) -> None:
+        """A batch is done, and one of its items at least was computed."""
+        self._failures = 0
+
+    def batch_failed(self, error: Exception) -> None:
+        """A batch is done, and none of its items was computed."""
+        self._failures += 1
+        self._last_failure = str(error) or type(error).__name__
+        if isinstance(error, DeviceLostError):
+            self.died("the device is lost", self._last_failure)
+
+    def died(self, fault: str, reason: str) -> None:
+        """Nothing will be computed here any more; what is told first counts."""
+        self.dead = self.dead or f"{fault}, {_REMEDY}: {reason}"
+
     @property
-    def dead(self) -> str | None:
-        """Why only a new process can help, or None."""
-        return self._lost
+    def is_idle(self) -> bool:
+        """Whether no job runs."""
+        return not self._running
 
     @property
     def failing(self) -> str | None:
         """Why batches fail just now, or None; the next that succeeds ends it."""
         if self._failures < _FAILURES_IN_A_ROW:
             return None
-        return f"the last {self._failures} batches failed: {self._last_failure}"
+        return f"{self._name}: the last {self._failures} batches failed: {self._last_failure}"
+
+    def late(self, allowed_s: float) -> str | None:
+        """Say since when a job runs for longer than this, or None; its end ends it."""
+        since_s = list(self._running.values())  # at once, as threads come and go meanwhile
+        oldest_s = self._clock() - min(since_s) if since_s else 0
+        if oldest_s <= allowed_s:
+            return None
+        return f"{self._name}: a job has not ended for {oldest_s:.0f} s"
+
+
+class Health:
+    """What is wrong with the service, by what its monitors say.
+
+    Args:
+        longest_job_s: that a job may take; one that takes longer hangs.
+        clock: tells the time in seconds.
+
+    Attributes:
+        draining: whether it shuts down.
+    """
+
+    def __init__(
+        self,
+        longest_job_s: float = math.inf,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.draining = False
+        self._longest_job_s = longest_job_s
+        self._clock = clock
+        self._monitors: list[Monitor] = []
+
+    def monitor(self, name: str) -> Monitor:
+        """Watch one pool of threads more."""
+        monitor = Monitor(name, self._clock)
+        self._monitors.append(monitor)
+        return monitor
+
+    @property
+    def dead(self) -> str | None:
+        """Why only a new process can help, or None."""
+        allowed_s = _STUCK * self._longest_job_s
+        stuck = _first(monitor.late(allowed_s) for monitor in self._monitors)
+        return _first(monitor.dead for monitor in self._monitors) or (
+            f"{stuck}, {_REMEDY}" if stuck else None
+        )
+
+    @property
+    def failing(self) -> str | None:
+        """Why batches of a lane or replica fail just now, or None."""
+        return _first(monitor.failing for monitor in self._monitors)
 
     @property
     def hanging(self) -> str | None:
-        """Why no batch ends just now, or None; its end ends it."""
-        now_s = self._clock()
-        longest_s = max((now_s - since_s for since_s in list(self._running.values())), default=0)
-        if longest_s <= self._longest_batch_s:
-            return None
-        return f"a batch has not ended for {longest_s:.0f} s"
+        """Why no job of a pool ends just now, or None."""
+        return _first(monitor.late(self._longest_job_s) for monitor in self._monitors)
 
     @property
     def unready(self) -> str | None:
@@ -61,23 +135,6 @@ class Health:
         stopping = "shutting down" if self.draining else None
         return self.dead or self.failing or self.hanging or stopping
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Watch how long a batch takes."""
-        batch = object()
-        self._running[batch] = self._clock()
-        try:
-            yield
-        finally:
-            del self._running[batch]
 
-    def batch_succeeded(self) -> None:
-        """A batch was computed."""
-        self._failures = 0
-
-    def batch_failed(self, error: Exception) -> None:
-        """A batch was not."""
-        self._failures += 1
-        self._last_failure = str(error) or type(error).__name__
-        if isinstance(error, DeviceLostError):
-            self._lost = f"the device is lost, start the service anew: {self._last_failure}"
+def _first(faults: Iterator[str | None]) -> str | None:
+    return next(filter(None, faults), None)

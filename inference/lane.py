@@ -5,7 +5,6 @@ entered -> (prepared by the caller) -> compute -> batch -> encode -> checked row
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,14 +16,14 @@ import numpy.typing as npt
 from backends.model import Embeddings
 from errors import BackendError
 from inference.admission import Admission
-from inference.batcher import Batcher, BatchStats
+from inference.batcher import Batcher
 from inference.health import Health
 from inference.record import Timings
+from inference.runner import BatchStats
 
 Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
 Encode: TypeAlias = Callable[[Sequence[Any]], Embeddings]
 BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # the first is the lane's name
-_Encoded: TypeAlias = tuple[Vector, float]  # and the seconds that its batch took
 
 
 class Lane:
@@ -49,22 +48,30 @@ class Lane:
         max_items: int,
         timeout_s: float,
     ) -> None:
-        self.hooks: list[BatchHook] = []
         self._name = name
         self._replicas = len(encodes)
-        self._health = health
         self._admission = Admission(max_items, timeout_s)
-        self._batcher = Batcher[Any, _Encoded](
-            [partial(self._run, encode) for encode in encodes],
+        self._batcher = Batcher[Any, Vector](
+            name,
+            [partial(_checked_rows, encode) for encode in encodes],
+            health,
             max_batch_size=max_batch_size,
-            name=name,
-            observer=self._observe,
         )
+        self._batcher.observers.add(self._learn_rate)
 
     @property
     def items(self) -> int:
         """How many items wait, are prepared or are computed."""
         return self._admission.items
+
+    @property
+    def observer_failures(self) -> int:
+        """How often one who was told of a pass raised."""
+        return self._batcher.observers.failures
+
+    def observe(self, hook: BatchHook) -> None:
+        """Tell `hook` of every pass from now on."""
+        self._batcher.observers.add(partial(hook, self._name))
 
     def entered(self) -> AbstractContextManager[None]:
         """Count an item until it is answered or given up.
@@ -79,48 +86,36 @@ class Lane:
 
         Raises:
             BackendError: the model failed on it, or answered numbers that are not finite.
+            UnhealthyError: nothing is computed here any more.
         """
         vector, seconds = await self._batcher.submit(item)
         timings.add("encode", seconds)
         return vector
 
-    async def warm_up(self, item: Any, sizes: Sequence[int]) -> None:
-        """Let every replica compute batches of these sizes before anything else.
+    async def try_out(self, item: Any, sizes: Sequence[int]) -> None:
+        """Let every replica compute batches of these sizes before anything that waits.
 
         Raises:
             BackendError: the model failed on it, or answered numbers that are not finite.
+            UnhealthyError: nothing is computed here any more.
         """
-        await self._batcher.warm_up(item, sizes)
+        await self._batcher.try_out(item, sizes)
 
     async def aclose(self) -> None:
-        """Stop; items that still wait are cancelled."""
+        """Stop; items that still wait are answered with an error."""
         await self._batcher.aclose()
 
-    def _observe(self, stats: BatchStats) -> None:
-        # Replicas compute side by side: each batch takes the lane a share of its time.
-        self._admission.observe(stats.run_s / self._replicas, stats.size)
-        for hook in self.hooks:
-            hook(self._name, stats)
-
-    def _run(self, encode: Encode, items: Sequence[Any]) -> list[_Encoded | Exception]:
-        started_s = time.perf_counter()
-        try:
-            with self._health.watched():
-                rows = encode(items)
-        except Exception as error:
-            self._health.batch_failed(error)
-            raise
-        seconds = time.perf_counter() - started_s
-        results = [_checked(row, seconds) for row in rows]
-        failures = [result for result in results if isinstance(result, Exception)]
-        if len(failures) == len(results):
-            self._health.batch_failed(failures[0])
-        else:
-            self._health.batch_succeeded()
-        return results
+    def _learn_rate(self, stats: BatchStats) -> None:
+        if not stats.failed:
+            # Replicas compute side by side: each batch takes the lane a share of its time.
+            self._admission.observe(stats.run_s / self._replicas, stats.size)
 
 
-def _checked(row: Vector, seconds: float) -> _Encoded | Exception:
+def _checked_rows(encode: Encode, items: Sequence[Any]) -> list[Vector | Exception]:
+    return [_checked(row) for row in encode(items)]
+
+
+def _checked(row: Vector) -> Vector | Exception:
     if not np.isfinite(row).all():
         return BackendError("the model answered numbers that are not finite")
-    return row.copy(), seconds  # a copy: a remembered row must not keep its batch in memory
+    return row.copy()  # a copy: a remembered row must not keep its batch in memory

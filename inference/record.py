@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
+from errors import Reason
+
 # In the order in which a request passes them:
 #   read        receive the body and parse it
 #   queue       wait: for a thread, for the model, or for the same input of another request
@@ -84,7 +86,7 @@ class Record:
         images: how many it brought.
         timings: where its time went.
         status: what it was answered, 0 before that.
-        refused: why it was not answered with vectors, in a word; empty where it was.
+        refused: why it was not answered with vectors, in a word; None where it was.
         sentence: the same as the client was told it.
         total_s: seconds from its arrival to its answer.
         stages_s: seconds of each stage that it passed until then.
@@ -96,7 +98,7 @@ class Record:
     images: int = 0
     timings: Timings = field(default_factory=Timings)
     status: int = 0
-    refused: str = ""
+    refused: Reason | None = None
     sentence: str = ""
     total_s: float = 0.0
     stages_s: dict[Stage, float] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The HTTP surface, through ASGI, on a backend whose vectors are functions of their inputs."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -8,14 +9,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
-from config import VERSION
+import vectorizer
+from app import create_app
+from config import VERSION, Settings
 from errors import BackendError
 from tests.asgi import serving
 from tests.fakes import FakeBackend, vector_of
-from tests.pictures import base64_of, plain
+from tests.pictures import base64_of, file_of, plain
 from vectorizer import Vectorizer
+from web.load_log import LoadLog
+from web.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +213,80 @@ async def test_answers_of_other_kinds_are_timed_too(
     counted = (await client.get("/metrics")).text
     assert 'clip_requests_total{code="405"} 1.0' in counted
     assert 'clip_refusals_total{reason="bug"} 1.0' in counted
+
+
+async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stuck(FakeBackend):
+        def preprocess(self, image: Image.Image) -> bytes:
+            self._pass_gate()
+            return super().preprocess(image)
+
+    monkeypatch.setattr(vectorizer, "usable_cores", lambda: 1)
+    backend = Stuck()
+    backend.gate.clear()
+    async with serving(backend) as client:
+        first = asyncio.create_task(client.post("/vectorize", json={"images": [PICTURE]}))
+        await asyncio.to_thread(backend.busy.wait, 10)
+        picture = base64_of(file_of(Image.effect_noise((1100, 1100), 100)))
+        long = asyncio.create_task(client.post("/vectorize", json={"images": [picture]}))
+        await asyncio.sleep(1)
+        backend.gate.set()
+        await first
+        answer = await long
+
+    assert len(picture) > 1_000_000
+    timing = dict(re.findall(r"(\w+);dur=(\d+\.\d+)", answer.headers["server-timing"]))
+    assert float(timing["queue"]) > 700 > float(timing["decode"])
+
+
+async def test_a_load_log_that_died_is_told_and_keeps_nothing_from_being_closed(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def die(_: LoadLog) -> None:
+        raise ZeroDivisionError("no")
+
+    closed: list[Vectorizer] = []
+
+    async def aclose(self: Vectorizer) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(LoadLog, "run", die)
+    monkeypatch.setattr(Vectorizer, "aclose", aclose)
+    async with serving(backend) as client:
+        assert (await client.post("/vectorize", json={"texts": ["a"]})).status_code == 200
+
+    assert len(closed) == 1
+    assert "The task load-log has ended: no" in caplog.text
+
+
+async def test_an_observer_that_fails_leaves_the_connection_open(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def make_vectorizer(settings: Settings) -> Vectorizer:
+        return Vectorizer([backend], settings)
+
+    monkeypatch.setattr(Metrics, "observe_request", fail)
+    app = create_app(Settings(), make_vectorizer)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    asked = b'POST /vectorize HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{"texts":["a"]}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(3):
+        writer.write(asked)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head)[0]))
+        assert head.startswith(b"HTTP/1.1 200 OK")
+    writer.close()
+    server.should_exit = True
+    await serving
 
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from errors import BackendError, DeviceLostError, DeviceMemoryError
-from inference.batcher import PATIENCE, Batcher, BatchObserver, BatchStats, ignore
+from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
+from inference.batch_queue import LINGER
+from inference.batcher import Batcher
+from inference.health import Health
+from inference.runner import BatchStats, RunBatch
 
 pytestmark = pytest.mark.anyio
 
@@ -32,15 +35,19 @@ class Doubler:
         assert await asyncio.to_thread(self.started.wait, 10)
 
 
-def batcher_of(doubler: Doubler, observer: BatchObserver = ignore) -> Batcher[int, int]:
-    return Batcher([doubler], max_batch_size=4, name="test", observer=observer)
+def batcher_of(*run_batches: RunBatch[int, int], size: int = 4) -> Batcher[int, int]:
+    return Batcher("test", run_batches, Health(), max_batch_size=size)
+
+
+async def ask(batcher: Batcher[int, int], item: int) -> int:
+    return (await batcher.submit(item)).result
 
 
 async def test_a_lone_item_runs_at_once() -> None:
     doubler = Doubler()
     batcher = batcher_of(doubler)
 
-    assert await batcher.submit(1) == 2
+    assert await ask(batcher, 1) == 2
     assert doubler.batches == [[1]]
     await batcher.aclose()
 
@@ -49,9 +56,9 @@ async def test_items_queued_while_busy_share_the_next_batch_up_to_its_size() -> 
     doubler = Doubler()
     doubler.gate.clear()
     batcher = batcher_of(doubler)
-    first = asyncio.create_task(batcher.submit(0))
+    first = asyncio.create_task(ask(batcher, 0))
     await doubler.until_busy()
-    rest = [asyncio.create_task(batcher.submit(i)) for i in range(1, 7)]
+    rest = [asyncio.create_task(ask(batcher, i)) for i in range(1, 7)]
     await asyncio.sleep(0)
     doubler.gate.set()
 
@@ -64,9 +71,9 @@ async def test_a_cancelled_item_never_reaches_a_batch() -> None:
     doubler = Doubler()
     doubler.gate.clear()
     batcher = batcher_of(doubler)
-    first = asyncio.create_task(batcher.submit(0))
+    first = asyncio.create_task(ask(batcher, 0))
     await doubler.until_busy()
-    gone, kept = (asyncio.create_task(batcher.submit(i)) for i in (1, 2))
+    gone, kept = (asyncio.create_task(ask(batcher, i)) for i in (1, 2))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0)
@@ -81,13 +88,13 @@ async def test_an_item_cancelled_while_it_is_computed_does_not_stop_the_batcher(
     doubler = Doubler()
     doubler.gate.clear()
     batcher = batcher_of(doubler)
-    first = asyncio.create_task(batcher.submit(0))
+    first = asyncio.create_task(ask(batcher, 0))
     await doubler.until_busy()
     first.cancel()
     await asyncio.sleep(0)
     doubler.gate.set()
 
-    assert await batcher.submit(1) == 2
+    assert await ask(batcher, 1) == 2
     await batcher.aclose()
 
 
@@ -95,14 +102,14 @@ async def test_a_failing_item_fails_alone() -> None:
     doubler = Doubler()
     doubler.gate.clear()
     batcher = batcher_of(doubler)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in (0, 1, 13, 3, 4)]
+    tasks = [asyncio.create_task(ask(batcher, item)) for item in (0, 1, 13, 3, 4)]
     await doubler.until_busy()
     doubler.gate.set()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [answers[i] for i in (0, 1, 3, 4)] == [0, 2, 6, 8]
     assert isinstance(answers[2], BackendError)
-    assert await batcher.submit(5) == 10
+    assert await ask(batcher, 5) == 10
     await batcher.aclose()
 
 
@@ -110,8 +117,10 @@ async def test_an_exception_in_a_results_place_fails_that_item_only() -> None:
     def halve(items: Sequence[int]) -> list[int | Exception]:
         return [item // 2 if item % 2 == 0 else BackendError("odd") for item in items]
 
-    batcher: Batcher[int, int] = Batcher([halve], max_batch_size=4, name="test")
-    answers = await asyncio.gather(*map(batcher.submit, (2, 3, 4)), return_exceptions=True)
+    batcher = batcher_of(halve)
+    answers = await asyncio.gather(
+        *(ask(batcher, item) for item in (2, 3, 4)), return_exceptions=True
+    )
 
     assert answers[::2] == [1, 2]
     assert str(answers[1]) == "odd"
@@ -132,7 +141,7 @@ async def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered() -> 
     device = SmallDevice()
     device.gate.clear()
     batcher = batcher_of(device)
-    tasks = [asyncio.create_task(batcher.submit(item)) for item in range(9)]
+    tasks = [asyncio.create_task(ask(batcher, item)) for item in range(9)]
     await device.until_busy()
     device.gate.set()
 
@@ -146,10 +155,10 @@ async def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
     def refuse(_: Sequence[int]) -> list[int]:
         raise DeviceMemoryError("too much")
 
-    batcher: Batcher[int, int] = Batcher([refuse], max_batch_size=4, name="test")
+    batcher = batcher_of(refuse)
 
     with pytest.raises(DeviceMemoryError):
-        await batcher.submit(1)
+        await ask(batcher, 1)
     await batcher.aclose()
 
 
@@ -160,11 +169,73 @@ async def test_a_lost_device_is_not_tried_again() -> None:
         calls.append(len(items))
         raise DeviceLostError("gone")
 
-    batcher: Batcher[int, int] = Batcher([lost], max_batch_size=4, name="test")
-    answers = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+    batcher = batcher_of(lost)
+    answers = await asyncio.gather(
+        *(ask(batcher, item) for item in range(4)), return_exceptions=True
+    )
 
     assert all(isinstance(answer, DeviceLostError) for answer in answers)
     assert calls == [4]
+    await batcher.aclose()
+
+
+async def test_a_device_that_is_lost_in_a_half_is_not_tried_with_the_other() -> None:
+    calls = []
+    health = Health()
+
+    def lost(items: Sequence[int]) -> list[int]:
+        calls.append(len(items))
+        raise DeviceLostError("gone") if len(items) < 4 else ValueError
+
+    batcher = Batcher("test", [lost], health, max_batch_size=4)
+    asked = (batcher.submit(item) for item in range(4))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert all(isinstance(answer, DeviceLostError) for answer in answers)
+    assert calls == [4, 2]
+    assert health.dead == "the device is lost, start the service anew: gone"
+    await batcher.aclose()
+
+
+async def test_a_batch_is_one_success_or_failure_for_the_health_however_it_was_halved() -> None:
+    health = Health()
+
+    def unlucky(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise BackendError("13 is unlucky")
+        return list(items)
+
+    batcher = Batcher("test", [unlucky], health, max_batch_size=4)
+    for _ in range(3):  # its last passes fail each time
+        asked = (batcher.submit(item) for item in (1, 2, 3, 13))
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert health.failing is None
+    seen: list[str | None] = []
+    for _ in range(3):  # three passes each
+        asked = (batcher.submit(item) for item in (13, 13))
+        await asyncio.gather(*asked, return_exceptions=True)
+        seen.append(health.failing)
+
+    assert seen == [None, None, "test: the last 3 batches failed: 13 is unlucky"]
+    await batcher.aclose()
+
+
+async def test_a_replica_that_fails_is_seen_beside_one_that_does_not() -> None:
+    health = Health()
+
+    def double(items: Sequence[int]) -> list[int]:
+        return [2 * item for item in items]
+
+    def fail(_: Sequence[int]) -> list[int]:
+        raise BackendError("no")
+
+    batcher = Batcher("test", [double, fail], health, max_batch_size=1)
+    asked = (batcher.submit(item) for item in range(20))
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert health.failing is not None
+    assert health.failing.startswith("test 1: the last")
+    with pytest.raises(BackendError):  # each is tried, and not whichever is free
+        await batcher.try_out(1, sizes=(1,))
     await batcher.aclose()
 
 
@@ -182,7 +253,7 @@ async def test_callers_who_come_back_after_an_answer_share_one_batch() -> None:
 
     async def client() -> None:
         for _ in range(4):
-            await batcher.submit(1)
+            await ask(batcher, 1)
             await asyncio.sleep(0.001)  # less than a tenth of a batch
 
     await asyncio.gather(*(client() for _ in range(4)))
@@ -194,30 +265,30 @@ async def test_callers_who_come_back_after_an_answer_share_one_batch() -> None:
 async def test_who_is_not_joined_waits_a_tenth_of_a_batch_at_most() -> None:
     slow = Slow()
     batcher = batcher_of(slow)
-    await asyncio.gather(*map(batcher.submit, range(4)))
+    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
     started_s = time.perf_counter()
-    await batcher.submit(1)  # the other three do not come back
+    await ask(batcher, 1)  # the other three do not come back
 
-    assert time.perf_counter() - started_s < 0.2 * (1 + 2 * PATIENCE) + 0.1
+    assert time.perf_counter() - started_s < 0.2 * (1 + 2 * LINGER) + 0.1
     await batcher.aclose()
 
 
 async def test_a_wrong_number_of_results_is_an_error() -> None:
-    batcher: Batcher[int, int] = Batcher([lambda _: [1, 2]], max_batch_size=4, name="test")
+    batcher = batcher_of(lambda _: [1, 2])
 
     with pytest.raises(BackendError, match="2 results for 1 items"):
-        await batcher.submit(1)
+        await ask(batcher, 1)
     await batcher.aclose()
 
 
-async def test_every_batch_is_observed() -> None:
+async def test_every_pass_is_observed() -> None:
     seen: list[BatchStats] = []
-    batcher = batcher_of(Doubler(), observer=seen.append)
-    await batcher.submit(1)
+    batcher = batcher_of(Doubler())
+    batcher.observers.add(seen.append)
+    await ask(batcher, 1)
     await batcher.aclose()
 
     assert [stats.size for stats in seen] == [1]
-    assert seen[0].queued_s >= 0
     assert seen[0].run_s > 0
 
 
@@ -228,24 +299,43 @@ async def test_several_runners_work_side_by_side() -> None:
         both_busy.wait()
         return list(items)
 
-    batcher: Batcher[int, int] = Batcher([run, run], max_batch_size=1, name="test")
+    batcher = batcher_of(run, run, size=1)
 
-    assert list(await asyncio.gather(batcher.submit(1), batcher.submit(2))) == [1, 2]
+    assert list(await asyncio.gather(ask(batcher, 1), ask(batcher, 2))) == [1, 2]
     await batcher.aclose()
 
 
-async def test_closing_cancels_what_waits() -> None:
+async def test_a_halved_batch_is_observed_as_the_passes_that_it_took() -> None:
+    seen: list[BatchStats] = []
     doubler = Doubler()
     doubler.gate.clear()
     batcher = batcher_of(doubler)
-    first = asyncio.create_task(batcher.submit(0))
+    batcher.observers.add(seen.append)
+    tasks = [asyncio.create_task(ask(batcher, item)) for item in (1, 2, 3, 13)]
     await doubler.until_busy()
-    waiting = asyncio.create_task(batcher.submit(1))
-    await asyncio.sleep(0)
     doubler.gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await batcher.aclose()
 
-    assert len(batcher) == 0
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    first.cancel()
+    whole = [(4, True), (2, False), (2, True), (1, False), (1, True)]
+    assert [(stats.size, stats.failed) for stats in seen] == whole
+
+
+async def test_closing_answers_what_waits_and_what_comes() -> None:
+    doubler = Doubler()
+    doubler.gate.clear()
+    batcher = batcher_of(doubler)
+    first = asyncio.create_task(ask(batcher, 0))
+    await doubler.until_busy()
+    waiting = asyncio.create_task(ask(batcher, 1))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.aclose())
+    for task in (first, waiting):
+        with pytest.raises(UnhealthyError, match="the test lane is closed"):
+            await task
+    with pytest.raises(UnhealthyError, match="the test lane is closed"):
+        await batcher.submit(2)
+    doubler.gate.set()
+    await closing
+
+    assert doubler.batches == [[0]]

@@ -1,11 +1,19 @@
 import asyncio
+import gc
+import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
 from config import Settings
-from errors import ClientGoneError, QueueFullError, RequestTooLargeError
+from errors import (
+    ClientGoneError,
+    InvalidInputError,
+    QueueFullError,
+    RequestTooLargeError,
+)
 from web.body import Intake, while_connected
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +90,58 @@ async def test_work_ends_when_its_client_goes() -> None:
     with pytest.raises(ClientGoneError):
         await while_connected(request_of({"type": "http.disconnect"}), work())
     await asyncio.wait_for(ended.wait(), 1)
+
+
+async def test_work_that_fails_when_its_client_has_gone_is_no_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise InvalidInputError("images[0]: a broken image", "broken_image")
+
+    with pytest.raises(ClientGoneError):
+        await while_connected(request_of({"type": "http.disconnect"}), work())
+    await asyncio.sleep(0)
+    gc.collect()  # asyncio logs what nobody asked for when it is collected
+
+    assert not caplog.records
+
+
+async def test_work_that_failed_stays_in_no_memory() -> None:
+    class Picture:
+        pass
+
+    async def fail(_: Picture) -> None:
+        raise ZeroDivisionError
+
+    async def ask() -> weakref.ref[Picture]:
+        picture = Picture()
+        with suppress(ZeroDivisionError):
+            await while_connected(request_of(), fail(picture))
+        return weakref.ref(picture)
+
+    gc.collect()
+    gc.disable()
+    try:
+        picture = await ask()
+        await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
+        assert picture() is None
+    finally:
+        gc.enable()
+
+
+async def test_work_that_is_cancelled_by_another_or_panics_is_a_failure() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def panics() -> None:
+        raise BaseException("a panic")  # noqa: TRY002
+
+    for work in (cancelled(), panics()):
+        with pytest.raises(RuntimeError):
+            await while_connected(request_of(), work)
 
 
 async def test_a_client_that_goes_while_it_sends_is_gone() -> None:

@@ -1,7 +1,8 @@
 """A backend that fails on demand: whom it harms, and what health says of it."""
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import httpx
 import numpy as np
@@ -139,8 +140,8 @@ class FaultyEyes(FakeBackend):
             raise MemoryError
 
 
-@pytest.mark.parametrize(("where", "status"), [("preprocess", 422), ("encode", 500), ("nan", 500)])
-async def test_a_poisonous_picture_harms_no_batch_mate(where: str, status: int) -> None:
+@pytest.mark.parametrize("where", ["preprocess", "encode", "nan"])
+async def test_a_poisonous_picture_harms_no_batch_mate(where: str) -> None:
     backend = FaultyEyes(where)
     backend.gate.clear()
     colours = [(number, 0, 0) for number in range(8)] + [(1, 2, 3)]
@@ -156,7 +157,7 @@ async def test_a_poisonous_picture_harms_no_batch_mate(where: str, status: int) 
         *good, bad = await asyncio.gather(*asked)
         assert await probes(client) == (204, 204)
 
-    assert bad.status_code == status
+    assert bad.status_code == 500
     for colour, answer in zip(colours, good, strict=False):
         wanted = vector_of(Image.new("RGB", (8, 8), colour).tobytes()).tolist()
         assert answer.json()["imageVectors"] == [pytest.approx(wanted)]
@@ -173,6 +174,97 @@ async def test_ready_falls_while_a_batch_hangs_and_rises_when_it_ends() -> None:
         backend.gate.set()
         await until(client, (204, 204))
         assert (await ask(client, "again")).status_code == 200
+
+
+class Stuck(FakeBackend):
+    """Its gate holds up the threads that decode, not the model."""
+
+    def preprocess(self, image: Image.Image) -> bytes:
+        self._pass_gate()
+        return super().preprocess(image)
+
+
+@pytest.mark.parametrize(
+    ("backend", "pool", "body"),
+    [
+        (Stuck(), "decode", {"images": [base64_of(plain())]}),
+        (FakeBackend(), "image", {"images": [base64_of(plain())]}),
+        (FakeBackend(), "text", {"texts": ["a"]}),
+    ],
+)
+async def test_a_job_that_never_ends_turns_live_to_503(
+    backend: FakeBackend, pool: str, body: dict[str, list[str]]
+) -> None:
+    backend.gate.clear()
+    async with serving(backend, request_timeout_s=0.1) as client:
+        assert (await client.post("/vectorize", json=body)).status_code == 504
+        await until(client, (204, 503))
+        await until(client, (503, 503))
+        reason = (await client.get("/.well-known/live")).json()["error"]
+        assert reason.startswith(f"{pool}: a job has not ended for ")
+        assert (await ask(client, "another")).status_code == 503
+        backend.gate.set()
+
+
+async def test_pictures_that_all_fail_are_seen_while_texts_succeed() -> None:
+    class Blind(FakeBackend):
+        def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+            raise ValueError("no eyes")
+
+    async with serving(Blind()) as client:
+        for number in range(3):
+            picture = {"images": [base64_of(plain((number, 0, 0)))]}
+            assert (await client.post("/vectorize", json=picture)).status_code == 500
+            assert (await ask(client, f"text {number}")).status_code == 200
+        ready = await client.get("/.well-known/ready")
+
+    assert ready.status_code == 503
+    assert ready.json()["error"] == "image: the last 3 batches failed: no eyes"
+
+
+async def test_a_trial_that_hangs_is_given_up_and_made_again() -> None:
+    class Sick(FaultyBackend):
+        threads: list[str]
+
+        def preprocess(self, image: Image.Image) -> bytes:
+            self.threads.append(threading.current_thread().name)
+            self._pass_gate()
+            return super().preprocess(image)
+
+    backend = Sick()
+    backend.broken, backend.threads = True, []
+    async with serving(backend, request_timeout_s=0.2) as client:
+        for number in range(3):
+            await ask(client, f"text {number}")
+        backend.broken = False
+        backend.gate.clear()
+        assert await probes(client) == (204, 503)
+        await until_true(lambda: len(backend.threads) == 1)
+        await asyncio.sleep(0.3)
+        backend.gate.set()  # too late: it was given up
+        await until(client, (204, 204))
+
+    assert len(backend.threads) > 1
+    assert all(name.startswith("decode") for name in backend.threads)
+
+
+async def until_true(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - a thread changes it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_time_that_is_over_in_the_model_is_not_the_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Impatient(FakeBackend):
+        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+            raise TimeoutError
+
+    async with serving(Impatient()) as client:
+        answer = await ask(client, "a")
+
+    assert answer.status_code == 500
 
 
 async def test_a_batch_of_one_that_the_device_does_not_hold_fails_alone() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from config import Settings
 from errors import InvalidInputError
+from inference.health import Monitor
 from inference.images.decoder import Decoder
 from inference.images.reader import ImageLimits
 from inference.record import Timings
@@ -30,7 +31,7 @@ def decoder() -> Decoder:
         formats=settings.image_formats,
     )
     preprocess = golden_backend("openai", "trained").preprocess
-    return Decoder(preprocess, limits, threads=1, ahead=1)
+    return Decoder(preprocess, limits, Monitor("decode"), threads=1, ahead=1)
 
 
 async def try_all(files: Iterable[bytes]) -> Counter[str]:
@@ -46,7 +47,7 @@ async def try_all(files: Iterable[bytes]) -> Counter[str]:
             outcomes[error.reason] += 1
         if (seconds := time.process_time() - started_s) > SLOW_S:
             raise AssertionError(f"{seconds:.1f} s for {len(raw)} bytes: {raw[:60]!r}")
-    one.close()
+    await one.aclose()
     return outcomes
 
 

@@ -10,7 +10,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from config import Settings
-from errors import ConfigurationError, InvalidInputError, RequestTooLargeError
+from errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+)
 from inference.images import guards
 from inference.images.reader import ImageReader, decode_base64
 from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks
@@ -204,6 +209,18 @@ def test_pixels_are_held_until_the_picture_is_let_go() -> None:
             with pytest.raises(TimeoutError):
                 other.result(timeout=0.2)
         assert other.result(timeout=10).size == (100, 100)
+
+
+def test_nobody_waits_for_ever_for_a_picture_that_hangs() -> None:
+    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100, max_wait_s=0.2))
+    large, small = (file_of(Image.new("L", size)) for size in ((100, 100), (10, 10)))
+    with ThreadPoolExecutor(3) as pool:
+        with reader.opened(large):
+            others = [pool.submit(reader.open, raw) for raw in (large, small, large)]
+            for other in others:  # the second and third wait behind the first, not in turn
+                with pytest.raises(DeadlineExceededError):
+                    other.result(timeout=0.4)
+        assert pool.submit(reader.open, large).result(timeout=10).size == (100, 100)
 
 
 def test_a_jpeg_of_very_many_scans_is_refused() -> None:

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
-from inference.batcher import BatchStats
 from inference.record import Record
+from inference.runner import BatchStats
 from web.load_log import LoadLog
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ def test_the_line_tells_rate_batch_size_and_queue_since_the_last_one() -> None:
     for _ in range(120):
         log.observe_request(Record(texts=1, images=2))
     for size in (4, 8):
-        log.observe_batch("image", BatchStats(size, 0.1, 0.1))
+        log.observe_batch("image", BatchStats(size, 0.1))
     clock.now_s += 60
 
     assert log.line() == (

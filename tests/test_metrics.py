@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from PIL import Image
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from backends.model import BackendStats, GpuMemory
+from backends.model import BackendStats, Embeddings, GpuMemory
 from config import VERSION
+from errors import REASONS
 from tests.asgi import serving
 from tests.fakes import FakeBackend
 from tests.pictures import base64_of, plain
@@ -100,6 +101,29 @@ async def test_a_refusal_is_counted_by_its_reason(
         await client.post("/vectorize", content=body)
 
         assert (await scrape(client))("clip_refusals_total", reason=reason) == 1
+
+
+async def test_every_reason_is_there_from_the_start_and_no_other(
+    client: httpx.AsyncClient,
+) -> None:
+    counters = [f for f in (await scrape(client)).families if f.name == "clip_refusals"]
+
+    assert [sample.labels["reason"] for sample in counters[0].samples] == list(REASONS)
+
+
+async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
+    class Picky(FakeBackend):
+        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+            if len(texts) > 2:
+                raise ValueError
+            return super().encode_text(texts)
+
+    async with serving(Picky()) as client:
+        await client.post("/vectorize", json={"texts": ["a", "b", "c", "d"]})
+        seen = await scrape(client)
+
+    assert seen("clip_batch_items_count", lane="text") == 3
+    assert seen("clip_batch_items_sum", lane="text") == 4 + 2 + 2
 
 
 async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:

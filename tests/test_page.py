@@ -5,6 +5,7 @@ Screenshots go to build/page-shots, which git ignores: look at them after a chan
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,23 @@ def test_fits_its_window_and_every_number_can_be_read(
 
 
 # --- the service itself
+
+
+def test_with_tokens_the_browser_asks_for_one_and_the_page_works(
+    browser: Browser, tmp_path: Path
+) -> None:
+    slow_service = (sys.executable, "-m", "tests.slow_service")
+    credentials: Any = {"username": "anyone", "password": "second"}
+    with (
+        running(
+            tmp_path / "log", slow_service, AUTHENTICATION_ALLOWED_TOKENS="first,second"
+        ) as service,
+        watching(browser, http_credentials=credentials) as page,
+    ):
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        add(page, ["one", "two"], [])
+        expect(header(page, "one").first).to_be_visible()
+        expect(page.locator("#throughput")).to_contain_text("items/s")
 
 
 def test_the_demo_service_finds_each_drawn_sample_by_its_caption(

@@ -1,11 +1,14 @@
-"""Who may ask: bearer tokens, as Weaviate's other inference containers take them.
+"""Who may ask: tokens, as Weaviate's other inference containers take them.
 
 Source of the variable and of its form: `AUTHENTICATION_ALLOWED_TOKENS` of Weaviate's
-`text2vec-transformers` container.
+`text2vec-transformers` container. A token comes as `Bearer`, or as the password of HTTP Basic, the
+user's name being any: Weaviate's `multi2vec-clip` module sends no token of its own, but Go's client
+makes Basic of the credentials in a URL, and so does a browser.
 """
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Sequence
 
@@ -15,7 +18,11 @@ from starlette.types import Scope
 
 from errors import UnauthorizedError
 
-_PROBES = {"/.well-known/live", "/.well-known/ready"}  # Kubernetes and Weaviate send no token
+# How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
+# and a password where Basic stands alone.
+CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
+
+_PROBES = {"/.well-known/live", "/.well-known/ready"}  # Kubernetes sends no token
 
 
 class Access:
@@ -32,8 +39,30 @@ class Access:
         """
         if not self._tokens or scope["path"] in _PROBES:
             return
-        kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = _token_of(Headers(scope=scope).get("authorization", ""))
         # All are compared, each in constant time: how long it takes tells nothing of them.
-        matches = [hmac.compare_digest(given.strip().encode(), token) for token in self._tokens]
-        if kind.lower() != "bearer" or not any(matches):
-            raise UnauthorizedError("send a token that is allowed: Authorization: Bearer <token>")
+        matches = [hmac.compare_digest(given, token) for token in self._tokens]
+        if not any(matches):
+            raise UnauthorizedError(
+                "send a token that is allowed: Authorization: Bearer <token>, or as the password "
+                "of HTTP Basic"
+            )
+
+
+def _token_of(authorization: str) -> bytes:
+    """Return what is to be compared, which is nothing where no token was brought."""
+    scheme, _, credentials = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip().encode()
+        case "basic":
+            return _password_of(credentials.strip())
+    return b""
+
+
+def _password_of(credentials: str) -> bytes:
+    try:
+        _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
+    except ValueError:
+        return b""
+    return password

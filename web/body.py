@@ -18,6 +18,7 @@ from errors import (
     SlowRequestError,
 )
 from inference.admission import ByteBudget, Reservation
+from inference.tasks import exception_of
 
 T = TypeVar("T")
 
@@ -41,14 +42,17 @@ class Intake:
             DeadlineExceededError: it was not answered in time.
             ClientGoneError: the client went away meanwhile.
         """
+        deadline = asyncio.timeout(self._timeout_s)
         late: ServiceError = SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive")
         try:
             with self.budget.reserved() as reservation:
-                async with asyncio.timeout(self._timeout_s):
+                async with deadline:
                     body = await self._read(request, reservation)
                     late = DeadlineExceededError(f"not answered within {self._timeout_s:g} s")
                     yield body
         except TimeoutError as error:
+            if not deadline.expired():  # somebody else's, and a bug
+                raise
             raise late from error
         except ClientDisconnect as error:
             raise ClientGoneError from error
@@ -68,7 +72,8 @@ class Intake:
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
             raise RequestTooLargeError(
-                f"the request body has {size} bytes or more; at most {self._max_bytes} are allowed"
+                f"the request body has {size} bytes or more; at most {self._max_bytes} are allowed",
+                "too_large",
             )
 
 
@@ -77,18 +82,37 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientGoneError: it did.
+        Exception: whatever the work raised, in the form that `exception_of` gives it.
     """
     task = asyncio.create_task(work)
+    task.add_done_callback(_retrieve)
     gone = asyncio.create_task(_until_gone(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGoneError
-        return task.result()
+        return _result_of(task)
     finally:
         gone.cancel()
         task.cancel()
+        del task  # as in `_result_of`
+
+
+def _result_of(task: asyncio.Task[T]) -> T:
+    try:
+        return task.result()
+    except Exception:
+        raise
+    except BaseException as error:  # which no handler of errors would answer
+        raise exception_of(error) from error
+    finally:
         del task  # or its error would keep it, and it the error, until the collector comes
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at how work ended: what fails when its client has gone would be logged as a bug."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _until_gone(request: Request) -> None:

@@ -13,12 +13,14 @@ from errors import (
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
+    Reason,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
     UnauthorizedError,
     UnhealthyError,
 )
+from web.auth import CHALLENGES
 from web.wire import error_response
 
 Handler: TypeAlias = Callable[[Request, Any], Coroutine[Any, Any, Response]]
@@ -40,7 +42,10 @@ STATUS: dict[type[ServiceError], int] = {
 def answer(request: Request, error: ServiceError) -> Response:
     """Answer an error of our own."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return _refuse(request, status, str(error), error.reason, _headers_of(error))
+    response = _refuse(request, status, str(error), error.reason)
+    for name, value in _headers_of(error):
+        response.headers.append(name, value)
+    return response
 
 
 def described_headers(status: int) -> dict[str, Any]:
@@ -53,16 +58,16 @@ def described_headers(status: int) -> dict[str, Any]:
     }
 
 
-def _headers_of(error: ServiceError) -> dict[str, str]:
+def _headers_of(error: ServiceError) -> list[tuple[str, str]]:
     if isinstance(error, QueueFullError):
-        return {"Retry-After": str(error.retry_after_s)}
+        return [("Retry-After", str(error.retry_after_s))]
     if isinstance(error, UnauthorizedError):
-        return {"WWW-Authenticate": "Bearer"}
-    return {}
+        return [("WWW-Authenticate", challenge) for challenge in CHALLENGES]
+    return []
 
 
 def _refuse(
-    request: Request, status: int, sentence: str, reason: str, headers: dict[str, str]
+    request: Request, status: int, sentence: str, reason: Reason, **headers: str
 ) -> Response:
     record = request.state.record
     record.refused, record.sentence = reason, sentence
@@ -75,12 +80,12 @@ async def _answer_service_error(request: Request, error: ServiceError) -> Respon
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     sentence = f"{request.method} {request.url.path}: {error.detail}"
-    return _refuse(request, error.status_code, sentence, "route", dict(error.headers or {}))
+    return _refuse(request, error.status_code, sentence, "route", **(error.headers or {}))
 
 
 async def _answer_bug(request: Request, _error: Exception) -> Response:
     # The exception itself goes to the log, with its traceback, by way of the server.
-    return _refuse(request, 500, "internal error; the service's log has the details", "bug", {})
+    return _refuse(request, 500, "internal error; the service's log has the details", "bug")
 
 
 HANDLERS: dict[int | type[Exception], Handler] = {

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from inference.batcher import BatchStats
 from inference.record import Record
+from inference.runner import BatchStats
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class LoadLog:
         self._items += record.texts + record.images
 
     def observe_batch(self, lane: str, stats: BatchStats) -> None:
-        """Take note of a batch."""
+        """Take note of a pass."""
         self._batches[lane] += 1
         self._batched_items[lane] += stats.size
 

@@ -22,8 +22,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from backends.model import BackendStats, ModelInfo
-from inference.batcher import BatchStats
+from errors import REASONS
 from inference.record import STAGES, Record
+from inference.runner import BatchStats
 from inference.vector_cache import CacheStats
 
 # A cached text takes less than the first, Weaviate waits for the last.
@@ -59,16 +60,30 @@ class Watched(Protocol):
 
 
 class Metrics:
-    """Counts what happens, and writes it down for Prometheus."""
+    """Counts what happens, and writes it down for Prometheus.
 
-    def __init__(self, watched: Watched, version: str, queue_bytes: Callable[[], int]) -> None:
+    Args:
+        watched: what is read when someone asks.
+        version: of the service.
+        queue_bytes: tells the bytes of all requests that wait.
+        observer_failures: tells how often one who was told of a batch or a request raised.
+    """
+
+    def __init__(
+        self,
+        watched: Watched,
+        version: str,
+        queue_bytes: Callable[[], int],
+        observer_failures: Callable[[], int],
+    ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_States(watched, version, queue_bytes))
+        self._registry.register(_States(watched, version, queue_bytes, observer_failures))
         self._requests = self._counter("requests", "Answers of POST /vectorize.", "code")
         items = self._counter("items", "Texts and images that came in.", "modality")
         self._texts, self._images = items.labels("text"), items.labels("image")
-        self._refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
+        refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
+        self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._total = self._histogram(
             "request_duration_seconds", "From a request's arrival to its answer.", _SECONDS
         )
@@ -100,13 +115,13 @@ class Metrics:
         self._texts.inc(record.texts)
         self._images.inc(record.images)
         if record.refused:
-            self._refusals.labels(record.refused).inc()
+            self._refusals[record.refused].inc()
         self._total.observe(record.total_s)
         for stage, seconds in record.stages_s.items():
             self._stages[stage].observe(seconds)
 
     def observe_batch(self, lane: str, stats: BatchStats) -> None:
-        """Count a batch that was run."""
+        """Count a pass."""
         self._batch_items.labels(lane).observe(stats.size)
         self._batch_seconds.labels(lane).observe(stats.run_s)
 
@@ -119,10 +134,17 @@ class Metrics:
 class _States(Collector):
     """What is read at the moment of asking."""
 
-    def __init__(self, watched: Watched, version: str, queue_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        watched: Watched,
+        version: str,
+        queue_bytes: Callable[[], int],
+        observer_failures: Callable[[], int],
+    ) -> None:
         self._watched = watched
         self._version = version
         self._queue_bytes = queue_bytes
+        self._observer_failures = observer_failures
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("clip_build", "The service.", {"version": self._version})
@@ -132,6 +154,11 @@ class _States(Collector):
             "clip_queue_bytes",
             "Bodies of all requests that are read, wait or are computed.",
             self._queue_bytes(),
+        )
+        yield CounterMetricFamily(
+            "clip_observer_failures",
+            "Failures of what counts and logs; the log has each. They change no answer.",
+            self._observer_failures(),
         )
         yield from self._cache()
         yield from _backend(self._watched.backend_stats)

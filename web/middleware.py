@@ -37,7 +37,7 @@ async def observed(
         scope: of ASGI, as the next two.
         receive: see there.
         send: see there.
-        hear: is told of each request that is measured.
+        hear: is told of each request that is measured; must not raise, or the connection is closed.
         last: whether the client shall come back on another connection.
     """
     record = Record(request_id=_request_id(scope), what=f"{scope['method']} {_path(scope)}")

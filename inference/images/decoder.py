@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 from PIL.Image import Image
 
 from errors import InvalidInputError
+from inference.health import Monitor
 from inference.images.reader import ImageLimits, ImageReader, decode_base64
 from inference.record import Timings
+from inference.worker_pool import WorkerPool
 
 Preprocess: TypeAlias = Callable[[Image], Any]
 
@@ -30,20 +31,27 @@ class Decoder:
     Args:
         preprocess: brings a decoded image to the form that the model takes.
         limits: what an image may be.
+        monitor: watches how long they take.
         threads: that decode.
         ahead: most images that are decoded or wait, decoded, for the model.
     """
 
     def __init__(
-        self, preprocess: Preprocess, limits: ImageLimits, *, threads: int, ahead: int
+        self,
+        preprocess: Preprocess,
+        limits: ImageLimits,
+        monitor: Monitor,
+        *,
+        threads: int,
+        ahead: int,
     ) -> None:
         self._preprocess = preprocess
         self._max_bytes = limits.max_bytes
         self._reader = ImageReader(limits)
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._pool = WorkerPool(threads, "decode", monitor)
         self._ahead = asyncio.Semaphore(ahead)
 
-    async def read(self, base64: str) -> tuple[bytes, bytes]:
+    async def read(self, base64: str, timings: Timings) -> tuple[bytes, bytes]:
         """Return the bytes of an image file, and their digest.
 
         Raises:
@@ -51,12 +59,13 @@ class Decoder:
             RequestTooLargeError: it is too large a file.
         """
         if len(base64) < _LONG_CHARS:
-            return self._read(base64)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, base64)
+            return self._read(base64, timings)
+        return await self._pool.run(self._read, base64, timings)
 
-    def _read(self, base64: str) -> tuple[bytes, bytes]:
-        raw = decode_base64(base64, self._max_bytes)
-        return raw, hashlib.sha256(raw).digest()
+    def _read(self, base64: str, timings: Timings) -> tuple[bytes, bytes]:
+        with timings.measure("decode"):
+            raw = decode_base64(base64, self._max_bytes)
+            return raw, hashlib.sha256(raw).digest()
 
     @asynccontextmanager
     async def decoded(self, raw: bytes, timings: Timings) -> AsyncIterator[Any]:
@@ -67,9 +76,15 @@ class Decoder:
             RequestTooLargeError: it is too large an image.
         """
         async with self._ahead:
-            yield await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._decode, raw, timings
-            )
+            yield await self._pool.run(self._decode, raw, timings)
+
+    async def preprocessed(self, image: Image) -> Any:
+        """Return an image of our own as the model takes it.
+
+        Raises:
+            InvalidInputError: it cannot be scaled.
+        """
+        return await self._pool.run(self._prepare, image)
 
     def _decode(self, raw: bytes, timings: Timings) -> Any:
         with ExitStack() as held:
@@ -81,13 +96,13 @@ class Decoder:
     def _prepare(self, image: Image) -> Any:
         try:
             return self._preprocess(image)
-        except Exception as error:
+        except (ValueError, OSError) as error:  # what Pillow and the geometry say of an image
             raise InvalidInputError(
                 f"an image of {image.width}x{image.height} pixels in mode {image.mode} that cannot "
                 f"be scaled: {str(error) or type(error).__name__}",
                 "format",
             ) from error
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self._pool.shutdown(cancel_futures=True)
+    async def aclose(self) -> None:
+        """Stop the threads; what still runs is given a moment to end."""
+        await self._pool.aclose()

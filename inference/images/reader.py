@@ -9,6 +9,7 @@ knows no model: a family converts the mode when its own pixels want it.
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,12 @@ from dataclasses import dataclass
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from errors import ConfigurationError, InvalidInputError, RequestTooLargeError
+from errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+)
 from inference.images.guards import PatientFile, check_scans, is_icon, picture_in_icon
 
 with suppress(ImportError):  # phones' HEIC, where its decoder is installed
@@ -46,12 +52,14 @@ class ImageLimits:
             shorter side has `shorter_side_px`.
         shorter_side_px: of the picture that the model looks at.
         formats: names of Pillow's formats that are accepted, None for all that it reads.
+        max_wait_s: longest wait for the memory that images before it take.
     """
 
     max_bytes: int
     max_pixels: int
     shorter_side_px: int
     formats: tuple[str, ...] | None = None
+    max_wait_s: float = 45.0
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
@@ -102,17 +110,10 @@ class ImageReader:
         Raises:
             InvalidInputError: it is not an image, or is broken.
             RequestTooLargeError: it is beyond the limits.
+            DeadlineExceededError: it waited too long for images before it.
         """
         with ExitStack() as held:
-            try:
-                image = self._decode(raw, held)
-            except InvalidInputError:
-                raise
-            except Exception as error:
-                unknown = isinstance(error, UnidentifiedImageError)
-                reason = "not_an_image" if unknown else "broken_image"
-                raise InvalidInputError(_why_unreadable(error, self._limits), reason) from error
-            yield image
+            yield self._decode(raw, held)
 
     def open(self, raw: bytes) -> Image.Image:
         """Decode an image file for a caller who bounds the memory that it takes.
@@ -125,14 +126,31 @@ class ImageReader:
 
     def _decode(self, raw: bytes, held: ExitStack) -> Image.Image:
         is_icon_file = is_icon(raw) and self._reads("ICO")
-        image = picture_in_icon(raw) if is_icon_file else self._open(raw)
+        with self._reading():
+            image = picture_in_icon(raw) if is_icon_file else self._open(raw)
         _check_size(image, self._limits)
         check_scans(image, raw)
         held.enter_context(self._held(image.width * image.height))
-        if is_icon_file:
-            image = self._open(raw)
-        image.load()  # `open` is lazy: a broken file must fail here, not in the model
+        with self._reading():
+            if is_icon_file:
+                image = self._open(raw)
+            image.load()  # `open` is lazy: a broken file must fail here, not in the model
         return image
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Let whatever Pillow says of a file be the file's fault, and nothing else."""
+        try:
+            yield
+        except InvalidInputError:
+            raise
+        except UnidentifiedImageError as error:
+            formats = self._limits.formats
+            accepted = f" of an accepted format ({', '.join(formats)})" if formats else ""
+            raise InvalidInputError(f"not an image{accepted}", "not_an_image") from error
+        except Exception as error:
+            sentence = f"a broken image: {str(error) or type(error).__name__}"
+            raise InvalidInputError(sentence, "broken_image") from error
 
     def _reads(self, name: str) -> bool:
         return self._formats is None or name in self._formats
@@ -142,15 +160,31 @@ class ImageReader:
 
     @contextmanager
     def _held(self, pixels: int) -> Iterator[None]:
-        with self._turn, self._freed:  # the small ones do not overtake one that waits
-            self._freed.wait_for(lambda: self._free_pixels >= pixels)
-            self._free_pixels -= pixels
+        self._take(pixels, time.monotonic() + self._limits.max_wait_s)
         try:
             yield
         finally:
             with self._freed:
                 self._free_pixels += pixels
                 self._freed.notify_all()
+
+    def _take(self, pixels: int, until_s: float) -> None:
+        # The small ones do not overtake one that waits. None waits for ever: a decoder that hangs
+        # shall take no thread but its own.
+        if self._turn.acquire(timeout=max(0, until_s - time.monotonic())):
+            try:
+                if self._wait_for(pixels, until_s):
+                    return
+            finally:
+                self._turn.release()
+        raise DeadlineExceededError("not decoded in time: larger images are before it")
+
+    def _wait_for(self, pixels: int, until_s: float) -> bool:
+        with self._freed:
+            left_s = max(0, until_s - time.monotonic())
+            is_free = self._freed.wait_for(lambda: self._free_pixels >= pixels, left_s)
+            self._free_pixels -= pixels * is_free
+            return is_free
 
 
 def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -200,10 +234,3 @@ def _check_size(image: Image.Image, limits: ImageLimits) -> None:
                 f"{limits.max_pixels} allowed",
                 "pixels",
             )
-
-
-def _why_unreadable(error: Exception, limits: ImageLimits) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        accepted = f" of an accepted format ({', '.join(limits.formats)})" if limits.formats else ""
-        return f"not an image{accepted}"
-    return f"a broken image: {str(error) or type(error).__name__}"

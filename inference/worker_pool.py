@@ -1,0 +1,127 @@
+"""Threads that do jobs for the event loop, and never leave it waiting.
+
+The pools of the standard library do: a `StopIteration` of a job cannot be put into asyncio's
+future, so the wait for it never ends, and at the process's end every thread is joined, one that
+hangs for ever too. Here each job is answered, its time is watched, and nothing is joined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, ParamSpec, TypeVar
+
+from errors import UnhealthyError
+from inference.health import Monitor
+from inference.tasks import exception_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Of a process that ends, for jobs whose callers have gone; one that hangs shall not keep it.
+_LAST_JOBS_S = 5.0
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    do: Callable[[], Any]
+    answer: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: Exception
+
+
+class WorkerPool:
+    """Does jobs in threads, in the order in which they came.
+
+    Args:
+        threads: how many.
+        name: of the threads.
+        monitor: hears when a job begins and when it has been answered.
+    """
+
+    def __init__(self, threads: int, name: str, monitor: Monitor) -> None:
+        self._size = threads
+        self._name = name
+        self._monitor = monitor
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._unanswered: set[asyncio.Future[Any]] = set()
+        self._idle = asyncio.Event()
+        self._closed = False
+
+    async def run(self, do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Wait until a thread has done something; giving up drops what no thread has begun.
+
+        Raises:
+            Exception: whatever `do` raises, in the form that `exception_of` gives it.
+            UnhealthyError: the pool is closed.
+        """
+        # No local variable may name the future: its error would know this frame, and this frame
+        # the error, and both with all that they hold would wait for the garbage collector.
+        return await self._submit(partial(do, *args, **kwargs))
+
+    def _submit(self, do: Callable[[], R]) -> asyncio.Future[R]:
+        if self._closed:
+            raise UnhealthyError(f"{self._name}: closed")
+        self._start_threads()
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._unanswered.add(answer)
+        answer.add_done_callback(self._unanswered.discard)
+        self._jobs.put(_Job(do, answer))
+        return answer
+
+    def _start_threads(self) -> None:
+        while len(self._threads) < self._size:
+            name = f"{self._name}-{len(self._threads)}"
+            thread = Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            if not job.answer.done():  # done already: its caller has gone
+                self._monitor.job_began(job)
+                outcome = _outcome_of(job.do)
+                with suppress(RuntimeError):  # the event loop is closed: nobody waits
+                    job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
+                del outcome
+            del job  # what this frame names is kept, with its pictures, until the next one comes
+
+    def _answer(self, job: _Job, outcome: Any) -> None:
+        self._monitor.job_ended(job)
+        if self._monitor.is_idle:
+            self._idle.set()
+        if job.answer.done():
+            return
+        if isinstance(outcome, _Failure):
+            job.answer.set_exception(outcome.error)
+        else:
+            job.answer.set_result(outcome)
+
+    async def aclose(self) -> None:
+        """Refuse what comes and what waits; give what runs a moment to end."""
+        self._closed = True
+        for answer in [answer for answer in self._unanswered if not answer.done()]:
+            answer.set_exception(UnhealthyError(f"{self._name}: closed"))
+        for _ in self._threads:
+            self._jobs.put(None)
+        if not self._monitor.is_idle:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_JOBS_S):
+                    await self._idle.wait()
+
+
+def _outcome_of(do: Callable[[], R]) -> R | _Failure:
+    try:
+        return do()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's answer
+        return _Failure(exception_of(error))
