@@ -33,7 +33,7 @@ from fetch.record import RECORD, is_whole, write_record
 
 logger = logging.getLogger(__name__)
 
-_SAVE_JOB = "fetch.layouts"
+_SAVING = "fetch.layouts"
 
 
 def download(settings: DownloadSettings) -> None:
@@ -86,7 +86,7 @@ def _finish(
     environment = settings.environment_of_check(folder.absolute())
     try:
         return run_in_subprocess(
-            _SAVE_JOB, job, called="the check of the model", environment=environment
+            _SAVING, job, called="the check of the model", environment=environment
         )
     except JobKilledError as error:
         raise DownloadError(str(error)) from error

@@ -23,6 +23,7 @@ def meta(info: ModelInfo, cache: CacheStats) -> dict[str, object]:
             "device": info.device,
             "precision": info.precision,
             "text_mode": info.text_mode,
+            "vector_space": info.vector_space,
             "demo": info.is_demo,
             "cache": asdict(cache),
         },

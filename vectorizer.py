@@ -1,34 +1,23 @@
-"""The use case: texts and images in, their vectors out, in the order of the request.
+"""The use case: inputs of a request in, their vectors out, in its order.
 
-    texts  ------------------------> lane "text"  -> backend.encode_text
-    images -> read, decode, scale -> lane "image" -> backend.encode_image
-              (a pool of threads)    (a batcher each, one thread each)
+    inputs -> read -> remembered? -> admission (of all that is missing, or none) -> pipelines
+    [Embedded] <- finish <- cache <---------------------------------------------------'
 
-Two lanes, so that a search's text does not wait behind an import's images. Equal inputs are
-computed once. It knows no HTTP and no model library.
+A pipeline for each modality, so that a search's text does not wait behind an import's images. It
+knows no interface and no model library.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
-
-import numpy as np
-from PIL import Image
 
 from backends.load import load_model
-from backends.model import (
-    BackendStats,
-    EmbeddingBackend,
-    Embeddings,
-    ModelInfo,
-)
+from backends.model import Embedded, GpuMemory, Modality, Model, ModelInfo
 from config import Settings
 from errors import (
     DeviceUnavailableError,
@@ -37,26 +26,27 @@ from errors import (
     UnhealthyError,
     describe_error,
 )
+from inference.asked import Asked, named, raise_first_error
+from inference.entrance import Entrance
+from inference.fair_queue import Caller, Party
 from inference.health import Health
-from inference.images.decoder import Decoder
-from inference.images.reader import ImageLimits
-from inference.lane import BatchHook, Encode, Lane, Vector
-from inference.record import Timings
+from inference.images.decoder import ImageLimits
+from inference.images.reader import ImageReader
+from inference.lane import BatchHook, Lane
+from inference.pipeline import Pipeline
+from inference.request import Input
+from inference.sources import Reader, TextReader
 from inference.tasks import all_or_first_error, background
-from inference.vector_cache import CacheStats, VectorCache
+from inference.timings import Timings
+from inference.vector_cache import CacheStats, VectorCache, value_of
+from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
 logger = logging.getLogger(__name__)
 
-Embed: TypeAlias = Callable[[Timings], Coroutine[None, None, Vector]]
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """The answer to one request: [n texts, dimensions] and [n images, dimensions] float32."""
-
-    texts: Embeddings
-    images: Embeddings
+# What vectors of sentences may take beside those of whole inputs, as a share of these.
+_PART_BYTES_PER_VECTOR = 1_000
+_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode"}  # of threads that prepare
 
 
 class Vectorizer:
@@ -71,33 +61,37 @@ class Vectorizer:
         health: whether it can do its work.
     """
 
-    def __init__(self, replicas: Sequence[EmbeddingBackend], settings: Settings) -> None:
+    def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
         self.info = _info_of(replicas)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
-        self._cache: VectorCache[Vector] = VectorCache(settings.vector_cache_size)
-        self._texts = self._lane("text", [replica.encode_text for replica in replicas])
-        self._images = self._lane("image", [replica.encode_image for replica in replicas])
-        threads = usable_cores()
-        self._decoder = Decoder(
-            replicas[0].preprocess,
-            _image_limits(settings, self.info),
-            self.health.monitor("decode"),
-            threads=threads,
-            # no more than keeps the model busy
-            ahead=2 * settings.max_batch_size * len(replicas) + threads,
-        )
+        self._cache: VectorCache[Embedded] = VectorCache(settings.vector_cache_size)
+        self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self._trial: asyncio.Task[None] | None = None
 
-    def _lane(self, name: str, encodes: Sequence[Encode]) -> Lane:
-        return Lane(
-            name,
-            encodes,
-            self.health,
-            max_batch_size=self._settings.max_batch_size,
-            max_items=self._settings.max_queue_items,
-            timeout_s=self._settings.request_timeout_s,
+    def _pipeline(self, modality: Modality) -> Pipeline:
+        settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
+        towers = [replica.towers[modality] for replica in self._replicas]
+        reader: Reader = (
+            TextReader(settings.max_text_chars)
+            if modality == "text"
+            else ImageReader(_image_limits(settings, self.info))
+        )
+        return Pipeline(
+            towers[0],
+            reader,
+            WorkerPool(threads, pool, self.health.monitor(pool)),
+            Entrance(max_busy=2 * threads),
+            Lane(
+                modality,
+                towers,
+                self.health,
+                max_batch_size=settings.max_batch_size,
+                max_items=settings.max_queue_items,
+                timeout_s=settings.request_timeout_s,
+            ),
+            part_bytes=_PART_BYTES_PER_VECTOR * settings.vector_cache_size,
         )
 
     @property
@@ -106,63 +100,127 @@ class Vectorizer:
         return self._cache.stats
 
     @property
-    def backend_stats(self) -> BackendStats:
-        """What the model counts, and the memory of its devices."""
-        return BackendStats.total([replica.stats for replica in self._replicas])
+    def gpu_memory(self) -> GpuMemory | None:
+        """The memory of the devices together, now; None without a GPU."""
+        memories = [memory for replica in self._replicas if (memory := replica.gpu_memory())]
+        return sum(memories[1:], memories[0]) if memories else None
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were longer than the model reads, since the start."""
+        return sum(pipeline.truncated for pipeline in self._pipelines.values())
 
     @property
     def queue_items(self) -> Mapping[str, int]:
-        """How many items wait in each lane, or are decoded or computed."""
-        return {"text": self._texts.items, "image": self._images.items}
+        """How many inputs wait in each lane, or are prepared or computed."""
+        return {name: pipeline.lane.admission.items for name, pipeline in self._pipelines.items()}
+
+    @property
+    def queue_seconds(self) -> Mapping[str, float]:
+        """How many seconds of work wait in each lane, or are in progress."""
+        return {name: pipeline.lane.admission.work_s for name, pipeline in self._pipelines.items()}
 
     @property
     def observer_failures(self) -> int:
         """How often one who was told of a pass raised."""
-        return self._texts.observer_failures + self._images.observer_failures
+        return sum(pipeline.lane.observer_failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
         """Tell `hook` of every pass from now on."""
-        for lane in (self._texts, self._images):
-            lane.observe(hook)
+        for pipeline in self._pipelines.values():
+            pipeline.lane.observe(hook)
 
-    async def vectorize(
-        self, texts: Sequence[str], images: Sequence[str], timings: Timings | None = None
-    ) -> Vectors:
-        """Embed texts and base64 images.
+    async def embed(
+        self, inputs: Sequence[Input], timings: Timings | None = None
+    ) -> list[Embedded]:
+        """Embed the inputs of one request, in its order.
 
         Args:
-            texts: the texts.
-            images: the base64 of each image's file.
+            inputs: of any modality that the model reads.
             timings: takes down where the time goes.
 
         Raises:
-            InvalidInputError: an item cannot be vectorised; the message names it.
-            RequestTooLargeError: there are too many, or one is too large; the message names it.
+            InvalidInputError: one cannot be embedded; the message names it.
+            RequestTooLargeError: one is too large, or all are together.
             QueueFullError: too much waits already.
             BackendError: the model failed.
             UnhealthyError: it will fail until the process is started anew.
         """
-        self._check(len(texts) + len(images))
-        embeds = {f"texts[{i}]": partial(self._embed_text, text) for i, text in enumerate(texts)}
-        embeds |= {f"images[{i}]": partial(self._embed_image, b) for i, b in enumerate(images)}
-        timings = timings or Timings()
-        vectors = await all_or_first_error(
-            [_embed_item(name, embed, timings) for name, embed in embeds.items()]
-        )
-        return Vectors(self._stack(vectors[: len(texts)]), self._stack(vectors[len(texts) :]))
-
-    def _check(self, items: int) -> None:
         if fault := self.health.dead:
             raise UnhealthyError(fault)
-        if items > self._settings.max_request_items:
-            raise RequestTooLargeError(
-                f"{items} texts and images; at most {self._settings.max_request_items} are "
-                "allowed in one request",
-                "items",
-            )
+        if not inputs:
+            return []
+        timings = timings or Timings()
+        caller = Caller(is_query=any(one.is_query for one in inputs))
+        with timings.waiting():
+            asked = await self._read_all(inputs, timings)
+            queued = [one for one in asked if not one.pipeline.is_table]
+            self._admit(queued, caller)
+            compute = {one.key: partial(self._compute, one, timings) for one in queued}
+            outcomes = await self._cache.outcomes(compute, caller)
+            raise_first_error(queued, outcomes)
+            return [self._answer(one, outcomes, timings) for one in asked]
 
-    async def warmup(self) -> None:
-        """Run both towers of every replica with real shapes, so that the first request is not slow.
+    async def _read_all(self, inputs: Sequence[Input], timings: Timings) -> list[Asked]:
+        if all(self._is_quick_to_read(one) for one in inputs):
+            return [await self._read(one, timings) for one in inputs]
+        return await all_or_first_error([self._read(one, timings) for one in inputs])
+
+    def _is_quick_to_read(self, one: Input) -> bool:
+        pipeline = self._pipelines.get(one.modality)
+        return pipeline is None or pipeline.is_quick_to_read(one.content)
+
+    async def _read(self, one: Input, timings: Timings) -> Asked:
+        with named(one):
+            pipeline = self._pipeline_for(one.modality)
+            shaping = pipeline.reduce(one.shaping)
+            source = await pipeline.read(one.content, timings)
+        space = f"{self.info.vector_space}/{one.modality}/{shaping.key}/".encode()
+        return Asked(one, pipeline, source, shaping, space + source.digest)
+
+    def _pipeline_for(self, modality: Modality) -> Pipeline:
+        if pipeline := self._pipelines.get(modality):
+            return pipeline
+        known = " and ".join(f"{name}s" for name in self._pipelines)
+        raise InvalidInputError(
+            f"this model ({self.info.family}) has no tower for {modality}s; it embeds {known} only",
+            "modality",
+        )
+
+    def _admit(self, asked: Sequence[Asked], caller: Caller) -> None:
+        """Let all that is missing wait, or nothing of it."""
+        missing = {one.key: one for one in asked if not self._cache.knows(one.key)}
+        for pipeline in self._pipelines.values():
+            costs = [one.cost for one in missing.values() if one.pipeline is pipeline]
+            if costs:
+                self._check(pipeline, caller, costs)
+
+    def _check(self, pipeline: Pipeline, caller: Caller, costs: Sequence[int]) -> None:
+        try:
+            pipeline.lane.admission.check(caller, sum(costs), len(costs))
+        except RequestTooLargeError as error:
+            if error.reason == "work":  # no slow moment of the machine shall keep it out for good
+                self._try_again()
+            raise
+
+    def _compute(
+        self, asked: Asked, timings: Timings, party: Party
+    ) -> Coroutine[None, None, Embedded]:
+        claim = asked.pipeline.lane.admission.claim(party, asked.cost)
+        return asked.pipeline.embed(asked.source, asked.shaping, party, claim, timings)
+
+    def _answer(
+        self, asked: Asked, outcomes: Mapping[bytes, Embedded | Exception], timings: Timings
+    ) -> Embedded:
+        if asked.pipeline.is_table:
+            with named(asked.input):
+                embedded = asked.pipeline.embed_in_place(asked.source, asked.shaping, timings)
+        else:
+            embedded = value_of(outcomes[asked.key])
+        return asked.input.finish(embedded)
+
+    async def warm_up(self) -> None:
+        """Let every replica compute real shapes, so that the first request is not slow.
 
         Raises:
             DeviceUnavailableError: the model fails.
@@ -175,16 +233,18 @@ class Vectorizer:
             ) from error
 
     async def _try_out(self, sizes: Sequence[int]) -> None:
-        picture = await self._decoder.preprocessed(Image.new("RGB", (640, 480)))
-        await self._images.try_out(picture, sizes)
-        await self._texts.try_out("a text", sizes)
+        await all_or_first_error([pipeline.try_out(sizes) for pipeline in self._pipelines.values()])
 
     def try_again_if_failing(self) -> None:
         """Let a model that fails try once more, beside what waits, so that its health is known."""
-        if self.health.failing and not self._trial:
-            self._trial = background(self._try_again(), name="trial")
+        if self.health.failing:
+            self._try_again()
 
-    async def _try_again(self) -> None:
+    def _try_again(self) -> None:
+        if not self._trial:
+            self._trial = background(self._trial_run(), name="trial")
+
+    async def _trial_run(self) -> None:
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self._try_out(sizes=(1,))
@@ -194,41 +254,13 @@ class Vectorizer:
             self._trial = None
 
     async def aclose(self) -> None:
-        """Stop both lanes and the pool; what still waits is answered with an error."""
+        """Stop; what still waits is answered with an error."""
         if self._trial:
             self._trial.cancel()
-        await asyncio.gather(self._texts.aclose(), self._images.aclose(), self._decoder.aclose())
-
-    async def _embed_text(self, text: str, timings: Timings) -> Vector:
-        if len(text) > self._settings.max_text_chars:
-            raise RequestTooLargeError(
-                f"{len(text)} characters; at most {self._settings.max_text_chars} are allowed",
-                "text_length",
-            )
-        key = b"text" + hashlib.sha256(text.encode()).digest()
-        return await self._cache.get_or_compute(key, lambda: self._compute_text(text, timings))
-
-    async def _compute_text(self, text: str, timings: Timings) -> Vector:
-        with self._texts.entered():
-            return await self._texts.compute(text, timings)
-
-    async def _embed_image(self, base64: str, timings: Timings) -> Vector:
-        raw, digest = await self._decoder.read(base64, timings)
-        key = b"image" + digest
-        return await self._cache.get_or_compute(key, lambda: self._compute_image(raw, timings))
-
-    async def _compute_image(self, raw: bytes, timings: Timings) -> Vector:
-        with self._images.entered():
-            async with self._decoder.decoded(raw, timings) as pixels:
-                return await self._images.compute(pixels, timings)
-
-    def _stack(self, vectors: Sequence[Vector]) -> Embeddings:
-        if not vectors:
-            return np.empty((0, self.info.dimensions), np.float32)
-        return np.stack(vectors)
+        await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
 
 
-def _info_of(replicas: Sequence[EmbeddingBackend]) -> ModelInfo:
+def _info_of(replicas: Sequence[Model]) -> ModelInfo:
     devices = ", ".join(replica.info.device for replica in replicas)
     return replace(replicas[0].info, device=devices)
 
@@ -244,24 +276,16 @@ def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
     )
 
 
-async def _embed_item(name: str, embed: Embed, request: Timings) -> Vector:
-    with request.item() as timings:
-        try:
-            return await embed(timings)
-        except InvalidInputError as error:
-            raise error.at(name) from error
-
-
 async def load_vectorizer(settings: Settings) -> Vectorizer:
     """Load the model that the settings name, and warm it up.
 
     Raises:
-        StartupError: something is missing that the operator must mend.
+        StartupError: something is missing that the operator must fix.
     """
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     try:
-        await vectorizer.warmup()
+        await vectorizer.warm_up()
     except BaseException:  # a signal, too
         await vectorizer.aclose()
         raise
@@ -273,7 +297,8 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:
     logger.info(
-        "Loaded %s%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, %.1f s",
+        "Loaded %s%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
+        "vector space %s, %.1f s",
         info.family,
         " (the demo model: drawn shapes only, not for production)" if info.is_demo else "",
         info.dimensions,
@@ -282,5 +307,6 @@ def _log_loaded(info: ModelInfo, seconds: float) -> None:
         info.device,
         info.precision,
         "as trained" if info.text_mode == "trained" else "as in the reference",
+        info.vector_space,
         seconds,
     )

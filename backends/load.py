@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from backends.families import check_family, load_towers
 from backends.folder import ModelFolder, detect
-from backends.model import BackendOptions, EmbeddingBackend
+from backends.model import Model, ModelOptions
 from backends.precision import log_choice, usable
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError
@@ -19,7 +19,7 @@ from machine import keep_freed_memory, usable_cores
 logger = logging.getLogger(__name__)
 
 
-def load_model(settings: Settings) -> list[EmbeddingBackend]:
+def load_model(settings: Settings) -> list[Model]:
     """Load the model that the settings name, in a process made ready for it.
 
     Raises:
@@ -34,10 +34,10 @@ def load_model(settings: Settings) -> list[EmbeddingBackend]:
     return load_replicas(folder, options_for(folder, settings), devices)
 
 
-def options_for(folder: ModelFolder, settings: Settings) -> BackendOptions:
+def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
     """Return how the settings, and what download.py left in the folder, want a model loaded."""
     baked = folder.trust_remote_code  # as download.py left it; it beats the variable
-    return BackendOptions(
+    return ModelOptions(
         text_mode=settings.text_mode,
         trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
         precision=settings.precision,
@@ -47,9 +47,7 @@ def options_for(folder: ModelFolder, settings: Settings) -> BackendOptions:
     )
 
 
-def load_replicas(
-    folder: ModelFolder, options: BackendOptions, devices: str = "cpu"
-) -> list[EmbeddingBackend]:
+def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cpu") -> list[Model]:
     """Load the model of a folder once for each device.
 
     Args:
@@ -62,13 +60,13 @@ def load_replicas(
         DeviceUnavailableError: a device is not there, or cannot run this build of torch.
     """
     if devices == "cpu":
-        return [load_backend(folder, options)]
+        return [load_replica(folder, options)]
     from backends.torch.devices import gpus
 
-    return [load_backend(folder, replace(options, device=device)) for device in gpus(devices)]
+    return [load_replica(folder, replace(options, device=device)) for device in gpus(devices)]
 
 
-def load_backend(folder: ModelFolder, options: BackendOptions) -> EmbeddingBackend:
+def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the model of a folder onto a device, for the runtime that is wanted if it can be.
 
     Raises:
@@ -86,11 +84,11 @@ def load_backend(folder: ModelFolder, options: BackendOptions) -> EmbeddingBacke
     return _load_by_torch(folder, options)
 
 
-def _load_by_torch(folder: ModelFolder, options: BackendOptions) -> EmbeddingBackend:
+def _load_by_torch(folder: ModelFolder, options: ModelOptions) -> Model:
     from backends.torch import devices, runtime
 
     devices.check(options.device)
     supported = devices.precisions(options.device)
     log_choice(devices.describe(options.device), options.precision, supported)
     usable_options = replace(options, precision=usable(options.precision, supported))
-    return runtime.backend_of(load_towers(folder, usable_options))
+    return runtime.model_of(load_towers(folder, usable_options))

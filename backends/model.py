@@ -1,35 +1,177 @@
-"""The seam between the service and a model family: what every backend offers, and nothing else.
+"""The seam between the service and a model: what a tower takes and gives, and nothing else.
 
-It imports no model library, so that everything above can name these types for free.
+    content -> split -> prepare -> Prepared ... collate -> Network -> rows ... join -> Embedded
+
+A model has a tower for each modality that it reads; texts and images have the same shape here. It
+imports no model library, so that everything above can name these types for free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 
-Embeddings: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions]
+Modality: TypeAlias = Literal["text", "image"]
+Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
+Rows: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions], or [n, poolings, dimensions]
+Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Runtime: TypeAlias = Literal["openvino", "torch"]
 
 
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """What a request says of how an input shall be read; it shapes the vector.
+
+    A preparation reduces it to what its family reads, and that is part of what a vector is
+    remembered by. Empty: not said.
+
+    Attributes:
+        pooling: how the vectors of tokens become one, such as `masked_mean` or `cls`.
+        task: what the vector is for, such as `query` or `passage`.
+    """
+
+    pooling: str = ""
+    task: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name it; shapings of equal names are equal."""
+        return f"{self.pooling}\n{self.task}" if self.pooling or self.task else ""
+
+
+class Embedded(NamedTuple):
+    """The vector of an input, or of a part of one.
+
+    Attributes:
+        vector: [dimensions] float32.
+        tokens: that the network read, special ones included; 0 for an image.
+        truncated: whether the input was longer than the model reads.
+    """
+
+    vector: Vector
+    tokens: int = 0
+    truncated: bool = False
+
+
+class Parts(NamedTuple):
+    """What an input is computed from.
+
+    Attributes:
+        items: one or more, each prepared and computed by itself.
+        divisor: by which the sum of their vectors is divided.
+    """
+
+    items: Sequence[Any]
+    divisor: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One item, ready for a batch.
+
+    Attributes:
+        arrays: without the batch's axis, such as ids [length] int64 or pixels [3, H, W] uint8.
+        bucket: only items of equal buckets share a pass, such as the padded length; an item whose
+            bucket is None shares it with nobody.
+        cost: what it weighs in a batch and in the queue, in the tower's own unit: padded tokens,
+            pictures, tiles.
+        tokens: as in `Embedded`.
+        truncated: as in `Embedded`.
+        pick: which of the network's poolings is its own.
+    """
+
+    arrays: Arrays
+    bucket: Hashable
+    cost: int
+    tokens: int = 0
+    truncated: bool = False
+    pick: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes while it waits."""
+        return sum(array.nbytes for array in self.arrays)
+
+
+class Preparation(Protocol):
+    """How the inputs of one modality become arrays, and rows become answers.
+
+    A text's content is its string. An image's is its file (bytes) to `estimate` and `split`, and
+    the decoded picture to `prepare`: who calls it opens the file, within the limits. All methods
+    may be called by many threads at a time.
+    """
+
+    def reduce(self, shaping: Shaping) -> Shaping:
+        """Return what the family reads of a shaping.
+
+        Raises:
+            InvalidInputError: it reads it, and knows no such value.
+        """
+        ...
+
+    def estimate(self, content: Any) -> int:
+        """Return about what an input costs, without preparing it."""
+        ...
+
+    def split(self, content: Any, shaping: Shaping) -> Parts:
+        """Return the parts that are computed; most inputs are one part, themselves."""
+        ...
+
+    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+        """Make a part ready for a batch.
+
+        Raises:
+            InvalidInputError: the model cannot read it.
+        """
+        ...
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        """Put items of one bucket together: arrays of [n, ...], or what is ragged, concatenated."""
+        ...
+
+    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
+        """Make one answer of the parts'."""
+        ...
+
+
+# Collated arrays in, a row for each item out: [n, dim] or [n, poolings, dim] float32. One thread at
+# a time calls it. It is batch-invariant: an item's row does not depend on its mates (to 1e-5).
+Network: TypeAlias = Callable[..., Rows]
+
+
 @dataclass(frozen=True)
-class BackendOptions:
-    """How a backend is to be loaded.
+class Tower:
+    """One modality of one model.
+
+    Attributes:
+        preparation: of its inputs.
+        network: computes batches.
+        is_table: whether the network only looks rows up: quicker than a queue, a thread or a
+            memory of vectors, so it is computed in place.
+    """
+
+    preparation: Preparation
+    network: Network
+    is_table: bool = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is to be loaded.
 
     Attributes:
         device: a torch device, such as `cpu` or `cuda:0`.
         text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
             container makes them.
         trust_remote_code: whether the model folder may run Python code of its own.
-        precision: to compute in; `load_backend` takes float32 where the device would imitate it.
+        precision: to compute in; float32 is taken where the device would imitate it.
         runtime: what computes; OpenVINO runs on the CPU only.
         cache_dir: where models are kept that were converted for the runtime.
         cores: how many the computation may use; None for all.
@@ -55,10 +197,12 @@ class ModelInfo:
         runtime: what computes.
         device: where they are.
         precision: the type they are computed in.
-        text_mode: as in `BackendOptions`.
-        image_px: shorter side of the image that it looks at.
+        text_mode: as in `ModelOptions`.
+        image_px: shorter side of the image that it looks at; 0 for a model of texts only.
         is_demo: whether it is the small model that this project ships to be tried.
         config: the body that the reference's `GET /meta` has for the family.
+        vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.
+        cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
     """
 
     family: str
@@ -71,6 +215,8 @@ class ModelInfo:
     image_px: int
     is_demo: bool
     config: Mapping[str, object]
+    vector_space: str = ""
+    cuts: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,61 +233,29 @@ class GpuMemory:
     reserved: int
     total: int
 
-
-@dataclass(frozen=True)
-class BackendStats:
-    """What a backend has counted, and what it takes.
-
-    Attributes:
-        truncated_texts: texts that were longer than the model reads, since the start.
-        gpu_memory: None without a GPU.
-    """
-
-    truncated_texts: int
-    gpu_memory: GpuMemory | None
-
-    @classmethod
-    def total(cls, replicas: Sequence[BackendStats]) -> BackendStats:
-        """Add up what the replicas of a model have counted and take."""
-        gpus = [replica.gpu_memory for replica in replicas if replica.gpu_memory]
-        return cls(
-            truncated_texts=sum(replica.truncated_texts for replica in replicas),
-            gpu_memory=GpuMemory(
-                allocated=sum(gpu.allocated for gpu in gpus),
-                reserved=sum(gpu.reserved for gpu in gpus),
-                total=sum(gpu.total for gpu in gpus),
-            )
-            if gpus
-            else None,
+    def __add__(self, other: GpuMemory) -> GpuMemory:
+        """Add another GPU's."""
+        return GpuMemory(
+            self.allocated + other.allocated,
+            self.reserved + other.reserved,
+            self.total + other.total,
         )
 
 
-class EmbeddingBackend(Protocol):
-    """A loaded model.
+def no_gpu() -> None:
+    """Tell that there is no memory of a GPU."""
 
-    `encode_image` and `encode_text` each run in one thread of their own, side by side; `preprocess`
-    runs in many. Each encode keeps length and order, and is batch-invariant: an input's vector does
-    not depend on its batch mates (to 1e-5).
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: one tower, or two.
+
+    Attributes:
+        info: what is loaded.
+        towers: one for each modality that it reads.
+        gpu_memory: asks for the memory of its device now; None without a GPU.
     """
 
-    @property
-    def info(self) -> ModelInfo:
-        """What is loaded."""
-        ...
-
-    @property
-    def stats(self) -> BackendStats:
-        """What was counted, and what memory is in use, now."""
-        ...
-
-    def preprocess(self, image: Image) -> Any:
-        """Bring a decoded image, in its own mode, to the form that `encode_image` takes."""
-        ...
-
-    def encode_image(self, batch: Sequence[Any]) -> Embeddings:
-        """Embed preprocessed images: [n, dimensions] float32."""
-        ...
-
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts; one that is too long for the model is cut: [n, dimensions] float32."""
-        ...
+    info: ModelInfo
+    towers: Mapping[Modality, Tower]
+    gpu_memory: Callable[[], GpuMemory | None] = field(default=no_gpu)

@@ -3,7 +3,7 @@
     echo '{"modality": "images", "batch": 16, "seconds": 3}' | python -m bench.bare_worker FOLDER
 
 Reads one loop to run from each line of its input and answers with a line of figures. What it uses
-of the project is what turns bytes into vectors: `ImageReader` and the backend.
+of the project is what turns bytes into vectors: `ImageDecoder` and the model.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from backends.embed import compute, embed
 from backends.load import load_model
-from backends.model import EmbeddingBackend
+from backends.model import Model, Prepared, Shaping
 from bench import inputs
 from bench.bare import Loop, LoopResult
 from config import Settings, read
-from inference.images.reader import ImageReader
+from inference.images.decoder import ImageDecoder
 
 _BURN_IN_BATCHES = 1
 _LEAST_BATCHES = 2
-_READER = ImageReader(inputs.LIMITS)
+_READER = ImageDecoder(inputs.LIMITS)
 
 
-def load(folder: Path) -> EmbeddingBackend:
+def load(folder: Path) -> Model:
     """Load a model as the service would with the settings of the environment."""
     return load_model(read(Settings).model_copy(update={"models_dir": folder}))[0]
 
@@ -40,8 +41,8 @@ def load(folder: Path) -> EmbeddingBackend:
 class BareModel:
     """Runs loops on a loaded model."""
 
-    def __init__(self, backend: EmbeddingBackend) -> None:
-        self._backend = backend
+    def __init__(self, model: Model) -> None:
+        self._text, self._image = model.towers["text"], model.towers["image"]
 
     def run(self, loop: Loop) -> LoopResult:
         """Run a loop: a burn-in, then whole batches until the time is over."""
@@ -61,18 +62,18 @@ class BareModel:
     def _step(self, loop: Loop, pool: ThreadPoolExecutor) -> Callable[[int], object]:
         """Return what computes batch `number`; vectors come back to the CPU, so it has finished."""
         if loop.modality == "texts":
-            return lambda number: self._backend.encode_text(_texts(number, loop.batch))
+            return lambda number: embed(self._text, _texts(number, loop.batch))
         files = _files(loop.size)
         each: Any = map if loop.threads == 1 else pool.map
 
         def step(number: int) -> object:
             batch = [files[(number * loop.batch + i) % len(files)] for i in range(loop.batch)]
-            return self._backend.encode_image(list(each(self._decode, batch)))
+            return compute(self._image, list(each(self._decode, batch)))
 
         return step
 
-    def _decode(self, file: bytes) -> Any:
-        return self._backend.preprocess(_READER.open(file))
+    def _decode(self, file: bytes) -> Prepared:
+        return self._image.preparation.prepare(_READER.open(file), Shaping())
 
 
 def _texts(number: int, batch: int) -> list[str]:

@@ -19,9 +19,10 @@ from unittest import mock
 
 import numpy as np
 
+from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, EmbeddingBackend, Embeddings, Precision
+from backends.load import load_replica
+from backends.model import Model, ModelOptions, Precision, Rows
 from bench import families
 from bench.report import table
 from bench.service import ROOT
@@ -38,8 +39,8 @@ _EVERY: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
 class Vectors(NamedTuple):
     """Vectors of captions and of pictures, scaled to length 1: [n, dim] each."""
 
-    texts: Embeddings
-    pictures: Embeddings
+    texts: Rows
+    pictures: Rows
 
 
 def main() -> None:
@@ -59,36 +60,42 @@ def main() -> None:
 
 
 def _rows(name: str, folder: Path, given: Gallery) -> list[tuple[str, ...]]:
-    exact = _vectors(_load(folder, BackendOptions()), given)
+    exact = _vectors(_load(folder, ModelOptions()), given)
     rows: list[tuple[str, ...]] = []
     by_openvino = _vectors(_by_openvino(folder), given)
     rows.append((name, "OpenVINO, float32", *_compare(exact, by_openvino)))
     for precision in _EVERY[1:]:
-        rough = _vectors(_load(folder, BackendOptions(precision=precision)), given)
+        rough = _vectors(_load(folder, ModelOptions(precision=precision)), given)
         rows.append((name, f"torch, {precision}", *_compare(exact, rough)))
     return rows
 
 
-def _load(folder: Path, options: BackendOptions) -> EmbeddingBackend:
+def _load(folder: Path, options: ModelOptions) -> Model:
     from backends.torch import devices as torch_devices
 
     with mock.patch.object(torch_devices, "precisions", return_value=_EVERY):
-        return load_backend(detect(folder), options)
+        return load_replica(detect(folder), options)
 
 
-def _by_openvino(folder: Path) -> EmbeddingBackend:
-    return load_backend(detect(folder), BackendOptions(runtime="openvino"))
+def _by_openvino(folder: Path) -> Model:
+    return load_replica(detect(folder), ModelOptions(runtime="openvino"))
 
 
-def _vectors(backend: EmbeddingBackend, given: Gallery) -> Vectors:
-    pixels = [backend.preprocess(picture) for picture in given.pictures]
-    batches = [pixels[start : start + 16] for start in range(0, len(pixels), 16)]
-    pictures = np.concatenate([backend.encode_image(batch) for batch in batches])
-    return Vectors(_unit(backend.encode_text(given.captions)), _unit(pictures))
+def _vectors(model: Model, given: Gallery) -> Vectors:
+    texts, pictures = (
+        np.concatenate(
+            [embed(tower, inputs[start : start + 16]) for start in range(0, len(inputs), 16)]
+        )
+        for tower, inputs in (
+            (model.towers["text"], given.captions),
+            (model.towers["image"], given.pictures),
+        )
+    )
+    return Vectors(_unit(texts), _unit(pictures))
 
 
-def _unit(vectors: Embeddings) -> Embeddings:
-    unit: Embeddings = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def _unit(vectors: Rows) -> Rows:
+    unit: Rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
 
 

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from inference.images.reader import ImageLimits
+from inference.images.decoder import ImageLimits
 
 SEED = 0
 LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=100_000_000, shorter_side_px=224)
@@ -36,6 +36,7 @@ _THINGS = ["car", "dog", "cat", "house", "boat", "tree", "bird", "horse", "train
            "book", "clock", "shoe", "hat", "flower"]  # fmt: skip
 _PLACES = ["beach", "street", "forest", "garden", "kitchen", "river", "bridge", "mountain"]
 _TIMES = ["morning", "evening", "night", "winter", "summer", "autumn", "spring", "rain"]
+_FAR = 700_001  # between the numbers of the texts that a long one is made of
 _ODD = 5_039_393  # spreads neighbouring numbers over all the words
 _LOOKS = ["old", "new", "small", "big", "bright", "dark", "quiet", "busy"]
 
@@ -94,3 +95,8 @@ def text(number: int) -> str:
         picked.append(words[index])
     colour, thing, place, time, look, other, other_colour = picked
     return f"a {look} {colour} {thing} and a {other_colour} {other} {place} {time}"
+
+
+def long_text(number: int) -> str:
+    """Return a text of over a hundred words: CLIP reads all of its 77 places."""
+    return ", ".join(text(number + place * _FAR) for place in range(10))

@@ -40,5 +40,7 @@ class Plan:
 
 CROWD = 16  # clients of the import, of repeats and of the larger sizes
 OPEN_LOOP_SHARE = 0.7
+BULK_CLIENTS, BULK_TEXTS = 8, 256  # requests that wait, and the texts of each
+LONG_CLIENTS = 4  # who send texts of the model's full length beside the crowd's short ones
 TUNING_S = 1.0
 READY_EVERY_S = 0.04

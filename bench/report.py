@@ -62,6 +62,12 @@ def _latency_goals(f: Figures) -> Iterator[Goal]:
         value = f.latency_ms("mix/search", percent)
         yield Goal(f"a search during an import, p{percent}, ms", value, "at most", bound)
     yield Goal("ready during an import, p99, ms", f.latency_ms("mix/ready", 99), "at most", 50)
+    alone_ms = f.latency_ms(f"texts/{CROWD}", 50)
+    beside = f.latency_ms("turns/short beside long", 50) / alone_ms
+    yield Goal("short texts beside long ones, p50 / without", beside, "at most", 2)
+    for kind, bound in (("short", 300), ("long", 900)):
+        value = f.latency_ms(f"bulk/search, {kind}", 95)
+        yield Goal(f"a search behind bulks of {kind} texts, p95, ms", value, "at most", bound)
 
 
 def _resource_goals(f: Figures, plan: Plan) -> Iterator[Goal]:

@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,16 @@ from bench.bare import ONE_AT_A_TIME, BareModel, Loop, Modality, bare_model
 from bench.client import Connection, Target
 from bench.figures import Figures
 from bench.load import Group, Measurement, closed_loop, open_loop
-from bench.plan import CROWD, OPEN_LOOP_SHARE, READY_EVERY_S, TUNING_S, Plan
+from bench.plan import (
+    BULK_CLIENTS,
+    BULK_TEXTS,
+    CROWD,
+    LONG_CLIENTS,
+    OPEN_LOOP_SHARE,
+    READY_EVERY_S,
+    TUNING_S,
+    Plan,
+)
 from bench.service import MemoryWatch, running
 from bench.wire import Api, NextRequest, Request
 
@@ -142,6 +151,7 @@ class Run:
             self._counts("images", self._image)
             self._counts("texts", self._text)
             self._mix()
+            self._turns()
             self._repeats(parse_only)
             self._open_loop(seed=number)
 
@@ -168,6 +178,15 @@ class Run:
             "mix/ready": Group(self._api.ready_request, 1, READY_EVERY_S),
         }
         self._closed(groups)
+
+    def _turns(self) -> None:
+        _say("short texts beside long ones")
+        long = Group(partial(self._text, inputs.long_text), LONG_CLIENTS)
+        self._closed({"turns/short beside long": Group(self._text, CROWD), "turns/long": long})
+        for name, words in (("short", inputs.text), ("long", inputs.long_text)):
+            _say(f"a search behind {BULK_CLIENTS} requests of {BULK_TEXTS} {name} texts")
+            bulk = Group(partial(self._text, words, BULK_TEXTS), BULK_CLIENTS)
+            self._closed({f"bulk/{name}": bulk, f"bulk/search, {name}": Group(self._text, 1)})
 
     def _repeats(self, parse_only: Target | None) -> None:
         _say("the same image again")
@@ -197,8 +216,8 @@ class Run:
     def _image(self, size: tuple[int, int] = inputs.SMALL) -> Request:
         return self._api.image_request(size, next(self._numbers))
 
-    def _text(self) -> Request:
-        return self._api.text_request(next(self._numbers))
+    def _text(self, words: Callable[[int], str] = inputs.text, count: int = 1) -> Request:
+        return self._api.text_request(*(words(next(self._numbers)) for _ in range(count)))
 
     def _check(self) -> None:
         """Make sure that it answers both with one vector before anything is timed."""

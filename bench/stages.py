@@ -14,25 +14,26 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 import torch
 
-from backends.model import EmbeddingBackend
+from backends.embed import compute, embed
+from backends.model import Model, Shaping
 from bench import families, inputs, wire
 from bench.bare_worker import load
 from bench.report import table
-from inference.images.reader import ImageReader, decode_base64
-from web.endpoints.clip import parse
+from config import Settings
+from inference.images.decoder import ImageDecoder, decode_base64
+from web.endpoints.clip import Vectorize
 
 SEED = 0
 BATCHES = (1, 4, 8, 16, 32)
 _BURN_IN = 2
 _LEAST_RUNS = 3
-_READER = ImageReader(inputs.LIMITS)
+_READER = ImageDecoder(inputs.LIMITS)
 
 
 class Stage(NamedTuple):
@@ -50,8 +51,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each stage")
     options = parser.parse_args()
     folder = families.model_folder(options.family)
-    backend = load(folder)
-    stages = itertools.chain(_http(backend), _images(backend), _texts(backend, folder))
+    model = load(folder)
+    stages = itertools.chain(_http(model), _images(model), _texts(model))
     rows = [_row(stage, median_ms(stage, options.seconds)) for stage in stages]
     print(table(("stage", "ms", "ms an item"), rows))
 
@@ -70,62 +71,54 @@ def median_ms(stage: Stage, seconds: float) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _http(backend: EmbeddingBackend) -> Iterator[Stage]:
+def _http(model: Model) -> Iterator[Stage]:
     api = wire.reference()
-    bodies = {"image": api.image_request(inputs.SMALL, 0).body, "text": api.text_request(0).body}
+    bodies = {
+        "image": api.image_request(inputs.SMALL, 0).body,
+        "text": api.text_request(inputs.text(0)).body,
+    }
+    endpoint = Vectorize(Settings(), model.info)
     for kind, body in bodies.items():
-        yield Stage(f"parse a body, {kind}", partial(parse, body))
-    vectors = np.random.default_rng(SEED).normal(size=(1, backend.info.dimensions))
+        yield Stage(f"parse a body, {kind}", partial(endpoint.parse, body))
+    vectors = np.random.default_rng(SEED).normal(size=(1, model.info.dimensions))
     answer = {"textVectors": [], "imageVectors": vectors.astype(np.float32)}
     numpy_too = orjson.OPT_SERIALIZE_NUMPY
     yield Stage("serialise a vector", partial(orjson.dumps, answer, option=numpy_too))
 
 
-def _images(backend: EmbeddingBackend) -> Iterator[Stage]:
+def _images(model: Model) -> Iterator[Stage]:
     for size in inputs.SIZES:
-        yield from _one_image(backend, size)
-    pixels = [backend.preprocess(image) for image in _decoded(inputs.SMALL)]
+        yield from _one_image(model, size)
+    tower = model.towers["image"]
+    pictures = [tower.preparation.prepare(one, Shaping()) for one in _decoded(inputs.SMALL)]
     for count in BATCHES:
-        batch = [pixels[i % len(pixels)] for i in range(count)]
+        batch = [pictures[i % len(pictures)] for i in range(count)]
         if count > 1:
-            yield Stage(f"stack {count}", partial(np.stack, batch), count)
-        yield Stage(
-            f"stack and image forward, {count}", partial(backend.encode_image, batch), count
-        )
+            yield Stage(f"stack {count}", partial(tower.preparation.collate, batch), count)
+        yield Stage(f"stack and image forward, {count}", partial(compute, tower, batch), count)
 
 
-def _one_image(backend: EmbeddingBackend, size: tuple[int, int]) -> Iterator[Stage]:
+def _one_image(model: Model, size: tuple[int, int]) -> Iterator[Stage]:
     name = f"{size[0]}x{size[1]}"
     encoded = inputs.image_b64(size, 0).decode("ascii")
     file, image = b64decode(encoded), _decoded(size)[0]
+    prepare = model.towers["image"].preparation.prepare
     yield Stage(f"decode base64, {name}", partial(decode_base64, encoded, inputs.LIMITS.max_bytes))
     yield Stage(f"digest, {name}", lambda: hashlib.sha256(file).digest())
     yield Stage(f"decode JPEG, {name}", partial(_READER.open, file))
-    yield Stage(f"preprocess, {name}", partial(backend.preprocess, image))
+    yield Stage(f"preprocess, {name}", partial(prepare, image, Shaping()))
 
 
-def _texts(backend: EmbeddingBackend, folder: Path) -> Iterator[Stage]:
-    tokenize = _tokenizer(folder)
+def _texts(model: Model) -> Iterator[Stage]:
+    tower = model.towers["text"]
     numbers = itertools.count()
-    yield Stage("tokenise a text", lambda: tokenize([inputs.text(next(numbers))]))
+    yield Stage(
+        "tokenise a text",
+        lambda: tower.preparation.prepare(inputs.text(next(numbers)), Shaping()),
+    )
     for count in BATCHES:
         batch = [inputs.text(number) for number in range(count)]
-        run = partial(backend.encode_text, batch)
-        yield Stage(f"tokenise and text forward, {count}", run, count)
-
-
-def _tokenizer(folder: Path) -> Callable[[list[str]], Any]:
-    if (folder / "openclip").is_dir():
-        import open_clip
-
-        tokenize: Callable[[list[str]], Any] = open_clip.get_tokenizer("ViT-B-32")
-        return tokenize
-    from transformers import AutoTokenizer
-
-    parts = ("openai_clip_processor", "text", "siglip")
-    found = next(folder / part for part in parts if (folder / part).is_dir())
-    auto: Callable[[list[str]], Any] = AutoTokenizer.from_pretrained(found, local_files_only=True)
-    return auto
+        yield Stage(f"tokenise and text forward, {count}", partial(embed, tower, batch), count)
 
 
 def _decoded(size: tuple[int, int]) -> list[Any]:

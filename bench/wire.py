@@ -26,7 +26,7 @@ NextRequest: TypeAlias = Callable[[], Request]
 
 @dataclass(frozen=True)
 class Api:
-    """A format of one input a request.
+    """A format of one image, or of some texts, a request.
 
     Attributes:
         path: where embeddings are asked for, below the service's URL.
@@ -47,10 +47,10 @@ class Api:
         before, after = self.image
         return Request("POST", self.path, before + inputs.image_b64(size, number) + after)
 
-    def text_request(self, number: int) -> Request:
-        """Ask for the vector of text `number`."""
+    def text_request(self, *texts: str) -> Request:
+        """Ask for the vectors of texts that JSON need not escape."""
         before, after = self.text
-        return Request("POST", self.path, before + inputs.text(number).encode() + after)
+        return Request("POST", self.path, before + '","'.join(texts).encode() + after)
 
     def ready_request(self) -> Request:
         """Ask whether the service is ready."""

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from backends.embed import embed
 from backends.folder import Family, detect
 from backends.jobs import Answer, subprocess_main
-from backends.load import load_backend
-from backends.model import BackendOptions
+from backends.load import load_replica
+from backends.model import ModelOptions
 from errors import DownloadError
 
 Sources: TypeAlias = Mapping[str, Path]  # a family's part -> the hub's files for it
@@ -73,15 +74,15 @@ def prove(root: Path, trust: bool) -> Answer:
     """
     from PIL import Image
 
-    backend = load_backend(detect(root), BackendOptions(trust_remote_code=trust))
-    texts = backend.encode_text(["a picture"])
-    images = backend.encode_image([backend.preprocess(Image.new("RGB", (64, 48)))])
+    model = load_replica(detect(root), ModelOptions(trust_remote_code=trust))
+    texts = embed(model.towers["text"], ["a picture"])
+    images = embed(model.towers["image"], [Image.new("RGB", (64, 48))])
     if texts.shape != images.shape:
         raise DownloadError(
             f"the two models do not belong together: texts get {texts.shape[1]} dimensions, "
             f"images {images.shape[1]}"
         )
-    return {"family": backend.info.family, "dimensions": texts.shape[1]}
+    return {"family": model.info.family, "dimensions": texts.shape[1]}
 
 
 def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:

@@ -7,126 +7,166 @@ milliseconds, and those who wait are answered. It knows no HTTP and no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 
-from errors import QueueFullError
+from errors import QueueFullError, RequestTooLargeError
+from inference.fair_queue import Caller, Party
 
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.
 _SHARE_OF_TIMEOUT = 0.7
+_PASSES_TO_JUDGE = 2  # before a request is refused for good: one may have been held up
 _HALF_LIFE_S = 10.0  # of what the rate remembers, in seconds of work
 
 
+class Claim:
+    """What one computation still costs, held for one of those who wait for it."""
+
+    __slots__ = ("_admission", "_caller", "_is_over", "_party", "cost")
+
+    def __init__(self, admission: Admission, party: Party, cost: int) -> None:
+        self.cost = cost
+        self._admission = admission
+        self._party = party
+        self._caller = party.callers[0]
+        self._is_over = False
+        admission.items += 1
+        admission.owe(self._caller, cost)
+        party.followers.add(self)
+        party.at_end.append(self._release)
+
+    def set(self, cost: int) -> None:
+        """Correct the cost, as more is known of it."""
+        if not self._is_over:
+            self._admission.owe(self._caller, cost - self.cost)
+            self.cost = cost
+
+    def reduce(self, by: int) -> None:
+        """Reduce the cost, as a part is done."""
+        self.set(max(0, self.cost - by))
+
+    def joined(self, caller: Caller) -> None:
+        """Stay with whom it is held for."""
+
+    def left(self, caller: Caller) -> None:
+        """Be held for another, where the one that it was held for has gone."""
+        if caller is self._caller and self._party.callers:
+            cost = self.cost
+            self.set(0)
+            self._admission.forget(caller)
+            self._caller = self._party.callers[0]
+            self.set(cost)
+
+    def _release(self) -> None:
+        self.set(0)
+        self._is_over = True
+        self._admission.items -= 1
+        self._admission.forget(self._caller)
+
+
 class Admission:
-    """Counts the items that wait for, or are in, one queue, and refuses those that are too many.
+    """Holds what waits for, or is in, one queue, and refuses what is too much.
 
     The wait is estimated from the batches that were run, and from nothing that clients do: neither
-    broken items nor those that are given up make the model slower.
+    broken items nor those that are given up make the model slower. The queue is fair, so a request
+    waits for no more of each other one than it brings itself; and a query only for queries.
 
     Args:
         max_items: most of them at a time.
         timeout_s: longest time from a request to its answer.
+
+    Attributes:
+        items: how many inputs wait or are computed.
+        cost: what they still cost together.
+        costs: what each of those who wait still costs.
     """
 
     def __init__(self, max_items: int, timeout_s: float) -> None:
         self.items = 0
+        self.cost = 0
+        self.costs: Counter[Caller] = Counter()
         self._max_items = max_items
-        self._max_wait_s = _SHARE_OF_TIMEOUT * timeout_s
+        self._timeout_s = timeout_s
         self._work_s = 0.0
         self._done = 0.0
+        self._passes = 0
+        self._best_s = math.inf  # a unit of cost
 
-    def observe(self, run_s: float, size: int) -> None:
-        """Take note of a batch: the seconds that it took, and its items."""
+    def observe(self, run_s: float, cost: int) -> None:
+        """Take note of a batch: the seconds that it took, and its cost."""
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
-        self._done = self._done * faded + size
+        self._done = self._done * faded + cost
+        self._passes += 1
+        self._best_s = min(self._best_s, run_s / cost)
 
     @property
-    def expected_wait_s(self) -> float:
-        """Seconds until an item that came now would be answered; 0 before the first batch."""
-        return (self.items + 1) * self._work_s / self._done if self._done else 0.0
+    def cost_s(self) -> float:
+        """Seconds a unit of cost; 0 before the first batch."""
+        return self._work_s / self._done if self._done else 0.0
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Count an item until it is answered or given up.
+    @property
+    def work_s(self) -> float:
+        """Seconds of work that wait, or are in progress."""
+        return self.cost_s * self.cost
+
+    def expected_wait_s(self, caller: Caller, cost: int) -> float:
+        """Seconds until a request that came now would be answered."""
+        before = sum(
+            min(owed, cost)
+            for other, owed in self.costs.items()
+            if other.is_query or not caller.is_query
+        )
+        return (before + cost) * self.cost_s
+
+    def check(self, caller: Caller, cost: int, items: int) -> None:
+        """Look whether a request may wait.
 
         Raises:
-            QueueFullError: there are too many, or it could not be answered in time.
+            RequestTooLargeError: it could not be answered in time if nothing else waited.
+            QueueFullError: too much waits.
         """
-        self._check()
-        self.items += 1
-        try:
-            yield
-        finally:
-            self.items -= 1
-
-    def _check(self) -> None:
-        wait_s = self.expected_wait_s
-        if self.items and wait_s > self._max_wait_s:
+        self._check_alone(cost, items)
+        wait_s = self.work_s + cost * self.cost_s  # at most: those in front have their turns only
+        longest_s = _SHARE_OF_TIMEOUT * self._timeout_s
+        if self.items and wait_s > longest_s:
+            wait_s = self.expected_wait_s(caller, cost)
+        if self.items and wait_s > longest_s:
             raise QueueFullError(
                 f"overloaded: an answer would take about {wait_s:.0f} s; send less at a time",
-                retry_after_s=math.ceil(wait_s - self._max_wait_s),
+                retry_after_s=math.ceil(wait_s - longest_s),
             )
-        if self.items >= self._max_items:
+        if self.items + items > self._max_items:
             raise QueueFullError(
                 f"overloaded: {self.items} items wait already; send less at a time",
                 retry_after_s=max(1, math.ceil(wait_s / 2)),
             )
 
-
-class ByteBudget:
-    """Bounds the bytes of all requests that are being read, wait or are computed."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.used = 0
-        self._max_bytes = max_bytes
-
-    @contextmanager
-    def reserved(self) -> Iterator[Reservation]:
-        """Give a reservation that can grow; what it holds is given back at the end."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.used -= reservation.held
-
-    def take(self, count: int) -> None:
-        """Take bytes out of the budget.
-
-        Raises:
-            QueueFullError: it does not hold so many.
-        """
-        self.check(count)
-        self.used += count
-
-    def check(self, count: int) -> None:
-        """Look whether the budget holds so many bytes, and take none.
-
-        Raises:
-            QueueFullError: it does not.
-        """
-        if self.used and self.used + count > self._max_bytes:
-            raise QueueFullError(
-                f"overloaded: requests of {self.used / 1e6:.0f} MB wait already; "
-                "send less at a time",
-                retry_after_s=1,
+    def _check_alone(self, cost: int, items: int) -> None:
+        if items > self._max_items:
+            raise RequestTooLargeError(
+                f"{items} items; at most {self._max_items} may wait at a time", "items"
+            )
+        alone_s = cost * self._best_s if self._passes >= _PASSES_TO_JUDGE else 0.0
+        if alone_s > self._timeout_s:
+            fits = int(items * self._timeout_s / alone_s)
+            advice = f"send at most {fits} at a time" if fits else "send a smaller one"
+            raise RequestTooLargeError(
+                f"computing {items} of this size takes at least {alone_s:.0f} s here, and answers "
+                f"must be ready in {self._timeout_s:g} s: {advice}",
+                "work",
             )
 
+    def claim(self, party: Party, cost: int) -> Claim:
+        """Hold the cost of one computation, until its party hears that it has ended."""
+        return Claim(self, party, cost)
 
-class Reservation:
-    """The bytes that one request holds."""
+    def owe(self, caller: Caller, cost: int) -> None:
+        """Add to what one who waits still costs."""
+        self.costs[caller] += cost
+        self.cost += cost
 
-    def __init__(self, budget: ByteBudget) -> None:
-        self.held = 0
-        self._budget = budget
-
-    def grow_to(self, size: int) -> None:
-        """Hold at least so many bytes.
-
-        Raises:
-            QueueFullError: the budget does not hold them.
-        """
-        if size > self.held:
-            self._budget.take(size - self.held)
-            self.held = size
+    def forget(self, caller: Caller) -> None:
+        """Forget one who owes nothing."""
+        if not self.costs[caller]:
+            del self.costs[caller]

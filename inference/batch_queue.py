@@ -1,18 +1,21 @@
 """What waits for a model, and which of it makes the next batch.
 
-A lone item is a batch at once; what arrives while one is computed is the next. Only right after a
-batch it waits a moment, for those who were just answered to come back: callers who ask one thing
-after the other would otherwise fall into two crowds that take turns, in batches of half the size.
+A lone item is a batch at once; what arrives while one is computed is the next, in fair turns. Only
+right after a batch it lingers a moment, for those who were just answered to come back: callers who
+ask one thing after the other would otherwise fall into two crowds that take turns, in batches of
+half the size.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
+from collections.abc import Hashable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
+
+from inference.fair_queue import Entry, FairQueue, Line, Party
 
 # Longest wait for those who come back, as a share of the time that the last batch took: what it can
 # cost is this share of the throughput, what it can win is twice the batch.
@@ -29,34 +32,50 @@ class Computed(NamedTuple, Generic[R]):
     run_s: float
 
 
-@dataclass(eq=False, slots=True)
-class Entry(Generic[T, R]):
+class Job(Entry, Generic[T, R]):
     """An item that waits, and the future that its caller awaits."""
 
-    item: T
-    future: asyncio.Future[Computed[R]]
+    __slots__ = ("future", "item")
+
+    def __init__(
+        self,
+        item: T,
+        future: asyncio.Future[Computed[R]],
+        party: Party,
+        bucket: Hashable = 0,
+        cost: int = 1,
+    ) -> None:
+        super().__init__(party, bucket, cost)
+        self.item = item
+        self.future = future
 
 
 class BatchQueue(Generic[T, R]):
-    """Waits in line, in the order of arrival.
+    """Waits in line, in fair turns.
 
     Args:
         max_batch_size: most items in one batch.
+
+    Attributes:
+        max_cost: most that a batch may cost; one item alone may cost more.
     """
 
     def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
-        self._entries: deque[Entry[T, R]] = deque()
+        self.max_cost = math.inf
+        self._queue: FairQueue[Job[T, R]] = FairQueue()
         self._arrival = asyncio.Event()
         self._company = 0  # callers who were there when the last batch ended
+        self._last_line: Line | None = None  # that the last batch was of
         self._linger_until_s = 0.0  # in the time of time.perf_counter
 
-    def append(self, entry: Entry[T, R]) -> None:
-        """Let an item wait for a batch."""
-        self._entries.append(entry)
+    def put(self, job: Job[T, R]) -> None:
+        """Let an item wait for a batch, as long as its caller does."""
+        self._queue.put(job)
+        job.future.add_done_callback(lambda _: self._queue.remove(job))
         self._arrival.set()
 
-    async def next_batch(self) -> list[Entry[T, R]]:
+    async def next_batch(self) -> list[Job[T, R]]:
         """Wait for the next batch: at least one item, whose caller is still there."""
         while True:
             await self._arrival.wait()
@@ -66,7 +85,7 @@ class BatchQueue(Generic[T, R]):
 
     def batch_ended(self, size: int, run_s: float) -> None:
         """Hear that a batch of a runner was answered, and how long it was computed."""
-        self._company = min(size + len(self._entries), self.max_batch_size)
+        self._company = min(size + len(self._queue), self.max_batch_size)
         self._linger_until_s = time.perf_counter() + LINGER * run_s
 
     async def _linger(self) -> None:
@@ -74,17 +93,18 @@ class BatchQueue(Generic[T, R]):
         if patience_s > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    while len(self._entries) < self._company:
+                    while self._may_grow():
                         self._arrival.clear()
                         await self._arrival.wait()
 
-    def _take(self) -> list[Entry[T, R]]:
-        batch: list[Entry[T, R]] = []
-        while self._entries and len(batch) < self.max_batch_size:
-            entry = self._entries.popleft()
-            if not entry.future.done():  # done already: its caller has gone
-                batch.append(entry)
-        if self._entries:
+    def _may_grow(self) -> bool:
+        # Those who come back would share a batch of the same line, and no other.
+        return self._queue.next_line == self._last_line and len(self._queue) < self._company
+
+    def _take(self) -> list[Job[T, R]]:
+        self._last_line = self._queue.next_line
+        batch = self._queue.take(self.max_batch_size, self.max_cost)
+        if self._queue:
             self._arrival.set()  # for the next runner
         else:
             self._arrival.clear()

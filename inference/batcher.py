@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
 from errors import UnhealthyError
-from inference.batch_queue import BatchQueue, Computed, Entry
+from inference.batch_queue import BatchQueue, Computed, Job
+from inference.fair_queue import Party
 from inference.health import Health
 from inference.observers import Observers
 from inference.runner import BatchReport, BatchStats, RunBatch, Runner
@@ -62,8 +63,20 @@ class Batcher(Generic[T, R]):
         self._unanswered: set[asyncio.Future[Computed[R]]] = set()
         self._closed: str | None = None  # why, or None
 
-    async def submit(self, item: T) -> Computed[R]:
+    def limit_cost(self, max_cost: float) -> None:
+        """Let no batch cost more from now on, but for one item alone."""
+        self._queue.max_cost = max_cost
+
+    async def submit(
+        self, item: T, party: Party, bucket: Hashable = 0, cost: int = 1
+    ) -> Computed[R]:
         """Wait for the result of one item; cancelling the wait takes the item out of the queue.
+
+        Args:
+            item: is computed.
+            party: who waits: the item is computed in the first of their turns.
+            bucket: only items of equal buckets share a batch; one whose bucket is None has its own.
+            cost: what it weighs in a batch.
 
         Raises:
             Exception: what computing it raised, though it was alone at last.
@@ -72,16 +85,26 @@ class Batcher(Generic[T, R]):
         self._check_open()
         self._start()
         # No local variable may name the future, see `WorkerPool.run`.
-        return await self._enqueued(item)
+        return await self._enqueued(item, party, bucket, cost)
 
-    def _enqueued(self, item: T) -> asyncio.Future[Computed[R]]:
-        entry = Entry[T, R](item, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
-        self._unanswered.add(entry.future)
-        entry.future.add_done_callback(self._unanswered.discard)
-        return entry.future
+    def _enqueued(
+        self, item: T, party: Party, bucket: Hashable, cost: int
+    ) -> asyncio.Future[Computed[R]]:
+        job = Job(item, self._future(), party, bucket, cost)
+        try:
+            self._queue.put(job)
+        except BaseException:
+            job.future.cancel()  # nobody will await it
+            raise
+        return job.future
 
-    async def try_out(self, item: T, sizes: Sequence[int]) -> None:
+    def _future(self) -> asyncio.Future[Computed[R]]:
+        future: asyncio.Future[Computed[R]] = asyncio.get_running_loop().create_future()
+        self._unanswered.add(future)
+        future.add_done_callback(self._unanswered.discard)
+        return future
+
+    async def try_out(self, item: T, cost: int, sizes: Sequence[int]) -> None:
         """Let every runner compute batches of these sizes, before anything that waits.
 
         Raises:
@@ -89,14 +112,20 @@ class Batcher(Generic[T, R]):
             UnhealthyError: no more is computed here.
         """
         self._check_open()
-        await all_or_first_error([self._try_one(runner, item, sizes) for runner in self._runners])
+        work = [self._try_one(runner, item, cost, sizes) for runner in self._runners]
+        await all_or_first_error(work)
 
-    async def _try_one(self, runner: Runner[T, R], item: T, sizes: Sequence[int]) -> None:
+    async def _try_one(
+        self, runner: Runner[T, R], item: T, cost: int, sizes: Sequence[int]
+    ) -> None:
         for size in sizes:
-            loop = asyncio.get_running_loop()
-            entries = [Entry[T, R](item, loop.create_future()) for _ in range(size)]
-            await runner.run(entries)
-            await asyncio.gather(*(entry.future for entry in entries))
+            jobs = [Job(item, self._future(), Party(), cost=cost) for _ in range(size)]
+            try:
+                await runner.run(jobs)
+                await asyncio.gather(*(job.future for job in jobs))
+            finally:
+                for job in jobs:
+                    job.future.cancel()
 
     def _check_open(self) -> None:
         if self._closed:

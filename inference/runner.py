@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from errors import BackendError, DeviceLostError, DeviceMemoryError
-from inference.batch_queue import Computed, Entry
+from inference.batch_queue import Computed, Job
 from inference.health import Monitor
 from inference.observers import Observers
 from inference.tasks import exception_of
@@ -32,12 +32,14 @@ class BatchStats:
 
     Attributes:
         size: number of items in it.
+        cost: of them together, in the lane's unit.
         run_s: seconds that it was computed.
         failed: whether it gave no results.
     """
 
     size: int
     run_s: float
+    cost: int = 0
     failed: bool = False
 
 
@@ -87,12 +89,12 @@ class Runner(Generic[T, R]):
         self._observers = observers
         self._pool = WorkerPool(1, name, monitor)
 
-    async def run(self, batch: Sequence[Entry[T, R]]) -> BatchReport:
+    async def run(self, batch: Sequence[Job[T, R]]) -> BatchReport:
         """Compute a batch and answer its items: with a result, or with the error of that item."""
         report = BatchReport()
         parts = [batch]
         while parts:
-            part = [entry for entry in parts.pop() if not entry.future.done()]
+            part = [job for job in parts.pop() if not job.future.done()]
             if part:
                 parts += await self._run_part(part, report)
             if isinstance(report.failure, DeviceLostError):  # no other pass will do better
@@ -104,15 +106,16 @@ class Runner(Generic[T, R]):
         return report
 
     async def _run_part(
-        self, part: Sequence[Entry[T, R]], report: BatchReport
-    ) -> list[Sequence[Entry[T, R]]]:
+        self, part: Sequence[Job[T, R]], report: BatchReport
+    ) -> list[Sequence[Job[T, R]]]:
         """Compute a part of a batch, and return what of it is to be tried again.
 
         The error is forgotten here: its traceback holds what the whole part left in memory.
         """
-        items = [entry.item for entry in part]
+        items = [job.item for job in part]
         done: _Pass[R] = await self._pool.run(_attempt, self._run_batch, items)
-        self._observers(BatchStats(len(part), done.run_s, failed=done.error is not None))
+        cost = sum(job.cost for job in part)
+        self._observers(BatchStats(len(part), done.run_s, cost, failed=done.error is not None))
         report.run_s += done.run_s
         if done.error is None:
             _deliver(part, done, report)
@@ -151,18 +154,18 @@ def _outcomes(run_batch: RunBatch[T, R], items: Sequence[T]) -> list[R | Excepti
     return outcomes
 
 
-def _deliver(part: Sequence[Entry[T, R]], done: _Pass[R], report: BatchReport) -> None:
-    for entry, outcome in zip(part, done.outcomes, strict=True):
+def _deliver(part: Sequence[Job[T, R]], done: _Pass[R], report: BatchReport) -> None:
+    for job, outcome in zip(part, done.outcomes, strict=True):
         if isinstance(outcome, Exception):
             report.failure = outcome
-            _fail([entry], outcome)
+            _fail([job], outcome)
         else:
             report.succeeded = True
-            if not entry.future.done():
-                entry.future.set_result(Computed(outcome, done.run_s))
+            if not job.future.done():
+                job.future.set_result(Computed(outcome, done.run_s))
 
 
-def _fail(batch: Sequence[Entry[T, R]], error: Exception) -> None:
-    for entry in batch:
-        if not entry.future.done():
-            entry.future.set_exception(error)
+def _fail(batch: Sequence[Job[T, R]], error: Exception) -> None:
+    for job in batch:
+        if not job.future.done():
+            job.future.set_exception(error)

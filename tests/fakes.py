@@ -1,15 +1,46 @@
-"""A backend whose vectors are functions of their inputs, so that any mix-up shows."""
+"""A model whose vectors are functions of their inputs, so that any mix-up shows."""
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from backends.model import BackendStats, Embeddings, ModelInfo
+from backends.model import (
+    Arrays,
+    Embedded,
+    GpuMemory,
+    Modality,
+    Model,
+    ModelInfo,
+    Parts,
+    Prepared,
+    Rows,
+    Shaping,
+    Tower,
+)
+from inference.request import Input
+from vectorizer import Vectorizer
 
 DIMENSIONS = 4
+TOO_LONG = 1000  # characters of a text that is told as cut
+
+
+class Vectors(NamedTuple):
+    texts: list[np.ndarray]
+    images: list[np.ndarray]
+
+
+async def vectorize(
+    vectorizer: Vectorizer, texts: Sequence[str] = (), images: Sequence[str] = ()
+) -> Vectors:
+    """Ask for texts and images as `POST /vectorize` does."""
+    inputs = [Input(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
+    inputs += [Input(f"images[{i}]", "image", image) for i, image in enumerate(images)]
+    vectors = [embedded.vector for embedded in await vectorizer.embed(inputs)]
+    return Vectors(vectors[: len(texts)], vectors[len(texts) :])
 
 
 def vector_of(content: str | bytes) -> np.ndarray:
@@ -19,8 +50,41 @@ def vector_of(content: str | bytes) -> np.ndarray:
     return np.frombuffer(digest, np.uint32).astype(np.float32) / 2**32
 
 
-class FakeBackend:
-    """Implements `EmbeddingBackend`; remembers its batches, and can be held up by a gate."""
+class AsItIs:
+    """A preparation that hands its input on: one part, one bucket, a cost of 1."""
+
+    def reduce(self, shaping: Shaping) -> Shaping:
+        return Shaping()
+
+    def estimate(self, content: Any) -> int:
+        return 1
+
+    def split(self, content: Any, shaping: Shaping) -> Parts:
+        return Parts([content])
+
+    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+        truncated = len(part) == TOO_LONG
+        return Prepared((np.array(part, object),), bucket=0, cost=1, truncated=truncated)
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        return (np.array([item.arrays[0].item() for item in items], object),)
+
+    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
+        return parts[0]
+
+
+class Pictures(AsItIs):
+    """The same for pictures, by a function."""
+
+    def __init__(self, preprocess: Callable[[Image.Image], bytes]) -> None:
+        self._preprocess = preprocess
+
+    def prepare(self, part: Image.Image, shaping: Shaping) -> Prepared:
+        return super().prepare(self._preprocess(part), shaping)
+
+
+class FakeModel:
+    """A model of two towers; remembers its batches, and can be held up by a gate."""
 
     def __init__(self) -> None:
         self.info = ModelInfo(
@@ -35,22 +99,32 @@ class FakeBackend:
             is_demo=False,
             config={"model_type": "fake"},
         )
-        self.stats = BackendStats(truncated_texts=0, gpu_memory=None)
+        self.memory: GpuMemory | None = None
         self.text_batches: list[list[str]] = []
         self.image_batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
         self.busy = threading.Event()  # set when the first batch comes
 
+    @property
+    def model(self) -> Model:
+        towers: dict[Modality, Tower] = {
+            "text": Tower(AsItIs(), lambda texts: self.encode_text(texts.tolist())),
+            "image": Tower(
+                Pictures(self.preprocess), lambda pictures: self.encode_image(pictures.tolist())
+            ),
+        }
+        return Model(self.info, towers, lambda: self.memory)
+
     def preprocess(self, image: Image.Image) -> bytes:
         return image.convert("RGB").tobytes()
 
-    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
         self._pass_gate()
         self.image_batches.append(len(batch))
         return np.stack([vector_of(pixels) for pixels in batch])
 
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    def encode_text(self, texts: Sequence[str]) -> Rows:
         self._pass_gate()
         self.text_batches.append(list(texts))
         return np.stack([vector_of(text) for text in texts])

@@ -1,6 +1,7 @@
 """The golden data: small models in the reference's layouts, with the vectors that it answered."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, EmbeddingBackend, Runtime, TextMode
+from backends.load import load_replica
+from backends.model import Model, ModelOptions, Rows, Runtime, TextMode
 from tests.service import CONVERTED
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,6 +30,10 @@ LAYOUTS = [
 ]
 MODES: list[TextMode] = ["trained", "reference"]
 RUNTIMES: list[Runtime] = ["openvino", "torch"]
+
+EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+EVERY_MODE = pytest.mark.parametrize("mode", MODES)
+EVERY_RUNTIME = pytest.mark.parametrize("runtime", RUNTIMES)
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,17 @@ def vector_in(case: dict[str, Any]) -> np.ndarray | None:
 
 
 @lru_cache
-def golden_backend(layout: str, mode: TextMode, runtime: Runtime = "torch") -> EmbeddingBackend:
-    options = BackendOptions(text_mode=mode, runtime=runtime, cache_dir=CONVERTED)
-    return load_backend(detect(GOLDEN / layout), options)
+def golden_model(layout: str, mode: TextMode, runtime: Runtime = "torch") -> Model:
+    options = ModelOptions(text_mode=mode, runtime=runtime, cache_dir=CONVERTED)
+    return load_replica(detect(GOLDEN / layout), options)
+
+
+def embed_texts(model: Model, texts: Sequence[str]) -> Rows:
+    return embed(model.towers["text"], texts)
+
+
+def embed_images(model: Model, images: Sequence[Image.Image]) -> Rows:
+    return embed(model.towers["image"], images)
 
 
 def assert_same(vector: np.ndarray, case: Case) -> None:

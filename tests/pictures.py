@@ -5,10 +5,10 @@ import io
 
 from PIL import Image
 
-from inference.images.reader import ImageLimits, ImageReader
+from inference.images.decoder import ImageDecoder, ImageLimits
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000, shorter_side_px=32)
-READER = ImageReader(LIMITS)
+READER = ImageDecoder(LIMITS)
 
 
 def file_of(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:

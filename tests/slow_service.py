@@ -8,30 +8,30 @@ import time
 from collections.abc import Sequence
 
 from app import serve
-from backends.model import Embeddings
+from backends.model import Rows
 from config import Settings, read
 from machine import freeze_gc
-from tests.fakes import FakeBackend
+from tests.fakes import FakeModel
 from vectorizer import Vectorizer
 
 IMAGE_S = 0.02
 TEXT_S = 0.002
 
 
-class SlowBackend(FakeBackend):
+class SlowBackend(FakeModel):
     """Takes a fixed time for every item."""
 
-    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
         time.sleep(IMAGE_S * len(batch))
         return super().encode_image(batch)
 
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    def encode_text(self, texts: Sequence[str]) -> Rows:
         time.sleep(TEXT_S * len(texts))
         return super().encode_text(texts)
 
 
 async def make_vectorizer(settings: Settings) -> Vectorizer:
-    vectorizer = Vectorizer([SlowBackend()], settings)
+    vectorizer = Vectorizer([SlowBackend().model], settings)
     freeze_gc()  # as the real one does once it is loaded
     return vectorizer
 

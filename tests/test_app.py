@@ -17,7 +17,7 @@ from app import create_app
 from config import VERSION, Settings
 from errors import BackendError
 from tests.asgi import serving
-from tests.fakes import FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of
 from tests.pictures import base64_of, file_of, plain
 from vectorizer import Vectorizer
 from web.load_log import LoadLog
@@ -30,12 +30,12 @@ PICTURE_VECTOR = vector_of(Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()).tolist
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
+def backend() -> FakeModel:
+    return FakeModel()
 
 
 @pytest.fixture
-async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(backend) as client:
         yield client
 
@@ -56,6 +56,7 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     assert answer["service"]["family"] == "fake"
     assert answer["service"]["dimensions"] == 4
     assert answer["service"]["text_mode"] == "trained"
+    assert answer["service"]["vector_space"] == ""
     assert answer["service"]["demo"] is False
     assert answer["service"]["cache"] == {"hits": 0, "shared": 0, "misses": 0, "size": 0}
 
@@ -167,7 +168,7 @@ async def test_a_fault_of_ours_is_500_and_tells_no_internals(
     error: Exception,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(Vectorizer, "vectorize", raising(error))
+    monkeypatch.setattr(Vectorizer, "embed", raising(error))
     answer = await client.post("/vectorize", json={"texts": ["a"]})
 
     assert answer.status_code == 500
@@ -178,7 +179,7 @@ async def test_a_fault_of_ours_is_500_and_tells_no_internals(
 @pytest.mark.parametrize(
     ("body", "stages"),
     [
-        ({"texts": ["a"]}, ["read", "queue", "encode", "serialise", "total"]),
+        ({"texts": ["a"]}, ["read", "queue", "tokenise", "encode", "serialise", "total"]),
         (
             {"images": [PICTURE, PICTURE]},
             ["read", "queue", "decode", "preprocess", "encode", "serialise", "total"],
@@ -203,7 +204,7 @@ async def test_answers_of_other_kinds_are_timed_too(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong_method = await client.get("/vectorize")
-    monkeypatch.setattr(Vectorizer, "vectorize", raising(ZeroDivisionError()))
+    monkeypatch.setattr(Vectorizer, "embed", raising(ZeroDivisionError()))
     bug = await client.post("/vectorize", json={"texts": ["a"]})
 
     assert (wrong_method.status_code, bug.status_code) == (405, 500)
@@ -211,14 +212,14 @@ async def test_answers_of_other_kinds_are_timed_too(
     assert "total;dur=" in bug.headers["server-timing"]
     assert "server-timing" not in (await client.get("/meta")).headers
     counted = (await client.get("/metrics")).text
-    assert 'clip_requests_total{code="405"} 1.0' in counted
+    assert 'clip_requests_total{code="405",endpoint="/vectorize"} 1.0' in counted
     assert 'clip_refusals_total{reason="bug"} 1.0' in counted
 
 
 async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Stuck(FakeBackend):
+    class Stuck(FakeModel):
         def preprocess(self, image: Image.Image) -> bytes:
             self._pass_gate()
             return super().preprocess(image)
@@ -242,7 +243,7 @@ async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decodi
 
 
 async def test_a_load_log_that_died_is_told_and_keeps_nothing_from_being_closed(
-    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    backend: FakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def die(_: LoadLog) -> None:
         raise ZeroDivisionError("no")
@@ -262,13 +263,13 @@ async def test_a_load_log_that_died_is_told_and_keeps_nothing_from_being_closed(
 
 
 async def test_an_observer_that_fails_leaves_the_connection_open(
-    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    backend: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     async def make_vectorizer(settings: Settings) -> Vectorizer:
-        return Vectorizer([backend], settings)
+        return Vectorizer([backend.model], settings)
 
     monkeypatch.setattr(Metrics, "observe_request", fail)
     app = create_app(Settings(), make_vectorizer)
@@ -321,7 +322,7 @@ async def test_other_clients_get_a_map_of_the_routes(
         assert (await client.request(method, path)).status_code < 400 or method == "POST"
 
 
-async def test_the_page_can_be_turned_off(backend: FakeBackend) -> None:
+async def test_the_page_can_be_turned_off(backend: FakeModel) -> None:
     async with serving(backend, debug_page="0") as client:
         answer = await client.get("/", headers=BROWSER)
 
@@ -338,3 +339,10 @@ async def test_the_examples_of_the_docs_work_when_tried(client: httpx.AsyncClien
         answer = await client.post("/vectorize", json=example)
         assert answer.status_code == 200
         assert len(answer.json()["imageVectors"]) == len(example["images"]) > 0
+
+
+async def test_a_slash_behind_the_path_changes_nothing(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/vectorize/", json={"texts": ["a"]})
+
+    assert (answer.status_code, answer.is_redirect) == (200, False)
+    assert "server-timing" in answer.headers

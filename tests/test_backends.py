@@ -6,27 +6,38 @@ from pathlib import Path
 import pytest
 from transformers import MetaClip2Config, MetaClip2Model
 
+from backends.embed import embed_all
 from backends.families import transformers_models
 from backends.families.sentence_transformer import same_content
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, TextMode
+from backends.load import load_replica
+from backends.model import ModelOptions, Runtime, TextMode
 from errors import ModelFolderError
-from tests.golden_cases import GOLDEN, LAYOUTS, MODES, assert_same, golden_backend, text_cases
+from tests.golden_cases import (
+    EVERY_LAYOUT,
+    EVERY_RUNTIME,
+    GOLDEN,
+    LAYOUTS,
+    MODES,
+    assert_same,
+    embed_texts,
+    golden_model,
+    text_cases,
+)
 
 
 def test_equal_folders_are_loaded_once() -> None:
-    shared = golden_backend("sentence_transformers", "trained").info.parameters
+    shared = golden_model("sentence_transformers", "trained").info.parameters
 
-    assert shared == golden_backend("openai", "trained").info.parameters  # one CLIP of this size
+    assert shared == golden_model("openai", "trained").info.parameters  # one CLIP of this size
 
 
 def test_a_clip_beside_a_text_model_drops_its_own_text_tower() -> None:
-    backend = load_backend(detect(GOLDEN / "sentence_transformers_multilingual"), BackendOptions())
-    clip = golden_backend("sentence_transformers", "trained").info.parameters
+    model = load_replica(detect(GOLDEN / "sentence_transformers_multilingual"), ModelOptions())
+    clip = golden_model("sentence_transformers", "trained").info.parameters
     text_only = 62_208 + 32 * 48  # the DistilBERT and its dense layer
 
-    assert text_only < backend.info.parameters < clip + text_only - 40_000
+    assert text_only < model.info.parameters < clip + text_only - 40_000
 
 
 def test_folders_that_differ_in_one_byte_are_not_the_same(tmp_path: Path) -> None:
@@ -52,11 +63,11 @@ def test_metaclip2_saved_by_its_own_class_gives_the_same_vectors(
     MetaClip2Model.from_pretrained(path, config=MetaClip2Config.from_dict(config)).save_pretrained(
         path
     )
-    backend = load_backend(detect(tmp_path / "models"), BackendOptions(text_mode=mode))
+    model = load_replica(detect(tmp_path / "models"), ModelOptions(text_mode=mode))
 
     assert transformers_models.read_config(path)["model_type"] == "metaclip_2"
     for case in text_cases("metaclip2", mode):
-        assert_same(backend.encode_text([case.content])[0], case)
+        assert_same(embed_texts(model, [case.content])[0], case)
 
 
 def test_naflex_is_recognised_and_refused(tmp_path: Path) -> None:
@@ -65,7 +76,7 @@ def test_naflex_is_recognised_and_refused(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"siglip",\n  "text', '"siglip2",\n  "text'))
 
     with pytest.raises(ModelFolderError, match=r"of type siglip2.* NaFlex"):
-        load_backend(detect(tmp_path / "models"), BackendOptions())
+        load_replica(detect(tmp_path / "models"), ModelOptions())
 
 
 # The most tokens that a text may have, the start and end tokens of the family taken off.
@@ -81,14 +92,20 @@ PLACES_FOR_WORDS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_texts_that_are_cut_are_counted_and_those_that_just_fit_are_not(layout: str) -> None:
-    backend = golden_backend(layout, "trained")
-    fits = " ".join(["a"] * PLACES_FOR_WORDS[layout])  # a token each
-    before = backend.stats.truncated_texts
+SPECIAL_TOKENS = {layout: 1 if layout.startswith("siglip") else 2 for layout in LAYOUTS}
 
-    backend.encode_text(["a", fits])
-    assert backend.stats.truncated_texts == before
-    backend.encode_text([fits + " a", "a", fits, fits * 3])
-    assert backend.stats.truncated_texts == before + 2
-    assert backend.stats.gpu_memory is None
+
+@EVERY_RUNTIME
+@EVERY_LAYOUT
+def test_texts_that_are_cut_are_counted_and_those_that_just_fit_are_not(
+    layout: str, runtime: Runtime
+) -> None:
+    model = golden_model(layout, "trained", runtime)
+    fits = " ".join(["a"] * PLACES_FOR_WORDS[layout])  # a token each
+    places = PLACES_FOR_WORDS[layout] + SPECIAL_TOKENS[layout]
+    texts = ["a", fits, fits + " a", fits * 3]
+    told = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
+
+    assert told[0] == (1 + SPECIAL_TOKENS[layout], False)
+    assert told[1:] == [(places, False), (places, True), (places, True)]
+    assert model.gpu_memory() is None

@@ -8,6 +8,7 @@ import pytest
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
 from inference.batch_queue import LINGER
 from inference.batcher import Batcher
+from inference.fair_queue import Caller, Party
 from inference.health import Health
 from inference.runner import BatchStats, RunBatch
 
@@ -40,7 +41,7 @@ def batcher_of(*run_batches: RunBatch[int, int], size: int = 4) -> Batcher[int, 
 
 
 async def ask(batcher: Batcher[int, int], item: int) -> int:
-    return (await batcher.submit(item)).result
+    return (await batcher.submit(item, Party([Caller()]))).result
 
 
 async def test_a_lone_item_runs_at_once() -> None:
@@ -188,7 +189,7 @@ async def test_a_device_that_is_lost_in_a_half_is_not_tried_with_the_other() -> 
         raise DeviceLostError("gone") if len(items) < 4 else ValueError
 
     batcher = Batcher("test", [lost], health, max_batch_size=4)
-    asked = (batcher.submit(item) for item in range(4))
+    asked = (batcher.submit(item, Party([Caller()])) for item in range(4))
     answers = await asyncio.gather(*asked, return_exceptions=True)
 
     assert all(isinstance(answer, DeviceLostError) for answer in answers)
@@ -207,12 +208,12 @@ async def test_a_batch_is_one_success_or_failure_for_the_health_however_it_was_h
 
     batcher = Batcher("test", [unlucky], health, max_batch_size=4)
     for _ in range(3):  # its last passes fail each time
-        asked = (batcher.submit(item) for item in (1, 2, 3, 13))
+        asked = (batcher.submit(item, Party([Caller()])) for item in (1, 2, 3, 13))
         await asyncio.gather(*asked, return_exceptions=True)
     assert health.failing is None
     seen: list[str | None] = []
     for _ in range(3):  # three passes each
-        asked = (batcher.submit(item) for item in (13, 13))
+        asked = (batcher.submit(item, Party([Caller()])) for item in (13, 13))
         await asyncio.gather(*asked, return_exceptions=True)
         seen.append(health.failing)
 
@@ -232,7 +233,7 @@ async def test_a_replica_that_fails_is_seen_beside_one_that_does_not() -> None:
     batcher = Batcher("test", [double, fail], health, max_batch_size=1)
     for _ in range(3):  # each is tried, and not whichever is free
         with pytest.raises(BackendError):
-            await batcher.try_out(1, sizes=(1,))
+            await batcher.try_out(1, cost=1, sizes=(1,))
 
     assert health.failing == "test 1: the last 3 batches failed: no"
     await batcher.aclose()
@@ -333,7 +334,7 @@ async def test_closing_answers_what_waits_and_what_comes() -> None:
         with pytest.raises(UnhealthyError, match="the test lane is closed"):
             await task
     with pytest.raises(UnhealthyError, match="the test lane is closed"):
-        await batcher.submit(2)
+        await batcher.submit(2, Party([Caller()]))
     doubler.gate.set()
     await closing
 

@@ -36,9 +36,9 @@ from bench.load import (
     open_loop,
     percentile,
 )
-from bench.plan import Plan
+from bench.plan import BULK_TEXTS, Plan
 from bench.wire import Request
-from tests.fakes import FakeBackend
+from tests.fakes import FakeModel
 
 T = TypeVar("T")
 
@@ -285,7 +285,8 @@ def test_the_reference_format_is_what_weaviate_sends() -> None:
     texts = [text for body in bodies for text in body.get("texts", [])]
     assert image_of(images[0]).size == inputs.SMALL
     assert len(texts) == len(set(texts))
-    assert len(images) + len(texts) == len(bodies)
+    assert {len(body.get("images", [])) for body in bodies} == {0, 1}
+    assert {len(body.get("texts", [])) for body in bodies} == {0, 1, BULK_TEXTS}
 
 
 class FixedBareModel(bare.BareModel):
@@ -394,8 +395,8 @@ def test_a_machine_that_was_not_idle_is_told() -> None:
 
 
 def test_the_bare_loop_computes_whole_batches() -> None:
-    backend = FakeBackend()
-    model = BareModel(backend)
+    backend = FakeModel()
+    model = BareModel(backend.model)
     images = model.run(Loop("images", batch=3, seconds=0.02, threads=2))
     texts = model.run(Loop("texts", batch=5, seconds=0.02))
 

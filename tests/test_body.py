@@ -14,6 +14,7 @@ from errors import (
     QueueFullError,
     RequestTooLargeError,
 )
+from inference.timings import Timings
 from web.body import Intake, while_connected
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,9 @@ def body(content: bytes, more: bool = False) -> dict[str, Any]:
 
 async def test_a_body_in_pieces_is_put_together() -> None:
     intake = Intake(Settings())
-    async with intake.body_of(request_of(body(b"ab", more=True), body(b"cd"))) as content:
+    async with intake.body_of(
+        request_of(body(b"ab", more=True), body(b"cd")), Timings()
+    ) as content:
         assert content == b"abcd"
         assert intake.budget.used == 4
     assert intake.budget.used == 0
@@ -48,7 +51,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:
     intake = Intake(Settings(max_request_bytes=10))
 
     with pytest.raises(RequestTooLargeError, match="11 bytes or more; at most 10"):
-        async with intake.body_of(request_of(length=11)):
+        async with intake.body_of(request_of(length=11), Timings()):
             raise AssertionError
 
 
@@ -57,7 +60,7 @@ async def test_a_body_that_does_not_say_so_is_refused_as_it_grows() -> None:
     request = request_of(body(b"12345678", more=True), body(b"901", more=True), body(b"x" * 99))
 
     with pytest.raises(RequestTooLargeError, match="11 bytes or more"):
-        async with intake.body_of(request):
+        async with intake.body_of(request, Timings()):
             raise AssertionError
     assert intake.budget.used == 0
 
@@ -65,13 +68,13 @@ async def test_a_body_that_does_not_say_so_is_refused_as_it_grows() -> None:
 async def test_a_body_takes_its_place_as_it_arrives_and_not_by_its_announcement() -> None:
     intake = Intake(Settings(max_queue_bytes=100))
     came = body(b"x" * 80, more=True)
-    first = asyncio.create_task(intake.body_of(request_of(came, length=90)).__aenter__())
+    first = asyncio.create_task(intake.body_of(request_of(came, length=90), Timings()).__aenter__())
     await asyncio.sleep(0)
 
-    async with intake.body_of(request_of(body(b"x" * 20), length=20)) as content:
+    async with intake.body_of(request_of(body(b"x" * 20), length=20), Timings()) as content:
         assert len(content) == 20
     with pytest.raises(QueueFullError):  # refused at once, before it is sent
-        async with intake.body_of(request_of(length=30)):
+        async with intake.body_of(request_of(length=30), Timings()):
             raise AssertionError
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
@@ -88,7 +91,8 @@ async def test_work_ends_when_its_client_goes() -> None:
             ended.set()
 
     with pytest.raises(ClientGoneError):
-        await while_connected(request_of({"type": "http.disconnect"}), work())
+        async with while_connected(request_of({"type": "http.disconnect"})):
+            await work()
     await asyncio.wait_for(ended.wait(), 1)
 
 
@@ -102,7 +106,8 @@ async def test_work_that_fails_when_its_client_has_gone_is_no_bug(
             raise InvalidInputError("images[0]: a broken image", "broken_image")
 
     with pytest.raises(ClientGoneError):
-        await while_connected(request_of({"type": "http.disconnect"}), work())
+        async with while_connected(request_of({"type": "http.disconnect"})):
+            await work()
     await asyncio.sleep(0)
     gc.collect()  # asyncio logs what nobody asked for when it is collected
 
@@ -119,7 +124,8 @@ async def test_work_that_failed_stays_in_no_memory() -> None:
     async def ask() -> weakref.ref[Picture]:
         picture = Picture()
         with suppress(ZeroDivisionError):
-            await while_connected(request_of(), fail(picture))
+            async with while_connected(request_of()):
+                await fail(picture)
         return weakref.ref(picture)
 
     gc.collect()
@@ -141,7 +147,8 @@ async def test_work_that_is_cancelled_by_another_or_panics_is_a_failure() -> Non
 
     for work in (cancelled(), panics()):
         with pytest.raises(RuntimeError):
-            await while_connected(request_of(), work)
+            async with while_connected(request_of()):
+                await work
 
 
 async def test_a_client_that_goes_while_it_sends_is_gone() -> None:
@@ -149,7 +156,7 @@ async def test_a_client_that_goes_while_it_sends_is_gone() -> None:
     request = request_of(body(b"ab", more=True), {"type": "http.disconnect"})
 
     with pytest.raises(ClientGoneError):
-        async with intake.body_of(request):
+        async with intake.body_of(request, Timings()):
             raise AssertionError
 
 
@@ -160,6 +167,8 @@ async def test_the_result_and_the_failure_of_work_pass_through() -> None:
     async def fail() -> int:
         raise ZeroDivisionError
 
-    assert await while_connected(request_of(), fine()) == 3
+    async with while_connected(request_of()):
+        assert await fine() == 3
     with pytest.raises(ZeroDivisionError):
-        await while_connected(request_of(), fail())
+        async with while_connected(request_of()):
+            await fail()

@@ -15,8 +15,8 @@ import pytest
 
 from backends.convert.proof import compare, prove
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions
+from backends.load import load_replica
+from backends.model import ModelOptions
 from backends.openvino import fingerprint, store
 from backends.openvino.store import (
     REFUSAL,
@@ -24,10 +24,17 @@ from backends.openvino.store import (
     converted,
 )
 from errors import ConversionError
-from tests.golden_cases import GOLDEN, LAYOUTS, assert_same, golden_backend, text_cases
+from tests.golden_cases import (
+    EVERY_LAYOUT,
+    GOLDEN,
+    assert_same,
+    embed_texts,
+    golden_model,
+    text_cases,
+)
 from tests.service import CONVERTED, ROOT
 
-OPENVINO = BackendOptions(runtime="openvino", cache_dir=CONVERTED)
+OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
 
 
 @pytest.fixture
@@ -35,28 +42,29 @@ def model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY_LAYOUT
 def test_every_family_is_converted(layout: str) -> None:
-    info = golden_backend(layout, "trained", "openvino").info
-    by_torch = golden_backend(layout, "trained", "torch").info
+    info = golden_model(layout, "trained", "openvino").info
+    by_torch = golden_model(layout, "trained", "torch").info
 
     assert info.runtime == "openvino"
     assert replace(info, runtime="torch") == by_torch
 
 
 def test_serving_a_converted_model_loads_neither_torch_nor_the_families_libraries() -> None:
-    golden_backend("openai", "trained", "openvino")  # converts it, if nobody has
+    golden_model("openai", "trained", "openvino")  # converts it, if nobody has
     program = """
 import sys
 from pathlib import Path
 from PIL import Image
-from backends.load import load_backend
-from backends.model import BackendOptions
+from backends.embed import embed
 from backends.folder import detect
-options = BackendOptions(runtime="openvino", cache_dir=Path(sys.argv[2]))
-backend = load_backend(detect(Path(sys.argv[1])), options)
-backend.encode_text(["a"])
-backend.encode_image([backend.preprocess(Image.new("RGB", (64, 48)))])
+from backends.load import load_replica
+from backends.model import ModelOptions
+options = ModelOptions(runtime="openvino", cache_dir=Path(sys.argv[2]))
+model = load_replica(detect(Path(sys.argv[1])), options)
+embed(model.towers["text"], ["a"])
+embed(model.towers["image"], [Image.new("RGB", (64, 48))])
 heavy = {"torch", "torchvision", "transformers", "open_clip", "sentence_transformers"}
 print(sorted(heavy & set(sys.modules)), sys.modules["openvino_telemetry"])
 """
@@ -175,9 +183,9 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
     monkeypatch.setattr(store, "_convert", killed)
     for _ in range(2):
         with pytest.raises(KilledError):
-            load_backend(detect(model), options)
+            load_replica(detect(model), options)
 
-    assert load_backend(detect(model), options).info.runtime == "torch"
+    assert load_replica(detect(model), options).info.runtime == "torch"
     assert "2 conversions were killed, perhaps for want of memory" in caplog.text
     assert ".tries to try again" in caplog.text
 
@@ -206,9 +214,9 @@ def test_a_conversion_that_goes_wrong_in_any_way_leaves_it_to_torch(
         return run([sys.executable, "-c", program], **options)
 
     monkeypatch.setattr(subprocess, "run", instead)
-    backend = load_backend(detect(model), replace(OPENVINO, cache_dir=model / "cache"))
+    served = load_replica(detect(model), replace(OPENVINO, cache_dir=model / "cache"))
 
-    assert backend.info.runtime == "torch"
+    assert served.info.runtime == "torch"
     assert "Not served by OpenVINO but by torch, which is slower: " in caplog.text
     assert said in caplog.text
     assert [path.read_text() for path in model.glob("cache/*")] == kept
@@ -219,8 +227,6 @@ def test_what_was_described_is_read_as_it_was_written(tmp_path: Path) -> None:
     described.write(tmp_path)
 
     assert Description.read(tmp_path) == described
-    assert described.geometry.crop_px is not None
-    assert isinstance(described.geometry.crop_px, tuple)
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder that nobody may write"])
@@ -233,18 +239,18 @@ def test_where_nothing_can_be_kept_torch_serves_and_the_log_says_so(
     else:
         cache = Path("/proc/converted")  # root may write everywhere else
     options = replace(OPENVINO, cache_dir=cache)
-    backend = load_backend(detect(GOLDEN / "openai"), options)
+    model = load_replica(detect(GOLDEN / "openai"), options)
 
-    assert backend.info.runtime == "torch"
+    assert model.info.runtime == "torch"
     case = text_cases("openai", "trained")[0]
-    assert_same(backend.encode_text([case.content])[0], case)
+    assert_same(embed_texts(model, [case.content])[0], case)
     (warning,) = [one.message for one in caplog.records if one.levelno == logging.WARNING]
     assert "Not served by OpenVINO but by torch" in warning
     assert f"{cache} cannot be written" in warning
     assert "RUNTIME_CACHE_DIR" in warning
 
 
-@pytest.mark.parametrize("part", ["images.bin", "texts.xml", "tokenizer.json", "model.json"])
+@pytest.mark.parametrize("part", ["image.bin", "text.xml", "tokenizer.json", "model.json"])
 def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
     part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,9 +258,9 @@ def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
     shutil.copytree(good, tmp_path / good.name)
     broken = tmp_path / good.name / part
     broken.write_bytes(broken.read_bytes()[:100])
-    backend = load_backend(detect(GOLDEN / "openai"), replace(OPENVINO, cache_dir=tmp_path))
+    model = load_replica(detect(GOLDEN / "openai"), replace(OPENVINO, cache_dir=tmp_path))
 
-    assert backend.info.runtime == "torch"
+    assert model.info.runtime == "torch"
     assert f"{tmp_path / good.name} cannot be loaded, delete it: " in caplog.text
     assert "Exception from" not in caplog.text
 
@@ -278,7 +284,7 @@ def test_a_refusal_is_kept_so_that_no_start_tries_again(
     leftover.mkdir(parents=True)
     options = replace(OPENVINO, cache_dir=cache)
     for _ in range(2):
-        assert load_backend(detect(refused), options).info.runtime == "torch"
+        assert load_replica(detect(refused), options).info.runtime == "torch"
     (made,) = cache.iterdir()
 
     assert {path.name for path in made.iterdir()} == {REFUSAL, "source.json"}
@@ -288,8 +294,8 @@ def test_a_refusal_is_kept_so_that_no_start_tries_again(
 
 
 def test_what_differs_from_the_original_is_refused() -> None:
-    original = golden_backend("openai", "trained")
-    vectors = original.encode_text(["a cat", "a dog"])
+    original = golden_model("openai", "trained")
+    vectors = embed_texts(original, ["a cat", "a dog"])
     compare("texts", vectors, vectors)
     with pytest.raises(ConversionError, match="texts differ from the original's: cosine"):
         compare("texts", vectors, vectors[::-1])
@@ -299,8 +305,8 @@ def test_what_differs_from_the_original_is_refused() -> None:
 
 def test_the_proof_sees_a_wrong_recipe() -> None:
     """SigLIP 2's two modes: texts lower-cased and padded, or as they are."""
-    trained = golden_backend("siglip", "trained", "openvino")
-    reference = golden_backend("siglip", "reference")
+    trained = golden_model("siglip", "trained", "openvino")
+    reference = golden_model("siglip", "reference")
     with pytest.raises(ConversionError, match="texts differ"):
         prove(reference, trained)
 
@@ -328,7 +334,7 @@ def test_the_environment_needs_no_openvino(
     import backends.openvino
 
     monkeypatch.delattr(backends.openvino, "runtime")
-    backend = load_backend(detect(GOLDEN / "openai"), OPENVINO)
+    model = load_replica(detect(GOLDEN / "openai"), OPENVINO)
 
-    assert backend.info.runtime == "torch"
+    assert model.info.runtime == "torch"
     assert "import of openvino halted" in caplog.text

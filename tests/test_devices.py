@@ -1,8 +1,6 @@
 """Devices that fail, and what a device asks of the families; no GPU is needed for it."""
 
 import weakref
-from collections import UserDict
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -10,31 +8,15 @@ import torch
 from PIL import Image
 
 from backends.folder import detect
-from backends.inputs.pixels import to_pixels
-from backends.load import load_backend
-from backends.model import BackendOptions, Embeddings
+from backends.load import load_replica
+from backends.model import ModelOptions
 from backends.torch import devices as torch_devices
 from backends.torch import runtime as torch_runtime
 from backends.torch.runtime import TorchNetwork
-from backends.two_towers import Network, TwoTowerBackend
 from errors import DeviceLostError, DeviceMemoryError
-from tests.golden_cases import GOLDEN, LAYOUTS, golden_backend
+from tests.golden_cases import EVERY_LAYOUT, GOLDEN, embed_images, embed_texts
 
-
-class Ones:
-    """A text tower of its own kind."""
-
-    truncated_texts = 0
-
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
-        return np.ones((len(texts), 3), np.float32)
-
-
-def backend_with(images: Network) -> TwoTowerBackend:
-    return TwoTowerBackend(golden_backend("openai", "trained").info, to_pixels, images, Ones())
-
-
-PIXELS = np.zeros((3, 2, 2), np.uint8)
+PIXELS = np.zeros((1, 3, 2, 2), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +35,8 @@ def test_a_devices_errors_are_translated(failure: Exception, kind: type[Exceptio
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise failure
 
-    backend = backend_with(TorchNetwork(fail, "cpu"))
-
-    assert backend.encode_text(["a"]).tolist() == [[1, 1, 1]]
     with pytest.raises(kind) as raised:
-        backend.encode_image([PIXELS])
+        TorchNetwork(fail, "cpu")(PIXELS)
     assert type(raised.value) is kind
 
 
@@ -69,10 +48,10 @@ def test_a_device_that_answers_nothing_after_a_fault_is_lost(
 
     monkeypatch.setattr(torch_runtime, "answers", lambda device: torch_devices.answers("cuda:0"))
     monkeypatch.setattr(torch_devices, "_compute_something", gone)
-    backend = backend_with(TorchNetwork(gone, "cpu"))  # type: ignore[arg-type]
+    network = TorchNetwork(gone, "cpu")  # type: ignore[arg-type]
 
     with pytest.raises(DeviceLostError, match="illegal memory access"):
-        backend.encode_image([PIXELS])
+        network(PIXELS)
 
 
 def test_a_batch_that_found_no_memory_leaves_nothing_in_it() -> None:
@@ -84,7 +63,7 @@ def test_a_batch_that_found_no_memory_leaves_nothing_in_it() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(DeviceMemoryError) as raised:
-        TorchNetwork(fail, "cpu")(PIXELS[None])
+        TorchNetwork(fail, "cpu")(PIXELS)
 
     assert raised.value.__context__ is None
     assert left[0]() is None
@@ -107,31 +86,18 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
     return "meta"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY_LAYOUT
 def test_every_input_reaches_the_models_device(layout: str, elsewhere: str) -> None:
     """As on a GPU: one array that stays on the CPU would end in an error there."""
-    backend = load_backend(detect(GOLDEN / layout), BackendOptions(device=elsewhere))
-    pixels = backend.preprocess(Image.new("RGB", (64, 48)))
+    model = load_replica(detect(GOLDEN / layout), ModelOptions(device=elsewhere))
+    picture = Image.new("RGB", (64, 48))
 
-    assert backend.encode_text(["a", "b c"]).shape == (2, backend.info.dimensions)
-    assert backend.encode_image([pixels, pixels]).shape == (2, backend.info.dimensions)
-
-
-def test_features_move_in_whatever_mapping_they_come(elsewhere: str) -> None:
-    moved: list[str] = []
-
-    def network(features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        moved.extend(str(tensor.device) for tensor in features.values())
-        return features["input_ids"]
-
-    ids, mask = torch.ones(2, 3), torch.ones(2, 3)
-    TorchNetwork(network, elsewhere)(UserDict(input_ids=ids, attention_mask=mask))
-
-    assert moved == [elsewhere, elsewhere]
+    assert embed_texts(model, ["a", "b c"]).shape == (2, model.info.dimensions)
+    assert embed_images(model, [picture, picture]).shape == (2, model.info.dimensions)
 
 
 def test_memory_that_really_runs_out_is_told_so() -> None:
-    backend = backend_with(TorchNetwork(lambda _: torch.empty(1 << 50), "cpu"))
+    network = TorchNetwork(lambda _: torch.empty(1 << 50), "cpu")
 
     with pytest.raises(DeviceMemoryError, match="allocate"):
-        backend.encode_image([PIXELS])
+        network(PIXELS)

@@ -16,15 +16,23 @@ import pytest
 from PIL import Image
 
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, EmbeddingBackend, TextMode
+from backends.load import load_replica
+from backends.model import Model, ModelOptions, TextMode
 from config import DownloadSettings
 from download import main
 from errors import DownloadError, ModelFolderError
 from fetch import catalogue
 from fetch.layouts import Job, do
 from fetch.plan import plan
-from tests.golden_cases import GOLDEN, MODES, assert_same, image_cases, text_cases
+from tests.golden_cases import (
+    GOLDEN,
+    MODES,
+    assert_same,
+    embed_images,
+    embed_texts,
+    image_cases,
+    text_cases,
+)
 from tests.hub_models import DECOY, openai, small_hub
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving
 from tests.pictures import READER
@@ -76,8 +84,8 @@ def run(hub_url: str, *arguments: str, **variables: object) -> Answer:
     )
 
 
-def load(root: Path, mode: TextMode = "trained", trust: bool = False) -> EmbeddingBackend:
-    return load_backend(detect(root), BackendOptions(text_mode=mode, trust_remote_code=trust))
+def load(root: Path, mode: TextMode = "trained", trust: bool = False) -> Model:
+    return load_replica(detect(root), ModelOptions(text_mode=mode, trust_remote_code=trust))
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -251,21 +259,20 @@ def test_every_model_of_the_catalogue_is_downloaded_and_embeds_without_network(
 def assert_golden(root: Path, layout: str, trust: bool = False) -> None:
     """Assert that a download changed no vector: those of the model that the hub holds."""
     for mode in MODES:
-        backend = load(root, mode, trust)
+        model = load(root, mode, trust)
         for case in text_cases(layout, mode):
-            assert_same(backend.encode_text([case.content])[0], case)
-    backend = load(root, trust=trust)
+            assert_same(embed_texts(model, [case.content])[0], case)
+    model = load(root, trust=trust)
     for case in image_cases(layout.replace("multilingual", "0_CLIPModel")):
         raw = (GOLDEN / "images" / case.content).read_bytes()
-        pixels = backend.preprocess(READER.open(raw))
-        assert_same(backend.encode_image([pixels])[0], case)
+        assert_same(embed_images(model, [READER.open(raw)])[0], case)
 
 
-def assert_embeds(backend: EmbeddingBackend, dimensions: int) -> None:
+def assert_embeds(model: Model, dimensions: int) -> None:
     colours = [Image.new("RGB", (60, 40), colour) for colour in ("red", "navy")]
     for vectors in (
-        backend.encode_text(["a cat", "two dogs on a mat"]),
-        backend.encode_image([backend.preprocess(image) for image in colours]),
+        embed_texts(model, ["a cat", "two dogs on a mat"]),
+        embed_images(model, colours),
     ):
         assert vectors.shape == (2, dimensions)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -335,10 +342,10 @@ def test_the_model_is_converted_once_for_the_runtime(openai_hub: Hub, tmp_path: 
     assert answer.returncode == 0, answer.stderr
     assert "Converted in" in answer.stderr
     (made,) = (tmp_path / "converted").iterdir()
-    backend = load_backend(detect(tmp_path), BackendOptions(runtime="openvino"))
-    assert backend.info.runtime == "openvino"
+    model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino"))
+    assert model.info.runtime == "openvino"
     for case in text_cases("openai", "trained"):
-        assert_same(backend.encode_text([case.content])[0], case)
+        assert_same(embed_texts(model, [case.content])[0], case)
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in made.iterdir())  # for any user
 
     before = content(tmp_path)
@@ -393,10 +400,10 @@ def test_a_path_may_stand_where_a_name_is_expected(tmp_path: Path) -> None:
 
     assert answer.returncode == 0, answer.stderr
     assert_same(
-        load(tmp_path / "models").encode_text(["a cat"])[0],
+        embed_texts(load(tmp_path / "models"), ["a cat"])[0],
         replace(
             text_cases("siglip1", "trained")[0],
-            vector=load(GOLDEN / "siglip1").encode_text(["a cat"])[0],
+            vector=embed_texts(load(GOLDEN / "siglip1"), ["a cat"])[0],
         ),
     )
     assert content(tmp_path / "source") == before

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.model import Embeddings
+from backends.model import Rows
 from errors import DeviceLostError, DeviceMemoryError
 from tests.asgi import serving
-from tests.fakes import FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of
 from tests.pictures import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
 
-class FaultyBackend(FakeBackend):
+class FaultyBackend(FakeModel):
     """Fails in the way that a text asks for."""
 
     broken = False
 
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    def encode_text(self, texts: Sequence[str]) -> Rows:
         vectors = super().encode_text(texts)
         if "lose the device" in texts:
             raise DeviceLostError("CUDA error: unspecified launch failure")
@@ -114,7 +114,7 @@ async def test_ready_falls_while_batches_fail_and_rises_when_they_succeed_again(
         assert (await ask(client, "text")).status_code == 200
 
 
-class FaultyEyes(FakeBackend):
+class FaultyEyes(FakeModel):
     """Fails on one colour, where a picture is scaled or where it is computed."""
 
     poison = bytes((1, 2, 3))
@@ -128,7 +128,7 @@ class FaultyEyes(FakeBackend):
         self._fail_on([pixels], "preprocess")
         return pixels
 
-    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
         vectors = super().encode_image(batch)
         self._fail_on(batch, "encode")
         if self._where == "nan":
@@ -176,7 +176,7 @@ async def test_ready_falls_while_a_batch_hangs_and_rises_when_it_ends() -> None:
         assert (await ask(client, "again")).status_code == 200
 
 
-class Stuck(FakeBackend):
+class Stuck(FakeModel):
     """Its gate holds up the threads that decode, not the model."""
 
     def preprocess(self, image: Image.Image) -> bytes:
@@ -188,12 +188,12 @@ class Stuck(FakeBackend):
     ("backend", "pool", "body"),
     [
         (Stuck(), "decode", {"images": [base64_of(plain())]}),
-        (FakeBackend(), "image", {"images": [base64_of(plain())]}),
-        (FakeBackend(), "text", {"texts": ["a"]}),
+        (FakeModel(), "image", {"images": [base64_of(plain())]}),
+        (FakeModel(), "text", {"texts": ["a"]}),
     ],
 )
 async def test_a_job_that_never_ends_turns_live_to_503(
-    backend: FakeBackend, pool: str, body: dict[str, list[str]]
+    backend: FakeModel, pool: str, body: dict[str, list[str]]
 ) -> None:
     backend.gate.clear()
     async with serving(backend, request_timeout_s=0.1) as client:
@@ -207,8 +207,8 @@ async def test_a_job_that_never_ends_turns_live_to_503(
 
 
 async def test_pictures_that_all_fail_are_seen_while_texts_succeed() -> None:
-    class Blind(FakeBackend):
-        def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    class Blind(FakeModel):
+        def encode_image(self, batch: Sequence[bytes]) -> Rows:
             raise ValueError("no eyes")
 
     async with serving(Blind()) as client:
@@ -257,8 +257,8 @@ async def until_true(is_so: Callable[[], bool]) -> None:
 async def test_a_time_that_is_over_in_the_model_is_not_the_requests(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Impatient(FakeBackend):
-        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    class Impatient(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
             raise TimeoutError
 
     async with serving(Impatient()) as client:
@@ -268,8 +268,8 @@ async def test_a_time_that_is_over_in_the_model_is_not_the_requests(
 
 
 async def test_a_batch_of_one_that_the_device_does_not_hold_fails_alone() -> None:
-    class Tiny(FakeBackend):
-        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    class Tiny(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
             if len(texts) > 1 or texts[0] == "huge":
                 raise DeviceMemoryError("out of memory")
             return super().encode_text(texts)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from backends.folder import detect, find_weights, hub_snapshot
-from backends.load import load_backend
-from backends.model import BackendOptions
+from backends.load import load_replica
+from backends.model import ModelOptions
 from errors import DeviceUnavailableError, ModelFolderError
 from tests.golden_cases import GOLDEN, LAYOUTS
 
@@ -65,7 +65,7 @@ def test_modernvbert_is_recognised_and_refused(tmp_path: Path) -> None:
     folder = detect(tmp_path)
 
     with pytest.raises(ModelFolderError, match=r"ModernVBERT/modernvbert-embed.* cannot serve yet"):
-        load_backend(folder, BackendOptions())
+        load_replica(folder, ModelOptions())
 
 
 @pytest.mark.parametrize(("layout", "part"), [("openai", "openai_clip"), ("siglip1", "siglip")])
@@ -76,13 +76,13 @@ def test_a_folder_without_weights_ends_in_one_sentence(
     (tmp_path / "models" / part / "model.safetensors").unlink()
 
     with pytest.raises(ModelFolderError, match="cannot be loaded") as failure:
-        load_backend(detect(tmp_path / "models"), BackendOptions())
+        load_replica(detect(tmp_path / "models"), ModelOptions())
     assert "\n" not in str(failure.value)
 
 
 def test_a_gpu_that_is_not_there_ends_in_one_sentence() -> None:
     with pytest.raises(DeviceUnavailableError, match="cuda:99 is not there"):
-        load_backend(detect(GOLDEN / "openai"), BackendOptions(device="cuda:99"))
+        load_replica(detect(GOLDEN / "openai"), ModelOptions(device="cuda:99"))
 
 
 def test_a_snapshot_is_found_by_its_ref_or_where_it_is_the_only_one(tmp_path: Path) -> None:

@@ -1,19 +1,18 @@
 """A hundred thousand broken pictures: each is an image or a clean refusal, and quickly."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
 
 import pytest
 
+from backends.model import Shaping
 from config import Settings
 from errors import InvalidInputError
-from inference.health import Monitor
-from inference.images.decoder import Decoder
-from inference.images.reader import ImageLimits
-from inference.record import Timings
-from tests.golden_cases import golden_backend
+from inference.images.decoder import ImageLimits
+from inference.images.reader import ImageReader
+from inference.timings import Timings
+from tests.golden_cases import golden_model
 from tests.mutants import BOMBS, mutants, resident_mb, seeds
 
 # As the service does: Pillow warns of oddities in files that it then reads.
@@ -22,7 +21,8 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\..*")
 SLOW_S = 1.0  # of a core, for a small file
 
 
-def decoder() -> Decoder:
+def try_all(files: Iterable[bytes]) -> Counter[str]:
+    """Decode and preprocess files one after the other; count what came of them."""
     settings = Settings()
     limits = ImageLimits(
         max_bytes=settings.max_image_bytes,
@@ -30,35 +30,29 @@ def decoder() -> Decoder:
         shorter_side_px=224,
         formats=settings.image_formats,
     )
-    preprocess = golden_backend("openai", "trained").preprocess
-    return Decoder(preprocess, limits, Monitor("decode"), threads=1, ahead=1)
-
-
-async def try_all(files: Iterable[bytes]) -> Counter[str]:
-    """Decode and preprocess files one after the other; count what came of them."""
-    one, outcomes = decoder(), Counter[str]()
+    reader, outcomes = ImageReader(limits), Counter[str]()
+    preparation = golden_model("openai", "trained").towers["image"].preparation
     for raw in files:
         started_s = time.process_time()
         try:
-            async with one.decoded(raw, Timings()) as pixels:
-                outcomes["image"] += 1
-                assert pixels.shape[0] == 3
+            prepared = reader.prepare(preparation, raw, Shaping(), Timings())
+            outcomes["image"] += 1
+            assert prepared.arrays[0].shape[0] == 3
         except InvalidInputError as error:
             outcomes[error.reason] += 1
         if (seconds := time.process_time() - started_s) > SLOW_S:
             raise AssertionError(f"{seconds:.1f} s for {len(raw)} bytes: {raw[:60]!r}")
-    await one.aclose()
     return outcomes
 
 
 def test_good_files_of_every_accepted_format_are_read() -> None:
-    outcomes = asyncio.run(try_all(seeds(Settings().image_formats[:-1])))
+    outcomes = try_all(seeds(Settings().image_formats[:-1]))
 
     assert outcomes["image"] == outcomes.total() > 60
 
 
 def test_broken_files_are_read_or_refused() -> None:
-    outcomes = asyncio.run(try_all(mutants(seeds(Settings().image_formats[:-1]), 5000, seed=1)))
+    outcomes = try_all(mutants(seeds(Settings().image_formats[:-1]), 5000, seed=1))
 
     assert outcomes.total() == 5000
     assert outcomes["broken_image"] > 500
@@ -69,7 +63,7 @@ def test_broken_files_are_read_or_refused() -> None:
 def test_a_bomb_is_refused_or_harmless(name: str) -> None:
     bomb = BOMBS[name]()
     before_mb = resident_mb()
-    asyncio.run(try_all([bomb]))
+    try_all([bomb])
 
     assert resident_mb() - before_mb < 400
 
@@ -78,9 +72,9 @@ def test_a_bomb_is_refused_or_harmless(name: str) -> None:
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_broken_files_leave_no_memory_behind() -> None:
     files = seeds(Settings().image_formats[:-1])
-    asyncio.run(try_all(mutants(files, 20_000, seed=2)))
+    try_all(mutants(files, 20_000, seed=2))
     before_mb = resident_mb()
-    outcomes = asyncio.run(try_all(mutants(files, 100_000, seed=3)))
+    outcomes = try_all(mutants(files, 100_000, seed=3))
 
     print(f"{dict(outcomes)}, {before_mb:.0f} MB before, {resident_mb():.0f} MB after")
     assert outcomes.total() == 100_000

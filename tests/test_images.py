@@ -17,7 +17,7 @@ from errors import (
     RequestTooLargeError,
 )
 from inference.images import guards
-from inference.images.reader import ImageReader, decode_base64
+from inference.images.decoder import ImageDecoder, decode_base64
 from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks
 from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
@@ -112,7 +112,7 @@ def test_an_image_that_would_be_huge_once_scaled_is_refused(size: tuple[int, int
 
 
 def test_a_format_that_is_not_accepted_is_not_an_image() -> None:
-    reader = ImageReader(replace(LIMITS, formats=("JPEG",)))
+    reader = ImageDecoder(replace(LIMITS, formats=("JPEG",)))
 
     with pytest.raises(InvalidInputError, match=r"accepted format \(JPEG\)"):
         reader.open(plain())
@@ -123,7 +123,7 @@ def test_a_format_that_is_not_accepted_is_not_an_image() -> None:
     [name for name in Settings().image_formats if name != "HEIF"],
 )
 def test_what_people_keep_pictures_in_is_accepted(image_format: str) -> None:
-    reader = ImageReader(replace(LIMITS, formats=Settings().image_formats))
+    reader = ImageDecoder(replace(LIMITS, formats=Settings().image_formats))
     colours = [Image.new("RGB", (32, 16), colour) for colour in ("red", "blue")]
     options = {"save_all": True, "append_images": colours[1:]} if image_format == "MPO" else {}
     if image_format == "ICO":
@@ -140,13 +140,13 @@ def test_exotic_formats_are_reached_only_when_asked_for(image_format: str) -> No
     raw = file_of(Image.new(mode, (16, 16)), image_format)
 
     with pytest.raises(InvalidInputError, match="not an image of an accepted format"):
-        ImageReader(replace(LIMITS, formats=Settings().image_formats)).open(raw)
+        ImageDecoder(replace(LIMITS, formats=Settings().image_formats)).open(raw)
     if image_format not in {"EPS", "PDF"}:  # one starts a program, of the other nothing is read
         assert READER.open(raw).size == (16, 16)
 
 
 def test_threads_wait_for_each_others_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100))
+    reader = ImageDecoder(replace(LIMITS, max_pixels=100 * 100))
     decoding: list[int] = []
     load = PngImageFile.load
 
@@ -185,7 +185,7 @@ def test_a_prefix_does_not_change_the_bytes() -> None:
 
 def test_a_format_that_does_not_exist_ends_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"no format is called JPG; Pillow knows .* JPEG"):
-        ImageReader(replace(LIMITS, formats=("JPG", "PNG")))
+        ImageDecoder(replace(LIMITS, formats=("JPG", "PNG")))
 
 
 def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(
@@ -201,7 +201,7 @@ def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(
 
 
 def test_pixels_are_held_until_the_picture_is_let_go() -> None:
-    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100))
+    reader = ImageDecoder(replace(LIMITS, max_pixels=100 * 100))
     large = file_of(Image.new("L", (100, 100)))
     with ThreadPoolExecutor(1) as pool:
         with reader.opened(large):
@@ -212,7 +212,7 @@ def test_pixels_are_held_until_the_picture_is_let_go() -> None:
 
 
 def test_nobody_waits_for_ever_for_a_picture_that_hangs() -> None:
-    reader = ImageReader(replace(LIMITS, max_pixels=100 * 100, max_wait_s=0.5))
+    reader = ImageDecoder(replace(LIMITS, max_pixels=100 * 100, max_wait_s=0.5))
     large, small = (file_of(Image.new("L", size)) for size in ((100, 100), (10, 10)))
     with ThreadPoolExecutor(3) as pool:
         with reader.opened(large):

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.model import Embeddings
+from backends.model import Rows, Vector
 from config import Settings
 from errors import UnhealthyError
 from inference import lane, runner
 from inference.admission import Admission
 from inference.batch_queue import BatchQueue
 from inference.health import Monitor
-from inference.lane import Vector
 from tests.asgi import serving
-from tests.fakes import FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of, vectorize
 from tests.pictures import base64_of, plain
 from vectorizer import Vectorizer
 from web.load_log import LoadLog
@@ -49,7 +48,7 @@ def pixels_of(colour: tuple[int, int, int]) -> bytes:
     return Image.new("RGB", (8, 8), colour).tobytes()
 
 
-class Eyes(FakeBackend):
+class Eyes(FakeModel):
     """Raises at a step where it meets the poison; its gates hold up the passes and the threads."""
 
     def __init__(self, fault: type[BaseException] = ValueError, step: str = "") -> None:
@@ -68,7 +67,7 @@ class Eyes(FakeBackend):
             raise self._fault("injected")
         return pixels
 
-    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
         vectors = super().encode_image(batch)
         if pixels_of(POISON) in batch:
             if self._step == "compute" or (self._step == "halve" and len(batch) == 1):
@@ -150,10 +149,10 @@ async def assert_dead(client: httpx.AsyncClient) -> None:
 async def test_a_fault_of_one_item_is_its_own(
     fault: type[BaseException], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(row: Vector) -> Vector | Exception:
+    def check(row: Rows, pick: int) -> Vector | Exception:
         if step == "rows" and np.array_equal(row, vector_of(pixels_of(POISON))):
             raise fault("injected")
-        return checked(row)
+        return checked(row, pick)
 
     checked = lane._checked
     monkeypatch.setattr(lane, "_checked", check)
@@ -172,7 +171,7 @@ async def test_a_fault_on_the_way_into_the_queue_is_the_requests_own(
     fault: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(Eyes()) as client:
-        monkeypatch.setattr(BatchQueue, "append", raising_once(fault, BatchQueue.append))
+        monkeypatch.setattr(BatchQueue, "put", raising_once(fault, BatchQueue.put))
         async with asyncio.timeout(TIMEOUT_S):
             bad = await ask(client, POISON)
 
@@ -282,7 +281,7 @@ def runner_of(name: str) -> asyncio.Task[Any]:
 class Halving(Eyes):
     """Fails a batch, and is held up by its gate in the passes of the halves."""
 
-    def encode_image(self, batch: Sequence[bytes]) -> Embeddings:
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
         if len(batch) == 1 + len(GOOD):
             self.gate.clear()
             self.busy.set()
@@ -361,18 +360,18 @@ async def test_a_lane_that_is_cancelled_in_the_middle_of_a_step_answers_all(step
 
 
 async def test_a_dead_lane_answers_who_waits_refuses_who_comes_and_drains() -> None:
-    replicas = [FakeBackend(), FakeBackend()]
+    replicas = [FakeModel(), FakeModel()]
     for replica in replicas:
         replica.gate.clear()
-    vectorizer = Vectorizer(replicas, Settings(max_batch_size=1))
-    asked = [asyncio.create_task(vectorizer.vectorize([text], [])) for text in "abcd"]
+    vectorizer = Vectorizer([replica.model for replica in replicas], Settings(max_batch_size=1))
+    asked = [asyncio.create_task(vectorize(vectorizer, [text], [])) for text in "abcd"]
     for replica in replicas:
         await asyncio.to_thread(replica.busy.wait, 10)
     runner_of("text").cancel()
     async with asyncio.timeout(1):
         answers = await asyncio.gather(*asked, return_exceptions=True)
         with pytest.raises(UnhealthyError):
-            await vectorizer.vectorize(["e"], [])
+            await vectorize(vectorizer, ["e"], [])
     for replica in replicas:
         replica.gate.set()
     async with asyncio.timeout(1):

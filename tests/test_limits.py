@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.asgi import serving
-from tests.fakes import FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of
 from tests.pictures import base64_of, file_of, plain
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +35,7 @@ def pictures(count: int) -> list[str]:
 async def test_each_limit_is_told_in_a_sentence(
     settings: dict[str, Any], body: dict[str, list[str]], status: int, sentence: str
 ) -> None:
-    async with serving(FakeBackend(), **settings) as client:
+    async with serving(FakeModel(), **settings) as client:
         answer = await client.post("/vectorize", content=json.dumps(body))
 
     assert answer.status_code == status
@@ -44,7 +44,7 @@ async def test_each_limit_is_told_in_a_sentence(
 
 async def test_the_defaults_admit_64_items_in_a_request() -> None:
     body = {"texts": [f"text {i}" for i in range(32)], "images": pictures(32)}
-    async with serving(FakeBackend()) as client:
+    async with serving(FakeModel()) as client:
         answer = await client.post("/vectorize", json=body)
 
     assert answer.status_code == 200
@@ -52,7 +52,7 @@ async def test_the_defaults_admit_64_items_in_a_request() -> None:
 
 
 async def test_the_defaults_let_2048_requests_wait() -> None:
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend) as client:
         asked = [
@@ -78,9 +78,9 @@ async def until_queued(client: httpx.AsyncClient, count: int) -> None:
 
 
 @pytest.fixture
-async def busy() -> AsyncIterator[tuple[FakeBackend, httpx.AsyncClient]]:
+async def busy() -> AsyncIterator[tuple[FakeModel, httpx.AsyncClient]]:
     """Give a service whose two places are taken."""
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend, max_queue_items=2) as client:
         asked = [
@@ -94,7 +94,7 @@ async def busy() -> AsyncIterator[tuple[FakeBackend, httpx.AsyncClient]]:
 
 
 async def test_what_does_not_fit_the_queue_is_refused_at_once(
-    busy: tuple[FakeBackend, httpx.AsyncClient],
+    busy: tuple[FakeModel, httpx.AsyncClient],
 ) -> None:
     answer = await busy[1].post("/vectorize", json={"texts": ["one more"]})
 
@@ -104,7 +104,7 @@ async def test_what_does_not_fit_the_queue_is_refused_at_once(
 
 
 async def test_probes_and_the_other_lane_do_not_feel_a_full_queue(
-    busy: tuple[FakeBackend, httpx.AsyncClient],
+    busy: tuple[FakeModel, httpx.AsyncClient],
 ) -> None:
     backend, client = busy
 
@@ -114,7 +114,7 @@ async def test_probes_and_the_other_lane_do_not_feel_a_full_queue(
 
 
 async def test_a_repeat_is_answered_from_memory_though_the_queue_is_full() -> None:
-    backend = FakeBackend()
+    backend = FakeModel()
     async with serving(backend, max_queue_items=1) as client:
         first = await client.post("/vectorize", json={"texts": ["known"]})
         backend.gate.clear()
@@ -128,7 +128,7 @@ async def test_a_repeat_is_answered_from_memory_though_the_queue_is_full() -> No
 
 
 async def test_bodies_that_wait_are_bounded_together() -> None:
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend, max_queue_bytes=100) as client:
         waiting = asyncio.create_task(client.post("/vectorize", json={"texts": ["a" * 60]}))
@@ -143,7 +143,7 @@ async def test_bodies_that_wait_are_bounded_together() -> None:
 
 
 async def test_what_is_not_answered_in_time_is_504_and_never_computed() -> None:
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend, request_timeout_s=0.2) as client:
         first = asyncio.create_task(client.post("/vectorize", json={"texts": ["first"]}))
@@ -163,7 +163,7 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
         yield b'{"texts":'
         await asyncio.sleep(10)
 
-    async with serving(FakeBackend(), request_timeout_s=0.2) as client:
+    async with serving(FakeModel(), request_timeout_s=0.2) as client:
         answer = await client.post("/vectorize", content=slow())
 
     assert answer.status_code == 408
@@ -196,7 +196,7 @@ async def test_a_token_opens_what_tokens_close(authorization: str | None, status
     given = authorization and authorization.encode("latin-1")
     headers = [(b"Authorization", given)] if given else []
     tokens = "first, second"
-    async with serving(FakeBackend(), authentication_allowed_tokens=tokens) as client:
+    async with serving(FakeModel(), authentication_allowed_tokens=tokens) as client:
         asked = await client.post("/vectorize", json={"texts": ["a"]}, headers=headers)
         meta = await client.get("/meta", headers=headers)
         probes = [await client.get(f"/.well-known/{probe}") for probe in ("live", "ready")]
@@ -213,7 +213,7 @@ async def test_every_answer_carries_the_id_of_its_line_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with serving(FakeBackend()) as client:
+    async with serving(FakeModel()) as client:
         fine = await client.post("/vectorize", json={"texts": ["secret"]})
         wrong = await client.post("/vectorize", json={"texts": "secret"})
         named = await client.get("/meta", headers={"X-Request-ID": "from-the-client"})
@@ -230,7 +230,7 @@ async def test_every_answer_carries_the_id_of_its_line_in_the_log(
 
 async def test_a_very_long_picture_is_refused_before_it_is_scaled() -> None:
     raw = file_of(Image.new("1", (200_000, 3)))
-    async with serving(FakeBackend(), max_image_pixels=1_000_000) as client:
+    async with serving(FakeModel(), max_image_pixels=1_000_000) as client:
         answer = await client.post("/vectorize", json={"images": [base64_of(raw)]})
 
     assert answer.status_code == 413

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,11 +12,11 @@ from PIL import Image
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from backends.model import BackendStats, Embeddings, GpuMemory
+from backends.model import GpuMemory, Rows
 from config import VERSION
 from errors import REASONS
 from tests.asgi import serving
-from tests.fakes import FakeBackend
+from tests.fakes import TOO_LONG, FakeModel
 from tests.pictures import base64_of, plain
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +27,12 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
+def backend() -> FakeModel:
+    return FakeModel()
 
 
 @pytest.fixture
-async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(backend) as client:
         yield client
 
@@ -77,8 +76,8 @@ async def test_requests_are_counted_by_code_and_items_by_modality(
     await client.get("/meta")
     seen = await scrape(client)
 
-    assert seen("clip_requests_total", code="200") == 1
-    assert seen("clip_requests_total", code="422") == 1
+    assert seen("clip_requests_total", endpoint="/vectorize", code="200") == 1
+    assert seen("clip_requests_total", endpoint="/vectorize", code="422") == 1
     assert seen("clip_items_total", modality="text") == 3
     assert seen("clip_items_total", modality="image") == 2
     assert seen("clip_request_duration_seconds_count") == 2
@@ -95,7 +94,7 @@ async def test_requests_are_counted_by_code_and_items_by_modality(
     ],
 )
 async def test_a_refusal_is_counted_by_its_reason(
-    backend: FakeBackend, body: bytes, reason: str
+    backend: FakeModel, body: bytes, reason: str
 ) -> None:
     async with serving(backend, max_image_pixels=100_000) as client:
         await client.post("/vectorize", content=body)
@@ -112,8 +111,8 @@ async def test_every_reason_is_there_from_the_start_and_no_other(
 
 
 async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
-    class Picky(FakeBackend):
-        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    class Picky(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
             if len(texts) > 2:
                 raise ValueError
             return super().encode_text(texts)
@@ -146,7 +145,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
 
 
 async def test_batches_are_counted_by_lane_with_their_sizes(
-    client: httpx.AsyncClient, backend: FakeBackend
+    client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     backend.gate.clear()
     first = asyncio.create_task(client.post("/vectorize", json={"texts": ["first"]}))
@@ -159,13 +158,14 @@ async def test_batches_are_counted_by_lane_with_their_sizes(
     seen = await scrape(client)
 
     assert seen("clip_queue_items", lane="text") == 0
+    assert seen("clip_queue_seconds", lane="text") == 0
     assert seen("clip_batch_items_bucket", lane="text", le="1.0") == 1
     assert seen("clip_batch_items_sum", lane="text") == 9
     assert seen("clip_batch_items_count", lane="text") == 2
     assert seen("clip_batch_duration_seconds_sum", lane="text") > 0
 
 
-class SlowDecoder(FakeBackend):
+class SlowDecoder(FakeModel):
     """Its gate holds up the threads that decode, not the model."""
 
     def preprocess(self, image: Image.Image) -> bytes:
@@ -187,16 +187,17 @@ async def test_images_that_wait_to_be_decoded_are_in_the_queue() -> None:
 
 
 async def test_the_cache_the_cut_texts_and_the_model_are_told(
-    client: httpx.AsyncClient, backend: FakeBackend
+    client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     for _ in range(3):
         await client.post("/vectorize", json={"texts": ["a"]})
-    backend.stats = BackendStats(truncated_texts=5, gpu_memory=None)
+    for letter in "abcde":
+        await client.post("/vectorize", json={"texts": [letter * TOO_LONG]})
     seen = await scrape(client)
 
     assert seen("clip_cache_lookups_total", result="hit") == 2
-    assert seen("clip_cache_lookups_total", result="miss") == 1
-    assert seen("clip_cache_vectors") == 1
+    assert seen("clip_cache_lookups_total", result="miss") == 6
+    assert seen("clip_cache_vectors") == 6
     assert seen("clip_truncated_texts_total") == 5
     assert seen("clip_build_info", version=VERSION) == 1
     assert seen.labels_of("clip_model_info") == {
@@ -207,16 +208,17 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
         "device",
         "precision",
         "text_mode",
+        "vector_space",
     }
     assert seen("process_resident_memory_bytes") > 1e6
     assert not any(name.startswith("clip_gpu") for name in seen.names())
 
 
 async def test_the_memory_of_a_gpu_is_told_in_bytes(
-    client: httpx.AsyncClient, backend: FakeBackend
+    client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     memory = GpuMemory(allocated=1, reserved=2, total=3)
-    backend.stats = BackendStats(truncated_texts=0, gpu_memory=memory)
+    backend.memory = memory
     seen = await scrape(client)
 
     assert seen("clip_gpu_memory_allocated_bytes") == 1
@@ -247,7 +249,7 @@ async def test_names_and_units_keep_to_the_conventions(client: httpx.AsyncClient
 
 def test_two_applications_count_apart() -> None:
     async def count_in_both() -> tuple[float, float]:
-        async with serving(FakeBackend()) as one, serving(FakeBackend()) as other:
+        async with serving(FakeModel()) as one, serving(FakeModel()) as other:
             await one.post("/vectorize", json={"texts": ["a"]})
             await other.post("/vectorize", json={"texts": ["a", "b"]})
             both = [(await scrape(client)) for client in (one, other)]
@@ -272,9 +274,9 @@ def queries(panel: dict[str, object]) -> list[str]:
 
 
 async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
-    client: httpx.AsyncClient, backend: FakeBackend
+    client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
-    backend.stats = replace(backend.stats, gpu_memory=GpuMemory(1, 2, 3))
+    backend.memory = GpuMemory(1, 2, 3)
     await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE, "?"]})
     await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE]})
     seen = await scrape(client)

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from errors import DeviceLostError
 from tests.asgi import serving
-from tests.fakes import FakeBackend
+from tests.fakes import FakeModel
 from tests.golden_cases import GOLDEN
 from tests.service import running
 
@@ -75,12 +75,12 @@ async def refused(
     settings: dict[str, Any], path: str = "/vectorize", **request: Any
 ) -> httpx.Response:
     method = "POST" if request else "GET"
-    async with serving(FakeBackend(), **settings) as client:
+    async with serving(FakeModel(), **settings) as client:
         return await client.request(method, path, **request)
 
 
 async def late() -> httpx.Response:
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend, request_timeout_s=0.1) as client:
         answer = await client.post("/vectorize", json={"texts": ["a"]})
@@ -89,7 +89,7 @@ async def late() -> httpx.Response:
 
 
 async def crowded() -> httpx.Response:
-    backend = FakeBackend()
+    backend = FakeModel()
     backend.gate.clear()
     async with serving(backend, max_queue_items=1) as client:
         first = asyncio.create_task(client.post("/vectorize", json={"texts": ["a"]}))
@@ -108,7 +108,7 @@ async def slow() -> httpx.Response:
     return await refused({"request_timeout_s": 0.1}, content=body())
 
 
-class Lost(FakeBackend):
+class Lost(FakeModel):
     def encode_text(self, texts: object) -> Any:
         raise DeviceLostError("gone")
 
@@ -152,7 +152,7 @@ async def test_a_probe_that_fails_is_described(path: str) -> None:
 
 
 async def assert_described(answer: httpx.Response, path: str, status: int) -> None:
-    async with serving(FakeBackend()) as client:
+    async with serving(FakeModel()) as client:
         schema = schemathesis.openapi.from_dict((await client.get("/openapi.json")).json())
     method = answer.request.method
     described = schema[path][method].definition.raw["responses"][str(status)]

@@ -12,11 +12,12 @@ import torch
 from open_clip import factory
 from safetensors.torch import save_file
 
+from backends.embed import embed_all
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, EmbeddingBackend
+from backends.load import load_replica
+from backends.model import Model, ModelOptions
 from errors import ModelFolderError
-from tests.golden_cases import GOLDEN, assert_same, text_cases
+from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases
 from tests.hub_models import make_tower
 
 TEXTS = ["a cat", "a much longer text about a cat that sat on a mat", ""]
@@ -33,17 +34,17 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def load(root: Path) -> EmbeddingBackend:
-    return load_backend(detect(root), BackendOptions())
+def load(root: Path) -> Model:
+    return load_replica(detect(root), ModelOptions())
 
 
 def golden_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GOLDEN / "openclip/openclip", tmp_path / "openclip"))
 
 
-def assert_golden(backend: EmbeddingBackend) -> None:
+def assert_golden(model: Model) -> None:
     for case in text_cases("openclip", "trained"):
-        assert_same(backend.encode_text([case.content])[0], case)
+        assert_same(embed_texts(model, [case.content])[0], case)
 
 
 def test_weights_in_a_hub_cache_are_found(tmp_path: Path) -> None:
@@ -105,27 +106,33 @@ def test_a_hugging_face_text_tower_is_built_from_disk(foreign: tuple[Path, Any])
     with torch.inference_mode():
         expected = model.encode_text(ids, normalize=True).numpy()
 
-    np.testing.assert_allclose(load(root).encode_text(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(load(root), TEXTS), expected, atol=1e-5)
 
 
 def test_a_hugging_face_text_tower_can_be_converted(foreign: tuple[Path, Any]) -> None:
-    options = BackendOptions(runtime="openvino")
-    converted, original = load_backend(detect(foreign[0]), options), load(foreign[0])
+    options = ModelOptions(runtime="openvino")
+    converted, original = load_replica(detect(foreign[0]), options), load(foreign[0])
     texts = [*TEXTS, "word " * 200]
+    read = [
+        [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
+        for model in (converted, original)
+    ]
 
     assert converted.info.runtime == "openvino"
-    np.testing.assert_allclose(converted.encode_text(texts), original.encode_text(texts), atol=1e-5)
-    assert converted.stats.truncated_texts == original.stats.truncated_texts == 1
+    np.testing.assert_allclose(
+        embed_texts(converted, texts), embed_texts(original, texts), atol=1e-5
+    )
+    assert read[0] == read[1]
+    assert [truncated for _, truncated in read[0]] == [False, False, False, True]
 
 
-def test_texts_that_a_hugging_face_tower_cuts_are_counted(foreign: tuple[Path, Any]) -> None:
-    backend = load(foreign[0])
+def test_of_a_text_that_a_hugging_face_tower_cuts_it_says_so(foreign: tuple[Path, Any]) -> None:
+    model = load(foreign[0])
     fits = " ".join(["a"] * (77 - 2))
-    backend.encode_text(["a", fits])
-    assert backend.stats.truncated_texts == 0
+    texts = ["a", fits, fits + " a", fits * 3]
+    told = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
 
-    backend.encode_text(["a", fits + " a", fits * 3])
-    assert backend.stats.truncated_texts == 2
+    assert told == [(3, False), (77, False), (77, True), (77, True)]
 
 
 def test_a_tower_beside_the_weights_is_found_too(foreign: tuple[Path, Any]) -> None:
@@ -134,7 +141,7 @@ def test_a_tower_beside_the_weights_is_found_too(foreign: tuple[Path, Any]) -> N
     shutil.move(cached / "snapshots/abc", root / "openclip/xlm-tiny")
     shutil.rmtree(cached)
 
-    assert load(root).encode_text(TEXTS).shape == (3, 16)
+    assert embed_texts(load(root), TEXTS).shape == (3, 16)
 
 
 def test_a_folder_without_its_text_tower_says_how_to_mend_it(foreign: tuple[Path, Any]) -> None:
@@ -146,8 +153,8 @@ def test_a_folder_without_its_text_tower_says_how_to_mend_it(foreign: tuple[Path
 
 
 def test_leaving_out_padding_changes_no_vector_of_a_plain_clip() -> None:
-    backend = load(GOLDEN / "openclip")
-    long_and_short = backend.encode_text(TEXTS)
+    model = load(GOLDEN / "openclip")
+    long_and_short = embed_texts(model, TEXTS)
 
     for text, vector in zip(TEXTS, long_and_short, strict=True):
-        np.testing.assert_allclose(backend.encode_text([text])[0], vector, atol=1e-5)
+        np.testing.assert_allclose(embed_texts(model, [text])[0], vector, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ import torch
 from open_clip import tokenizer as texts
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from tokenizers import Tokenizer as Vocabulary
 from transformers import SiglipTokenizer
 
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
 from backends.folder import detect, hub_snapshot
 from backends.inputs import siglip1_tokens
+from backends.inputs.kinds import read_preparation
 from backends.inputs.pixels import Preprocess
-from backends.inputs.tokens import VOCABULARY, Tokenizer
+from backends.inputs.tokens import Padding
+from backends.model import Preparation, Shaping
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, text_cases
 from tests.hub_models import make_tower
@@ -50,17 +52,21 @@ def sayings() -> list[str]:
     return [*SAYINGS, *recorded, *plain, *mixed]
 
 
+def carried_over(library: Any, padding: Padding, folder: Path) -> Preparation:
+    """The preparation that a converted model has in place of a tokenizer of open_clip's."""
+    recipe = openclip_portable.recipe_of(library, padding)
+    kind = openclip_portable.save_vocabulary(library, folder)
+    return read_preparation(folder, {"kind": kind, **recipe.as_json()})
+
+
 @pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
 def test_open_clips_own_tokenizer_is_described_exactly(clean: str, tmp_path: Path) -> None:
     library = texts.SimpleTokenizer(clean=clean)
-    recipe = openclip_portable.recipe_of(library, 77, 0, is_blind=False)
-    openclip_portable.save_vocabulary(library, tmp_path)
-    tokenizer = Tokenizer(Vocabulary.from_file(str(tmp_path / VOCABULARY)), recipe)
+    preparation = carried_over(library, Padding("full", 77, 0), tmp_path)
 
     for text in sayings():
         expected = library([text])[0].tolist()
-        (collated,) = recipe.padding(tokenizer([text]))
-        assert collated.arrays[0][0].tolist() == expected, repr(text)
+        assert preparation.prepare(text, Shaping()).arrays[0].tolist() == expected, repr(text)
 
 
 @pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])
@@ -69,15 +75,12 @@ def test_a_hugging_face_tokenizer_in_open_clip_is_described_exactly(
 ) -> None:
     tower = make_tower(tmp_path / "xlm")
     library = texts.HFTokenizer(str(tower), context_length=20, clean=clean)
-    recipe = openclip_portable.recipe_of(
-        library, 20, library.tokenizer.pad_token_id, is_blind=False
-    )
-    openclip_portable.save_vocabulary(library, tmp_path)
-    tokenizer = Tokenizer(Vocabulary.from_file(str(tmp_path / VOCABULARY)), recipe)
+    padding = Padding("full", 20, library.tokenizer.pad_token_id)
+    preparation = carried_over(library, padding, tmp_path)
 
     for text in sayings():
-        (collated,) = recipe.padding(tokenizer([text]))
-        assert collated.arrays[0][0].tolist() == library([text])[0].tolist(), repr(text)
+        expected = library([text])[0].tolist()
+        assert preparation.prepare(text, Shaping()).arrays[0].tolist() == expected, repr(text)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
@@ -107,11 +110,11 @@ def test_siglip_1s_tokenizer_is_described_exactly(tmp_path: Path) -> None:
     folder = detect(GOLDEN / "siglip1")
     library = SiglipTokenizer.from_pretrained(hub_snapshot(folder.part("siglip"), folder.hub_name))
     hf.save_vocabulary(library, tmp_path)
-    tokenizer = siglip1_tokens.read(tmp_path, 64)
+    tokenizer = siglip1_tokens.read_tokenizer(tmp_path, 64)
 
     for text in [*sayings(), *SIGLIP1_SAYINGS]:
-        expected = library([text], truncation=True, max_length=64)["input_ids"]
-        assert tokenizer([text]) == expected, repr(text)
+        expected = library(text, truncation=True, max_length=64)["input_ids"]
+        assert tokenizer(text).ids == expected, repr(text)
 
 
 def test_what_cannot_be_described_says_why(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from backends.folder import detect
-from backends.load import load_backend
-from backends.model import BackendOptions, Precision
+from backends.load import load_replica
+from backends.model import ModelOptions, Precision
 from backends.precision import log_choice, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
 from tests.service import CONVERTED
@@ -47,14 +47,14 @@ def test_the_log_says_what_there_is_and_what_is_used(
 def test_every_start_says_so_and_serves_in_a_precision_that_it_has(
     runtime: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = BackendOptions(
+    options = ModelOptions(
         precision="float16",
         runtime="torch" if runtime == "torch" else "openvino",
         cache_dir=CONVERTED,
     )
     with caplog.at_level(logging.INFO):
-        backend = load_backend(detect(GOLDEN / "openai"), options)
+        model = load_replica(detect(GOLDEN / "openai"), options)
 
-    used = backend.info.precision
+    used = model.info.precision
     assert ("so float32 is used" in caplog.text) == (used == "float32")
-    assert backend.info.runtime == runtime
+    assert model.info.runtime == runtime

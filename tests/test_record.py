@@ -1,6 +1,7 @@
 import pytest
 
-from inference.record import Record, Timings
+from inference.timings import Timings
+from web.record import Record
 
 
 def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None:
@@ -17,7 +18,7 @@ def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None
 
 def test_what_an_item_does_not_work_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.0, 104.0, 110.0])  # item, measure, measured, item's end
-    monkeypatch.setattr("inference.record.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("inference.timings.time.perf_counter", lambda: next(clock))
     request = Timings()
     with request.item() as item, item.measure("encode"):
         pass

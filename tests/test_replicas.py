@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replicas
-from backends.model import BackendOptions, BackendStats, GpuMemory, Precision
+from backends.model import GpuMemory, Modality, ModelOptions, Precision
 from backends.torch import devices as torch_devices
 from config import Settings
 from errors import ConfigurationError, DeviceUnavailableError
-from tests.fakes import FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from vectorizer import Vectorizer
 
@@ -21,12 +22,12 @@ GIGABYTE = 10**9
 
 @pytest.mark.anyio
 async def test_replicas_compute_side_by_side_and_each_answer_finds_its_caller() -> None:
-    replicas = [FakeBackend(), FakeBackend()]
+    replicas = [FakeModel(), FakeModel()]
     for replica in replicas:
         replica.gate.clear()
-    vectorizer = Vectorizer(replicas, Settings(max_batch_size=2))
+    vectorizer = Vectorizer([replica.model for replica in replicas], Settings(max_batch_size=2))
     texts = [f"text {number}" for number in range(8)]
-    answers = asyncio.gather(*(vectorizer.vectorize([text], []) for text in texts))
+    answers = asyncio.gather(*(vectorize(vectorizer, [text], []) for text in texts))
     for replica in replicas:  # both at the same time
         assert await asyncio.to_thread(replica.busy.wait, 10)
     for replica in replicas:
@@ -39,14 +40,13 @@ async def test_replicas_compute_side_by_side_and_each_answer_finds_its_caller() 
 
 
 def test_their_devices_and_their_memory_are_told_together() -> None:
-    replicas = [FakeBackend(), FakeBackend()]
+    replicas = [FakeModel(), FakeModel()]
     for count, replica in enumerate(replicas, start=1):
-        memory = GpuMemory(allocated=count, reserved=2 * count, total=GIGABYTE)
-        replica.stats = BackendStats(truncated_texts=count, gpu_memory=memory)
-    vectorizer = Vectorizer(replicas, Settings())
+        replica.memory = GpuMemory(allocated=count, reserved=2 * count, total=GIGABYTE)
+    vectorizer = Vectorizer([replica.model for replica in replicas], Settings())
 
     assert vectorizer.info.device == "cpu, cpu"
-    assert vectorizer.backend_stats == BackendStats(3, GpuMemory(3, 6, 2 * GIGABYTE))
+    assert vectorizer.gpu_memory == GpuMemory(3, 6, 2 * GIGABYTE)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_names_no_gpu_is_refused(wanted: str) -> None:
 def test_a_gpu_that_is_not_there_ends_the_start_with_a_sentence(wanted: str) -> None:
     sentence = "cuda:0 is not there: torch .* sees 0 GPUs|is built without CUDA: install it"
     with pytest.raises(DeviceUnavailableError, match=sentence):
-        load_replicas(detect(GOLDEN / "openai"), BackendOptions(), wanted)
+        load_replicas(detect(GOLDEN / "openai"), ModelOptions(), wanted)
 
 
 def test_a_torch_without_cuda_is_told_from_a_machine_without_a_gpu(
@@ -94,13 +94,13 @@ def test_a_torch_without_cuda_is_told_from_a_machine_without_a_gpu(
 
 @pytest.mark.anyio
 async def test_every_replica_is_warmed_up() -> None:
-    replicas = [FakeBackend() for _ in range(4)]
-    vectorizer = Vectorizer(replicas, Settings())
-    await vectorizer.warmup()
+    replicas = [FakeModel() for _ in range(4)]
+    vectorizer = Vectorizer([replica.model for replica in replicas], Settings())
+    await vectorizer.warm_up()
 
     assert [replica.image_batches for replica in replicas] == [[1, 2]] * 4
     assert [[len(b) for b in replica.text_batches] for replica in replicas] == [[1, 2]] * 4
-    assert (await vectorizer.vectorize(["a"], [])).texts.shape == (1, 4)
+    assert (await vectorize(vectorizer, ["a"], [])).texts[0].shape == (4,)
     await vectorizer.aclose()
 
 
@@ -138,18 +138,16 @@ def test_half_precision_gives_nearly_the_same_vectors(
     monkeypatch.setattr(torch_devices, "precisions", lambda _: every)
     folder = detect(GOLDEN / layout)
     exact, rough = (
-        load_replicas(folder, BackendOptions(precision=one))[0] for one in ("float32", precision)
+        load_replicas(folder, ModelOptions(precision=one))[0] for one in ("float32", precision)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     from PIL import Image
 
     picture = Image.fromarray(pixels)
+    contents: dict[Modality, object] = {"text": "a cat", "image": picture}
     pairs = [
-        (exact.encode_text(["a cat"])[0], rough.encode_text(["a cat"])[0]),
-        (
-            exact.encode_image([exact.preprocess(picture)])[0],
-            rough.encode_image([rough.preprocess(picture)])[0],
-        ),
+        tuple(embed(model.towers[modality], [content])[0] for model in (exact, rough))
+        for modality, content in contents.items()
     ]
 
     assert rough.info.precision == precision

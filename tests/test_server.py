@@ -107,7 +107,7 @@ def test_a_signal_ends_a_start_and_the_conversion_in_it(log: Path, tmp_path: Pat
 def test_a_signal_that_a_library_swallows_still_ends_the_service(log: Path) -> None:
     program = """
 import asyncio, time, app, config
-from tests.fakes import FakeBackend
+from tests.fakes import FakeModel
 from vectorizer import Vectorizer
 
 async def swallow(settings):
@@ -115,7 +115,7 @@ async def swallow(settings):
     try:
         time.sleep(60)
     except BaseException:
-        return Vectorizer([FakeBackend()], settings)
+        return Vectorizer([FakeModel().model], settings)
 
 app.serve(config.Settings(), swallow)
 """

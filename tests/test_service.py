@@ -123,8 +123,8 @@ def test_uvicorn_itself_starts_the_same_app(tmp_path: Path) -> None:
 def test_every_family_loads_and_encodes_without_a_network() -> None:
     program = (
         "import config; config.forbid_hub_access()\n"
-        "from tests.golden_cases import LAYOUTS, golden_backend\n"
-        "for layout in LAYOUTS: golden_backend(layout, 'trained').encode_text(['a'])\n"
+        "from tests.golden_cases import LAYOUTS, embed_texts, golden_model\n"
+        "for layout in LAYOUTS: embed_texts(golden_model(layout, 'trained'), ['a'])\n"
         "import socket\n"
         "try: socket.create_connection(('192.0.2.1', 80))\n"
         "except AssertionError: print('guarded', len(LAYOUTS))"

@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
+from backends.embed import embed_all
 from backends.inputs import tokens
 from backends.inputs.tokens import beginning
-from tests.golden_cases import LAYOUTS, golden_backend
+from tests.golden_cases import EVERY_LAYOUT, embed_texts, golden_model
 
 LONG = {
     "words": "a photo of a cat " * 1500,
@@ -25,30 +26,27 @@ def test_a_text_is_cut_after_so_many_characters_that_are_no_spaces() -> None:
     assert beginning(" " * 1000 + "a" * 200, tokens=2) == " " * 1000 + "a" * 128
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY_LAYOUT
 @pytest.mark.parametrize("name", LONG)
 def test_what_is_not_read_changes_no_vector(
     layout: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = golden_backend(layout, "trained")
-    counts = [backend.stats.truncated_texts]
-    cut = backend.encode_text([LONG[name]])
-    counts.append(backend.stats.truncated_texts)
+    model = golden_model(layout, "trained")
+    (cut,) = embed_all(model.towers["text"], [LONG[name]])
     monkeypatch.setattr(tokens, "CHARS_PER_TOKEN", 10**9)
-    whole = backend.encode_text([LONG[name]])
+    (whole,) = embed_all(model.towers["text"], [LONG[name]])
 
-    np.testing.assert_array_equal(cut, whole)
-    counts.append(backend.stats.truncated_texts)
-    assert counts[2] - counts[1] == counts[1] - counts[0]
+    np.testing.assert_array_equal(cut.vector, whole.vector)
+    assert (cut.tokens, cut.truncated) == (whole.tokens, whole.truncated)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY_LAYOUT
 @pytest.mark.parametrize("unit", ["😀", "a photo of a cat ", "ab"])
 def test_a_very_long_text_costs_little_more_than_a_long_one(layout: str, unit: str) -> None:
-    backend = golden_backend(layout, "trained")
+    model = golden_model(layout, "trained")
     text = (unit * 100_000)[:100_000]
-    backend.encode_text([text])
+    embed_texts(model, [text])
     started_s = time.process_time()
-    backend.encode_text([text] * 4)
+    embed_texts(model, [text] * 4)
 
     assert time.process_time() - started_s < 0.5  # without the cut 0.7 s to 2.8 s

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.model import Embeddings
+from backends.model import Rows
 from config import Settings
 from errors import BackendError, DeviceUnavailableError, InvalidInputError
-from tests.fakes import DIMENSIONS, FakeBackend, vector_of
+from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
 from vectorizer import Vectorizer, load_vectorizer
@@ -26,13 +26,13 @@ def picture_vector(raw_size: tuple[int, int], colour: tuple[int, int, int]) -> n
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
+def backend() -> FakeModel:
+    return FakeModel()
 
 
 @pytest.fixture
-async def vectorizer(backend: FakeBackend) -> AsyncIterator[Vectorizer]:
-    vectorizer = Vectorizer([backend], Settings())
+async def vectorizer(backend: FakeModel) -> AsyncIterator[Vectorizer]:
+    vectorizer = Vectorizer([backend.model], Settings())
     yield vectorizer
     backend.gate.set()
     await vectorizer.aclose()
@@ -40,7 +40,7 @@ async def vectorizer(backend: FakeBackend) -> AsyncIterator[Vectorizer]:
 
 async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectorizer) -> None:
     texts = [f"text {i}" for i in range(100)]
-    answer = await vectorizer.vectorize(texts, [base64_of(BLUE), base64_of(RED)])
+    answer = await vectorize(vectorizer, texts, [base64_of(BLUE), base64_of(RED)])
 
     np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
     np.testing.assert_array_equal(
@@ -51,11 +51,11 @@ async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectori
 async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Broken(FakeBackend):
-        def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    class Broken(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
             raise RuntimeError("CUDA error: no kernel image\nCompile with")
 
-    monkeypatch.setattr("backends.load.load_replicas", lambda *_: [Broken()])
+    monkeypatch.setattr("backends.load.load_replicas", lambda *_: [Broken().model])
     with pytest.raises(DeviceUnavailableError) as raised:
         await load_vectorizer(Settings(models_dir=GOLDEN / "openai"))
 
@@ -72,7 +72,7 @@ async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) 
     async def fail() -> weakref.ref[Picture]:
         picture = Picture("not base64!")
         with contextlib.suppress(InvalidInputError):
-            await vectorizer.vectorize(["a good one"], [picture])
+            await vectorize(vectorizer, ["a good one"], [picture])
         return weakref.ref(picture)
 
     gc.collect()
@@ -86,14 +86,14 @@ async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) 
 
 
 async def test_nothing_asked_is_nothing_answered(vectorizer: Vectorizer) -> None:
-    answer = await vectorizer.vectorize([], [])
+    answer = await vectorize(vectorizer, [], [])
 
-    assert answer.texts.shape == answer.images.shape == (0, DIMENSIONS)
+    assert (answer.texts, answer.images) == ([], [])
 
 
-async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeBackend) -> None:
+async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeModel) -> None:
     backend.gate.clear()
-    asked = [asyncio.create_task(vectorizer.vectorize([f"text {i}"], [])) for i in range(9)]
+    asked = [asyncio.create_task(vectorize(vectorizer, [f"text {i}"], [])) for i in range(9)]
     await asyncio.sleep(0.05)
     backend.gate.set()
     answers = await asyncio.gather(*asked)
@@ -103,15 +103,13 @@ async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeBacke
     assert len(backend.text_batches) <= 2  # some, and all that came meanwhile
 
 
-async def test_an_equal_image_is_computed_once(
-    vectorizer: Vectorizer, backend: FakeBackend
-) -> None:
+async def test_an_equal_image_is_computed_once(vectorizer: Vectorizer, backend: FakeModel) -> None:
     backend.gate.clear()
-    asked = [asyncio.create_task(vectorizer.vectorize([], [base64_of(RED)])) for _ in range(5)]
+    asked = [asyncio.create_task(vectorize(vectorizer, [], [base64_of(RED)])) for _ in range(5)]
     await asyncio.sleep(0.05)
     backend.gate.set()
     await asyncio.gather(*asked)
-    await vectorizer.vectorize([], ["data:image/png;base64," + base64_of(RED)])
+    await vectorize(vectorizer, [], ["data:image/png;base64," + base64_of(RED)])
 
     assert backend.image_batches == [1]
     assert vectorizer.cache_stats.shared == 4
@@ -122,7 +120,7 @@ async def test_a_text_and_an_image_of_the_same_bytes_are_not_mixed_up(
     vectorizer: Vectorizer,
 ) -> None:
     raw = file_of(Image.new("RGB", (2, 2)), "PPM")
-    answer = await vectorizer.vectorize([raw.decode()], [base64_of(raw)])
+    answer = await vectorize(vectorizer, [raw.decode()], [base64_of(raw)])
 
     assert not np.array_equal(answer.texts[0], answer.images[0])
 
@@ -139,13 +137,13 @@ async def test_a_bad_image_is_named(
     vectorizer: Vectorizer, images: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        await vectorizer.vectorize(["fine"], images)
+        await vectorize(vectorizer, ["fine"], images)
 
 
-async def test_a_bad_request_fails_no_other(vectorizer: Vectorizer, backend: FakeBackend) -> None:
+async def test_a_bad_request_fails_no_other(vectorizer: Vectorizer, backend: FakeModel) -> None:
     backend.gate.clear()
-    good = [asyncio.create_task(vectorizer.vectorize([f"text {i}"], [])) for i in range(4)]
-    bad = asyncio.create_task(vectorizer.vectorize(["text 0"], ["?"]))
+    good = [asyncio.create_task(vectorize(vectorizer, [f"text {i}"], [])) for i in range(4)]
+    bad = asyncio.create_task(vectorize(vectorizer, ["text 0"], ["?"]))
     await asyncio.sleep(0.05)
     backend.gate.set()
 
@@ -156,23 +154,23 @@ async def test_a_bad_request_fails_no_other(vectorizer: Vectorizer, backend: Fak
 
 
 async def test_a_failure_of_the_model_is_raised(
-    vectorizer: Vectorizer, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    vectorizer: Vectorizer, backend: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
         raise BackendError("no")
 
-    failing = Vectorizer([backend], Settings())
+    failing = Vectorizer([backend.model], Settings())
     monkeypatch.setattr(backend, "encode_text", fail)
-    broken = Vectorizer([backend], Settings())
+    broken = Vectorizer([backend.model], Settings())
 
     with pytest.raises(BackendError, match="no"):
-        await broken.vectorize(["a"], [])
+        await vectorize(broken, ["a"], [])
     await broken.aclose()
     await failing.aclose()
 
 
-async def test_warming_up_uses_both_towers(vectorizer: Vectorizer, backend: FakeBackend) -> None:
-    await vectorizer.warmup()
+async def test_warming_up_uses_both_towers(vectorizer: Vectorizer, backend: FakeModel) -> None:
+    await vectorizer.warm_up()
 
     assert backend.text_batches
     assert backend.image_batches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -17,8 +17,9 @@ from errors import (
     ServiceError,
     SlowRequestError,
 )
-from inference.admission import ByteBudget, Reservation
 from inference.tasks import exception_of
+from inference.timings import Timings
+from web.budget import ByteBudget, Reservation
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Intake:
         self._timeout_s = settings.request_timeout_s
 
     @asynccontextmanager
-    async def body_of(self, request: Request) -> AsyncIterator[bytearray]:
+    async def body_of(self, request: Request, timings: Timings) -> AsyncIterator[bytearray]:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
         Raises:
@@ -47,7 +48,8 @@ class Intake:
         try:
             with self.budget.reserved() as reservation:
                 async with deadline:
-                    body = await self._read(request, reservation)
+                    with timings.measure("read"):
+                        body = await self._read(request, reservation)
                     late = DeadlineExceededError(f"not answered within {self._timeout_s:g} s")
                     yield body
         except TimeoutError as error:
@@ -77,44 +79,48 @@ class Intake:
             )
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work of a request whose body was read; give it up when its client goes away.
+class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
+    """Gives up what is done inside when the client of a request, whose body was read, goes away.
+
+    A task is given its own cancellation, as `asyncio.timeout` does: one for the work would cost
+    a remembered text more than all else that is done for it.
 
     Raises:
         ClientGoneError: it did.
-        Exception: whatever the work raised, in the form that `exception_of` gives it.
+        Exception: whatever was raised inside, in the form that `exception_of` gives it.
     """
-    task = asyncio.create_task(work)
-    task.add_done_callback(_retrieve)
-    gone = asyncio.create_task(_until_gone(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return _result_of(task)
-    finally:
-        gone.cancel()
-        task.cancel()
-        del task  # as in `_result_of`
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = _current_task()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _traceback: object
+    ) -> None:
+        self._watcher.cancel()
+        if self._is_gone:
+            self._task.uncancel()
+            if error:  # whatever it is: of a client that is gone nothing is a bug
+                raise ClientGoneError from error
+        if error is None or isinstance(error, Exception):
+            return
+        is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
+        if not is_asked_for:  # which no handler of errors would answer
+            raise exception_of(error) from error
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self._task.cancel()
 
 
-def _result_of(task: asyncio.Task[T]) -> T:
-    try:
-        return task.result()
-    except Exception:
-        raise
-    except BaseException as error:  # which no handler of errors would answer
-        raise exception_of(error) from error
-    finally:
-        del task  # or its error would keep it, and it the error, until the collector comes
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at how work ended: what fails when its client has gone would be logged as a bug."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("outside of a task")
+    return task

@@ -1,9 +1,9 @@
-"""From an error to its answer: the one table of status codes, and the handlers that use it."""
+"""From an error to its answer: the one table of status codes, and who answers by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from typing import Any
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
@@ -13,7 +13,6 @@ from errors import (
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
-    Reason,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
@@ -21,9 +20,8 @@ from errors import (
     UnhealthyError,
 )
 from web.auth import CHALLENGES
-from web.wire import error_response
-
-Handler: TypeAlias = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
+from web.record import Record
 
 # An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
 STATUS: dict[type[ServiceError], int] = {
@@ -37,59 +35,57 @@ STATUS: dict[type[ServiceError], int] = {
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
+# What their answers bring beside the sentence.
+HEADERS = {401: "WWW-Authenticate", 429: "Retry-After"}
 
 
-def answer(request: Request, error: ServiceError) -> Response:
-    """Answer an error of our own."""
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    response = _refuse(request, status, str(error), error.reason)
-    for name, value in _headers_of(error):
-        response.headers.append(name, value)
-    return response
+class ErrorResponder:
+    """Answers errors: it alone decides which interface's shape the errors of a path have."""
+
+    def __init__(self, formats: Iterable[ErrorFormat]) -> None:
+        known: tuple[ErrorFormat, ...] = (SentenceErrors(), *formats)
+        by_prefix = {one.prefix: one for one in known}
+        self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
+
+    def respond(self, request: Request, error: Exception) -> Response:
+        """Answer an error, and note it in the request's record."""
+        record: Record = request.state.record
+        refusal = _refusal(request, error)
+        record.refused, record.sentence = refusal.reason, refusal.sentence
+        shape = next(one for one in self._formats if record.path.startswith(one.prefix))
+        status = shape.status(refusal.status)
+        response = Response(shape.body(refusal), status, media_type="application/json")
+        for name, value in _headers_of(error):
+            response.headers.append(name, value)
+        return response
+
+    async def handle(self, request: Request, error: Exception) -> Response:
+        """Answer an error, as FastAPI calls it."""
+        return self.respond(request, error)
+
+    @property
+    def handlers(self) -> dict[int | type[Exception], Any]:
+        """What FastAPI shall call, for every error that there is."""
+        return dict.fromkeys((ServiceError, HTTPException, Exception), self.handle)
 
 
-def described_headers(status: int) -> dict[str, Any]:
-    """Describe for OpenAPI the headers that an answer above 399 brings."""
-    own = {401: "WWW-Authenticate", 429: "Retry-After"}.get(status)
-    return {
-        name: {"required": True, "schema": {"type": "string"}}
-        for name in ("X-Request-ID", own)
-        if name
-    }
+def _refusal(request: Request, error: Exception) -> Refusal:
+    match error:
+        case ServiceError():
+            status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+            return Refusal(status, str(error), error.reason)
+        case HTTPException():
+            sentence = f"{request.method} {request.url.path}: {error.detail}"
+            return Refusal(error.status_code, sentence, "route")
+    return Refusal(500, "internal error; the service's log has the details", "bug")
 
 
-def _headers_of(error: ServiceError) -> list[tuple[str, str]]:
-    if isinstance(error, QueueFullError):
-        return [("Retry-After", str(error.retry_after_s))]
-    if isinstance(error, UnauthorizedError):
-        return [("WWW-Authenticate", challenge) for challenge in CHALLENGES]
+def _headers_of(error: Exception) -> list[tuple[str, str]]:
+    match error:
+        case QueueFullError():
+            return [("Retry-After", str(error.retry_after_s))]
+        case UnauthorizedError():
+            return [("WWW-Authenticate", challenge) for challenge in CHALLENGES]
+        case HTTPException():
+            return list((error.headers or {}).items())
     return []
-
-
-def _refuse(
-    request: Request, status: int, sentence: str, reason: Reason, **headers: str
-) -> Response:
-    record = request.state.record
-    record.refused, record.sentence = reason, sentence
-    return error_response(status, sentence, **headers)
-
-
-async def _answer_service_error(request: Request, error: ServiceError) -> Response:
-    return answer(request, error)
-
-
-async def _answer_http_error(request: Request, error: HTTPException) -> Response:
-    sentence = f"{request.method} {request.url.path}: {error.detail}"
-    return _refuse(request, error.status_code, sentence, "route", **(error.headers or {}))
-
-
-async def _answer_bug(request: Request, _error: Exception) -> Response:
-    # The exception itself goes to the log, with its traceback, by way of the server.
-    return _refuse(request, 500, "internal error; the service's log has the details", "bug")
-
-
-HANDLERS: dict[int | type[Exception], Handler] = {
-    ServiceError: _answer_service_error,
-    HTTPException: _answer_http_error,
-    Exception: _answer_bug,
-}

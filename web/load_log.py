@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from inference.record import Record
 from inference.runner import BatchStats
+from web.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class LoadLog:
     def observe_request(self, record: Record) -> None:
         """Take note of a request that was answered."""
         self._requests += 1
-        self._items += record.texts + record.images
+        self._items += record.items.total()
 
     def observe_batch(self, lane: str, stats: BatchStats) -> None:
         """Take note of a pass."""

@@ -7,7 +7,7 @@ import logging
 from pythonjsonlogger.json import JsonFormatter
 
 from config import Settings
-from inference.record import Record
+from web.record import MODALITIES, Record
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,17 @@ def log_request(record: Record) -> None:
         return
     logger.log(
         level,
-        "%s: %d in %.1f ms, %d texts, %d images, request %s%s",
-        record.what,
+        "%s %s: %d in %.1f ms, %s, request %s%s",
+        record.method,
+        _on_one_line(record.path),
         record.status,
         1000 * record.total_s,
-        record.texts,
-        record.images,
+        ", ".join(f"{record.items[modality]} {modality}s" for modality in MODALITIES),
         record.request_id,
         f": {record.sentence}" if record.sentence else "",
         extra={"request_id": record.request_id, "status": record.status},
     )
+
+
+def _on_one_line(path: str) -> str:
+    return repr(path[:100])[1:-1]  # no line breaks of a client's choice in the log

@@ -7,7 +7,6 @@ someone asks. Each object has a registry of its own. It knows no HTTP and no mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,11 +20,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from backends.model import BackendStats, ModelInfo
+from backends.model import GpuMemory, ModelInfo
 from errors import REASONS
-from inference.record import STAGES, Record
 from inference.runner import BatchStats
-from inference.vector_cache import CacheStats
+from inference.timings import STAGES
+from vectorizer import Vectorizer
+from web.record import MODALITIES, Record
 
 # A cached text takes less than the first, Weaviate waits for the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
@@ -35,35 +35,11 @@ _ITEMS = tuple(2**power for power in range(11))
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Watched(Protocol):
-    """What is read from the service when someone asks."""
-
-    @property
-    def info(self) -> ModelInfo:
-        """What is loaded."""
-        ...
-
-    @property
-    def queue_items(self) -> Mapping[str, int]:
-        """How many items wait in each lane."""
-        ...
-
-    @property
-    def cache_stats(self) -> CacheStats:
-        """How often inputs were met again."""
-        ...
-
-    @property
-    def backend_stats(self) -> BackendStats:
-        """What the model counts, and the memory of its device."""
-        ...
-
-
 class Metrics:
     """Counts what happens, and writes it down for Prometheus.
 
     Args:
-        watched: what is read when someone asks.
+        vectorizer: what is read when someone asks.
         version: of the service.
         queue_bytes: tells the bytes of all requests that wait.
         observer_failures: tells how often one who was told of a batch or a request raised.
@@ -71,17 +47,17 @@ class Metrics:
 
     def __init__(
         self,
-        watched: Watched,
+        vectorizer: Vectorizer,
         version: str,
         queue_bytes: Callable[[], int],
         observer_failures: Callable[[], int],
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_States(watched, version, queue_bytes, observer_failures))
-        self._requests = self._counter("requests", "Answers of POST /vectorize.", "code")
+        self._registry.register(_States(vectorizer, version, queue_bytes, observer_failures))
+        self._requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
         items = self._counter("items", "Texts and images that came in.", "modality")
-        self._texts, self._images = items.labels("text"), items.labels("image")
+        self._items = {modality: items.labels(modality) for modality in MODALITIES}
         refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
         self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._total = self._histogram(
@@ -101,8 +77,8 @@ class Metrics:
             "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "lane"
         )
 
-    def _counter(self, name: str, meaning: str, label: str) -> Counter:
-        return Counter(f"clip_{name}", meaning, [label], registry=self._registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"clip_{name}", meaning, labels, registry=self._registry)
 
     def _histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
@@ -111,9 +87,9 @@ class Metrics:
 
     def observe_request(self, record: Record) -> None:
         """Count a request that was answered."""
-        self._requests.labels(str(record.status)).inc()
-        self._texts.inc(record.texts)
-        self._images.inc(record.images)
+        self._requests.labels(record.endpoint, str(record.status)).inc()
+        for modality, count in record.items.items():
+            self._items[modality].inc(count)
         if record.refused:
             self._refusals[record.refused].inc()
         self._total.observe(record.total_s)
@@ -136,20 +112,31 @@ class _States(Collector):
 
     def __init__(
         self,
-        watched: Watched,
+        vectorizer: Vectorizer,
         version: str,
         queue_bytes: Callable[[], int],
         observer_failures: Callable[[], int],
     ) -> None:
-        self._watched = watched
+        self._vectorizer = vectorizer
         self._version = version
         self._queue_bytes = queue_bytes
         self._observer_failures = observer_failures
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("clip_build", "The service.", {"version": self._version})
-        yield InfoMetricFamily("clip_model", "What is loaded.", _model_labels(self._watched.info))
-        yield self._queue()
+        yield InfoMetricFamily(
+            "clip_model", "What is loaded.", _model_labels(self._vectorizer.info)
+        )
+        yield _by_lane(
+            "clip_queue_items",
+            "Items that wait, are decoded or are computed.",
+            self._vectorizer.queue_items,
+        )
+        yield _by_lane(
+            "clip_queue_seconds",
+            "Seconds of work that wait or are in progress.",
+            self._vectorizer.queue_seconds,
+        )
         yield GaugeMetricFamily(
             "clip_queue_bytes",
             "Bodies of all requests that are read, wait or are computed.",
@@ -161,18 +148,15 @@ class _States(Collector):
             self._observer_failures(),
         )
         yield from self._cache()
-        yield from _backend(self._watched.backend_stats)
-
-    def _queue(self) -> Metric:
-        queue = GaugeMetricFamily(
-            "clip_queue_items", "Items that wait, are decoded or are computed.", labels=["lane"]
+        yield CounterMetricFamily(
+            "clip_truncated_texts",
+            "Texts longer than the model reads, cut.",
+            self._vectorizer.truncated_texts,
         )
-        for lane, count in self._watched.queue_items.items():
-            queue.add_metric([lane], count)
-        return queue
+        yield from _gpu(self._vectorizer.gpu_memory)
 
     def _cache(self) -> Iterator[Metric]:
-        stats = self._watched.cache_stats
+        stats = self._vectorizer.cache_stats
         lookups = CounterMetricFamily(
             "clip_cache_lookups",
             "Inputs: hit (known), shared (being computed for another), miss (computed).",
@@ -188,6 +172,13 @@ class _States(Collector):
         yield GaugeMetricFamily("clip_cache_vectors", "Vectors remembered.", stats.size)
 
 
+def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=["lane"])
+    for lane, count in counts.items():
+        family.add_metric([lane], count)
+    return family
+
+
 def _model_labels(info: ModelInfo) -> dict[str, str]:
     return {
         "family": info.family,
@@ -197,17 +188,16 @@ def _model_labels(info: ModelInfo) -> dict[str, str]:
         "device": info.device,
         "precision": info.precision,
         "text_mode": info.text_mode,
+        "vector_space": info.vector_space,
     }
 
 
-def _backend(stats: BackendStats) -> Iterator[Metric]:
-    yield CounterMetricFamily(
-        "clip_truncated_texts", "Texts longer than the model reads, cut.", stats.truncated_texts
-    )
-    if memory := stats.gpu_memory:
-        for name, meaning, value in (
-            ("allocated", "GPU memory that holds this process's tensors.", memory.allocated),
-            ("reserved", "GPU memory that this process keeps for tensors.", memory.reserved),
-            ("total", "Memory of the GPU.", memory.total),
-        ):
-            yield GaugeMetricFamily(f"clip_gpu_memory_{name}_bytes", meaning, value)
+def _gpu(memory: GpuMemory | None) -> Iterator[Metric]:
+    if memory is None:
+        return
+    for name, meaning, value in (
+        ("allocated", "GPU memory that holds this process's tensors.", memory.allocated),
+        ("reserved", "GPU memory that this process keeps for tensors.", memory.reserved),
+        ("total", "Memory of the GPU.", memory.total),
+    ):
+        yield GaugeMetricFamily(f"clip_gpu_memory_{name}_bytes", meaning, value)

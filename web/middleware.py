@@ -1,55 +1,86 @@
-"""The record of each request, kept around the whole application: one place that sees every answer.
+"""What surrounds every HTTP request, from the outside in: its record, its errors, its token.
 
-What the routes and the error handlers note in `request.state.record` ends here: in the headers
-`X-Request-ID` and `Server-Timing`, in the log, and with those who count.
+What the handlers and the errors note in the record ends here: in the headers `X-Request-ID` and
+`Server-Timing`, in the log, and with those who count.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from fastapi import Request
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.record import Record
+from errors import ServiceError
+from web.auth import Access
+from web.errors import ErrorResponder
 from web.logs import log_request
-
-MEASURED = "/vectorize"
+from web.record import Record
 
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
-async def observed(
-    app: ASGIApp,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    hear: Callable[[Record], None],
-    last: bool = False,
-) -> None:
-    """Run one HTTP request with a record in its state.
+def record_of(scope: Scope) -> Record:
+    """Return the record of a request."""
+    record: Record = scope["state"]["record"]
+    return record
+
+
+class RecordMiddleware:
+    """Keeps a record of every request: it sees every answer, also that to a bug.
 
     Args:
-        app: what answers it.
-        scope: of ASGI, as the next two.
-        receive: see there.
-        send: see there.
-        hear: is told of each request that is measured; must not raise, or the connection is closed.
-        last: whether the client shall come back on another connection.
+        app: what answers.
+        endpoints: of each path that an interface is asked on, the one by which it is known.
+        on_complete: is told of each answer of an interface; must not raise, or the connection is
+            closed.
+        is_draining: tells whether clients shall come back on another connection.
     """
-    record = Record(request_id=_request_id(scope), what=f"{scope['method']} {_path(scope)}")
-    scope.setdefault("state", {})["record"] = record
-    is_measured = scope["path"] == MEASURED
-    try:
-        await app(scope, receive, partial(_send, record, send, is_measured, last))
-    finally:
-        if record.status:  # without one the caller was gone before there was an answer
-            log_request(record)
-            if is_measured:
-                hear(record)
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        endpoints: Mapping[str, str],
+        on_complete: Callable[[Record], None],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._app = app
+        self._endpoints = endpoints
+        self._on_complete = on_complete
+        self._is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and note how it ended."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        endpoint = self._endpoints.get(path, "")
+        record = Record(_request_id(scope), scope["method"], path, endpoint)
+        scope.setdefault("state", {})["record"] = record
+        try:
+            await self._app(scope, receive, partial(self._send, record, send))
+        finally:
+            if record.status:  # without one the client was gone before there was an answer
+                log_request(record)
+                if record.endpoint:
+                    self._on_complete(record)
+
+    async def _send(self, record: Record, send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.end(message["status"])
+            message["headers"] = [*message.get("headers", []), *self._headers(record)]
+        await send(message)
+
+    def _headers(self, record: Record) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", record.request_id.encode())]
+        if record.endpoint:
+            headers.append((b"server-timing", server_timing(record).encode()))
+        if self._is_draining():
+            headers.append((b"connection", b"close"))
+        return headers
 
 
 def _request_id(scope: Scope) -> str:
@@ -58,25 +89,43 @@ def _request_id(scope: Scope) -> str:
     return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _path(scope: Scope) -> str:
-    return repr(scope["path"][:100])[1:-1]  # no line breaks of a client's choice in the log
-
-
-async def _send(
-    record: Record, send: Send, is_measured: bool, last: bool, message: Message
-) -> None:
-    if message["type"] == "http.response.start":
-        record.end(message["status"])
-        headers = [*message.get("headers", []), (b"x-request-id", record.request_id.encode())]
-        if is_measured:
-            headers.append((b"server-timing", server_timing(record).encode()))
-        if last:
-            headers.append((b"connection", b"close"))
-        message["headers"] = headers
-    await send(message)
-
-
 def server_timing(record: Record) -> str:
     """Write the header's value: milliseconds by stage, and in all."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
+
+
+class ErrorMiddleware:
+    """Answers what is raised where no FastAPI is: by the check of tokens, and by the interfaces."""
+
+    def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
+        self._app = app
+        self._errors = errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or what it raised."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if record_of(scope).status:  # it is answered: by FastAPI, or in part
+                raise
+            await self._errors.respond(Request(scope), error)(scope, receive, send)
+            if not isinstance(error, ServiceError | HTTPException):
+                raise  # to the log, with its traceback, by way of the server
+
+
+class AccessMiddleware:
+    """Lets those pass who bring a token."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request.
+
+        Raises:
+            UnauthorizedError: it must bring a token, and brings none that is allowed.
+        """
+        self._access.check(scope)
+        await self._app(scope, receive, send)

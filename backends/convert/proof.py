@@ -5,10 +5,14 @@ Whatever a family does that was not carried over shows here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
-from backends.model import EmbeddingBackend, Embeddings
+from backends.embed import embed
+from backends.model import Modality, Model, Rows
 from errors import ConversionError
 
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
@@ -26,25 +30,21 @@ _PROOF_TEXTS = (
 )
 
 
-def prove(original: EmbeddingBackend, made: EmbeddingBackend) -> None:
-    """Compare what both make of the same inputs.
+def prove(original: Model, made: Model) -> None:
+    """Compare what both make of the same inputs, each alone and all in the batches that they form.
 
     Raises:
         ConversionError: the vectors differ.
     """
-    expected = original.encode_text(_PROOF_TEXTS)
-    compare("texts", expected, made.encode_text(_PROOF_TEXTS))
-    alone = [made.encode_text([text]) for text in _PROOF_TEXTS]  # of other lengths, in one row
-    compare("texts", expected, np.concatenate(alone))
-    pictures = _proof_pictures()
-    expected, given = (
-        backend.encode_image([backend.preprocess(picture) for picture in pictures])
-        for backend in (original, made)
-    )
-    compare("images", expected, given)
+    for modality, tower in original.towers.items():
+        contents = _PROOF_INPUTS[modality]()
+        expected = embed(tower, contents)
+        compare(f"{modality}s", expected, embed(made.towers[modality], contents))
+        alone = [embed(made.towers[modality], [content]) for content in contents]
+        compare(f"{modality}s", expected, np.concatenate(alone))
 
 
-def compare(what: str, expected: Embeddings, given: Embeddings) -> None:
+def compare(what: str, expected: Rows, given: Rows) -> None:
     """Compare vectors, each [n, dimensions].
 
     Raises:
@@ -72,3 +72,9 @@ def _proof_pictures() -> list[Image.Image]:
         picture = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
         pictures.extend(picture.convert(mode) for mode in ("RGB", "RGBA", "L"))
     return [*pictures, pictures[0].quantize(16), pictures[0].convert("1")]
+
+
+_PROOF_INPUTS: dict[Modality, Callable[[], Sequence[Any]]] = {
+    "text": lambda: _PROOF_TEXTS,
+    "image": _proof_pictures,
+}

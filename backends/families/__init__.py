@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from backends.folder import Family, ModelFolder
-from backends.model import BackendOptions
+from backends.model import ModelOptions
 from errors import ModelFolderError, StartupError, describe_error
 
 if TYPE_CHECKING:
-    from backends.torch.runtime import Towers
+    from backends.torch.towers import TorchModel
 
-# Each names a function (ModelFolder, BackendOptions) -> Towers.
+# Each names a function (ModelFolder, ModelOptions) -> TorchModel.
 LOADERS: dict[Family, str] = {
     "openai": "backends.families.hf_clip:load",
     "openclip": "backends.families.openclip:load",
@@ -24,7 +24,7 @@ LOADERS: dict[Family, str] = {
 }
 
 
-def load_towers(folder: ModelFolder, options: BackendOptions) -> Towers:
+def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the model of a folder as torch modules.
 
     Raises:
@@ -34,7 +34,7 @@ def load_towers(folder: ModelFolder, options: BackendOptions) -> Towers:
     module_name, function_name = LOADERS[folder.family].split(":")
     load = getattr(import_module(module_name), function_name)
     try:
-        return cast("Towers", load(folder, options))
+        return cast("TorchModel", load(folder, options))
     except StartupError:
         raise
     except Exception as error:

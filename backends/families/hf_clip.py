@@ -25,17 +25,11 @@ from backends.families import transformers_models as hf
 from backends.folder import ModelFolder
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import Padding, TextRecipe
-from backends.model import BackendOptions
-from backends.torch.runtime import (
-    Towers,
-    describe,
-    place,
-    preprocess_of,
-    unit_length,
-)
+from backends.model import ModelOptions
+from backends.torch.towers import TorchModel, describe, place, unit_length
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> Towers:
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `openai_clip/` and `openai_clip_processor/`."""
     processors = folder.part("openai_clip_processor")
     tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
@@ -55,7 +49,7 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     )
     return hf.two_towers(
         info,
-        preprocess_of(geometry),
+        geometry,
         hf.image_tower(model, processor, unit_length),
         hf.TextNetwork(model, unit_length),
         tokenizer,
@@ -65,8 +59,8 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
 
 def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
     # Attention is causal, so what follows the end token changes nothing.
-    padding = Padding("longest", tokenizer.pad_token_id)
-    return TextRecipe(model.config.text_config.max_position_embeddings, "nothing", padding)
+    longest = model.config.text_config.max_position_embeddings
+    return TextRecipe("nothing", Padding("rounded", longest, tokenizer.pad_token_id))
 
 
 def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
@@ -79,7 +73,7 @@ def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
 
 
 def _load_model(
-    folder: ModelFolder, config: dict[str, Any], is_metaclip2: bool, options: BackendOptions
+    folder: ModelFolder, config: dict[str, Any], is_metaclip2: bool, options: ModelOptions
 ) -> Any:
     # CLIP pools a text whose end token is 2 at its largest token id, MetaCLIP 2 at the end token:
     # the first is the reference's defect (transformers PR 39821).

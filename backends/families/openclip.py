@@ -10,16 +10,15 @@ before it converts to RGB.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import open_clip
-import torch
 from open_clip import factory
 from open_clip.hf_model import HFTextEncoder
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -30,19 +29,20 @@ from typing_extensions import override
 
 from backends.families import openclip_portable
 from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
-from backends.inputs.pixels import to_pixels
+from backends.inputs.pixels import PixelPreparation, to_pixels
 from backends.inputs.resampling import Pixels
-from backends.inputs.tokens import beginning
-from backends.model import BackendOptions, Embeddings
-from backends.torch.runtime import (
+from backends.inputs.tokens import Padding, TokenPreparation, Tokens, beginning
+from backends.model import ModelOptions
+from backends.torch.towers import (
     ImageTower,
     Normalize,
-    Portable,
-    TorchNetwork,
-    Towers,
+    TorchModel,
+    TorchTower,
     describe,
     dtype_of,
     place,
+    portable_images,
+    portable_texts,
     unit_length,
 )
 from errors import ModelFolderError
@@ -50,7 +50,7 @@ from errors import ModelFolderError
 _NAME = "model-folder"  # under which open_clip knows the architecture of the folder
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> Towers:
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `openclip/`."""
     description = _read_description(folder.part("openclip"))
     model, config = _load_model(description, options)
@@ -64,12 +64,12 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
         config=description.reference_config,
     )
     tokenizer = open_clip.get_tokenizer(_NAME)
-    return Towers(
+    return TorchModel(
         info,
-        _Preprocess(config),
-        _image_tower(model, config, options),
-        _TextTower(model, tokenizer, options.device),
-        lambda: _portable(model, config, tokenizer),
+        {
+            "text": _text_tower(model, tokenizer),
+            "image": _image_tower(model, config, options),
+        },
     )
 
 
@@ -145,7 +145,7 @@ def _on_disk(hub_name: str, path: Path) -> Path:
     return found
 
 
-def _load_model(description: _Description, options: BackendOptions) -> tuple[Any, PreprocessCfg]:
+def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
     # No public function registers an architecture that lies in memory, only one in a file.
     factory._MODEL_CONFIGS[_NAME] = description.architecture
     model = open_clip.create_model(
@@ -155,17 +155,6 @@ def _load_model(description: _Description, options: BackendOptions) -> tuple[Any
         device="cpu",
     )
     return place(model, options), PreprocessCfg(**model.visual.preprocess_cfg)
-
-
-def _portable(model: Any, config: PreprocessCfg, tokenizer: Any) -> Portable:
-    length, padding = _length_and_padding(tokenizer)
-    is_blind = _is_blind_to_padding(model)
-    return Portable(
-        openclip_portable.geometry_of(config),
-        partial(openclip_portable.save_vocabulary, tokenizer),
-        openclip_portable.recipe_of(tokenizer, length, padding, is_blind=is_blind),
-        _TextNetwork(model),
-    )
 
 
 class _Preprocess:
@@ -180,51 +169,63 @@ class _Preprocess:
         return np.ascontiguousarray(to_pixels(image))
 
 
-def _image_tower(model: Any, config: PreprocessCfg, options: BackendOptions) -> nn.Module:
+def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> TorchTower:
     dtype = dtype_of(options)
-    return ImageTower(
+    module = ImageTower(
         Normalize(config.mean, config.std),
         lambda numbers: model.encode_image(numbers.to(dtype)),
         model,
         unit_length,
     ).to(options.device)
+    return TorchTower(
+        PixelPreparation(_Preprocess(config)),
+        module,
+        lambda: portable_images(module, openclip_portable.geometry_of(config)),
+    )
 
 
-class _TextTower:
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        self.truncated_texts = 0
+def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
+    nothing = tokenizer([""])[0]  # [context length], padded
+    is_blind = _is_blind_to_padding(model)
+    padding = Padding("rounded" if is_blind else "full", len(nothing), int(nothing[-1]))
+    module = _TextNetwork(model)
+    save_vocabulary = partial(openclip_portable.save_vocabulary, tokenizer)
+    return TorchTower(
+        TokenPreparation(_Tokenize(tokenizer, padding), padding),
+        module,
+        lambda: portable_texts(
+            module, openclip_portable.recipe_of(tokenizer, padding), save_vocabulary
+        ),
+    )
+
+
+class _Tokenize:
+    """One of open_clip's tokenizers, its padding taken off."""
+
+    def __init__(self, tokenizer: Any, padding: Padding) -> None:
         self._tokenize = tokenizer
-        self._length, self._padding = _length_and_padding(tokenizer)
-        self._encode = TorchNetwork(_TextNetwork(model), device)
-        self._is_blind_to_padding = _is_blind_to_padding(model)
+        self._length, self._padding = padding.longest, padding.token_id
+        inner = getattr(tokenizer, "tokenizer", None)
+        self._ends_in_padding = padding.token_id == getattr(inner, "eos_token_id", None)
+        self._lock = Lock()  # those of transformers note where to cut in themselves, at every call
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
-        texts = [beginning(text, self._length) for text in texts]
-        ids = self._tokenize(texts)  # [n, context length], padded
-        self.truncated_texts += self._count_cut(texts, ids)
-        if self._is_blind_to_padding:
-            ids = ids[:, : int(_lengths(ids, self._padding).max())]
-        return self._encode(ids.numpy())
+    def __call__(self, text: str) -> Tokens:
+        text = beginning(text, self._length)
+        with self._lock:
+            ids: list[int] = self._tokenize([text])[0].tolist()
+            truncated = self._is_cut(text, ids)
+        return Tokens(ids[: self._length_of(ids)], truncated)
 
-    def _count_cut(self, texts: Sequence[str], ids: Tensor) -> int:
+    def _is_cut(self, text: str, ids: list[int]) -> bool:
         # The end token may be the padding too, so a full row shows in its last place but one.
-        full = (ids[:, -2] != self._padding).nonzero().flatten().tolist()
-        return sum(self._is_cut(texts[row], ids[row]) for row in full)
+        if ids[-2] == self._padding:
+            return False
+        longer: list[int] = self._tokenize([text], len(ids) + 1)[0].tolist()
+        return longer[-1] != self._padding or longer[:-1] != ids
 
-    def _is_cut(self, text: str, ids: Tensor) -> bool:
-        longer = self._tokenize([text], len(ids) + 1)[0]
-        return bool(longer[-1] != self._padding or (longer[:-1] != ids).any())
-
-
-def _length_and_padding(tokenizer: Any) -> tuple[int, int]:
-    nothing = tokenizer([""])[0]
-    return len(nothing), int(nothing[-1])
-
-
-def _lengths(ids: Tensor, padding: int) -> Tensor:
-    """Return the number of tokens in each row, with an end token that is the padding too."""
-    places = torch.arange(1, ids.shape[1] + 1)
-    return ((ids != padding) * places).amax(dim=-1).add(1).clamp(max=ids.shape[1])
+    def _length_of(self, ids: list[int]) -> int:
+        last = max((i for i, token in enumerate(ids) if token != self._padding), default=-1)
+        return min(last + 1 + self._ends_in_padding, len(ids))
 
 
 def _is_blind_to_padding(model: Any) -> bool:

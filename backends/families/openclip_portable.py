@@ -56,34 +56,29 @@ def geometry_of(config: PreprocessCfg) -> Geometry:
     )
 
 
-def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write what one of open_clip's tokenizers is made of into a converted model's folder.
+
+    Returns:
+        the kind of the preparation that reads it.
 
     Raises:
         ConversionError: it does something beside looking up tokens.
     """
     if isinstance(tokenizer, texts.SimpleTokenizer) and not tokenizer.reduction_fn:
         _simple_vocabulary(tokenizer).save(str(folder / VOCABULARY))
-        return
+        return "tokens"
     plain = isinstance(tokenizer, texts.HFTokenizer) and not tokenizer.tokenizer_mode
     if not plain or tokenizer.strip_sep_token:
         raise ConversionError(
             f"its tokenizer (open_clip's {type(tokenizer).__name__}) needs open_clip"
         )
-    hf.save_vocabulary(tokenizer.tokenizer, folder)
+    return hf.save_vocabulary(tokenizer.tokenizer, folder)
 
 
-def recipe_of(tokenizer: Any, length: int, padding: int, *, is_blind: bool) -> TextRecipe:
-    """Describe how open_clip cleans, cuts and pads texts.
-
-    Args:
-        tokenizer: open_clip's.
-        length: most tokens of a text.
-        padding: the token that fills the rest.
-        is_blind: whether the model is blind to padding.
-    """
-    pad = Padding("longest", padding) if is_blind else Padding("length", padding, length)
-    return TextRecipe(length, _CLEANING[tokenizer.clean_fn], pad)
+def recipe_of(tokenizer: Any, padding: Padding) -> TextRecipe:
+    """Describe how open_clip cleans, cuts and pads texts."""
+    return TextRecipe(_CLEANING[tokenizer.clean_fn], padding)
 
 
 def _simple_vocabulary(tokenizer: texts.SimpleTokenizer) -> Vocabulary:

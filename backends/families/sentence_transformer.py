@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import filecmp
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -24,26 +25,36 @@ from typing_extensions import override
 
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import Padding, TextRecipe, beginning
-from backends.model import BackendOptions, Embeddings
-from backends.torch.runtime import (
+from backends.inputs.one_part import OnePart
+from backends.inputs.pixels import Geometry, PixelPreparation
+from backends.inputs.tokens import (
+    CHARS_OF_A_TOKEN,
+    Padding,
+    TextRecipe,
+    TokenPreparation,
+    Tokens,
+    beginning,
+)
+from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.torch.resizing import preprocess_of
+from backends.torch.towers import (
     ImageTower,
     Normalize,
     Portable,
-    TorchNetwork,
-    Towers,
+    TorchModel,
+    TorchTower,
     describe,
     identity,
     place,
-    preprocess_of,
+    portable_images,
+    portable_texts,
 )
 from errors import ConversionError, ModelFolderError
 
 logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own line says it
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> Towers:
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `clip/` and `text/`; equal folders are loaded once."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
     clip = _load_model(clip_path, options)
@@ -52,23 +63,18 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     processor = CLIPImageProcessorPil.from_pretrained(_network_folder(clip_path))
     if not shared:
         _drop_text_tower(clip)
-    preprocess = preprocess_of(Geometry.of_processor(processor, "pillow"))
+    geometry = Geometry.of_processor(processor, "pillow")
     info = describe(
         folder,
         options,
         family="sentence-transformers",
         dimensions=text.get_embedding_dimension() or 0,
-        image_px=preprocess.geometry.shorter_side_px,
+        image_px=geometry.shorter_side_px,
         networks=[clip, text],
         config={"clip_model": _config(clip), "text_model": _config(text)},
     )
-    return Towers(
-        info,
-        preprocess,
-        _image_tower(clip, processor),
-        _TextTower(text),
-        lambda: _portable(text, preprocess.geometry),
-    )
+    image = _image_tower(clip, processor, geometry)
+    return TorchModel(info, {"text": _text_tower(text), "image": image})
 
 
 def same_content(first: Path, second: Path) -> bool:
@@ -80,50 +86,125 @@ def same_content(first: Path, second: Path) -> bool:
     )
 
 
-def _image_tower(model: SentenceTransformer, processor: Any) -> nn.Module:
+def _image_tower(model: SentenceTransformer, processor: Any, geometry: Geometry) -> TorchTower:
     network = _sentence_embedding(model)
     normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
-    return ImageTower(
+    module = ImageTower(
         normalize,
         lambda values: network({"pixel_values": values, "modality": "image"}),
         model,
         identity,
     ).to(model.device)
+    return TorchTower(
+        PixelPreparation(preprocess_of(geometry)),
+        module,
+        lambda: portable_images(module, geometry),
+    )
 
 
-class _TextTower:
+_IDS, _MASK, _SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
+
+
+def _text_tower(model: SentenceTransformer) -> TorchTower:
+    features = _tensors(model, "a text")
+    if reason := _why_of_its_own(model, features):
+        module = _TextNetwork(model, sorted(features))
+        return TorchTower(_Features(model, sorted(features)), module, partial(_refuse, reason))
+    module = _TextNetwork(model, (_IDS, _MASK))
+    padding = Padding("rounded", model.max_seq_length, model.tokenizer.pad_token_id, masked=True)
+    recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
+    return TorchTower(
+        TokenPreparation(_Tokenize(model), padding),
+        module,
+        lambda: portable_texts(module, recipe, partial(hf.save_vocabulary, model.tokenizer)),
+    )
+
+
+def _why_of_its_own(model: SentenceTransformer, features: Mapping[str, Tensor]) -> str | None:
+    """Say why a text model's input is not ids and a mask that may be padded at the end."""
+    if not {_IDS, _MASK} <= features.keys() <= {_IDS, _MASK, _SEGMENTS}:
+        return f"its text model reads {' and '.join(sorted(features))}"
+    if model.max_seq_length is None:
+        return "its text model says of no length how much it reads"
+    if model.tokenizer.padding_side != "right":
+        return "its tokenizer pads on the left"
+    return None
+
+
+def _refuse(reason: str) -> Portable:
+    raise ConversionError(reason)
+
+
+def _tensors(model: SentenceTransformer, text: str) -> dict[str, Tensor]:
+    found = model.preprocess([text])
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+class _Tokenize:
+    """The tokenizer of a text model that reads ids and a mask."""
+
     def __init__(self, model: SentenceTransformer) -> None:
-        self.truncated_texts = 0
-        self.model = model
-        self._encode = TorchNetwork(_sentence_embedding(model), str(model.device))
+        self._model = model
+        self._lock = Lock()  # it notes where to cut in itself, at every call
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
-        length = self.model.max_seq_length  # None: it reads a text of any length
-        texts = [beginning(text, length) if length else text for text in texts]
-        features = self.model.preprocess(texts)
-        self.truncated_texts += self._count_cut(texts, features)
-        return self._encode(features)
+    def __call__(self, text: str) -> Tokens:
+        length = self._model.max_seq_length
+        text = beginning(text, length)
+        with self._lock:
+            ids: list[int] = _tensors(self._model, text)[_IDS][0].tolist()
+            return Tokens(ids, hf.is_cut(self._model.tokenizer, text, ids, length))
 
-    def _count_cut(self, texts: Sequence[str], features: dict[str, Any]) -> int:
-        # Models of the kind that reads a text of any length have neither.
-        length, mask = self.model.max_seq_length, features.get("attention_mask")
-        if length is None or mask is None:
-            return 0
-        full = (mask.sum(dim=-1) >= length).nonzero().flatten().tolist()
-        return sum(hf.is_longer(self.model.tokenizer, texts[row], length) for row in full)
+
+class _Features(OnePart):
+    """The input of any other text model, as its own library makes it of a text.
+
+    Args:
+        model: which one.
+        names: the features that its network takes, in this order.
+    """
+
+    def __init__(self, model: SentenceTransformer, names: Sequence[str]) -> None:
+        self._model = model
+        self._names = names
+        self._lock = Lock()
+
+    def estimate(self, text: str) -> int:
+        """Guess the tokens."""
+        return 1 + len(text) // CHARS_OF_A_TOKEN
+
+    def prepare(self, text: str, _shaping: Shaping) -> Prepared:
+        """Return the features; those without a mask say nothing of rows, and share no pass."""
+        length = self._model.max_seq_length  # None: it reads a text of any length
+        text = beginning(text, length) if length else text
+        with self._lock:
+            features = _tensors(self._model, text)
+            cut = _MASK in features and length
+            ids = features[_IDS].flatten().tolist() if _IDS in features else []
+            truncated = bool(cut) and hf.is_cut(self._model.tokenizer, text, ids, length)
+        arrays = tuple(features[name].numpy() for name in self._names)
+        cost = max(len(ids), 1)
+        if _MASK not in features:
+            return Prepared(arrays, None, cost, len(ids), truncated)
+        shapes = tuple(array.shape for array in arrays)
+        return Prepared(tuple(array[0] for array in arrays), shapes, cost, len(ids), truncated)
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        """Stack rows of equal shapes; what is alone comes with the axis of its batch."""
+        return items[0].arrays if items[0].bucket is None else super().collate(items)
 
 
 class _TextNetwork(nn.Module):
-    """The networks of a text model over ids and mask, for another runtime."""
+    """The networks of a text model over its features, in the order of their names."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
+        self._names = tuple(names)
 
     @override
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        features = {"input_ids": ids, "attention_mask": mask, "modality": "text"}
-        return _sentence_embedding(self.model)(features)
+    def forward(self, *arrays: Tensor) -> Tensor:
+        features = dict(zip(self._names, arrays, strict=True))
+        return _sentence_embedding(self.model)({**features, "modality": "text"})
 
 
 def _sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
@@ -134,19 +215,7 @@ def _sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]]
     return network
 
 
-def _portable(text: SentenceTransformer, geometry: Geometry) -> Portable:
-    length = text.max_seq_length
-    if length is None:
-        raise ConversionError("its text model says of no length how much it reads")
-    if text.tokenizer.padding_side != "right":
-        raise ConversionError("its tokenizer pads on the left")
-    padding = Padding("longest", text.tokenizer.pad_token_id, masked=True)
-    recipe = TextRecipe(length, "nothing", padding)  # what lower-cases is in the vocabulary
-    save = partial(hf.save_vocabulary, text.tokenizer)
-    return Portable(geometry, save, recipe, _TextNetwork(text))
-
-
-def _load_model(path: Path, options: BackendOptions) -> SentenceTransformer:
+def _load_model(path: Path, options: ModelOptions) -> SentenceTransformer:
     model = SentenceTransformer(
         str(path),
         device="cpu",

@@ -19,18 +19,12 @@ from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, hub_snapshot
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import Padding, TextRecipe
-from backends.model import BackendOptions
-from backends.torch.runtime import (
-    Towers,
-    describe,
-    identity,
-    place,
-    preprocess_of,
-)
+from backends.model import ModelOptions
+from backends.torch.towers import TorchModel, describe, identity, place
 from errors import ModelFolderError
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> Towers:
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `siglip/`, with its processor in a hub cache inside it or beside the weights."""
     processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
     tokenizer = AutoTokenizer.from_pretrained(
@@ -50,7 +44,7 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     )
     return hf.two_towers(
         info,
-        preprocess_of(geometry),
+        geometry,
         hf.image_tower(model, processor, identity),
         hf.TextNetwork(model, identity),
         tokenizer,
@@ -58,7 +52,7 @@ def load(folder: ModelFolder, options: BackendOptions) -> Towers:
     )
 
 
-def _load_model(path: Path, options: BackendOptions) -> Any:
+def _load_model(path: Path, options: ModelOptions) -> Any:
     model_type = hf.read_config(path)["model_type"]
     if model_type != "siglip":
         raise ModelFolderError(
@@ -68,13 +62,13 @@ def _load_model(path: Path, options: BackendOptions) -> Any:
     return place(SiglipModel.from_pretrained(path, **hf.load_options()), options)
 
 
-def _recipe(model: Any, tokenizer: Any, options: BackendOptions) -> TextRecipe:
+def _recipe(model: Any, tokenizer: Any, options: ModelOptions) -> TextRecipe:
     # The vector is read at the last position and there is no mask, so padding is part of a text.
     length: int = model.config.text_config.max_position_embeddings
     if options.text_mode == "reference":
-        return TextRecipe(length, "nothing", Padding("nothing"))
-    padding = Padding("length", tokenizer.pad_token_id, length)
-    return TextRecipe(length, "nothing" if _is_siglip1(tokenizer) else "lower", padding)
+        return TextRecipe("nothing", Padding("nothing", length))
+    padding = Padding("full", length, tokenizer.pad_token_id)
+    return TextRecipe("nothing" if _is_siglip1(tokenizer) else "lower", padding)
 
 
 def _is_siglip1(tokenizer: Any) -> bool:

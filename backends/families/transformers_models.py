@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ from typing_extensions import override
 
 from backends.inputs import siglip1_tokens
 from backends.inputs.cleaning import CLEANING
-from backends.inputs.pixels import Preprocess
+from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.inputs.siglip1_tokens import SpecialTokens
-from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenIds, beginning
+from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenPreparation, Tokens, beginning
 from backends.model import ModelInfo
-from backends.torch.runtime import (
+from backends.torch.resizing import preprocess_of
+from backends.torch.towers import (
     ImageTower,
     Normalize,
-    Portable,
-    TorchNetwork,
-    Towers,
+    TorchModel,
+    TorchTower,
+    portable_images,
+    portable_texts,
 )
-from backends.two_towers import TokenTower
 from errors import ConversionError
 
 transformers.logging.set_verbosity_error()  # its advice is for people who train
@@ -65,7 +67,7 @@ class TextNetwork(nn.Module):
 
 
 class TransformersTokenizer:
-    """Tokenises by transformers: cuts with the end token kept, and counts the cuts.
+    """Tokenises by transformers, and cuts with the end token kept.
 
     Args:
         tokenizer: transformers' own.
@@ -73,33 +75,34 @@ class TransformersTokenizer:
     """
 
     def __init__(self, tokenizer: Any, recipe: TextRecipe) -> None:
-        self.truncated_texts = 0
         self._tokenizer = tokenizer
-        self._max_length = recipe.max_length
+        self._max_length = recipe.padding.longest
         self._clean = CLEANING[recipe.cleaning]
+        self._lock = Lock()  # it notes where to cut in itself, at every call
 
-    def __call__(self, texts: Sequence[str]) -> TokenIds:
-        """Return the ids of each text, those of a long one cut."""
-        clean = [self._clean(beginning(text, self._max_length)) for text in texts]
-        encoded = self._tokenizer(
-            clean, truncation=True, max_length=self._max_length, return_attention_mask=False
-        )
-        rows: TokenIds = list(encoded["input_ids"])
-        self.truncated_texts += sum(map(self._is_cut, clean, rows))
-        return rows
-
-    def _is_cut(self, text: str, ids: list[int]) -> bool:
-        # Only a text that takes every place can be a longer one, so few are tokenised twice.
-        return len(ids) == self._max_length and is_longer(self._tokenizer, text, self._max_length)
+    def __call__(self, text: str) -> Tokens:
+        """Return the ids of a text, those of a long one cut."""
+        clean = self._clean(beginning(text, self._max_length))
+        with self._lock:
+            encoded = self._tokenizer(
+                clean, truncation=True, max_length=self._max_length, return_attention_mask=False
+            )
+            ids: list[int] = encoded["input_ids"]
+            return Tokens(ids, is_cut(self._tokenizer, clean, ids, self._max_length))
 
 
-def is_longer(tokenizer: Any, text: str, length: int) -> bool:
-    """Tell whether a text has more tokens than `length`, by giving it room for one more."""
+def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:
+    """Tell whether a text has more tokens than those ids, by giving it room for one more."""
+    if len(ids) < length:  # most are not tokenised twice
+        return False
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
-def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write what a transformers tokenizer is made of into a converted model's folder.
+
+    Returns:
+        the kind of the preparation that reads it.
 
     Raises:
         ConversionError: it is made of something that only transformers knows.
@@ -109,31 +112,35 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> None:
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary):
         vocabulary.save(str(folder / VOCABULARY))
-    elif isinstance(tokenizer, transformers.SiglipTokenizer) and tokenizer.do_lower_case:
+        return "tokens"
+    if isinstance(tokenizer, transformers.SiglipTokenizer) and tokenizer.do_lower_case:
         ids = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
         special = SpecialTokens(ids, tokenizer.unk_token, tokenizer.eos_token_id)
         siglip1_tokens.write(Path(tokenizer.vocab_file), special, folder)
-    else:
-        raise ConversionError(f"its tokenizer ({type(tokenizer).__name__}) needs transformers")
+        return "siglip1_tokens"
+    raise ConversionError(f"its tokenizer ({type(tokenizer).__name__}) needs transformers")
 
 
 def two_towers(
     info: ModelInfo,
-    preprocess: Preprocess,
+    geometry: Geometry,
     images: nn.Module,
     texts: nn.Module,
     tokenizer: Any,
     recipe: TextRecipe,
-) -> Towers:
+) -> TorchModel:
     """Put the parts together for a model with one tokenizer of transformers."""
-
-    def portable() -> Portable:
-        save = partial(save_vocabulary, tokenizer)
-        return Portable(preprocess.geometry, save, recipe, texts)
-
-    network = TorchNetwork(texts, info.device)
-    tower = TokenTower(TransformersTokenizer(tokenizer, recipe), recipe.padding, network)
-    return Towers(info, preprocess, images, tower, portable)
+    text = TorchTower(
+        TokenPreparation(TransformersTokenizer(tokenizer, recipe), recipe.padding),
+        texts,
+        lambda: portable_texts(texts, recipe, partial(save_vocabulary, tokenizer)),
+    )
+    image = TorchTower(
+        PixelPreparation(preprocess_of(geometry)),
+        images,
+        lambda: portable_images(images, geometry),
+    )
+    return TorchModel(info, {"text": text, "image": image})
 
 
 def full_config(model: Any) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ Cleaning: TypeAlias = Literal[
 ]
 
 
-def _fix(text: str) -> str:
+def _fixed(text: str) -> str:
     """Undo a wrong encoding and HTML's escapes, and write runs of whitespace as one space.
 
     Source: open_clip's `basic_clean` and `whitespace_clean`.
@@ -23,11 +23,11 @@ def _fix(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """Fix a text, and leave punctuation out.
+    """Fix, and leave punctuation out.
 
     Source: open_clip's `canonicalize_text`, which has it from big_vision.
     """
-    plain = _fix(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
+    plain = _fixed(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
     return " ".join(plain.split())
 
 
@@ -36,7 +36,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CLEANING: dict[Cleaning, Callable[[str], str]] = {
     "nothing": str,
     "lower": str.lower,
-    "open_clip/lower": lambda text: _fix(text).lower(),
-    "open_clip/whitespace": _fix,
+    "open_clip/lower": lambda text: _fixed(text).lower(),
+    "open_clip/whitespace": _fixed,
     "open_clip/canonicalize": _canonical,
 }

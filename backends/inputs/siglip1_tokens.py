@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
 from backends.inputs.cleaning import NO_PUNCTUATION
-from backends.inputs.tokens import TokenIds, beginning
+from backends.inputs.tokens import TextRecipe, TokenPreparation, Tokens, beginning
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
 _SPECIAL = "special_tokens.json"
@@ -44,14 +45,20 @@ def write(vocabulary: Path, special: SpecialTokens, folder: Path) -> None:
     (folder / _SPECIAL).write_text(json.dumps(asdict(special)) + "\n", "utf-8")
 
 
-def read(folder: Path, max_length: int) -> Siglip1Tokenizer:
+def read(folder: Path, described: Mapping[str, Any]) -> TokenPreparation:
+    """Make the preparation of a converted model's folder."""
+    padding = TextRecipe.of_json(described).padding
+    return TokenPreparation(read_tokenizer(folder, padding.longest), padding)
+
+
+def read_tokenizer(folder: Path, max_length: int) -> Siglip1Tokenizer:
     """Make the tokenizer of a converted model's folder."""
     special = SpecialTokens(**json.loads((folder / _SPECIAL).read_text("utf-8")))
     return Siglip1Tokenizer(folder / PIECES, special, max_length)
 
 
 class Siglip1Tokenizer:
-    """Tokenises for SigLIP 1, cuts with the end token kept, and counts the cuts.
+    """Tokenises for SigLIP 1, and cuts with the end token kept.
 
     Args:
         vocabulary: the file of sentencepiece.
@@ -60,7 +67,6 @@ class Siglip1Tokenizer:
     """
 
     def __init__(self, vocabulary: Path, special: SpecialTokens, max_length: int) -> None:
-        self.truncated_texts = 0
         self._pieces = SentencePieceProcessor(model_file=str(vocabulary))
         self._special = special
         self._max_length = max_length
@@ -68,11 +74,11 @@ class Siglip1Tokenizer:
         names = "|".join(map(re.escape, sorted(special.ids, key=len, reverse=True)))
         self._names = re.compile(rf"\s*({names})\s*")
 
-    def __call__(self, texts: Sequence[str]) -> TokenIds:
-        """Return the ids of each text, those of a long one cut."""
-        rows = [list(self._ids(beginning(text, self._max_length))) for text in texts]
-        self.truncated_texts += sum(len(row) >= self._max_length for row in rows)
-        return [self._ended(row[: self._max_length - 1]) for row in rows]
+    def __call__(self, text: str) -> Tokens:
+        """Return the ids of a text, those of a long one cut."""
+        ids = list(self._ids(beginning(text, self._max_length)))
+        # The end token takes a place, so the text itself fills one less.
+        return Tokens(self._ended(ids[: self._max_length - 1]), len(ids) >= self._max_length)
 
     def _ended(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == [self._special.end] else [*ids, self._special.end]

@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from threadpoolctl import threadpool_limits
-from tokenizers import Tokenizer as Vocabulary
 
 from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
-from backends.inputs import siglip1_tokens
-from backends.inputs.pixels import Preprocess
-from backends.inputs.tokens import VOCABULARY, TextRecipe, Tokenize, Tokenizer
-from backends.model import BackendOptions, Embeddings, Precision
+from backends.inputs.kinds import read_preparation
+from backends.model import Model, ModelOptions, Precision, Rows, Tower
 from backends.openvino.mapped_files import drop_mapped_pages
-from backends.openvino.store import IMAGES, TEXTS, Description, converted
+from backends.openvino.store import Description, converted
 from backends.precision import log_choice, usable
-from backends.two_towers import TokenTower, TwoTowerBackend
 from errors import ConversionError, describe_error
 
 # What OpenVINO calls the capability, and the value of its hint, for each precision.
@@ -36,7 +32,7 @@ _HINTS: dict[Precision, Any] = {
 }
 
 
-def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
+def load(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the model of a folder, converting it before where that was never done.
 
     Raises:
@@ -44,41 +40,34 @@ def load(folder: ModelFolder, options: BackendOptions) -> TwoTowerBackend:
     """
     path = converted(folder, options)
     try:
-        backend = load_converted(path, options)
+        model = load_converted(path, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
     log_choice("this CPU", options.precision, precisions())
-    return backend
+    return model
 
 
-def load_converted(path: Path, options: BackendOptions) -> TwoTowerBackend:
+def load_converted(path: Path, options: ModelOptions) -> Model:
     """Load a converted model."""
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     options = replace(options, precision=usable(options.precision, precisions()))
     description = Description.read(path)
-    recipe = description.recipe
-    texts = OpenVinoNetwork(path / TEXTS, options)
-    images = OpenVinoNetwork(path / IMAGES, options)
+    towers = {
+        modality: Tower(
+            read_preparation(path, tower.preparation),
+            OpenVinoNetwork(path / tower.network, options),
+        )
+        for modality, tower in description.towers.items()
+    }
     info = replace(
         description.info,
         runtime="openvino",
         precision=options.precision,
         text_mode=options.text_mode,
     )
-    return TwoTowerBackend(
-        info,
-        Preprocess(description.geometry),
-        images,
-        TokenTower(_tokenizer(path, recipe), recipe.padding, texts),
-    )
-
-
-def _tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
-    if (path / siglip1_tokens.PIECES).is_file():
-        return siglip1_tokens.read(path, recipe.max_length)
-    return Tokenizer(Vocabulary.from_file(str(path / VOCABULARY)), recipe)
+    return Model(info, towers)
 
 
 @cache
@@ -96,7 +85,7 @@ class OpenVinoNetwork:
         options: the precision, and how many cores.
     """
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, path: Path, options: ModelOptions) -> None:
         compiled = ov.Core().compile_model(path, "CPU", _properties(options))
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
@@ -104,12 +93,12 @@ class OpenVinoNetwork:
         self._calls = 0
 
     @translate_device_errors
-    def __call__(self, *arrays: np.ndarray[Any, Any]) -> Embeddings:
-        """Compute: arrays of [n, ...] -> [n, dim] float32."""
+    def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
+        """Compute: arrays of [n, ...] -> rows of float32."""
         results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
-        vectors: Embeddings = results[0].copy()  # the request writes the next ones over these
+        rows: Rows = results[0].copy()  # the request writes the next ones over these
         self._drop_mapped_weights()
-        return vectors
+        return rows
 
     def _drop_mapped_weights(self) -> None:
         # Batches leave the weights in memory as the processor wants them, now and then again for
@@ -119,7 +108,7 @@ class OpenVinoNetwork:
             drop_mapped_pages(self._weights)
 
 
-def _properties(options: BackendOptions) -> dict[str, Any]:
+def _properties(options: ModelOptions) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,

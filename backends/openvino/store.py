@@ -3,8 +3,8 @@
     cache_dir/<family>-<text mode>-<code>-<content>/
         model.json                  what is known of the model, and how its inputs are prepared
         tokenizer.json              the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
-        images.xml, images.bin      the networks
-        texts.xml, texts.bin
+        text.xml, text.bin          the networks
+        image.xml, image.bin
         source.json                 the sizes and times of the model's files
 
 The name holds digests of what converts and of the model's files, so that a changed model is
@@ -18,17 +18,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from backends.folder import ModelFolder
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import Padding, TextRecipe
+from backends.inputs.kinds import Described
 from backends.jobs import JobError, JobKilledError, run_in_subprocess
-from backends.model import BackendOptions, ModelInfo
+from backends.model import Modality, ModelInfo, ModelOptions
 from backends.openvino import fingerprint
 from backends.staging import install, set_aside, staging
 from errors import ConversionError, DownloadError, describe_error
@@ -36,7 +35,6 @@ from errors import ConversionError, DownloadError, describe_error
 logger = logging.getLogger(__name__)
 
 FOLDER = "converted"  # the cache's name in a model folder
-IMAGES, TEXTS = "images.xml", "texts.xml"
 REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
 _DESCRIPTION = "model.json"
 _SOURCE = "source.json"
@@ -46,12 +44,24 @@ _MOST_TRIES = 2
 
 
 @dataclass(frozen=True)
+class TowerDescription:
+    """One tower of a converted model.
+
+    Attributes:
+        preparation: its kind, and the kind's parameters.
+        network: the file of the network.
+    """
+
+    preparation: Described
+    network: str
+
+
+@dataclass(frozen=True)
 class Description:
     """What a converted model's networks do not say."""
 
     info: ModelInfo
-    geometry: Geometry
-    recipe: TextRecipe
+    towers: Mapping[Modality, TowerDescription]
 
     def write(self, folder: Path) -> None:
         """Write it into a converted model's folder."""
@@ -61,17 +71,11 @@ class Description:
     def read(cls, folder: Path) -> Description:
         """Read it from there."""
         parts: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
-        geometry, recipe = parts["geometry"], parts["recipe"]
-        pairs = {name: tuple(geometry[name]) for name in ("size_px", "crop_px") if geometry[name]}
-        padding = Padding(**recipe["padding"])
-        return cls(
-            ModelInfo(**parts["info"]),
-            Geometry(**{**geometry, **pairs}),
-            TextRecipe(**{**recipe, "padding": padding}),
-        )
+        towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
+        return cls(ModelInfo(**parts["info"]), cast("dict[Modality, TowerDescription]", towers))
 
 
-def converted(folder: ModelFolder, options: BackendOptions) -> Path:
+def converted(folder: ModelFolder, options: ModelOptions) -> Path:
     """Return the folder of the converted model; where there is none yet, make it.
 
     Raises:
@@ -92,7 +96,7 @@ def _unless_refused(path: Path) -> Path:
     return path
 
 
-def _find_or_make(folder: ModelFolder, options: BackendOptions, cache: Path) -> Path:
+def _find_or_make(folder: ModelFolder, options: ModelOptions, cache: Path) -> Path:
     # Only these families have two ways to read a text.
     mode = options.text_mode if folder.family in ("openai", "siglip") else "any"
     kind, code = f"{folder.family}-{mode}", fingerprint.of_code()[:8]
@@ -127,7 +131,7 @@ def _delete_others(path: Path, versions: str, scratch: Path) -> None:
                 set_aside(other, scratch / other.name)
 
 
-def _make(folder: ModelFolder, options: BackendOptions, path: Path, versions: str) -> None:
+def _make(folder: ModelFolder, options: ModelOptions, path: Path, versions: str) -> None:
     try:
         with staging(path.parent, wait=True) as scratch:
             if not path.is_dir():  # another start may have made it meanwhile
@@ -170,7 +174,7 @@ def _tried(mark: Path) -> Iterator[None]:
     mark.unlink(missing_ok=True)
 
 
-def _convert(folder: ModelFolder, options: BackendOptions, target: Path) -> None:
+def _convert(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
     logger.info("Converting the model for OpenVINO, once; about half a minute for half a gigabyte")
     started_s = time.perf_counter()
     job = {

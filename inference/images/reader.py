@@ -1,236 +1,85 @@
-"""From the base64 of a request to a decoded image in its own mode, with every limit on the way.
-
-    base64 -> decode_base64 -> bytes -> ImageReader.opened -> PIL image
-
-`decode_base64` is cheap; `ImageReader.opened` is work for a pool. It
-knows no model: a family converts the mode when its own pixels want it.
-"""
+"""Images as a request brings them: base64 of a file, opened and prepared in a thread."""
 
 from __future__ import annotations
 
-import threading
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+import hashlib
+from contextlib import ExitStack
 
-import pybase64
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from errors import (
-    ConfigurationError,
-    DeadlineExceededError,
-    InvalidInputError,
-    RequestTooLargeError,
-)
-from inference.images.guards import PatientFile, check_scans, is_icon, picture_in_icon
+from backends.model import Preparation, Prepared, Shaping
+from errors import InvalidInputError
+from inference.images.decoder import ImageDecoder, ImageLimits, decode_base64
+from inference.sources import Source
+from inference.timings import Timings
 
-with suppress(ImportError):  # phones' HEIC, where its decoder is installed
-    from pillow_heif import register_heif_opener  # type: ignore[import-not-found,unused-ignore]
-
-    register_heif_opener()
-
-# Limits are checked here, before anything is decoded, and with a sentence of our own.
-Image.MAX_IMAGE_PIXELS = None
-# Pillow warns of oddities in files that it then reads; a client's file is no reason for a log line.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-# Formats that Pillow reads as another (MPO as JPEG), or only where their decoder is installed.
-_WITHOUT_ENTRY = {"MPO", "AVIF", "HEIF"}
-_URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-_WHITESPACE = b" \t\n\r\f\v"
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What an image may be.
-
-    Attributes:
-        max_bytes: of the file.
-        max_pixels: width x height of the picture as it is stored, and as it is scaled so that its
-            shorter side has `shorter_side_px`.
-        shorter_side_px: of the picture that the model looks at.
-        formats: names of Pillow's formats that are accepted, None for all that it reads.
-        max_wait_s: longest wait for the memory that images before it take.
-    """
-
-    max_bytes: int
-    max_pixels: int
-    shorter_side_px: int
-    formats: tuple[str, ...] | None = None
-    max_wait_s: float = 45.0
-
-
-def decode_base64(text: str, max_bytes: int) -> bytes:
-    """Decode base64, strictly.
-
-    Accepted beside the plain form: a `data:...;base64,` prefix, whitespace, the URL-safe alphabet
-    and missing padding. Junk is refused, where the reference skips it and answers for the rest.
-
-    Raises:
-        InvalidInputError: the text is not base64, or holds nothing.
-        RequestTooLargeError: it holds more than `max_bytes`.
-    """
-    payload = _without_data_prefix(text)
-    try:
-        raw = pybase64.b64decode(payload, validate=True)
-    except ValueError:
-        raw = _decode_unusual(payload)
-    if not raw:
-        raise InvalidInputError("is empty; expected the base64 of an image file", "base64")
-    if len(raw) > max_bytes:
-        raise RequestTooLargeError(
-            f"a file of {len(raw)} bytes; at most {max_bytes} are allowed", "file_size"
-        )
-    return raw
+# Longer base64 is read in a thread: it would hold up the event loop for a millisecond and more.
+_LONG_CHARS = 1_000_000
 
 
 class ImageReader:
-    """Decodes image files, in any number of threads, within limits.
+    """Image files, within limits.
 
-    Together the threads never hold more decoded pixels than one image may have: they wait for each
-    other's largest images, each in its turn, and memory stays bounded.
+    Args:
+        limits: what an image may be.
 
     Raises:
         ConfigurationError: the limits name a format that does not exist.
     """
 
     def __init__(self, limits: ImageLimits) -> None:
-        self._limits = limits
-        self._formats = _known(limits.formats)
-        self._free_pixels = limits.max_pixels
-        self._freed = threading.Condition()
-        self._turn = threading.Lock()
+        self._max_bytes = limits.max_bytes
+        self._decoder = ImageDecoder(limits)
 
-    @contextmanager
-    def opened(self, raw: bytes) -> Iterator[Image.Image]:
-        """Decode an image file, of an animation the first frame; its pixels are held to the end.
+    def is_quick_to_read(self, content: str) -> bool:
+        """Tell whether the base64 is short."""
+        return len(content) < _LONG_CHARS
+
+    def read(self, content: str, timings: Timings) -> Source:
+        """Decode the base64.
 
         Raises:
-            InvalidInputError: it is not an image, or is broken.
-            RequestTooLargeError: it is beyond the limits.
-            DeadlineExceededError: it waited too long for images before it.
+            InvalidInputError: it is none.
+            RequestTooLargeError: it is too large a file.
+        """
+        with timings.measure("decode"):
+            raw = decode_base64(content, self._max_bytes)
+            return Source(raw, hashlib.sha256(raw).digest())
+
+    def is_quick_to_split(self, content: bytes) -> bool:
+        """Say yes: an image is split when it is prepared, if at all."""
+        return True
+
+    def is_quick_to_prepare(self, part: bytes) -> bool:
+        """Say no: decoding takes milliseconds."""
+        return False
+
+    def prepare(
+        self, preparation: Preparation, part: bytes, shaping: Shaping, timings: Timings
+    ) -> Prepared:
+        """Decode the file, and bring the picture to the size of the model.
+
+        Raises:
+            InvalidInputError: it is no image that can be read.
+            RequestTooLargeError: it is too large an image.
         """
         with ExitStack() as held:
-            yield self._decode(raw, held)
+            with timings.measure("decode"):
+                image = held.enter_context(self._decoder.opened(part))
+            with timings.measure("preprocess"):
+                return _prepare(preparation, image, shaping)
 
-    def open(self, raw: bytes) -> Image.Image:
-        """Decode an image file for a caller who bounds the memory that it takes.
-
-        Raises:
-            InvalidInputError: as `opened`.
-        """
-        with self.opened(raw) as image:
-            return image
-
-    def _decode(self, raw: bytes, held: ExitStack) -> Image.Image:
-        is_icon_file = is_icon(raw) and self._reads("ICO")
-        with self._reading():
-            image = picture_in_icon(raw) if is_icon_file else self._open(raw)
-        _check_size(image, self._limits)
-        check_scans(image, raw)
-        held.enter_context(self._held(image.width * image.height))
-        with self._reading():
-            if is_icon_file:
-                image = self._open(raw)
-            image.load()  # `open` is lazy: a broken file must fail here, not in the model
-        return image
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Let whatever Pillow says of a file be the file's fault, and nothing else."""
-        try:
-            yield
-        except InvalidInputError:
-            raise
-        except UnidentifiedImageError as error:
-            formats = self._limits.formats
-            accepted = f" of an accepted format ({', '.join(formats)})" if formats else ""
-            raise InvalidInputError(f"not an image{accepted}", "not_an_image") from error
-        except Exception as error:
-            sentence = f"a broken image: {str(error) or type(error).__name__}"
-            raise InvalidInputError(sentence, "broken_image") from error
-
-    def _reads(self, name: str) -> bool:
-        return self._formats is None or name in self._formats
-
-    def _open(self, raw: bytes) -> Image.Image:
-        return Image.open(PatientFile(raw), formats=self._formats)
-
-    @contextmanager
-    def _held(self, pixels: int) -> Iterator[None]:
-        self._take(pixels, time.monotonic() + self._limits.max_wait_s)
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._free_pixels += pixels
-                self._freed.notify_all()
-
-    def _take(self, pixels: int, until_s: float) -> None:
-        # The small ones do not overtake one that waits. None waits for ever: a decoder that hangs
-        # shall take no thread but its own.
-        if self._turn.acquire(timeout=max(0, until_s - time.monotonic())):
-            try:
-                if self._wait_for(pixels, until_s):
-                    return
-            finally:
-                self._turn.release()
-        raise DeadlineExceededError("not decoded in time: larger images are before it")
-
-    def _wait_for(self, pixels: int, until_s: float) -> bool:
-        with self._freed:
-            left_s = max(0, until_s - time.monotonic())
-            is_free = self._freed.wait_for(lambda: self._free_pixels >= pixels, left_s)
-            self._free_pixels -= pixels * is_free
-            return is_free
+    def sample(self) -> Image.Image:
+        """Return a blank picture."""
+        return Image.new("RGB", (640, 480))
 
 
-def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return those of the formats that Pillow looks up by name."""
-    Image.init()
-    if formats is None:
-        return None
-    if unknown := set(formats) - Image.OPEN.keys() - _WITHOUT_ENTRY:
-        raise ConfigurationError(
-            f"IMAGE_FORMATS: no format is called {', '.join(sorted(unknown))}; Pillow knows "
-            f"{', '.join(sorted(Image.OPEN))}"
-        )
-    return tuple(name for name in formats if name in Image.OPEN)
-
-
-def _without_data_prefix(text: str) -> str:
-    if text[:5].lower() != "data:":
-        return text
-    header, comma, payload = text.partition(",")
-    if not comma or not header.lower().endswith(";base64"):
-        raise InvalidInputError(
-            "a data: URI must have the form data:image/...;base64,...", "base64"
-        )
-    return payload
-
-
-def _decode_unusual(payload: str) -> bytes:
-    # In bytes: the same on strings took 9 s for 90 MB, and no thread ran meanwhile.
+def _prepare(preparation: Preparation, image: Image.Image, shaping: Shaping) -> Prepared:
     try:
-        compact = payload.encode("ascii").translate(_URL_SAFE_TO_STANDARD, _WHITESPACE).rstrip(b"=")
-        return pybase64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
-    except ValueError as error:
+        return preparation.prepare(image, shaping)
+    except (ValueError, OSError) as error:  # what Pillow and the geometry say of an image
         raise InvalidInputError(
-            "not base64; expected the base64 of an image file", "base64"
+            f"an image of {image.width}x{image.height} pixels in mode {image.mode} that cannot "
+            f"be scaled: {str(error) or type(error).__name__}",
+            "format",
         ) from error
-
-
-def _check_size(image: Image.Image, limits: ImageLimits) -> None:
-    short, long = sorted(image.size)
-    if short == 0:
-        raise InvalidInputError(f"{image.width}x{image.height} pixels are no image", "pixels")
-    side = limits.shorter_side_px
-    for pixels, when in ((short * long, ""), (side * (side * long // short), ", once scaled,")):
-        if pixels > limits.max_pixels:
-            raise RequestTooLargeError(
-                f"{image.width}x{image.height} pixels{when} are more than the "
-                f"{limits.max_pixels} allowed",
-                "pixels",
-            )

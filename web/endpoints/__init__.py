@@ -1,1 +1,10 @@
-"""The interfaces: one module for each wire format."""
+"""The interfaces: one module for each wire format, and the table of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from web.endpoints.base import Endpoint
+from web.endpoints.clip import Vectorize
+
+ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize,)

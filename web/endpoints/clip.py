@@ -1,16 +1,19 @@
-"""The wire format of `POST /vectorize`: what it takes, and what it answers."""
+"""`POST /vectorize`, as Weaviate's `multi2vec-clip` module asks it: texts and images together."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import orjson
-from pydantic import BaseModel
+from typing_extensions import override
 
-from errors import InvalidInputError, RequestTooLargeError
+from backends.model import Embedded
+from inference.request import Input
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.json_body import decode
 
 EXAMPLE_IMAGE = (  # a red circle
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
@@ -20,11 +23,7 @@ EXAMPLE_IMAGE = (  # a red circle
 
 
 class VectorizeRequest(msgspec.Struct):
-    """What `POST /vectorize` takes; Weaviate leaves an empty list out altogether.
-
-    What it does not know is skipped without being built: otherwise 15 MB of `[],[],...` under a
-    name of no meaning would grow to 160 MB.
-    """
+    """What `POST /vectorize` takes; Weaviate leaves an empty list out altogether."""
 
     texts: Annotated[list[str] | None, msgspec.Meta(description="texts to embed")] = None
     images: Annotated[
@@ -36,49 +35,50 @@ class VectorizeRequest(msgspec.Struct):
     ] = None
 
 
-# A string takes 50 bytes and more, however short it is: 100 MB of them would grow to 2 GB.
-_MAX_QUOTES = 2_000_000
-_DECODER = msgspec.json.Decoder(VectorizeRequest)
-_EXAMPLE = {"texts": ["a red circle", "a big blue square"], "images": [EXAMPLE_IMAGE]}
-
-
-class VectorizeResponse(BaseModel):
+class VectorizeResponse(msgspec.Struct):
     """What `POST /vectorize` answers: both lists, in the order of the request."""
 
     textVectors: list[list[float]]  # noqa: N815 - the wire format of Weaviate
     imageVectors: list[list[float]]  # noqa: N815
 
 
-def request_body() -> dict[str, Any]:
-    """Describe the body for OpenAPI."""
-    _, components = msgspec.json.schema_components([VectorizeRequest])
-    schema = {**components["VectorizeRequest"], "examples": [_EXAMPLE]}
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+@dataclass(frozen=True, slots=True)
+class VectorizeAsk(Ask):
+    """Texts, then images.
 
-
-def parse(body: bytes | bytearray) -> tuple[list[str], list[str]]:
-    """Return the texts and the images of a request.
-
-    Raises:
-        InvalidInputError: the body is not what it should be; the message says where.
-        RequestTooLargeError: it holds too many strings.
+    Attributes:
+        texts: how many of the inputs are texts.
     """
-    if body.count(b'"') > _MAX_QUOTES:
-        raise RequestTooLargeError("the request body: it holds over a million strings", "body")
-    try:
-        wanted = _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        fault, _, path = str(error).partition(" - at `$.")
-        where = path.rstrip("`") or "the request body"
-        raise InvalidInputError(f"{where}: {fault}", "body") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
-    return wanted.texts or [], wanted.images or []
+
+    texts: int
 
 
-def serialise(texts: npt.NDArray[np.float32], images: npt.NDArray[np.float32]) -> bytes:
-    """Write vectors, each [n, dimensions], as the answer's body."""
-    # Each number as the shortest decimal that parses back to the same float32.
-    return orjson.dumps(
-        {"textVectors": texts, "imageVectors": images}, option=orjson.OPT_SERIALIZE_NUMPY
+_DECODER = msgspec.json.Decoder(VectorizeRequest)
+
+
+class Vectorize(Endpoint[VectorizeAsk]):
+    """The interface of Weaviate's `multi2vec-clip` module."""
+
+    paths = ("/vectorize", "/vectorize/")
+    description = Description(
+        summary="Embed texts and images",
+        request=VectorizeRequest,
+        response=VectorizeResponse,
+        examples=[{"texts": ["a red circle", "a big blue square"], "images": [EXAMPLE_IMAGE]}],
     )
+
+    @override
+    def parse(self, body: bytes | bytearray) -> VectorizeAsk:
+        wanted = decode(_DECODER, body)
+        # Each may be missing, null or empty.
+        texts, images = wanted.texts or [], wanted.images or []
+        inputs = [Input(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
+        inputs += [Input(f"images[{i}]", "image", image) for i, image in enumerate(images)]
+        return VectorizeAsk(inputs, len(texts))
+
+    @override
+    def serialise(self, ask: VectorizeAsk, answers: Sequence[Embedded]) -> bytes:
+        vectors = [answer.vector for answer in answers]
+        content = {"textVectors": vectors[: ask.texts], "imageVectors": vectors[ask.texts :]}
+        # Each number as the shortest decimal that parses back to the same float32.
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,122 @@
+"""An interface as unlike `/vectorize` as the next ones are: what the seams of `web/` must carry.
+
+Its vectors are cut, scaled and written in base64, its answers count tokens and echo a field of the
+request, it takes more items, and its errors have another shape and another status.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import orjson
+from typing_extensions import override
+
+from backends.model import Embedded
+from errors import InvalidInputError
+from inference.request import Finish, Input
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.json_body import decode
+
+
+class ErrorDetail(msgspec.Struct):
+    message: str
+    type: str
+    code: str
+
+
+class NestedErrorResponse(msgspec.Struct):
+    error: ErrorDetail
+
+
+class NestedErrors(ErrorFormat):
+    prefix = "/other/"
+    schema = NestedErrorResponse
+
+    @override
+    def status(self, status: int) -> int:
+        return 400 if status == 422 else status
+
+    @override
+    def body(self, refusal: Refusal) -> bytes:
+        kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+        error = {"message": refusal.sentence, "type": kind, "code": refusal.reason}
+        return orjson.dumps({"error": error})
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    input: str | list[str]
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class EmbeddingItem(msgspec.Struct):
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct):
+    total_tokens: int
+
+
+class EmbeddingsResponse(msgspec.Struct):
+    data: list[EmbeddingItem]
+    model: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsAsk(Ask):
+    model: str
+    is_base64: bool
+
+
+_DECODER = msgspec.json.Decoder(EmbeddingsRequest)
+
+
+class Embeddings(Endpoint[EmbeddingsAsk]):
+    paths = ("/other/embeddings", "/other/embeddings/")
+    description = Description(
+        summary="Embed texts",
+        request=EmbeddingsRequest,
+        response=EmbeddingsResponse,
+        examples=[{"input": ["a red circle"], "model": "any"}],
+    )
+    errors = NestedErrors()
+    max_items = 100
+
+    @override
+    def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
+        wanted = decode(_DECODER, body)
+        if wanted.dimensions and not self.info.cuts:
+            raise InvalidInputError("dimensions: this model's vectors cannot be cut", "body")
+        texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
+        finish = Finish(wanted.dimensions, unit_length=True)
+        inputs = [Input(f"input[{i}]", "text", text, finish=finish) for i, text in enumerate(texts)]
+        return EmbeddingsAsk(inputs, wanted.model, wanted.encoding_format == "base64")
+
+    @override
+    def serialise(self, ask: EmbeddingsAsk, answers: Sequence[Embedded]) -> bytes:
+        write: Any = _base64_of if ask.is_base64 else _same
+        content = {
+            "data": [
+                {"index": i, "embedding": write(answer.vector)} for i, answer in enumerate(answers)
+            ],
+            "model": ask.model,
+            "usage": {"total_tokens": sum(answer.tokens for answer in answers)},
+        }
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _same(vector: np.ndarray) -> np.ndarray:
+    return vector
+
+
+def _base64_of(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,133 @@
+"""Whose turn it is: properties of the queue, by what it hands out."""
+
+from inference.fair_queue import Caller, Entry, FairQueue, Party
+
+BATCH = 16
+
+
+class Named(Entry):
+    def __init__(self, name: str, caller: Caller, bucket: object = 0, cost: int = 1) -> None:
+        super().__init__(Party([caller]), bucket, cost)
+        self.name = name
+
+
+def put(queue: FairQueue[Named], caller: Caller, *names: str, bucket: object = 0) -> None:
+    for name in names:
+        queue.put(Named(name, caller, bucket))
+
+
+def taken(queue: FairQueue[Named], size: int = BATCH, cost: float = 1e9) -> list[str]:
+    return [entry.name for entry in queue.take(size, cost)]
+
+
+def test_callers_are_served_in_turn() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    put(queue, Caller(), "a1", "a2", "a3", "a4")
+    put(queue, Caller(), "b1", "b2")
+    put(queue, Caller(), "c1")
+
+    assert taken(queue, 4) == ["a1", "b1", "c1", "a2"]
+    assert taken(queue, 4) == ["b2", "a3", "a4"]
+    assert taken(queue, 4) == []
+
+
+def test_who_comes_late_with_one_is_in_the_next_batch() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    for _ in range(8):
+        put(queue, Caller(), *map(str, range(256)))
+    for _ in range(5):
+        taken(queue)
+    put(queue, Caller(), "late")
+
+    assert taken(queue)[0] == "late"
+
+
+def test_who_comes_late_in_another_bucket_is_the_next_batch() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    for _ in range(8):
+        put(queue, Caller(), *map(str, range(256)))
+    taken(queue)
+    put(queue, Caller(), "late", bucket="another")
+
+    assert taken(queue) == ["late"]
+
+
+def test_a_stream_of_newcomers_keeps_nobody_out() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    put(queue, Caller(), *(f"old {i}" for i in range(40)), bucket="old")
+    batches = []
+    for _ in range(40):
+        for _ in range(BATCH):
+            put(queue, Caller(), "new", bucket="new")
+        batches.append(taken(queue)[0])
+
+    assert "old 0" in batches[:2]
+    assert "old 16" in batches
+
+
+def test_what_costs_more_has_its_turn_later_and_is_never_kept_out() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    queue.put(Named("long", Caller(), bucket=64, cost=64))
+    batches = []
+    for _ in range(10):
+        for _ in range(4):
+            queue.put(Named("short", Caller(), bucket=8, cost=8))
+        batches.append(taken(queue)[0])
+
+    assert batches.index("long") in range(6, 9)
+
+
+def test_queries_go_before_everything_else_and_share_no_batch_with_it() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    put(queue, Caller(), "a passage", "another")
+    put(queue, Caller(is_query=True), "a query")
+    put(queue, Caller(is_query=True), "a query of another bucket", bucket=1)
+
+    assert taken(queue) == ["a query"]
+    assert taken(queue) == ["a query of another bucket"]
+    assert taken(queue) == ["a passage", "another"]
+
+
+def test_a_batch_holds_one_bucket_and_no_bucket_at_all_is_shared_with_nobody() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    put(queue, Caller(), "long", bucket=64)
+    put(queue, Caller(), "short", bucket=8)
+    put(queue, Caller(), "alone", bucket=None)
+    put(queue, Caller(), "alone too", bucket=None)
+    put(queue, Caller(), "long too", bucket=64)
+
+    batches = [taken(queue) for _ in range(4)]
+    assert batches == [["long", "long too"], ["short"], ["alone"], ["alone too"]]
+
+
+def test_a_batch_costs_no_more_than_allowed_but_for_one_entry_alone() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    for cost in (5, 5, 5, 50, 1):
+        queue.put(Named(str(cost), Caller(), cost=cost))
+
+    assert [taken(queue, cost=12) for _ in range(5)] == [["1", "5", "5"], ["5"], ["50"], [], []]
+
+
+def test_an_entry_has_the_turns_of_all_that_wait_for_it() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    first = Caller()
+    put(queue, first, "1", "2", "3")
+    shared = Named("shared", first)
+    queue.put(shared)
+    put(queue, Caller(), "b")
+    shared.party.joined(Caller(is_query=True))
+
+    assert taken(queue) == ["shared"]
+    assert taken(queue) == ["1", "b", "2", "3"]
+    assert len(queue) == 0
+
+
+def test_what_is_removed_is_not_taken() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    entry = Named("gone", Caller())
+    queue.put(entry)
+    put(queue, Caller(), "there")
+    queue.remove(entry)
+
+    assert len(queue) == 1
+    assert taken(queue) == ["there"]

@@ -1,0 +1,91 @@
+"""What an interface is: one wire format, and nothing else. One handler serves all of them.
+
+    body -> parse -> Ask(inputs) -> vectorizer.embed -> [Embedded] -> serialise -> body
+
+It is made once the model is loaded, and registered by a line in `web/endpoints/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from backends.model import Embedded, ModelInfo
+from config import Settings
+from inference.request import Input
+from web.endpoints.error_format import ErrorFormat, SentenceErrors
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks for; an interface adds fields that its answer needs.
+
+    Attributes:
+        inputs: what shall become vectors, in the order of the answers.
+    """
+
+    inputs: Sequence[Input]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An interface, described to those who use it.
+
+    Attributes:
+        summary: what it is for, in a few words.
+        request: the fields of a body; what they are for is said by `msgspec.Meta`.
+        response: the fields of an answer.
+        examples: bodies that work with any model of the modalities that they name.
+    """
+
+    summary: str
+    request: type[msgspec.Struct]
+    response: type[msgspec.Struct]
+    examples: Sequence[Mapping[str, Any]]
+
+
+AskT = TypeVar("AskT", bound=Ask)
+
+
+class Endpoint(ABC, Generic[AskT]):
+    """An interface.
+
+    Args:
+        settings: its limits.
+        info: what is loaded.
+
+    Attributes:
+        paths: where it is asked by POST: the first is described and counted, the others mean it.
+        description: of it, for OpenAPI.
+        errors: how errors are worded below its prefix.
+    """
+
+    paths: ClassVar[tuple[str, ...]]
+    description: ClassVar[Description]
+    errors: ClassVar[ErrorFormat] = SentenceErrors()
+
+    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        self.settings = settings
+        self.info = info
+
+    @property
+    def max_items(self) -> int:
+        """Most inputs of one request."""
+        return self.settings.max_request_items
+
+    @abstractmethod
+    def parse(self, body: bytes | bytearray) -> AskT:
+        """Read a request; the body is emptied afterwards.
+
+        Raises:
+            InvalidInputError: it is not what it should be; the message says where.
+            RequestTooLargeError: it holds too much.
+        """
+
+    @abstractmethod
+    def serialise(self, ask: AskT, answers: Sequence[Embedded]) -> bytes:
+        """Write the JSON of an answer, which has the ask's order."""

@@ -1,0 +1,81 @@
+"""The description of the interfaces for OpenAPI, from what each says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from http.client import responses as phrases
+from typing import Any
+
+import msgspec
+
+from web.endpoints.base import Endpoint
+from web.endpoints.error_format import ErrorFormat, SentenceErrors
+from web.errors import HEADERS, STATUS
+
+_COMPONENTS = "#/components/schemas/"
+
+
+def with_endpoints(
+    described: dict[str, Any], endpoints: Sequence[type[Endpoint[Any]]]
+) -> dict[str, Any]:
+    """Return FastAPI's description of its routes with the interfaces before them."""
+    schemas = _schemas(endpoints)
+    paths = {one.paths[0]: {"post": _operation(one, schemas)} for one in endpoints}
+    for one in endpoints:  # with its examples it stands in the operation itself
+        schemas.pop(one.description.request.__name__, None)
+    return {
+        **described,
+        "paths": {**paths, **described["paths"]},
+        "components": {"schemas": schemas},
+    }
+
+
+def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
+    kinds: list[type] = [SentenceErrors.schema]
+    for one in endpoints:
+        kinds += [one.description.request, one.description.response, one.errors.schema]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
+    return schemas
+
+
+def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[str, Any]:
+    about = endpoint.description
+    request = {**schemas[about.request.__name__], "examples": list(about.examples)}
+    return {
+        "tags": ["model"],
+        "summary": about.summary,
+        "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
+        "requestBody": {"required": True, "content": _json(request)},
+        "responses": {
+            "200": {"description": "The vectors", "content": _json(_ref(about.response))},
+            **error_responses(STATUS.values(), endpoint.errors),
+        },
+    }
+
+
+def error_responses(
+    statuses: Iterable[int], errors: ErrorFormat | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers above 399, with the headers that they bring."""
+    shape = errors or SentenceErrors()
+    return {
+        str(status): {
+            "description": phrases.get(status, "The client has gone"),
+            "headers": _headers(status),
+            "content": _json(_ref(shape.schema)),
+        }
+        for status in sorted({shape.status(status) for status in statuses})
+    }
+
+
+def _headers(status: int) -> dict[str, Any]:
+    names = ["X-Request-ID", *([HEADERS[status]] if status in HEADERS else [])]
+    return {name: {"required": True, "schema": {"type": "string"}} for name in names}
+
+
+def _ref(kind: type) -> dict[str, str]:
+    return {"$ref": f"{_COMPONENTS}{kind.__name__}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

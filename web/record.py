@@ -1,0 +1,55 @@
+"""The record of one request: what it brought, where its time went, and how it ended.
+
+The header `Server-Timing`, the metrics and the log read the same record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import get_args
+
+from backends.model import Modality
+from errors import Reason
+from inference.timings import Stage, Timings
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+
+@dataclass(slots=True)
+class Record:
+    """One request.
+
+    Attributes:
+        request_id: by which its line in the log and its answer are known.
+        method: of HTTP.
+        path: what was asked.
+        endpoint: the path by which the interface is known that was asked, or empty.
+        items: how many inputs it brought, by modality.
+        timings: where its time went.
+        status: what it was answered, 0 before that.
+        refused: why it was not answered with vectors, in a word; None where it was.
+        sentence: the same as the client was told it.
+        total_s: seconds from its arrival to its answer.
+        stages_s: seconds of each stage that it passed until then.
+    """
+
+    request_id: str = ""
+    method: str = ""
+    path: str = ""
+    endpoint: str = ""
+    items: Counter[Modality] = field(default_factory=Counter)
+    timings: Timings = field(default_factory=Timings)
+    status: int = 0
+    refused: Reason | None = None
+    sentence: str = ""
+    total_s: float = 0.0
+    stages_s: dict[Stage, float] = field(default_factory=dict)
+    _started_s: float = field(default_factory=time.perf_counter)
+
+    def end(self, status: int) -> None:
+        """Note the answer."""
+        self.status = status
+        self.total_s = time.perf_counter() - self._started_s
+        self.stages_s = self.timings.stages()

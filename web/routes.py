@@ -1,0 +1,91 @@
+"""The routes beside the interfaces: probes, the model's facts, the metrics, the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from errors import UnhealthyError
+from meta import meta
+from web.openapi import error_responses
+from web.service import Service
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add all of them."""
+    probe: dict[str, Any] = {
+        "status_code": 204,
+        "response_class": Response,
+        "responses": error_responses([503]),
+        "tags": ["health"],
+    }
+    refused = error_responses([401])
+    app.get("/.well-known/live", summary="Is the process alive?", **probe)(_live)
+    app.get("/.well-known/ready", summary="Can it take requests?", **probe)(_ready)
+    app.get("/meta", summary="What model is this?", tags=["model"], responses=refused)(_meta)
+    app.get(
+        "/metrics",
+        summary="What is it doing? For Prometheus",
+        tags=["health"],
+        response_class=Response,
+        responses=refused,
+    )(_metrics)
+    app.get(
+        "/",
+        summary="A page to try the model on, for browsers",
+        tags=["model"],
+        responses=refused,
+    )(_root)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.service
+    return service
+
+
+async def _live(request: Request) -> Response:
+    return _probe(_service(request).vectorizer.health.dead)
+
+
+async def _ready(request: Request) -> Response:
+    vectorizer = _service(request).vectorizer
+    vectorizer.try_again_if_failing()
+    return _probe(vectorizer.health.unready)
+
+
+def _probe(fault: str | None) -> Response:
+    if fault:
+        raise UnhealthyError(fault)
+    return Response(status_code=204)
+
+
+async def _meta(request: Request) -> dict[str, object]:
+    vectorizer = _service(request).vectorizer
+    return meta(vectorizer.info, vectorizer.cache_stats)
+
+
+async def _metrics(request: Request) -> Response:
+    accept = request.headers.get("accept", "")
+    content, content_type = _service(request).metrics.exposition(accept)
+    return Response(content, headers={"Content-Type": content_type})
+
+
+async def _root(request: Request) -> Response:
+    page = _service(request).page
+    if page and "text/html" in request.headers.get("accept", ""):
+        return page
+    app: FastAPI = request.app
+    content = {"name": app.title, "version": app.version, "routes": _routes(app)}
+    return JSONResponse(content, headers={"Vary": "Accept"})
+
+
+def _routes(app: FastAPI) -> dict[str, str]:
+    """Return what can be asked for, and what it answers."""
+    described = {
+        f"{method.upper()} {path}": operation["summary"]
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+    }
+    return described | {f"GET {app.docs_url}": "The description of the interface"}
