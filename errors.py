@@ -37,6 +37,7 @@ Reason: TypeAlias = Literal[
     # the request
     "body",  # is not the JSON that it should be
     "items",  # holds too many items
+    "config",  # asks for another way of reading than the model knows
     "modality",  # holds items that the model does not read
     "work",  # would take longer than an answer may
     "too_large",  # has too many bytes

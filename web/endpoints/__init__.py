@@ -6,5 +6,6 @@ from typing import Any
 
 from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
+from web.endpoints.transformers import Vectors
 
-ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize,)
+ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize, Vectors)

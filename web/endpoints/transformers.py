@@ -1,0 +1,128 @@
+"""`POST /vectors`, as Weaviate asks it for one text or one picture.
+
+Source: Weaviate's modules `text2vec-transformers` and `text2vec-model2vec`, which send a text and
+its config, and `img2vec-neural`, which sends an id and an image; and the containers behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import orjson
+from typing_extensions import override
+
+from backends.model import Embedded, Shaping
+from errors import InvalidInputError
+from inference.request import Finish, Input
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.clip import EXAMPLE_IMAGE
+from web.endpoints.json_body import decode
+
+
+class VectorConfig(msgspec.Struct):
+    """How a text is read; each model reads what it knows, and ignores the rest."""
+
+    pooling_strategy: Annotated[
+        str | None,
+        msgspec.Meta(description="`masked_mean` or `cls`, of models that are not pooled already"),
+    ] = None
+    task_type: Annotated[
+        str | None,
+        msgspec.Meta(description="`query` (goes before all that is none) or `passage`"),
+    ] = None
+    dimensions: Annotated[
+        int | bool | None,
+        msgspec.Meta(description="keep so many numbers, where the model allows it; 0 keeps all"),
+    ] = None
+
+
+class VectorsRequest(msgspec.Struct):
+    """What `POST /vectors` takes: a text, or a picture and its id."""
+
+    text: Annotated[str | None, msgspec.Meta(description="text to embed")] = None
+    config: VectorConfig | None = None
+    id: Annotated[str | None, msgspec.Meta(description="comes back with the image's vector")] = None
+    image: Annotated[
+        str | None, msgspec.Meta(description="in place of a text: the base64 of an image's file")
+    ] = None
+
+
+class VectorsResponse(msgspec.Struct, omit_defaults=True):
+    """What `POST /vectors` answers: the text or the id as it was sent, and the vector."""
+
+    vector: list[float]
+    dim: int
+    text: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsAsk(Ask):
+    """One input.
+
+    Attributes:
+        given: what comes back with the vector: the text, or the id.
+    """
+
+    given: dict[str, str | None]
+
+
+# Not strict, as the text container takes numbers in quotes.
+_DECODER = msgspec.json.Decoder(VectorsRequest, strict=False)
+_NO_CONFIG = VectorConfig()
+
+
+class Vectors(Endpoint[VectorsAsk]):
+    """The interface of Weaviate's modules for one text, or one picture, a request."""
+
+    paths = ("/vectors", "/vectors/")
+    description = Description(
+        summary="Embed a text, or an image",
+        request=VectorsRequest,
+        response=VectorsResponse,
+        examples=[
+            {"text": "a red circle", "config": {"task_type": "query"}},
+            {"id": "7", "image": EXAMPLE_IMAGE},
+        ],
+    )
+
+    @override
+    def parse(self, body: bytes | bytearray) -> VectorsAsk:
+        wanted = decode(_DECODER, body)
+        if wanted.text is not None:
+            return VectorsAsk([self._text(wanted.text, wanted.config)], {"text": wanted.text})
+        if wanted.image is not None:
+            return VectorsAsk([Input("image", "image", wanted.image)], {"id": wanted.id})
+        raise InvalidInputError(
+            'the request body: expected a "text", or an "id" and an "image"', "body"
+        )
+
+    def _text(self, text: str, config: VectorConfig | None) -> Input:
+        config = config or _NO_CONFIG
+        task = config.task_type or ""
+        return Input(
+            "text",
+            "text",
+            text,
+            Shaping(pooling=config.pooling_strategy or "", task=task),
+            self._finish(int(config.dimensions or 0)),
+            is_query=task == "query",
+        )
+
+    def _finish(self, dimensions: int) -> Finish:
+        if dimensions < 0:
+            raise InvalidInputError(
+                f"config.dimensions: {dimensions}; expected how many to keep, or 0 for all",
+                "config",
+            )
+        cuts = self.info.cuts and 0 < dimensions < self.info.dimensions
+        return Finish(dimensions=dimensions if cuts else None)
+
+    @override
+    def serialise(self, ask: VectorsAsk, answers: Sequence[Embedded]) -> bytes:
+        (answer,) = answers
+        content = {**ask.given, "vector": answer.vector, "dim": len(answer.vector)}
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
