@@ -7,6 +7,7 @@ Source of the layouts and of their order: the reference container's `download.py
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
 
-Family = Literal["openai", "openclip", "siglip", "modernvbert", "sentence_transformers"]
+Family = Literal[
+    "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "converted"
+]
+
+FORMAT = 1  # of a converted model; raised when this version can no longer read what the last wrote
+DESCRIPTION = "model.json"  # what makes a folder a converted model
+CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
 # The parts of each layout, in the order in which the reference looks for them.
 LAYOUTS: dict[Family, tuple[str, ...]] = {
@@ -26,6 +33,7 @@ LAYOUTS: dict[Family, tuple[str, ...]] = {
     "siglip": ("siglip", "model_name"),
     "modernvbert": ("colpali_engine_model", "colpali_engine_processor", "model_name"),
     "sentence_transformers": ("clip", "text"),
+    "converted": (DESCRIPTION,),  # of this project: serves without the original
 }
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
 
@@ -60,10 +68,14 @@ class ModelFolder:
 def detect(root: Path) -> ModelFolder:
     """Find out which family lies under `root`.
 
+    A converted model counts where there is no original: it lies there itself, or in `converted/`.
+
     Raises:
         ModelFolderError: there is no known layout, or only half of one.
     """
     found = [family for family, parts in LAYOUTS.items() if (root / parts[0]).is_dir()]
+    if not found and lone_conversions(root):
+        return ModelFolder(root, "converted")
     if not found:
         raise ModelFolderError(_nothing_found(root))
     if len(found) > 1:
@@ -76,6 +88,24 @@ def detect(root: Path) -> ModelFolder:
             f"beside {LAYOUTS[family][0]}"
         )
     return ModelFolder(root, family)
+
+
+def lone_conversions(root: Path) -> list[Path]:
+    """Return the converted models of a folder without the original: itself, or those in it."""
+    return [root] if _is_readable(root / DESCRIPTION) else conversions(root / CONVERSIONS)
+
+
+def conversions(place: Path) -> list[Path]:
+    """Return the folders in `place` that hold a converted model which this version can read."""
+    return [path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}")) if _is_readable(path)]
+
+
+def _is_readable(description: Path) -> bool:
+    try:
+        content = json.loads(description.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
@@ -113,6 +143,11 @@ def _text_of(path: Path) -> str | None:
 
 
 def _nothing_found(root: Path) -> str:
+    if (root / DESCRIPTION).is_file() or any((root / CONVERSIONS).glob(f"*/{DESCRIPTION}")):
+        return (
+            f"{root.absolute()} holds a converted model in a form that this version does not read, "
+            "and not the original: bring that back and run download.py --convert"
+        )
     expected = "; ".join(" + ".join(parts) for parts in LAYOUTS.values())
     return (
         f"No model in {root.absolute()}: looked there for {expected}. Mount or COPY a model "

@@ -6,14 +6,18 @@ The runtimes are imported only when they are chosen.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from backends.families import check_family, load_towers
 from backends.folder import ModelFolder, detect
+from backends.identity import RECIPES, Identity
 from backends.model import Model, ModelOptions
+from backends.openvino.store import content_of
 from backends.precision import log_choice, usable
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
-from errors import ConversionError
+from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
 from machine import keep_freed_memory, usable_cores
 
 logger = logging.getLogger(__name__)
@@ -61,9 +65,12 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
     """
     if devices == "cpu":
         return [load_replica(folder, options)]
-    from backends.torch.devices import gpus
-
-    return [load_replica(folder, replace(options, device=device)) for device in gpus(devices)]
+    with _torch_wanted("ENABLE_CUDA"):
+        from backends.torch.devices import gpus
+    content = _content_for_torch(folder, options)
+    return [
+        _load_by_torch(folder, replace(options, device=device), content) for device in gpus(devices)
+    ]
 
 
 def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -80,15 +87,42 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
 
             return runtime.load(folder, options)
         except (ConversionError, ImportError) as error:
+            if folder.family == "converted":
+                raise ModelFolderError(describe_error(error)) from error
             logger.warning("Not served by OpenVINO but by torch, which is slower: %s", error)
-    return _load_by_torch(folder, options)
+    return _load_by_torch(folder, options, _content_for_torch(folder, options))
 
 
-def _load_by_torch(folder: ModelFolder, options: ModelOptions) -> Model:
-    from backends.torch import devices, runtime
+def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
+    if folder.family == "converted":
+        raise ModelFolderError(
+            f"{folder.root.absolute()} holds a converted model and not the original, which "
+            "RUNTIME=torch and ENABLE_CUDA need"
+        )
+    return content_of(folder, options)
+
+
+def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> Model:
+    with _torch_wanted("the model"):
+        from backends.torch import devices, runtime
 
     devices.check(options.device)
     supported = devices.precisions(options.device)
     log_choice(devices.describe(options.device), options.precision, supported)
-    usable_options = replace(options, precision=usable(options.precision, supported))
-    return runtime.model_of(load_towers(folder, usable_options))
+    precision = usable(options.precision, supported)
+    loaded = load_towers(folder, replace(options, precision=precision))
+    identity = Identity(folder.family, content, RECIPES[folder.family], loaded.text_modes)
+    space = identity.vector_space(dict.fromkeys(loaded.towers, precision))
+    model = runtime.model_of(loaded)
+    return replace(model, info=replace(model.info, vector_space=space))
+
+
+@contextmanager
+def _torch_wanted(by: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"{by} needs torch, which cannot be imported ({describe_error(error)}): install "
+            "requirements.txt, or convert the model with download.py --convert where torch is"
+        ) from error

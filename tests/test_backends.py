@@ -1,17 +1,23 @@
 """What is loaded, and what is not."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from transformers import MetaClip2Config, MetaClip2Model
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from transformers import MetaClip2Config, MetaClip2Model, PreTrainedTokenizerFast
 
 from backends.embed import embed_all
 from backends.families import transformers_models
 from backends.families.sentence_transformer import same_content
 from backends.folder import detect
 from backends.load import load_replica
-from backends.model import ModelOptions, Runtime, TextMode
+from backends.model import ModelOptions, Runtime, Shaping, TextMode
 from errors import ModelFolderError
 from tests.golden_cases import (
     EVERY_LAYOUT,
@@ -109,3 +115,49 @@ def test_texts_that_are_cut_are_counted_and_those_that_just_fit_are_not(
     assert told[0] == (1 + SPECIAL_TOKENS[layout], False)
     assert told[1:] == [(places, False), (places, True), (places, True)]
     assert model.gpu_memory() is None
+
+
+def word_vectors(folder: Path) -> None:
+    """A text model without a mask: its library gives it the words of all texts in one row."""
+    vocabulary = PreTrainedTokenizerFast.from_pretrained(
+        GOLDEN / "sentence_transformers_multilingual/text"
+    ).backend_tokenizer
+    torch.manual_seed(1)
+    module = StaticEmbedding(vocabulary, embedding_dim=16)
+    SentenceTransformer(modules=[module], device="cpu").save(str(folder))
+
+
+def left_padded(folder: Path) -> None:
+    """A text model whose tokenizer pads on the left, as those of decoders do."""
+    shutil.copytree(GOLDEN / "sentence_transformers_multilingual/text", folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason", "shares"),
+    [
+        (word_vectors, "its text model reads input_ids and offsets", False),
+        (left_padded, "its tokenizer pads on the left", True),
+    ],
+)
+def test_a_text_model_of_its_own_kind_is_served_as_its_library_would(
+    make: Callable[[Path], None],
+    reason: str,
+    shares: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.copytree(GOLDEN / "sentence_transformers/clip", tmp_path / "clip")
+    make(tmp_path / "text")
+    model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino"))
+    texts = ["a cat", "two dogs on a mat", "a dog", ""]
+    library = SentenceTransformer(str(tmp_path / "text"), device="cpu")
+    expected = np.concatenate([library.encode([text]) for text in texts])
+
+    assert model.info.runtime == "torch"
+    assert reason in caplog.text
+    np.testing.assert_allclose(embed_texts(model, texts), expected, atol=1e-6)
+    prepare = model.towers["text"].preparation.prepare
+    buckets = [prepare(text, Shaping()).bucket for text in texts]
+    assert (buckets[0] is not None and buckets[0] == buckets[2]) == shares

@@ -27,6 +27,8 @@ from tests.service import running
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 AnyCase: TypeAlias = Case[Any]
 
+EMBEDDING = ("/vectorize", "/vectors")
+OTHERS = ("/meta", "/metrics", "/.well-known/live", "/.well-known/ready", "/")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -53,22 +55,22 @@ def check_all(operation: Operation, mode: GenerationMode) -> None:
 
 
 def test_every_answer_is_one_that_the_description_announces(live_description: BaseSchema) -> None:
-    for path in ("/vectorize", "/meta", "/metrics", "/.well-known/live", "/.well-known/ready", "/"):
+    for path in (*EMBEDDING, *OTHERS):
         for operation in live_description[path].values():
             check_all(operation, GenerationMode.POSITIVE)
 
 
-def test_so_is_the_answer_to_what_the_description_forbids(live_description: BaseSchema) -> None:
-    check_all(live_description["/vectorize"]["POST"], GenerationMode.NEGATIVE)
+@pytest.mark.parametrize("path", EMBEDDING)
+def test_so_is_the_answer_to_what_the_description_forbids(
+    path: str, live_description: BaseSchema
+) -> None:
+    check_all(live_description[path]["POST"], GenerationMode.NEGATIVE)
 
 
 def test_every_operation_of_the_description_was_tried(live_description: BaseSchema) -> None:
     paths = {path for path, _ in live_description.items()}
 
-    assert paths == {
-        *("/vectorize", "/meta", "/metrics", "/"),
-        *("/.well-known/live", "/.well-known/ready"),
-    }
+    assert paths == {*EMBEDDING, *OTHERS}
 
 
 async def refused(

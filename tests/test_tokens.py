@@ -1,14 +1,18 @@
 """What of a long text is read: enough for the same vector, and no more than that."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 from backends.embed import embed_all
 from backends.inputs import tokens
-from backends.inputs.tokens import beginning
-from tests.golden_cases import EVERY_LAYOUT, embed_texts, golden_model
+from backends.inputs.one_part import OnePart
+from backends.inputs.tokens import Padding, beginning
+from backends.model import Embedded, Runtime, Shaping
+from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, embed_texts, golden_model
 
 LONG = {
     "words": "a photo of a cat " * 1500,
@@ -50,3 +54,70 @@ def test_a_very_long_text_costs_little_more_than_a_long_one(layout: str, unit: s
     embed_texts(model, [text] * 4)
 
     assert time.process_time() - started_s < 0.5  # without the cut 0.7 s to 2.8 s
+
+
+@EVERY_RUNTIME
+@EVERY_LAYOUT
+def test_many_threads_prepare_as_one_does(layout: str, runtime: Runtime) -> None:
+    """Tokenizers of transformers note in themselves where to cut, at every call."""
+    preparation = golden_model(layout, "trained", runtime).towers["text"].preparation
+    texts = [f"{'a photo of a cat ' * (number % 40)}{number}" for number in range(200)]
+
+    def prepared(text: str) -> tuple[list[int], int, bool]:
+        made = preparation.prepare(text, Shaping())
+        return made.arrays[0].tolist(), made.tokens, made.truncated
+
+    with ThreadPoolExecutor(8) as pool:
+        by_many = list(pool.map(prepared, texts))
+
+    assert by_many == [prepared(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("to", "tokens", "length"),
+    [
+        ("rounded", 0, 8),
+        ("rounded", 8, 8),
+        ("rounded", 9, 16),
+        ("rounded", 73, 77),
+        ("rounded", 77, 77),
+        ("full", 3, 77),
+        ("nothing", 3, 3),
+    ],
+)
+def test_a_text_is_padded_to_its_own_length_and_never_past_the_last_position(
+    to: Any, tokens: int, length: int
+) -> None:
+    padding = Padding(to, longest=77, token_id=9, masked=True)
+    ids, mask = padding([5] * tokens)
+
+    assert ids.tolist() == [5] * tokens + [9] * (length - tokens)
+    assert mask.tolist() == [1] * tokens + [0] * (length - tokens)
+
+
+@EVERY_LAYOUT
+def test_a_texts_cost_is_its_padded_length_and_about_what_was_estimated(layout: str) -> None:
+    preparation = golden_model(layout, "trained", "openvino").towers["text"].preparation
+    for text in ("a", "a photo of a cat " * 3, LONG["words"]):
+        prepared = preparation.prepare(text, Shaping())
+        assert prepared.cost == prepared.bucket == len(prepared.arrays[0])
+        assert prepared.tokens <= prepared.cost
+        assert prepared.nbytes == sum(array.nbytes for array in prepared.arrays)
+        assert 1 <= preparation.estimate(text) <= 128
+    assert preparation.estimate(LONG["words"]) == preparation.prepare(LONG["words"], Shaping()).cost
+
+
+def test_parts_are_added_up_and_divided() -> None:
+    one, two = (np.array(vector, np.float32) for vector in ([1, 2], [3, 6]))
+    whole = OnePart().join([Embedded(one, 3), Embedded(two, 4, truncated=True)], divisor=4)
+
+    assert whole.vector.tolist() == [1, 2]
+    assert whole.vector.dtype == np.float32
+    assert whole[1:] == (7, True)
+    assert OnePart().join([Embedded(one, 3)], divisor=1) == Embedded(one, 3)
+
+
+def test_no_family_of_pictures_and_texts_reads_a_shaping() -> None:
+    for tower in golden_model("openai", "trained").towers.values():
+        assert tower.preparation.reduce(Shaping(pooling="cls", task="query")) == Shaping()
+        assert tower.preparation.split("a", Shaping()) == (["a"], 1)

@@ -15,13 +15,15 @@ from pathlib import Path
 import openvino as ov
 import torch
 
+from backends import fingerprint
 from backends.convert.proof import prove
 from backends.families import load_towers
 from backends.folder import detect
+from backends.identity import RECIPES, Identity
 from backends.jobs import Answer, subprocess_main
 from backends.model import Modality, ModelOptions, TextMode
+from backends.openvino.description import Description, Refusal, TowerDescription
 from backends.openvino.runtime import load_converted
-from backends.openvino.store import REFUSAL, Description, TowerDescription
 from backends.torch.runtime import model_of
 from backends.torch.towers import Portable, TorchModel
 from errors import describe_error
@@ -36,12 +38,14 @@ class Job:
         target: the folder to write.
         text_mode: as in `ModelOptions`.
         trust: whether the model may run Python code of its own.
+        content: the digest of the model's files.
     """
 
     root: str
     target: str
     text_mode: TextMode
     trust: bool
+    content: str
 
 
 def do(job: Job) -> Answer:
@@ -51,36 +55,39 @@ def do(job: Job) -> Answer:
         StartupError: the folder cannot be loaded.
         OSError, MemoryError: the machine is at fault, not the model; another try may succeed.
     """
+    folder = detect(Path(job.root))
     options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust)
-    loaded = load_towers(detect(Path(job.root)), options)
+    loaded = load_towers(folder, options)
+    recipe = RECIPES[folder.family]
+    identity = Identity(folder.family, job.content, recipe, loaded.text_modes)
     target = Path(job.target)
     target.mkdir()
     try:
-        _write(loaded, target)
+        _write(loaded, identity, target)
         prove(model_of(loaded), load_converted(target, options))
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever this model cannot do, it cannot do later
         shutil.rmtree(target)
         target.mkdir()
-        (target / REFUSAL).write_text(f"{describe_error(error)}\n", "utf-8")
+        Refusal(identity, describe_error(error), fingerprint.of_code()).write(target)
     return {}
 
 
-def _write(loaded: TorchModel, target: Path) -> None:
+def _write(loaded: TorchModel, identity: Identity, target: Path) -> None:
     torch.backends.mha.set_fastpath_enabled(value=False)  # its fused operation cannot be converted
     towers = {
         modality: _write_tower(modality, tower.portable(), target)
         for modality, tower in loaded.towers.items()
     }
-    Description(loaded.info, towers).write(target)
+    Description.of(identity, loaded.info, towers).write(target)
 
 
 def _write_tower(modality: Modality, tower: Portable, target: Path) -> TowerDescription:
     network = f"{modality}.xml"
     preparation = tower.describe(target)
     _save(tower, target / network)
-    return TowerDescription(preparation, network)
+    return TowerDescription(preparation, {"kind": "openvino", "file": network})
 
 
 def _save(tower: Portable, path: Path) -> None:

@@ -26,7 +26,7 @@ from backends.folder import ModelFolder
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import ModelOptions
-from backends.torch.towers import TorchModel, describe, place, unit_length
+from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, place, unit_length
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -54,6 +54,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         hf.TextNetwork(model, unit_length),
         tokenizer,
         _recipe(model, tokenizer),
+        text_modes=(options.text_mode,) if is_metaclip2 else EVERY_TEXT_MODE,
     )
 
 

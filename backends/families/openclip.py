@@ -34,6 +34,7 @@ from backends.inputs.resampling import Pixels
 from backends.inputs.tokens import Padding, TokenPreparation, Tokens, beginning
 from backends.model import ModelOptions
 from backends.torch.towers import (
+    EVERY_TEXT_MODE,
     ImageTower,
     Normalize,
     TorchModel,
@@ -70,6 +71,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
             "text": _text_tower(model, tokenizer),
             "image": _image_tower(model, config, options),
         },
+        EVERY_TEXT_MODE,
     )
 
 

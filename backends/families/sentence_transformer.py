@@ -38,6 +38,7 @@ from backends.inputs.tokens import (
 from backends.model import Arrays, ModelOptions, Prepared, Shaping
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
+    EVERY_TEXT_MODE,
     ImageTower,
     Normalize,
     Portable,
@@ -74,7 +75,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         config={"clip_model": _config(clip), "text_model": _config(text)},
     )
     image = _image_tower(clip, processor, geometry)
-    return TorchModel(info, {"text": _text_tower(text), "image": image})
+    return TorchModel(info, {"text": _text_tower(text), "image": image}, EVERY_TEXT_MODE)
 
 
 def same_content(first: Path, second: Path) -> bool:
@@ -245,4 +246,5 @@ def _drop_text_tower(clip: SentenceTransformer) -> None:
 
 
 def _config(model: SentenceTransformer) -> dict[str, object]:
-    return dict(hf.full_config(model[0].model))
+    network = getattr(model[0], "model", None)  # one that only looks rows up has none
+    return dict(hf.full_config(network) if network else model[0].get_config_dict())

@@ -49,6 +49,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         hf.TextNetwork(model, identity),
         tokenizer,
         _recipe(model, tokenizer, options),
+        text_modes=(options.text_mode,),
     )
 
 

@@ -20,7 +20,7 @@ from backends.inputs.cleaning import CLEANING
 from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.inputs.siglip1_tokens import SpecialTokens
 from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenPreparation, Tokens, beginning
-from backends.model import ModelInfo
+from backends.model import ModelInfo, TextMode
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     ImageTower,
@@ -128,6 +128,7 @@ def two_towers(
     texts: nn.Module,
     tokenizer: Any,
     recipe: TextRecipe,
+    text_modes: Sequence[TextMode],
 ) -> TorchModel:
     """Put the parts together for a model with one tokenizer of transformers."""
     text = TorchTower(
@@ -140,7 +141,7 @@ def two_towers(
         images,
         lambda: portable_images(images, geometry),
     )
-    return TorchModel(info, {"text": text, "image": image})
+    return TorchModel(info, {"text": text, "image": image}, text_modes)
 
 
 def full_config(model: Any) -> Mapping[str, object]:

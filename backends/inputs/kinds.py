@@ -1,21 +1,22 @@
-"""The preparations that a converted model can name, each by its kind: a table."""
+"""The preparations that a converted model can name: a table, imported when they are named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from backends.inputs import pixels, siglip1_tokens, tokens
 from backends.model import Preparation
 
 # What a converted model says of a preparation: its kind, and the kind's own parameters.
 Described: TypeAlias = Mapping[str, Any]
 
-_KINDS: dict[str, Callable[[Path, Described], Preparation]] = {
-    "tokens": tokens.read,
-    "siglip1_tokens": siglip1_tokens.read,
-    "pixels": pixels.read,
+# Each module has a function `read`: (folder with the files, parameters) -> Preparation.
+_KINDS = {
+    "tokens": "backends.inputs.tokens",
+    "siglip1_tokens": "backends.inputs.siglip1_tokens",
+    "pixels": "backends.inputs.pixels",
 }
 
 
@@ -26,4 +27,5 @@ def read_preparation(folder: Path, described: Described) -> Preparation:
         KeyError: there is no such kind.
     """
     parameters = {name: value for name, value in described.items() if name != "kind"}
-    return _KINDS[described["kind"]](folder, parameters)
+    read = import_module(_KINDS[described["kind"]]).read
+    return cast("Preparation", read(folder, parameters))

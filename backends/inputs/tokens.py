@@ -53,13 +53,14 @@ def beginning(text: str, tokens: int) -> str:
     return text[:end]
 
 
-# Tokens. OpenVINO prepares itself for every new shape, and few texts have one exact length. Of
-# ViT-B/32's text tower in float32 on 2 cores with AMX (mixed lengths, 3 to 77 tokens, 16 texts
-# waiting): rounded to 1, 2, 4, 8 and 16 tokens 104, 121, 135, 147 and 141 texts a second; 82 where
-# a batch is padded to its longest. With 4 waiting 84, 89, 93, 102 and 104, against 102. All shapes
-# of batches of 1 to 16 take 98, 72 and 55 MB for 4, 8 and 16; one seen for the first time about
-# 5 ms more. The text alone pays: 8 tokens take 10 ms, 16 take 12, 77 take 28. Most texts are short,
-# and to them 8 is much: of ten words each, 16 clients got 0.83 of what rounding to 4 gives.
+# Tokens. OpenVINO prepares itself for every new shape, and few texts have one exact length. For
+# ViT-B/32's text tower in float32, on 2 cores with AMX, by the measured times of its passes (texts
+# of 3 to 77 tokens, most of them short, 16 waiting): rounded to 1, 2, 4, 8 and 16 tokens 104, 121,
+# 135, 147 and 141 texts a second; 82 where a batch is padded to its longest. With 4 waiting 84, 89,
+# 93, 102 and 104, against 102. After all shapes of 1 to 16 texts it takes 98, 72 and 55 MB more for
+# 4, 8 and 16; one seen for the first time about 5 ms more. A lone text of 8 tokens takes 10 ms, of
+# 16 12, of 77 28. To short texts 8 is much: of ten words each, 16 clients got 0.83 of what they get
+# where 4 is the step.
 _SHORT, _ROUNDED_SHORT, _ROUNDED = 32, 4, 8
 
 

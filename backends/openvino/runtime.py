@@ -5,6 +5,7 @@ See https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,10 @@ from threadpoolctl import threadpool_limits
 from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.inputs.kinds import read_preparation
-from backends.model import Model, ModelOptions, Precision, Rows, Tower
+from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower
+from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
-from backends.openvino.store import Description, converted
+from backends.openvino.store import converted
 from backends.precision import log_choice, usable
 from errors import ConversionError, describe_error
 
@@ -31,12 +33,17 @@ _HINTS: dict[Precision, Any] = {
     "float16": ov.Type.f16,
 }
 
+# As OpenVINO's graph calls the operations with weights, and the precisions below float32.
+_PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
+_SHORT: dict[Precision, str] = {"bfloat16": "bf16", "float16": "f16"}
+
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the model of a folder, converting it before where that was never done.
 
     Raises:
         ConversionError: it cannot be converted, or what is kept of it cannot be loaded.
+        ModelFolderError: see `store.converted`.
     """
     path = converted(folder, options)
     try:
@@ -50,22 +57,26 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def load_converted(path: Path, options: ModelOptions) -> Model:
-    """Load a converted model."""
+    """Load a converted model; what it takes lies in its folder."""
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     options = replace(options, precision=usable(options.precision, precisions()))
     description = Description.read(path)
-    towers = {
-        modality: Tower(
-            read_preparation(path, tower.preparation),
-            OpenVinoNetwork(path / tower.network, options),
-        )
+    networks = {
+        modality: _NETWORKS[tower.network["kind"]](path / tower.network["file"], options)
         for modality, tower in description.towers.items()
     }
-    info = replace(
-        description.info,
+    towers = {
+        modality: Tower(read_preparation(path, tower.preparation), networks[modality])
+        for modality, tower in description.towers.items()
+    }
+    arithmetic = {modality: network.precision() for modality, network in networks.items()}
+    info = ModelInfo(
+        **description.shown,
         runtime="openvino",
-        precision=options.precision,
+        device="cpu",
+        precision=options.precision if options.precision in arithmetic.values() else "float32",
         text_mode=options.text_mode,
+        vector_space=description.identity.vector_space(arithmetic),
     )
     return Model(info, towers)
 
@@ -90,7 +101,22 @@ class OpenVinoNetwork:
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
+        self._asked = options.precision
         self._calls = 0
+
+    def precision(self) -> Precision:
+        """Return what a pass computes its products in, whatever was asked for."""
+        if self._asked == "float32":  # nothing is ever computed in more
+            return "float32"
+        compiled = self._request.get_compiled_model()
+        self(*map(_smallest, compiled.inputs))
+        products = (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
+        used = {
+            info["runtimePrecision"].value
+            for info in products
+            if info["layerType"].value in _PRODUCTS
+        }
+        return next((name for name, short in _SHORT.items() if short in used), "float32")
 
     @translate_device_errors
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
@@ -118,3 +144,14 @@ def _properties(options: ModelOptions) -> dict[str, Any]:
         # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
         "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
     }
+
+
+def _smallest(port: Any) -> np.ndarray[Any, Any]:
+    shape = [1 if size.is_dynamic else size.get_length() for size in port.partial_shape]
+    return np.zeros(shape, port.element_type.to_dtype())
+
+
+# The kinds of network that a converted model can name.
+_NETWORKS: dict[str, Callable[[Path, ModelOptions], OpenVinoNetwork]] = {
+    "openvino": OpenVinoNetwork,
+}

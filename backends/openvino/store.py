@@ -1,14 +1,9 @@
-"""A model converted for OpenVINO: found where it was kept, or made once, in a process of its own.
+"""Converted models: found where they were kept, or made once, in a process of its own.
 
-    cache_dir/<family>-<text mode>-<code>-<content>/
-        model.json                  what is known of the model, and how its inputs are prepared
-        tokenizer.json              the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
-        text.xml, text.bin          the networks
-        image.xml, image.bin
-        source.json                 the sizes and times of the model's files
+    cache_dir/<family>-<text modes>-<recipe>-<content>/     see `description.py`
 
-The name holds digests of what converts and of the model's files, so that a changed model is
-converted anew, and by a new version, which deletes what the old one made. A process of its own, as
+One is known by its identity: the content of the original, the recipe, and the text modes that it
+says it serves; neither by this code nor by a library's version. A process of its own makes it, as
 otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
 `backends/convert`) before that gets its name.
 """
@@ -18,129 +13,141 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple
 
-from backends.folder import ModelFolder
-from backends.inputs.kinds import Described
+from backends import fingerprint
+from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
+from backends.identity import RECIPES, Identity
 from backends.jobs import JobError, JobKilledError, run_in_subprocess
-from backends.model import Modality, ModelInfo, ModelOptions
-from backends.openvino import fingerprint
+from backends.model import ModelOptions, TextMode
+from backends.openvino.description import Description, Refusal
 from backends.staging import install, set_aside, staging
-from errors import ConversionError, DownloadError, describe_error
+from errors import ConversionError, DownloadError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "converted"  # the cache's name in a model folder
-REFUSAL = "refusal.txt"  # in place of all that, for a model that no later try would convert either
-_DESCRIPTION = "model.json"
 _SOURCE = "source.json"
 _CONVERT = "backends.convert.job"
 _TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
 _MOST_TRIES = 2
 
 
-@dataclass(frozen=True)
-class TowerDescription:
-    """One tower of a converted model.
+class _Kept(NamedTuple):
+    """A folder of the store: a converted model, or the refusal of one."""
 
-    Attributes:
-        preparation: its kind, and the kind's parameters.
-        network: the file of the network.
-    """
+    path: Path
+    identity: Identity
+    reason: str | None = None  # of a refusal
 
-    preparation: Described
-    network: str
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a converted model's networks do not say."""
-
-    info: ModelInfo
-    towers: Mapping[Modality, TowerDescription]
-
-    def write(self, folder: Path) -> None:
-        """Write it into a converted model's folder."""
-        (folder / _DESCRIPTION).write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> Description:
-        """Read it from there."""
-        parts: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
-        towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
-        return cls(ModelInfo(**parts["info"]), cast("dict[Modality, TowerDescription]", towers))
+    @property
+    def stamps(self) -> fingerprint.Stamps | None:
+        """Of the original's files, where it was converted."""
+        try:
+            stamps: fingerprint.Stamps = json.loads((self.path / _SOURCE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return stamps
 
 
 def converted(folder: ModelFolder, options: ModelOptions) -> Path:
     """Return the folder of the converted model; where there is none yet, make it.
 
     Raises:
-        ConversionError: it cannot be converted, or not be kept.
+        ConversionError: it cannot be converted, or not be kept; torch may serve it.
+        ModelFolderError: torch would have to convert it, and is not installed; or the folder holds
+            nothing but converted models, and none that fits.
     """
-    cache = options.cache_dir or folder.root / FOLDER
+    if folder.family == "converted":
+        return _only_one(folder, options.text_mode)
+    cache = _cache_of(folder, options)
     try:
-        return _unless_refused(_find_or_make(folder, options, cache))
-    except ConversionError:
+        kept = _find(folder, options) or _make(folder, options, cache)
+    except (ConversionError, ModelFolderError):
         raise
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(f"{cache.absolute()}: {describe_error(error)}") from error
+    if kept.reason is not None:
+        raise ConversionError(kept.reason)
+    return kept.path
 
 
-def _unless_refused(path: Path) -> Path:
-    if (path / REFUSAL).is_file():
-        raise ConversionError((path / REFUSAL).read_text("utf-8").strip())
-    return path
-
-
-def _find_or_make(folder: ModelFolder, options: ModelOptions, cache: Path) -> Path:
-    # Only these families have two ways to read a text.
-    mode = options.text_mode if folder.family in ("openai", "siglip") else "any"
-    kind, code = f"{folder.family}-{mode}", fingerprint.of_code()[:8]
-    places = (cache, folder.root / FOLDER)  # an image may bring what another cache does not hold
-    if unchanged := _unchanged(folder, places, f"{kind}-{code}-*"):
-        return unchanged
-    content = fingerprint.of_content(folder)[:16]
-    name = f"{kind}-{code}-{content}"
-    for path in (place / name for place in places):
-        if path.is_dir():
-            return path
-    _make(folder, options, cache / name, f"{kind}-*-{content}")
-    return cache / name
-
-
-def _unchanged(folder: ModelFolder, places: Iterable[Path], pattern: str) -> Path | None:
+def content_of(folder: ModelFolder, options: ModelOptions) -> str:
+    """Digest the content of a model; where it was converted, that is known without reading it."""
     stamps = fingerprint.stamps(folder)
-    for source in (path for place in places for path in place.glob(f"{pattern}/{_SOURCE}")):
-        if json.loads(source.read_text("utf-8")) == stamps:
-            return source.parent
-    return None
+    known = (kept.identity.content for kept in _all(folder, options) if kept.stamps == stamps)
+    return next(known, None) or fingerprint.of_content(folder)
 
 
-def _delete_others(path: Path, versions: str, scratch: Path) -> None:
-    """Delete what other versions made of the same model, now that there is a better one."""
-    if (path / REFUSAL).is_file():
-        return
-    for other in path.parent.glob(versions):
-        if other != path:
-            logger.info("Deleting what another version converted: %s", other.absolute())
-            with suppress(OSError):  # it is in nobody's way
-                set_aside(other, scratch / other.name)
+def _only_one(folder: ModelFolder, mode: TextMode) -> Path:
+    where = folder.root.absolute()
+    identities = {path: Description.read(path).identity for path in lone_conversions(folder.root)}
+    fitting = {path: one for path, one in identities.items() if mode in one.text_modes}
+    if not fitting:
+        raise ModelFolderError(
+            f"{where} holds a model converted for another TEXT_MODE than {mode}, and not the "
+            "original: set the other, or bring the original back"
+        )
+    if len({one.content for one in fitting.values()}) > 1:
+        names = ", ".join(path.name for path in fitting)
+        raise ModelFolderError(
+            f"{where} holds several converted models and no original: let MODELS_DIR name one of "
+            f"{names} in {CONVERSIONS}/"
+        )
+    return max(fitting, key=lambda path: fitting[path].recipe)
 
 
-def _make(folder: ModelFolder, options: ModelOptions, path: Path, versions: str) -> None:
+def _cache_of(folder: ModelFolder, options: ModelOptions) -> Path:
+    return options.cache_dir or folder.root / CONVERSIONS
+
+
+def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[_Kept]:
+    """Give what is kept of models of this family by its present recipe, refusals last."""
+    # An image may bring what another cache does not hold.
+    places = dict.fromkeys((_cache_of(folder, options), folder.root / CONVERSIONS))
+    recipe = RECIPES[folder.family]
+    for kept in chain(*map(_converted_in, places), *map(_refused_in, places)):
+        if (kept.identity.family, kept.identity.recipe) == (folder.family, recipe):
+            yield kept
+
+
+def _converted_in(place: Path) -> Iterator[_Kept]:
+    return (_Kept(path, Description.read(path).identity) for path in conversions(place))
+
+
+def _refused_in(place: Path) -> Iterator[_Kept]:
+    for path in Refusal.all_in(place):
+        refusal = Refusal.read(path)
+        if refusal.code == fingerprint.of_code():
+            yield _Kept(path, refusal.identity, refusal.reason)
+
+
+def _find(folder: ModelFolder, options: ModelOptions) -> _Kept | None:
+    mode = options.text_mode
+    fitting = [kept for kept in _all(folder, options) if mode in kept.identity.text_modes]
+    stamps = fingerprint.stamps(folder)
+    unchanged = next((kept for kept in fitting if kept.stamps == stamps), None)
+    if unchanged or not fitting:
+        return unchanged
+    content = fingerprint.of_content(folder)
+    return next((kept for kept in fitting if kept.identity.content == content), None)
+
+
+def _make(folder: ModelFolder, options: ModelOptions, cache: Path) -> _Kept:
+    if find_spec("torch") is None:
+        raise ModelFolderError(
+            f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
+            "and torch, which would do that, is not installed: install requirements.txt, or run "
+            "download.py --convert where it is"
+        )
     try:
-        with staging(path.parent, wait=True) as scratch:
-            if not path.is_dir():  # another start may have made it meanwhile
-                stamps = json.dumps(fingerprint.stamps(folder))
-                with _tried(path.with_suffix(".tries")):
-                    _convert(folder, options, scratch / path.name)
-                (scratch / path.name / _SOURCE).write_text(stamps, "utf-8")
-                install(scratch, path.parent, [path.name])
-                _delete_others(path, versions, scratch)
+        with staging(cache, wait=True) as scratch:
+            # Another start may have made it meanwhile.
+            return _find(folder, options) or _make_in(scratch, folder, options, cache)
     except DownloadError as error:
         raise ConversionError(
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
@@ -148,6 +155,38 @@ def _make(folder: ModelFolder, options: ModelOptions, path: Path, versions: str)
         ) from error
     except JobError as error:
         raise ConversionError(str(error)) from error
+
+
+def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions, cache: Path) -> _Kept:
+    content, stamps = fingerprint.of_content(folder), fingerprint.stamps(folder)
+    target = scratch / "made"
+    with _tried(cache / f"{folder.family}-{options.text_mode}-{content[:16]}.tries"):
+        _convert(folder, options, content, target)
+    (target / _SOURCE).write_text(json.dumps(stamps), "utf-8")
+    made = next(chain(_converted_in(scratch), _refused_in(scratch)))
+    name = _name_of(made.identity)
+    target.rename(scratch / name)
+    install(scratch, cache, [name])
+    if made.reason is None:
+        _delete_older(cache, made.identity, scratch)
+    return made._replace(path=cache / name)
+
+
+def _name_of(identity: Identity) -> str:
+    """Name a folder for people; no start relies on it."""
+    modes = "-".join(sorted(identity.text_modes))
+    return f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
+
+
+def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
+    """Delete what older recipes made of the same model, now that there is a better one."""
+    for other in list(_converted_in(cache)):
+        identity = other.identity
+        same = (identity.family, identity.content) == (made.family, made.content)
+        if same and identity.recipe < made.recipe and set(identity.text_modes) & {*made.text_modes}:
+            logger.info("Deleting what an older version converted: %s", other.path.absolute())
+            with suppress(OSError):  # it is in nobody's way
+                set_aside(other.path, scratch / other.path.name)
 
 
 @contextmanager
@@ -174,7 +213,7 @@ def _tried(mark: Path) -> Iterator[None]:
     mark.unlink(missing_ok=True)
 
 
-def _convert(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
+def _convert(folder: ModelFolder, options: ModelOptions, content: str, target: Path) -> None:
     logger.info("Converting the model for OpenVINO, once; about half a minute for half a gigabyte")
     started_s = time.perf_counter()
     job = {
@@ -182,6 +221,7 @@ def _convert(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
         "target": str(target.absolute()),
         "text_mode": options.text_mode,
         "trust": options.trust_remote_code,
+        "content": content,
     }
     run_in_subprocess(_CONVERT, job, called="the conversion", timeout_s=_TIMEOUT_S)
-    logger.info("Converted in %.1f s: %s", time.perf_counter() - started_s, target.name)
+    logger.info("Converted in %.1f s", time.perf_counter() - started_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ from backends.folder import ModelFolder
 from backends.inputs.kinds import Described
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import TextRecipe
-from backends.model import Arrays, Modality, ModelInfo, ModelOptions, Preparation
+from backends.model import Arrays, Modality, ModelInfo, ModelOptions, Preparation, TextMode
 from errors import ConversionError
+
+# For a family that does not look at the text mode.
+EVERY_TEXT_MODE: tuple[TextMode, ...] = get_args(TextMode)
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,17 @@ class TorchTower:
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A family's model, loaded."""
+    """A family's model, loaded.
+
+    Attributes:
+        info: what is loaded.
+        towers: one for each modality that it reads.
+        text_modes: in all of which its texts have the same vectors.
+    """
 
     info: ModelInfo
     towers: Mapping[Modality, TorchTower]
+    text_modes: Sequence[TextMode]
 
 
 def describe(

@@ -1,7 +1,7 @@
-"""Whether a converted model is still that of its source: the model's files, and what converts them.
+"""Whether a folder still holds the model that it held: its files, by times first, then by content.
 
-Reading half a gigabyte at every start takes most of a second, so files are compared by name, size
-and time of change first; only where one of these differs is their content digested.
+Reading half a gigabyte takes a third of a second, so files are compared by name, size and time of
+change; only where one of these differs is their content digested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backends.folder import LAYOUTS, ModelFolder
 
 Stamps: TypeAlias = dict[str, list[int]]  # by name: size in bytes, and seconds of the last change
 
-# What decides how a model is computed or its inputs are prepared.
+# What converts.
 _LIBRARIES = (
     *("openvino", "torch", "transformers", "tokenizers", "sentence-transformers"),
     *("open_clip_torch", "sentencepiece", "ftfy"),
@@ -27,9 +27,9 @@ _LIBRARIES = (
 
 @cache
 def of_code() -> str:
-    """Digest the code of all backends, and the versions of the libraries that it converts with."""
+    """Digest what may convert tomorrow what it could not today: all backends, and the libraries."""
     digest = hashlib.sha256("".join(map(_version, _LIBRARIES)).encode())
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

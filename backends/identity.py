@@ -1,0 +1,43 @@
+"""What a model is known by: the original's content, and how it is read. Never what computes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from backends.folder import LAYOUTS, Family
+from backends.model import Modality, TextMode
+
+# How this version reads each family: raise a family's number by hand when a change of ours moves
+# its vectors by more than the tolerance. Its models are then converted anew, and have another
+# vector space: who upgrades has to import again. An entry here: `| {"siglip": 2}`.
+RECIPES: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What was read, and how.
+
+    Attributes:
+        family: the layout of the original.
+        content: the digest of its files.
+        recipe: by which it was read; see `RECIPES`.
+        text_modes: in all of which its texts have these vectors.
+    """
+
+    family: Family
+    content: str
+    recipe: int
+    text_modes: Sequence[TextMode]
+
+    def vector_space(self, arithmetic: Mapping[Modality, str]) -> str:
+        """Digest all that shapes a vector: two of one space can be compared.
+
+        Args:
+            arithmetic: each tower's, of weights and activations, such as `float32`: not what was
+                asked for, but what is used.
+        """
+        shapes = [self.family, self.content, self.recipe, sorted(self.text_modes), dict(arithmetic)]
+        return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,184 @@
+"""A converted model's folder serves alone: without the original, and without torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.folder import CONVERSIONS, FORMAT, detect
+from backends.load import load_replica
+from backends.model import ModelOptions, TextMode
+from backends.openvino.store import converted
+from errors import ModelFolderError
+from tests.golden_cases import (
+    EVERY_LAYOUT,
+    GOLDEN,
+    MODES,
+    assert_same,
+    embed_images,
+    embed_texts,
+    image_cases,
+    text_cases,
+)
+from tests.pictures import READER
+from tests.service import CONVERTED, ROOT, environment
+
+OPENVINO = ModelOptions(runtime="openvino")
+# Every model library but OpenVINO is kept from being found, as where only the service is installed.
+_WITHOUT_TORCH = """
+import json, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "transformers", "sentence_transformers",
+                                  "open_clip", "safetensors"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from importlib import util
+found = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "torch" else found(name, *rest)
+from backends.embed import embed
+from backends.load import load_model
+from config import Settings, read
+from errors import StartupError
+try:
+    (model,) = load_model(read(Settings))
+except StartupError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+vectors = embed(model.towers["text"], json.loads(sys.argv[1]))
+print(json.dumps([model.info.family, model.info.vector_space, vectors.tolist()]))
+"""
+
+
+def kept(layout: str, mode: TextMode = "trained") -> Path:
+    options = ModelOptions(runtime="openvino", text_mode=mode, cache_dir=CONVERTED)
+    return converted(detect(GOLDEN / layout), options)
+
+
+def start_without_torch(
+    root: Path, *texts: str, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    own = {"RUNTIME_CACHE_DIR": "", "MODELS_DIR": root, **settings}
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, json.dumps(texts)],
+        cwd=ROOT,
+        env=environment(**own),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@EVERY_LAYOUT
+def test_a_converted_folder_alone_gives_the_recorded_vectors(layout: str, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(kept(layout), tmp_path / "models"))
+    (alone / "source.json").unlink()
+    model = load_replica(detect(alone), OPENVINO)
+
+    for text in text_cases(layout, "trained"):
+        assert_same(embed_texts(model, [text.content])[0], text)
+    for image in image_cases(layout):
+        picture = READER.open((GOLDEN / "images" / image.content).read_bytes())
+        assert_same(embed_images(model, [picture])[0], image)
+
+
+@pytest.mark.parametrize("layout", ["openclip", "siglip1", "sentence_transformers_multilingual"])
+def test_it_serves_where_torch_is_not_installed(layout: str, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(kept(layout), tmp_path / "models"))
+    cases = text_cases(layout, "trained")
+    answer = start_without_torch(alone, *(case.content for case in cases))
+
+    assert answer.returncode == 0, answer.stderr
+    family, space, vectors = json.loads(answer.stdout.splitlines()[-1])
+    for vector, case in zip(vectors, cases, strict=True):
+        assert_same(np.array(vector), case)
+    original = load_replica(detect(GOLDEN / layout), ModelOptions()).info
+    assert (family, space) == (original.family, original.vector_space)
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_beside_its_original_it_is_used_without_torch_too(touched: bool, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
+    folder = shutil.copytree(kept("openai"), root / CONVERSIONS / "some name")
+    if touched:  # only their content says that these files are the same
+        (root / "openai_clip/config.json").touch()
+    else:
+        (folder / "source.json").unlink()
+    answer = start_without_torch(root, "a cat")
+
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_folder_that_lost_its_original_serves_the_conversion_in_it(tmp_path: Path) -> None:
+    shutil.copytree(kept("siglip", "reference"), tmp_path / CONVERSIONS / "reference")
+    shutil.copytree(kept("siglip", "trained"), tmp_path / CONVERSIONS / "trained")
+    for mode in MODES:
+        model = load_replica(detect(tmp_path), ModelOptions(text_mode=mode, runtime="openvino"))
+        case = text_cases("siglip", mode)[0]
+        assert_same(embed_texts(model, [case.content])[0], case)
+
+
+def test_what_was_never_converted_needs_torch_and_says_so(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
+    answer = start_without_torch(root)
+
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    sentence = answer.stderr.splitlines()[-1]
+    assert sentence.startswith(f"ModelFolderError: The openai model in {root} is not converted")
+    assert "download.py --convert" in sentence
+
+
+@pytest.mark.parametrize("setting", [{"RUNTIME": "torch"}, {"ENABLE_CUDA": "1"}])
+def test_what_needs_torch_says_so(setting: dict[str, str]) -> None:
+    answer = start_without_torch(GOLDEN / "openai", **setting)
+
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    assert "needs torch, which cannot be imported" in answer.stderr.splitlines()[-1]
+
+
+def test_a_converted_model_alone_is_for_cpus_and_openvino() -> None:
+    with pytest.raises(ModelFolderError, match="not the original, which RUNTIME=torch"):
+        load_replica(detect(kept("openai")), ModelOptions(runtime="torch"))
+
+
+def test_a_converted_model_for_another_text_mode_says_so() -> None:
+    with pytest.raises(ModelFolderError, match="for another TEXT_MODE than reference"):
+        load_replica(
+            detect(kept("siglip", "trained")),
+            ModelOptions(text_mode="reference", runtime="openvino"),
+        )
+
+
+def test_of_several_models_none_is_guessed(tmp_path: Path) -> None:
+    for layout in ("openai", "openclip"):
+        shutil.copytree(kept(layout), tmp_path / CONVERSIONS / layout)
+    with pytest.raises(ModelFolderError, match="name one of openai, openclip in converted/"):
+        load_replica(detect(tmp_path), OPENVINO)
+
+
+def test_a_broken_one_without_its_original_ends_with_a_sentence(tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(kept("openai"), tmp_path / "models"))
+    (alone / "text.bin").write_bytes(b"")
+    with pytest.raises(ModelFolderError, match="cannot be loaded, delete it"):
+        load_replica(detect(alone), OPENVINO)
+
+
+@pytest.mark.parametrize("where", [".", f"{CONVERSIONS}/openai"])
+def test_another_form_without_the_original_names_what_converts(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / where
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(ModelFolderError, match=r"does not read.*download\.py --convert"):
+        detect(tmp_path)
+
+
+def test_another_form_beside_the_original_is_no_fault(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
+    (root / "model.json").write_text("[]")
+
+    assert detect(root).family == "openai"
