@@ -11,11 +11,11 @@ IMAGE ?= multi2vec-clip-service
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
-SOURCES := *.py web inference backends fetch tests bench demo
+SOURCES := *.py web inference backends fetch tests bench demo examples
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-images image lint type format lock demo bench clean
+.PHONY: help run photos test test-long test-images image lint type format lock demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,6 +24,10 @@ run: .venv/service ## install, then serve the demo model, or MODEL=<tag>, on POR
 	$(if $(MODEL),$(VENV)/python download.py --model $(MODEL))
 	@echo "Serving $(MODELS_DIR) on http://localhost:$(PORT)"
 	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
+
+photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into Weaviate, find TEXT
+	.venv/examples/bin/python -m examples.photos \
+		$(if $(FOLDER),"$(FOLDER)") $(if $(TEXT),--text "$(TEXT)")
 
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
@@ -43,20 +47,26 @@ lint: .venv/dev ## check style
 	$(VENV)/ruff check $(SOURCES)
 	$(VENV)/ruff format --check $(SOURCES)
 
-type: .venv/dev ## check types
-	$(VENV)/mypy $(SOURCES)
+type: .venv/dev .venv/examples/done ## check types
+	$(VENV)/mypy $(filter-out examples,$(SOURCES))
+	$(VENV)/mypy --python-executable .venv/examples/bin/python \
+		--cache-dir .mypy_cache/examples examples
 
 format: .venv/dev ## fix style
 	$(VENV)/ruff check --fix $(SOURCES)
 	$(VENV)/ruff format $(SOURCES)
 
-lock: .venv/dev ## derive requirements.txt from requirements.in
+lock: .venv/dev ## derive each requirements.txt from its requirements.in
 	$(VENV)/pip install -q uv
 	@# CUDA's packages are left out: torch names its own exactly, and its CPU flavour needs none.
 	{ echo '# Locked from requirements.in by `make lock`; torch brings the CUDA packages it needs.'; \
 	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    requirements.in | grep -vE '^(cuda|nvidia)-|^triton='; } > requirements.txt.new
 	mv requirements.txt.new requirements.txt
+	{ echo '# Locked from requirements.in by `make lock`.'; \
+	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    examples/requirements.in; } > requirements.txt.new
+	mv requirements.txt.new examples/requirements.txt
 
 demo: .venv/service ## train the demo model again from scratch (half an hour and more on 2 cores)
 	$(VENV)/python -m demo.train
@@ -83,4 +93,11 @@ clean: ## remove what was installed and built; models stay
 .venv/dev: .venv/service requirements-dev.txt
 	@echo "Installing what the tests need"
 	$(VENV)/pip install -r requirements-dev.txt
+	@touch $@
+
+# An environment of its own: Weaviate's client needs an older protobuf than the service has.
+.venv/examples/done: .venv/python examples/requirements.txt
+	@echo "Installing Weaviate's client"
+	$(PYTHON) -m venv .venv/examples
+	.venv/examples/bin/pip install -r examples/requirements.txt
 	@touch $@

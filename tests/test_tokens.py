@@ -76,9 +76,10 @@ def test_many_threads_prepare_as_one_does(layout: str, runtime: Runtime) -> None
 @pytest.mark.parametrize(
     ("to", "tokens", "length"),
     [
-        ("rounded", 0, 8),
+        ("rounded", 0, 4),
         ("rounded", 8, 8),
-        ("rounded", 9, 16),
+        ("rounded", 9, 12),
+        ("rounded", 33, 40),
         ("rounded", 73, 77),
         ("rounded", 77, 77),
         ("full", 3, 77),

@@ -1,0 +1,159 @@
+"""The pictures' collection in Weaviate: made, filled and searched with the official client."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import weaviate
+from weaviate import WeaviateClient
+from weaviate.classes.config import Configure, DataType, Property
+from weaviate.classes.data import DataObject
+from weaviate.classes.query import MetadataQuery
+from weaviate.exceptions import (
+    WeaviateBaseError,
+    WeaviateConnectionError,
+    WeaviateGRPCUnavailableError,
+)
+
+from examples.contact_sheet import Match
+from examples.errors import PhotosError
+from examples.pictures import Picture
+from examples.rounds import Failures
+
+MODULE = "multi2vec-clip"
+_AT_A_TIME = 8  # the service computes what arrives together as one batch
+_NOISE = "Every object failed during insertion. Here is the set of all errors: "
+
+
+class Address(NamedTuple):
+    """Where Weaviate listens."""
+
+    host: str
+    port: int
+    grpc_port: int
+
+
+@contextmanager
+def connected(address: Address) -> Iterator[WeaviateClient]:
+    """Connect to a Weaviate that has the module, and say whatever goes wrong in there.
+
+    Raises:
+        PhotosError: there is none, or it failed at what it was asked.
+    """
+    logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # what fails is told here
+    with _connect(address) as client:
+        if MODULE not in client.get_meta()["modules"]:
+            raise PhotosError(
+                f"Weaviate runs without {MODULE}: start it with ENABLE_MODULES={MODULE} and with "
+                "the service's address as CLIP_INFERENCE_API."
+            )
+        try:
+            yield client
+        except WeaviateBaseError as error:
+            raise PhotosError(f"Weaviate failed: {error.message}") from error
+
+
+def _connect(address: Address) -> WeaviateClient:
+    host, port, grpc_port = address
+    try:
+        return weaviate.connect_to_local(host=host, port=port, grpc_port=grpc_port)
+    except WeaviateGRPCUnavailableError as error:
+        raise PhotosError(
+            f"Weaviate answers on {host}:{port}, but its gRPC port {grpc_port} does not: publish "
+            "it too, or say where it is with --grpc-port."
+        ) from error
+    except WeaviateConnectionError as error:
+        raise PhotosError(
+            f"No Weaviate answers on {host}:{port}: start it with `docker compose up`, or say "
+            "where it is with --host and --port."
+        ) from error
+    except WeaviateBaseError as error:
+        raise PhotosError(f"What answers on {host}:{port} is no Weaviate: {error}") from error
+
+
+class Album:
+    """A collection of pictures.
+
+    Args:
+        client: connected to Weaviate.
+        name: the collection; made where it is missing.
+
+    Raises:
+        PhotosError: there is a collection of this name that holds something else.
+    """
+
+    def __init__(self, client: WeaviateClient, name: str) -> None:
+        if not client.collections.exists(name):
+            client.collections.create(
+                name,
+                properties=[
+                    Property(name="file", data_type=DataType.TEXT),
+                    Property(name="picture", data_type=DataType.BLOB),
+                ],
+                vector_config=Configure.Vectors.multi2vec_clip(image_fields=["picture"]),
+            )
+        self._collection = client.collections.use(name)
+        properties = {each.name for each in self._collection.config.get().properties}
+        if not properties >= {"file", "picture"}:
+            raise PhotosError(
+                f"The collection {name} holds something else: name another with --collection."
+            )
+
+    def ids(self) -> set[UUID]:
+        """Return the ids of the pictures that are there."""
+        return {each.uuid for each in self._collection.iterator(return_properties=[])}
+
+    def send(self, pictures: Sequence[Picture], advance: Callable[[], None]) -> Failures:
+        """Import pictures, several at a time; return those that failed and why.
+
+        Each goes in a call of its own, so that its own reason comes back: where a whole batch
+        fails, the client tells all its reasons as one, and `batch.stream()` of Weaviate 1.39
+        names other objects than those that failed. It costs nothing: the service makes batches.
+
+        Args:
+            pictures: what to import.
+            advance: called after each.
+        """
+        failures: Failures = {}
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            for picture, reason in zip(pictures, pool.map(self._insert, pictures), strict=True):
+                if reason:
+                    failures[picture.path] = reason
+                advance()
+        return failures
+
+    def _insert(self, picture: Picture) -> str | None:
+        """Import a picture, over what its id holds already; return why that failed."""
+        try:
+            content = base64.b64encode(picture.path.read_bytes()).decode()
+            properties = {"file": str(picture.path.resolve()), "picture": content}
+            self._collection.data.insert_many([DataObject(properties, uuid=picture.id)])
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        except WeaviateBaseError as error:
+            return error.message.removeprefix(_NOISE).partition("\n")[0]
+        return None
+
+    def nearest(self, query: str | Path, count: int) -> list[Match]:
+        """Return the pictures that are nearest to a sentence, or to the picture in a file."""
+        find, distance = self._collection.query, MetadataQuery(distance=True)
+        if isinstance(query, Path):
+            found = find.near_image(query, limit=count, return_metadata=distance)
+        else:
+            found = find.near_text(query, limit=count, return_metadata=distance)
+        return [self._match(each.uuid, each.metadata.distance or 0.0) for each in found.objects]
+
+    def _match(self, uuid: UUID, distance: float) -> Match:
+        # Pictures come one by one: together they may be more than Weaviate puts in one answer.
+        found = self._collection.query.fetch_object_by_id(
+            uuid, return_properties=["file", "picture"]
+        )
+        picture = base64.b64decode(str(found.properties["picture"]))
+        return Match(Path(str(found.properties["file"])), picture, distance)
