@@ -17,7 +17,8 @@ from tests.service import ROOT
 
 SCRIPTS = sorted((ROOT / "cicd").glob("*.sh"))
 MANIFESTS = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
-COMPOSE = sorted(ROOT.glob("docker-compose*.yml"))
+SCHEMAS = ROOT / "tests/schemas"  # of kinds that Kubernetes itself does not have
+COMPOSE = sorted([*ROOT.glob("docker-compose*.yml"), *ROOT.glob("deploy/docker-compose*.yml")])
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 DOCKERFILES = [ROOT / "Dockerfile", ROOT / "custom.Dockerfile"]
 OF_THE_BUILD = {"TORCH_INDEX_URL", "PYTHON_IMAGE", "HF_ENDPOINT"}
@@ -81,9 +82,64 @@ def test_no_secret_is_an_argument() -> None:
     assert not [line for path in DOCKERFILES for line in arg_lines(path) if "TOKEN" in line]
 
 
+def is_custom(path: Path) -> bool:
+    """Whether a manifest is of kinds that have a schema in SCHEMAS, and of no others."""
+    kinds = {(SCHEMAS / f"{document['kind']}.json").exists() for document in documents(path)}
+    assert len(kinds) == 1, f"{path}: kinds of Kubernetes and of others want files of their own"
+    return kinds.pop()
+
+
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifests_are_valid(path: Path) -> None:
-    assert_passes("kubernetes-validate", "--strict", path)
+def test_manifests_are_valid(path: Path, tmp_path: Path) -> None:
+    if not is_custom(path):
+        assert_passes("kubernetes-validate", "--strict", path)
+        return
+    for document in documents(path):
+        one = tmp_path / "one.yaml"
+        one.write_text(yaml.safe_dump(document))
+        schema = SCHEMAS / f"{document['kind']}.json"
+        assert_passes("check-jsonschema", "--schemafile", schema, one)
+
+
+def test_each_file_of_the_kustomization_is_there() -> None:
+    text = (ROOT / "deploy/kustomization.yaml").read_text()
+    named = set(re.findall(r"kubernetes/[\w-]+\.yaml", text))
+
+    assert named == {str(path.relative_to(ROOT / "deploy")) for path in MANIFESTS}
+
+
+def test_the_balancer_asks_for_a_name_that_the_replicas_have() -> None:
+    envoy = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["clusters"][0]
+    endpoint = envoy["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    asked = endpoint["address"]["socket_address"]
+    compose = documents(ROOT / "deploy/docker-compose.replicas.yml")[0]["services"]
+    services = {
+        document["metadata"]["name"]: document["spec"]
+        for document in documents(ROOT / "deploy/kubernetes/balancer.yaml")
+        if document["kind"] == "Service"
+    }
+
+    assert asked["port_value"] == Settings().port
+    assert asked["address"] in compose["multi2vec-clip"]["networks"]["default"]["aliases"]
+    replicas = services[asked["address"]]
+    assert replicas["clusterIP"] == "None"  # every replica's address, and no address for all
+    assert replicas["selector"] == {"app": "multi2vec-clip"}
+
+
+def test_the_balancer_gives_up_before_weaviate_and_after_a_replica() -> None:
+    listener = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["listeners"][0]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    (host,) = manager["route_config"]["virtual_hosts"]
+    route = host["routes"][0]["route"]
+    pods = [pod_of(d) for d in documents(ROOT / "deploy/kubernetes/balancer.yaml") if pod_of(d)]
+    (stop,) = (c["lifecycle"]["preStop"]["exec"]["command"] for c in pods[0]["containers"])
+    waits_s = float(stop[-1].rsplit("sleep ", 1)[1])
+
+    assert Settings().request_timeout_s < float(route["timeout"].removesuffix("s")) < 50
+    assert float(route["timeout"].removesuffix("s")) < waits_s
+    assert waits_s < pods[0]["terminationGracePeriodSeconds"]
+    buffer = manager["http_filters"][1]["typed_config"]
+    assert buffer["max_request_bytes"] == Settings().max_request_bytes
 
 
 @pytest.mark.parametrize(
@@ -101,7 +157,7 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
         for document in documents(path)
         for container in pod_of(document).get("containers", [])
     ]
-    in_kubernetes = {variable["name"] for c in containers for variable in c["env"]}
+    in_kubernetes = {variable["name"] for c in containers for variable in c.get("env", [])}
     services = [documents(path)[0]["services"]["multi2vec-clip"] for path in COMPOSE]
     in_compose = {name for service in services for name in service["environment"]}
     settings = {name.upper() for name in Settings.model_fields}
@@ -125,8 +181,11 @@ def test_a_pod_has_time_to_drain() -> None:
     needed_s = float(variables["DRAIN_DELAY_S"]) + Settings().request_timeout_s
 
     assert pod["terminationGracePeriodSeconds"] >= needed_s
-    compose = documents(COMPOSE[-1])[0]["services"]["multi2vec-clip"]
-    assert float(compose["stop_grace_period"].removesuffix("s")) >= Settings().request_timeout_s
+    for path in (ROOT / "docker-compose.yml", ROOT / "deploy/docker-compose.replicas.yml"):
+        service = documents(path)[0]["services"]["multi2vec-clip"]
+        delay_s = float(service["environment"].get("DRAIN_DELAY_S", 0.5))
+        grace_s = float(service["stop_grace_period"].removesuffix("s"))
+        assert grace_s >= delay_s + Settings().request_timeout_s
 
 
 def test_the_autoscaler_reads_a_metric_that_exists() -> None:

@@ -2,12 +2,16 @@
 
 uvicorn bounds neither the size of a request's head nor the time that it may take to come: a client
 that sent header lines for ever filled the memory, and one that sent nothing kept its place.
+
+It also writes an answer's head and its body apart. A process that was killed between the two left
+its client with a head alone, and no balancer may then ask another replica: here both go out as one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import orjson
 from typing_extensions import override
@@ -27,7 +31,7 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_WholeWrites(transport, self.loop))  # type: ignore[arg-type]
         self._expect_head()
 
     @override
@@ -84,3 +88,33 @@ class Protocol(HttpToolsProtocol):
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _WholeWrites:
+    """A transport that sends what is written in one pass of the event loop in one piece."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._pieces.clear()
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            self._transport.write(b"".join(self._pieces))
+            self._pieces.clear()
