@@ -15,7 +15,8 @@ SOURCES := *.py web inference backends fetch tests bench demo examples
 pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run photos test test-long test-images image lint type format lock demo bench clean
+.PHONY: help run photos test test-clients test-long test-images image lint type format lock demo \
+	bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,7 +33,10 @@ photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
 		echo "NO BROWSER: the debug page is NOT tested"
-	$(VENV)/python -m pytest -m "not long"
+	$(VENV)/python -m pytest -m "not long and not clients"
+
+test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API (needs npm)
+	$(VENV)/python -m pytest -m clients
 
 test-long: .venv/dev ## the tests that take minutes
 	$(VENV)/python -m pytest -m long
@@ -100,4 +104,12 @@ clean: ## remove what was installed and built; models stay
 	@echo "Installing Weaviate's client"
 	$(PYTHON) -m venv .venv/examples
 	.venv/examples/bin/pip install -r examples/requirements.txt
+	@touch $@
+
+build/clients/installed: tests/clients/requirements.txt tests/clients/package.json
+	@echo "Installing clients of OpenAI's API, in an environment of their own"
+	$(PYTHON) -m venv build/clients/venv
+	build/clients/venv/bin/pip install -r tests/clients/requirements.txt
+	cp tests/clients/package.json build/clients
+	npm install --prefix build/clients --no-package-lock --no-audit --no-fund
 	@touch $@

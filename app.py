@@ -11,8 +11,8 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -111,9 +111,25 @@ class Application(FastAPI):
 async def _lifespan(
     app: Application, settings: Settings | None, make_vectorizer: MakeVectorizer
 ) -> AsyncIterator[None]:
+    async with AsyncExitStack() as held:
+        with _last_words(app):
+            settings = settings or read(Settings)
+            vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
+            app.service = await held.enter_async_context(
+                serving(vectorizer, settings, app.endpoints, app.errors, app.answer_others)
+            )
+        routes = ", ".join(f"POST {one.paths[0]}" for one in app.endpoints)
+        page = ", and for browsers a page at /" if settings.debug_page else ""
+        logger.info(
+            "Ready on port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
+        )
+        yield
+
+
+@contextmanager
+def _last_words(app: Application) -> Iterator[None]:
     try:
-        settings = settings or read(Settings)
-        vectorizer = await make_vectorizer(settings)
+        yield
     except StartupError as error:
         app.last_words = str(error)
         raise
@@ -121,17 +137,6 @@ async def _lifespan(
         logger.info("Stopped before it was ready")
         app.last_words = ""
         raise
-    async with (
-        aclosing(vectorizer),
-        serving(vectorizer, settings, app.endpoints, app.errors, app.answer_others) as service,
-    ):
-        app.service = service
-        routes = ", ".join(f"POST {one.paths[0]}" for one in app.endpoints)
-        page = ", and for browsers a page at /" if settings.debug_page else ""
-        logger.info(
-            "Ready on port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
-        )
-        yield
 
 
 app = create_app()
@@ -154,7 +159,8 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     server = Server(
         uvicorn.Config(
             app,
-            host=settings.host,
+            # uvloop takes "::" for IPv6 alone; "" is every address of both kinds.
+            host="" if settings.host == "::" else settings.host,
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),

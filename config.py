@@ -97,7 +97,10 @@ class Settings(BaseSettings):
         default=100_000_000, ge=1, description="largest body of a request"
     )
     max_request_items: int = Field(
-        default=256, ge=1, description="most texts and images in one request"
+        default=256,
+        ge=1,
+        description="most texts and images in one request to `/vectorize`; to `/v1/embeddings` "
+        "they are 2,048",
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -140,6 +143,16 @@ class Settings(BaseSettings):
         description="seconds between SIGTERM, when `ready` turns 503, and the end of listening; "
         "half a second at least, for what was already sent",
     )
+    embeddings_dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        description="`dimensions` of `/v1/embeddings` for clients that cannot send it: vectors are "
+        "cut to so many numbers and have length 1, where the model allows it",
+    )
+    served_model_name: str = Field(
+        default="",
+        description="the model's name in `/v1/models`; its family's where it is not set",
+    )
     authentication_allowed_tokens: Tokens = Field(
         default=(),
         description="tokens, with commas between them, of which every request but the probes must "
@@ -147,7 +160,10 @@ class Settings(BaseSettings):
         "sends [what its URL says](#use-it-from-weaviate), a browser asks for a user and a "
         "password, `smoke_test.py` sends none",
     )
-    host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104 - a container serves every interface
+    host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - a container serves every interface
+        description="address to listen on; `::` is every one of IPv6 and of IPv4",
+    )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"

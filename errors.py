@@ -2,7 +2,8 @@
 
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be vectorised
-    │   └── RequestTooLargeError     ... or more of it than one request may hold
+    │   ├── RequestTooLargeError     ... or more of it than one request may hold
+    │   └── ContentEncodingError     ... or sent it compressed
     ├── NotServedError               the service will not answer this request, though it is fit
     │   ├── UnauthorizedError        ... as it brings no valid token
     │   ├── QueueFullError           ... as too much waits already
@@ -35,6 +36,7 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 # Why a request got no vectors, in a word or two, for those who count. All there are.
 Reason: TypeAlias = Literal[
     # the request
+    "encoding",  # is compressed
     "body",  # is not the JSON that it should be
     "items",  # holds too many items
     "config",  # asks for another way of reading than the model knows
@@ -82,19 +84,30 @@ class InvalidInputError(ServiceError):
     Args:
         sentence: what was wrong.
         reason: the same in a word or two.
+
+    Attributes:
+        where: the item or field at fault, which the sentence names as well; empty where it is the
+            request as a whole.
     """
 
     def __init__(self, sentence: str, reason: Reason) -> None:
         super().__init__(sentence)
         self.reason = reason
+        self.where = ""
 
-    def at(self, item: str) -> InvalidInputError:
-        """Return the same error with the offending item, such as `images[1]`, named first."""
-        return type(self)(f"{item}: {self}", self.reason)
+    def at(self, where: str) -> InvalidInputError:
+        """Return the same error with what is at fault, such as `images[1]`, named first."""
+        error = type(self)(f"{where}: {self}", self.reason)
+        error.where = where
+        return error
 
 
 class RequestTooLargeError(InvalidInputError):
     """The request, or one item in it, is larger than the limits allow."""
+
+
+class ContentEncodingError(InvalidInputError):
+    """The body is compressed, or encoded in another way."""
 
 
 # What keeps the service from answering a request that is fit.

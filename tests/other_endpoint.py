@@ -24,14 +24,14 @@ from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import decode
 
 
-class ErrorDetail(msgspec.Struct):
+class OtherDetail(msgspec.Struct):
     message: str
     type: str
     code: str
 
 
 class NestedErrorResponse(msgspec.Struct):
-    error: ErrorDetail
+    error: OtherDetail
 
 
 class NestedErrors(ErrorFormat):
@@ -49,26 +49,26 @@ class NestedErrors(ErrorFormat):
         return orjson.dumps({"error": error})
 
 
-class EmbeddingsRequest(msgspec.Struct):
+class OtherRequest(msgspec.Struct):
     input: str | list[str]
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-class EmbeddingItem(msgspec.Struct):
+class OtherItem(msgspec.Struct):
     index: int
     embedding: list[float] | str
 
 
-class Usage(msgspec.Struct):
+class OtherUsage(msgspec.Struct):
     total_tokens: int
 
 
-class EmbeddingsResponse(msgspec.Struct):
-    data: list[EmbeddingItem]
+class OtherResponse(msgspec.Struct):
+    data: list[OtherItem]
     model: str
-    usage: Usage
+    usage: OtherUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,15 @@ class EmbeddingsAsk(Ask):
     is_base64: bool
 
 
-_DECODER = msgspec.json.Decoder(EmbeddingsRequest)
+_DECODER = msgspec.json.Decoder(OtherRequest)
 
 
 class Embeddings(Endpoint[EmbeddingsAsk]):
     paths = ("/other/embeddings", "/other/embeddings/")
     description = Description(
         summary="Embed texts",
-        request=EmbeddingsRequest,
-        response=EmbeddingsResponse,
+        request=OtherRequest,
+        response=OtherResponse,
         examples=[{"input": ["a red circle"], "model": "any"}],
     )
     errors = NestedErrors()

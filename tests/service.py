@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends import fingerprint
+
 ROOT = Path(__file__).parent.parent
-CONVERTED = ROOT / "build" / "test-converted"  # each model is converted once for all tests
+# Each model is converted once for all tests, and anew when the code has changed: a start would not.
+CONVERTED = ROOT / "build" / "test-converted" / fingerprint.of_code()[:8]
 LAUNCHER = (sys.executable, "app.py")
 
 
@@ -88,7 +91,7 @@ def starting(log: Path, command: Sequence[str] = LAUNCHER, **settings: object) -
         process = subprocess.Popen(
             [part.format(port=port) for part in command],
             cwd=ROOT,
-            env=environment(HOST="127.0.0.1", PORT=port, **settings),
+            env=environment(**{"HOST": "127.0.0.1", "PORT": port, **settings}),
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,

@@ -23,12 +23,17 @@ from tests.asgi import serving
 from tests.fakes import FakeModel
 from tests.golden_cases import GOLDEN
 from tests.service import running
+from web.endpoints import ENDPOINTS
 
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 AnyCase: TypeAlias = Case[Any]
 
-EMBEDDING = ("/vectorize", "/vectors")
-OTHERS = ("/meta", "/metrics", "/.well-known/live", "/.well-known/ready", "/")
+INTERFACES = [one.paths[0] for one in ENDPOINTS]
+PATHS = [
+    *INTERFACES,
+    *("/v1/models", "/v1/models/{model}", "/meta", "/metrics", "/"),
+    *("/.well-known/live", "/.well-known/ready", "/health"),
+]
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -55,22 +60,20 @@ def check_all(operation: Operation, mode: GenerationMode) -> None:
 
 
 def test_every_answer_is_one_that_the_description_announces(live_description: BaseSchema) -> None:
-    for path in (*EMBEDDING, *OTHERS):
+    for path in PATHS:
         for operation in live_description[path].values():
             check_all(operation, GenerationMode.POSITIVE)
 
 
-@pytest.mark.parametrize("path", EMBEDDING)
+@pytest.mark.parametrize("path", INTERFACES)
 def test_so_is_the_answer_to_what_the_description_forbids(
-    path: str, live_description: BaseSchema
+    live_description: BaseSchema, path: str
 ) -> None:
     check_all(live_description[path]["POST"], GenerationMode.NEGATIVE)
 
 
 def test_every_operation_of_the_description_was_tried(live_description: BaseSchema) -> None:
-    paths = {path for path, _ in live_description.items()}
-
-    assert paths == {*EMBEDDING, *OTHERS}
+    assert {path for path, _ in live_description.items()} == set(PATHS)
 
 
 async def refused(

@@ -22,7 +22,7 @@ from errors import UnauthorizedError
 # and a password where Basic stands alone.
 CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
-_PROBES = {"/.well-known/live", "/.well-known/ready"}  # Kubernetes sends no token
+_PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
 
 
 class Access:

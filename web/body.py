@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from config import Settings
 from errors import (
     ClientGoneError,
+    ContentEncodingError,
     DeadlineExceededError,
     RequestTooLargeError,
     ServiceError,
@@ -37,6 +38,7 @@ class Intake:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
         Raises:
+            ContentEncodingError: the body is compressed.
             RequestTooLargeError: the body is.
             QueueFullError: the bodies of all requests together are.
             SlowRequestError: it did not arrive in time.
@@ -60,6 +62,7 @@ class Intake:
             raise ClientGoneError from error
 
     async def _read(self, request: Request, reservation: Reservation) -> bytearray:
+        _check_encoding(request.headers.get("content-encoding", ""))
         announced = request.headers.get("content-length", "")
         size = int(announced) if announced.isdecimal() else 0
         self._check(size)
@@ -77,6 +80,14 @@ class Intake:
                 f"the request body has {size} bytes or more; at most {self._max_bytes} are allowed",
                 "too_large",
             )
+
+
+def _check_encoding(encoding: str) -> None:
+    if encoding.strip().lower() not in {"", "identity"}:
+        raise ContentEncodingError(
+            f"the request body has Content-Encoding: {encoding}; send it as it is, without one",
+            "encoding",
+        )
 
 
 class while_connected:  # noqa: N801 - used as `asyncio.timeout` is

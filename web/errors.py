@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from errors import (
     ClientGoneError,
+    ContentEncodingError,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -27,6 +28,7 @@ from web.record import Record
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
     RequestTooLargeError: 413,
+    ContentEncodingError: 415,
     UnauthorizedError: 401,
     SlowRequestError: 408,
     QueueFullError: 429,
@@ -36,7 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     ServiceError: 500,
 }
 # What their answers bring beside the sentence.
-HEADERS = {401: "WWW-Authenticate", 429: "Retry-After"}
+HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After"}
 
 
 class ErrorResponder:
@@ -73,7 +75,8 @@ def _refusal(request: Request, error: Exception) -> Refusal:
     match error:
         case ServiceError():
             status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-            return Refusal(status, str(error), error.reason)
+            where = error.where if isinstance(error, InvalidInputError) else ""
+            return Refusal(status, str(error), error.reason, where)
         case HTTPException():
             sentence = f"{request.method} {request.url.path}: {error.detail}"
             return Refusal(error.status_code, sentence, "route")
@@ -84,6 +87,8 @@ def _headers_of(error: Exception) -> list[tuple[str, str]]:
     match error:
         case QueueFullError():
             return [("Retry-After", str(error.retry_after_s))]
+        case ContentEncodingError():
+            return [("Accept-Encoding", "identity")]
         case UnauthorizedError():
             return [("WWW-Authenticate", challenge) for challenge in CHALLENGES]
         case HTTPException():

@@ -26,7 +26,7 @@ def with_endpoints(
     return {
         **described,
         "paths": {**paths, **described["paths"]},
-        "components": {"schemas": schemas},
+        "components": {"schemas": {**described["components"]["schemas"], **schemas}},
     }
 
 

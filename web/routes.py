@@ -6,9 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from errors import UnhealthyError
 from meta import meta
+from web.endpoints.openai import ModelList, ModelObject, OpenAIErrors, model_object
 from web.openapi import error_responses
 from web.service import Service
 
@@ -24,6 +26,7 @@ def add_routes(app: FastAPI) -> None:
     refused = error_responses([401])
     app.get("/.well-known/live", summary="Is the process alive?", **probe)(_live)
     app.get("/.well-known/ready", summary="Can it take requests?", **probe)(_ready)
+    app.get("/health", summary="Can it take requests? As `ready`", **probe)(_ready)
     app.get("/meta", summary="What model is this?", tags=["model"], responses=refused)(_meta)
     app.get(
         "/metrics",
@@ -38,6 +41,27 @@ def add_routes(app: FastAPI) -> None:
         tags=["model"],
         responses=refused,
     )(_root)
+    _add_models(app)
+
+
+def _add_models(app: FastAPI) -> None:
+    app.get(
+        "/v1/models",
+        summary="What models are there? As OpenAI's API says it",
+        tags=["model"],
+        responses=error_responses([401], OpenAIErrors()),
+    )(_models)
+    app.get(
+        "/v1/models/{model:path}",
+        summary="Is there this model?",
+        tags=["model"],
+        responses=error_responses([401, 404], OpenAIErrors()),
+        openapi_extra={"parameters": [_MODEL]},
+    )(_model)
+
+
+# FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _service(request: Request) -> Service:
@@ -64,6 +88,22 @@ def _probe(fault: str | None) -> Response:
 async def _meta(request: Request) -> dict[str, object]:
     vectorizer = _service(request).vectorizer
     return meta(vectorizer.info, vectorizer.cache_stats)
+
+
+async def _models(request: Request) -> ModelList:
+    return {"object": "list", "data": [_loaded_model(request)]}
+
+
+async def _model(request: Request) -> ModelObject:
+    model = _loaded_model(request)
+    if request.path_params["model"] != model["id"]:
+        raise HTTPException(404, f"no such model; {model['id']} is loaded")
+    return model
+
+
+def _loaded_model(request: Request) -> ModelObject:
+    service = _service(request)
+    return model_object(service.settings, service.vectorizer.info, service.started_at)
 
 
 async def _metrics(request: Request) -> Response:

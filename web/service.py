@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from config import VERSION, Settings
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
+from web.addresses import AddressMiddleware, HeadMiddleware
 from web.auth import Access
 from web.body import Intake
 from web.endpoints.base import Endpoint
@@ -32,13 +34,17 @@ class Service:
     """What the lifespan made.
 
     Attributes:
+        settings: its limits.
         vectorizer: the model.
+        started_at: when it was ready to serve, in seconds since 1970.
         metrics: what is counted.
         page: for browsers; None where it is turned off.
         app: answers every request.
     """
 
+    settings: Settings
     vectorizer: Vectorizer
+    started_at: int
     metrics: Metrics
     page: Response | None
     app: ASGIApp
@@ -60,6 +66,9 @@ async def serving(
         endpoints: the interfaces.
         errors: answers errors.
         others: answers what no interface does.
+
+    Raises:
+        ConfigurationError: a setting does not fit the model.
     """
     intake = Intake(settings)
     requests: Observers[[Record]] = Observers()
@@ -78,16 +87,18 @@ async def serving(
         for kind in endpoints
     }
     access = Access(settings.authentication_allowed_tokens)
-    app = RecordMiddleware(
-        ErrorMiddleware(AccessMiddleware(EndpointRouter(handlers, others), access), errors),
+    router = EndpointRouter(handlers, HeadMiddleware(others))
+    recorded = RecordMiddleware(
+        ErrorMiddleware(AccessMiddleware(router, access), errors),
         endpoints={path: kind.paths[0] for kind in endpoints for path in kind.paths},
         on_complete=requests,
         is_draining=lambda: vectorizer.health.draining,
     )
+    app = AddressMiddleware(recorded)
     task = background(load_log.run(), name="load-log")
     try:
         page = page_response() if settings.debug_page else None
-        yield Service(vectorizer, metrics, page, app)
+        yield Service(settings, vectorizer, int(time.time()), metrics, page, app)
     finally:
         task.cancel()
         await asyncio.wait([task])

@@ -59,7 +59,7 @@ _DECODER = msgspec.json.Decoder(VectorizeRequest)
 class Vectorize(Endpoint[VectorizeAsk]):
     """The interface of Weaviate's `multi2vec-clip` module."""
 
-    paths = ("/vectorize", "/vectorize/")
+    paths = ("/vectorize",)
     description = Description(
         summary="Embed texts and images",
         request=VectorizeRequest,

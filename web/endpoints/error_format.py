@@ -19,11 +19,13 @@ class Refusal(NamedTuple):
         status: by the one table of `web/errors.py`.
         sentence: what is wrong, for the person who can fix it.
         reason: the same in a word or two.
+        where: the item or field at fault; empty where it is none of them.
     """
 
     status: int
     sentence: str
     reason: Reason
+    where: str = ""
 
 
 class ErrorFormat(ABC):

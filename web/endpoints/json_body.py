@@ -30,7 +30,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         fault, _, path = str(error).partition(" - at `$.")
-        where = path.rstrip("`") or "the request body"
-        raise InvalidInputError(f"{where}: {fault}", "body") from error
+        where = path.rstrip("`")
+        if where:
+            raise InvalidInputError(fault, "body").at(where) from error
+        raise InvalidInputError(f"the request body: {fault}", "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error

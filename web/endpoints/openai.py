@@ -1,0 +1,346 @@
+"""`POST /v1/embeddings` and the models of `/v1/models`, as clients of OpenAI's API ask for them.
+
+Beside that API's texts it takes pictures, as the clients of Jina and Voyage (`{"image": ...}`) and
+of infinity (`"modality": "image"`) send them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import orjson
+import pybase64
+from typing_extensions import TypedDict, override
+
+from backends.model import Embedded, Modality, ModelInfo, Shaping, Vector
+from config import Settings
+from errors import ConfigurationError, InvalidInputError
+from inference.request import Finish, Input
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.clip import EXAMPLE_IMAGE
+from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.json_body import decode
+
+_MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
+
+# What clients say a vector is for, and the same in the words of a `Shaping`.
+_TASKS = {
+    **dict.fromkeys(("query", "search_query", "retrieval.query"), "query"),
+    **dict.fromkeys(("document", "search_document", "retrieval.passage"), "passage"),
+}
+
+_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[]*-?\d')
+_PICTURE_URL = re.compile(r"data:image/", re.IGNORECASE)
+_OTHER_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+# No text has so many of these without a space: base64 of a file does, in lines or in one.
+_FILE_CHARS = 256
+_FILE = re.compile(rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}")
+
+
+class EmbeddingInput(msgspec.Struct):
+    """One text, or one picture."""
+
+    text: Annotated[str | None, msgspec.Meta(description="a text")] = None
+    image: Annotated[
+        str | None,
+        msgspec.Meta(description="a picture: the base64 of its file, or a data URL of it"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("neither `text` nor `image`, or both: one of them is needed")
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """What `POST /v1/embeddings` takes; other fields mean nothing here."""
+
+    input: Annotated[
+        str | EmbeddingInput | list[str | EmbeddingInput],
+        msgspec.Meta(
+            description="what to embed: one or up to 2,048; a string is a text, or a picture where "
+            "it is a `data:image/...;base64,` URL"
+        ),
+    ]
+    model: Annotated[
+        str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
+    ] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None,
+        msgspec.Meta(description="numbers, or the base64 of float32 in little-endian order"),
+    ] = None
+    dimensions: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="keep so many of a vector's first numbers; of a model that cuts"),
+    ] = None
+    modality: Annotated[
+        Literal["text", "image"] | None,
+        msgspec.Meta(description="`image`: the strings in `input` are pictures"),
+    ] = None
+    input_type: Annotated[
+        str | None,
+        msgspec.Meta(description="`query` or `document`: chooses the model's own prompt"),
+    ] = None
+    task: Annotated[str | None, msgspec.Meta(description="means `input_type`")] = None
+    normalized: Annotated[
+        bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
+    ] = None
+
+
+class Embedding(msgspec.Struct):
+    """A vector."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct):
+    """The tokens that the model read, special ones included; a picture has none."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(msgspec.Struct):
+    """What `POST /v1/embeddings` answers, in the order of the request."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ErrorDetail(msgspec.Struct):
+    """What is wrong: in a sentence, by its kind, where, and in a word."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorResponse(msgspec.Struct):
+    """What every answer above 399 holds below `/v1/`."""
+
+    error: ErrorDetail
+
+
+class OpenAIErrors(ErrorFormat):
+    """Errors as clients of OpenAI's API read them."""
+
+    prefix = "/v1/"
+    schema = OpenAIErrorResponse
+    _TYPES: ClassVar = {401: "authentication_error", 429: "rate_limit_error"}
+
+    @override
+    def status(self, status: int) -> int:
+        return 400 if status == 422 else status
+
+    @override
+    def body(self, refusal: Refusal) -> bytes:
+        fault = "server_error" if refusal.status >= 500 else "invalid_request_error"
+        error = {
+            "message": refusal.sentence,
+            "type": self._TYPES.get(refusal.status, fault),
+            "param": refusal.where or None,
+            "code": refusal.reason,
+        }
+        return orjson.dumps({"error": error})
+
+
+class ModelObject(TypedDict):
+    """A model, as `GET /v1/models` lists it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    """What `GET /v1/models` answers."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+def model_object(settings: Settings, info: ModelInfo, created: int) -> ModelObject:
+    """Describe the model that is loaded, by the operator's name for it or its family's."""
+    name = _model_id(settings, info)
+    return {"id": name, "object": "model", "created": created, "owned_by": "local"}
+
+
+def _model_id(settings: Settings, info: ModelInfo) -> str:
+    return settings.served_model_name or re.sub(r"\W+", "-", info.family).strip("-").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsAsk(Ask):
+    """What is asked for, and how the answer is written.
+
+    Attributes:
+        model: its name, as the client said it.
+        is_base64: whether vectors are base64.
+    """
+
+    model: str
+    is_base64: bool
+
+
+_DECODER = msgspec.json.Decoder(EmbeddingsRequest)
+
+
+class Embeddings(Endpoint[EmbeddingsAsk]):
+    """The interface of OpenAI's embeddings.
+
+    Raises:
+        ConfigurationError: the settings want vectors cut, and the model's cannot be.
+    """
+
+    paths = ("/v1/embeddings",)
+    description = Description(
+        summary="Embed texts and images, as OpenAI's API does",
+        request=EmbeddingsRequest,
+        response=EmbeddingsResponse,
+        examples=[
+            {"input": ["a red circle", "a big blue square"], "model": "any"},
+            {"input": [{"text": "a red circle"}, {"image": EXAMPLE_IMAGE}], "model": "any"},
+        ],
+    )
+    errors = OpenAIErrors()
+    max_items = _MAX_INPUTS
+
+    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        super().__init__(settings, info)
+        self._model = _model_id(settings, info)
+        self._dimensions = settings.embeddings_dimensions
+        try:
+            self._check(self._dimensions)
+        except InvalidInputError as error:
+            raise ConfigurationError(
+                f"EMBEDDINGS_DIMENSIONS={self._dimensions}: {error}"
+            ) from error
+
+    @override
+    def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
+        wanted = _decode(body)
+        inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
+        if not inputs:
+            raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
+        task = wanted.input_type or wanted.task or ""
+        shaping, finish = Shaping(task=_TASKS.get(task, task)), self._finish(wanted)
+        read = []
+        for i, one in enumerate(inputs):
+            name = f"input[{i}]"
+            modality, content = _content_of(one, wanted.modality, name)
+            is_query = shaping.task == "query"
+            read.append(Input(name, modality, content, shaping, finish, is_query))
+        is_base64 = wanted.encoding_format == "base64"
+        return EmbeddingsAsk(read, self._model if wanted.model is None else wanted.model, is_base64)
+
+    def _finish(self, wanted: EmbeddingsRequest) -> Finish:
+        dimensions = wanted.dimensions or self._dimensions
+        try:
+            self._check(dimensions)
+        except InvalidInputError as error:
+            raise error.at("dimensions") from error
+        if dimensions == self.info.dimensions:
+            dimensions = None
+        return Finish(dimensions, unit_length=wanted.normalized is not False)
+
+    def _check(self, dimensions: int | None) -> None:
+        whole = self.info.dimensions
+        if dimensions is None or dimensions == whole:
+            return
+        if not self.info.cuts:
+            raise InvalidInputError(
+                f"this model's vectors have {whole} numbers, and cannot be cut to {dimensions}",
+                "body",
+            )
+        if dimensions > whole:
+            raise InvalidInputError(f"this model's vectors have only {whole} numbers", "body")
+
+    @override
+    def serialise(self, ask: EmbeddingsAsk, answers: Sequence[Embedded]) -> bytes:
+        write = _base64_of if ask.is_base64 else _as_it_is
+        tokens = sum(answer.tokens for answer in answers)
+        content = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": i, "embedding": write(answer.vector)}
+                for i, answer in enumerate(answers)
+            ],
+            "model": ask.model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _decode(body: bytes | bytearray) -> EmbeddingsRequest:
+    try:
+        return decode(_DECODER, body)
+    except InvalidInputError as error:
+        if not (error.where.startswith("input") and _TOKEN_IDS.search(body)):
+            raise
+        raise InvalidInputError(
+            "token ids, not texts: ids of another vocabulary would give wrong vectors. Send texts; "
+            "with langchain-openai by OpenAIEmbeddings(check_embedding_ctx_length=False)",
+            "body",
+        ).at("input") from error
+
+
+def _content_of(
+    one: str | EmbeddingInput, modality: Modality | None, name: str
+) -> tuple[Modality, str]:
+    """Tell what an item is, and return it.
+
+    Raises:
+        InvalidInputError: it is a picture's address, or a file that claims to be a text.
+    """
+    try:
+        if isinstance(one, EmbeddingInput):
+            return _item_of(one)
+        if modality == "image" or _PICTURE_URL.match(one):
+            return "image", _picture(one)
+        return "text", _text(one)
+    except InvalidInputError as error:
+        raise error.at(name) from error
+
+
+def _item_of(one: EmbeddingInput) -> tuple[Modality, str]:
+    if one.image is not None:
+        return "image", _picture(one.image)
+    return "text", _text(one.text or "")
+
+
+def _picture(content: str) -> str:
+    if _OTHER_URL.match(content):
+        raise InvalidInputError(
+            "a URL, and none is ever fetched here: send the picture itself, as base64 or as a "
+            "data URL",
+            "base64",
+        )
+    return content
+
+
+def _text(content: str) -> str:
+    head = content[: 2 * _FILE_CHARS].replace("\r", "").replace("\n", "")
+    if _FILE.match(head):
+        raise InvalidInputError(
+            'base64 that was sent as a text: send a picture as {"image": "..."}, as a data URL, or '
+            'with "modality": "image"',
+            "base64",
+        )
+    return content
+
+
+def _as_it_is(vector: Vector) -> Vector:
+    return vector
+
+
+def _base64_of(vector: Vector) -> str:
+    return pybase64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
