@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar
 
-from inference.fair_queue import Entry, FairQueue, Line, Party
+from inference.fair_queue import Entry, FairQueue, Party
 
 # Longest wait for those who come back, as a share of the time that the last batch took: what it can
 # cost is this share of the throughput, what it can win is twice the batch.
@@ -66,7 +66,6 @@ class BatchQueue(Generic[T, R]):
         self._queue: FairQueue[Job[T, R]] = FairQueue()
         self._arrival = asyncio.Event()
         self._company = 0  # callers who were there when the last batch ended
-        self._last_line: Line | None = None  # that the last batch was of
         self._linger_until_s = 0.0  # in the time of time.perf_counter
 
     def put(self, job: Job[T, R]) -> None:
@@ -83,26 +82,23 @@ class BatchQueue(Generic[T, R]):
             if batch := self._take():
                 return batch
 
-    def batch_ended(self, size: int, run_s: float) -> None:
+    def batch_ended(self, batch: Sequence[Job[T, R]], run_s: float) -> None:
         """Hear that a batch of a runner was answered, and how long it was computed."""
-        self._company = min(size + len(self._queue), self.max_batch_size)
+        shared = batch[0].bucket is not batch[0]
+        self._company = min(len(batch) + len(self._queue), self.max_batch_size) if shared else 0
         self._linger_until_s = time.perf_counter() + LINGER * run_s
 
     async def _linger(self) -> None:
+        # Whatever waits: those who come back may be due before it.
         patience_s = self._linger_until_s - time.perf_counter()
         if patience_s > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    while self._may_grow():
+                    while len(self._queue) < self._company:
                         self._arrival.clear()
                         await self._arrival.wait()
 
-    def _may_grow(self) -> bool:
-        # Those who come back would share a batch of the same line, and no other.
-        return self._queue.next_line == self._last_line and len(self._queue) < self._company
-
     def _take(self) -> list[Job[T, R]]:
-        self._last_line = self._queue.next_line
         batch = self._queue.take(self.max_batch_size, self.max_cost)
         if self._queue:
             self._arrival.set()  # for the next runner

@@ -141,7 +141,7 @@ class Batcher(Generic[T, R]):
         while True:
             batch = await self._queue.next_batch()
             report = await runner.run(batch)
-            self._queue.batch_ended(len(batch), report.run_s)
+            self._queue.batch_ended(batch, report.run_s)
             self._heed_memory(report)
 
     def _heed_memory(self, report: BatchReport) -> None:
