@@ -80,6 +80,17 @@ class Settings(BaseSettings):
         description="`1` or `true`: let a model folder run Python code of its own; "
         "the file `trust_remote_code` in the model folder beats it",
     )
+    t2v_transformers_direct_tokenize: Switch = Field(
+        default=False,
+        description="`1` or `true`: a model of texts only reads a text in one piece, cut at 500 "
+        "tokens, and not sentence by sentence",
+    )
+    use_query_passage_prefixes: Switch = Field(
+        default=False,
+        description="`1` or `true`: write the request's `task_type` in front of a text, for models "
+        "of texts only that have learnt it so (E5); the file `use_query_passage_prefixes` in the "
+        "model folder beats it",
+    )
     max_batch_size: int = Field(
         default=16,
         ge=1,
@@ -221,6 +232,22 @@ class DownloadSettings(BaseSettings):
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2")
     siglip_model_revision: str | None = Field(
         default=None, description="its branch, tag or commit on the hub"
+    )
+    model_name: str = Field(
+        default="", description="a model of texts only; counts where no variable above names one"
+    )
+    model_revision: str | None = Field(
+        default=None, description="its branch, tag or commit on the hub"
+    )
+    use_query_passage_prefixes: Switch = Field(
+        default=False,
+        description="`1` or `true`: write the request's `task_type` in front of its texts, when it "
+        "is served",
+    )
+    use_sentence_transformers_vectorizer: Switch = Field(
+        default=False,
+        description="`1` or `true`: keep it as a sentence-transformers model, as models of the "
+        "types `model2vec` and `t5` always are",
     )
     colpali_engine_model_name: str = Field(
         default="", description="ModernVBERT; planned, not yet supported"

@@ -24,6 +24,7 @@ from backends.folder import LAYOUTS, Family, detect
 from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
 from backends.staging import install, staging
+from backends.text_folder import is_table
 from config import DownloadSettings, Settings, forbid_hub_access, read
 from errors import ConversionError, DownloadError, StartupError
 from fetch import catalogue
@@ -106,9 +107,11 @@ def convert(settings: DownloadSettings) -> None:
     service = read(Settings)
     if service.runtime != "openvino":
         return
+    folder = detect(settings.models_dir or Path("./models"))
+    if is_table(folder):
+        return
     from backends.openvino.store import converted
 
-    folder = detect(settings.models_dir or Path("./models"))
     forbid_hub_access()
     try:
         converted(folder, options_for(folder, service))
@@ -124,7 +127,10 @@ def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
     """
     model = catalogue.find(tag)
     ends = ("_name", "_pretrained", "_type")
-    names = {field: "" for field in DownloadSettings.model_fields if field.endswith(ends)}
+    names: dict[str, object] = {
+        field: "" for field in DownloadSettings.model_fields if field.endswith(ends)
+    }
+    names |= {field: False for field in DownloadSettings.model_fields if field.startswith("use_")}
     names |= {name.lower(): value for name, value in model.variables.items()}
     root = settings.models_dir or Path("models") / tag
     return settings.model_copy(update={**names, "models_dir": root})

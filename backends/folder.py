@@ -19,7 +19,7 @@ from errors import ModelFolderError
 logger = logging.getLogger(__name__)
 
 Family = Literal[
-    "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "converted"
+    "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "text", "converted"
 ]
 
 FORMAT = 1  # of a converted model; raised when this version can no longer read what the last wrote
@@ -33,6 +33,7 @@ LAYOUTS: dict[Family, tuple[str, ...]] = {
     "siglip": ("siglip", "model_name"),
     "modernvbert": ("colpali_engine_model", "colpali_engine_processor", "model_name"),
     "sentence_transformers": ("clip", "text"),
+    "text": ("model",),  # of the reference's text container; see `text_folder.py`
     "converted": (DESCRIPTION,),  # of this project: serves without the original
 }
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
@@ -57,7 +58,17 @@ class ModelFolder:
     @property
     def trust_remote_code(self) -> str | None:
         """The raw text of the file `trust_remote_code`, or None where there is none."""
-        return _text_of(self.root / "trust_remote_code")
+        return self._mark("trust_remote_code")
+
+    @property
+    def prefixes(self) -> bool | None:
+        """What the file `use_query_passage_prefixes` says; None where there is none."""
+        mark = self._mark("use_query_passage_prefixes")
+        return None if mark is None else mark == "true"  # and nothing else, as in the reference
+
+    def _mark(self, name: str) -> str | None:
+        # Beside the parts; the text container's lie within its only one.
+        return text_of(self.root / name) or text_of(self.root / "model" / name)
 
     @property
     def is_demo(self) -> bool:
@@ -114,7 +125,7 @@ def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
     Source: the cache layout of huggingface_hub, `models--ORG--NAME/{refs,snapshots,blobs}`.
     """
     repository = cache_dir / f"models--{hub_name.replace('/', '--')}"
-    revision = _text_of(repository / "refs" / "main")
+    revision = text_of(repository / "refs" / "main")
     if revision and (repository / "snapshots" / revision).is_dir():
         return repository / "snapshots" / revision
     return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
@@ -138,7 +149,8 @@ def _weights(folders: tuple[Path, ...]) -> Iterator[Path]:
             yield from sorted(folder.glob(pattern))
 
 
-def _text_of(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """Return what a small file says, stripped, or None where there is none."""
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 

@@ -6,14 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
 
 from backends.folder import LAYOUTS, Family
-from backends.model import Modality, TextMode
+from backends.model import Modality, Preparation, TextMode
 
 # How this version reads each family: raise a family's number by hand when a change of ours moves
 # its vectors by more than the tolerance. Its models are then converted anew, and have another
 # vector space: who upgrades has to import again. An entry here: `| {"siglip": 2}`.
 RECIPES: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
+
+NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,32 @@ class Identity:
     recipe: int
     text_modes: Sequence[TextMode]
 
-    def vector_space(self, arithmetic: Mapping[Modality, str]) -> str:
+    def vector_space(
+        self, arithmetic: Mapping[Modality, str], readings: Mapping[Modality, str] = NO_READINGS
+    ) -> str:
         """Digest all that shapes a vector: two of one space can be compared.
 
         Args:
             arithmetic: each tower's, of weights and activations, such as `float32`: not what was
                 asked for, but what is used.
+            readings: how the operator wants inputs read; see `readings_of`.
         """
         shapes = [self.family, self.content, self.recipe, sorted(self.text_modes), dict(arithmetic)]
+        if readings:
+            shapes.append(dict(readings))
         return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Prepares(Protocol):
+    """A tower, whatever computes it."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """Of its inputs."""
+        ...
+
+
+def readings_of(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
+    """Return how the operator wants inputs read, of those towers that can be told."""
+    readings = {modality: tower.preparation.reading for modality, tower in towers.items()}
+    return {modality: reading for modality, reading in readings.items() if reading}

@@ -6,16 +6,18 @@ The runtimes are imported only when they are chosen.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args
 
 from backends.families import check_family, load_towers
 from backends.folder import ModelFolder, detect
-from backends.identity import RECIPES, Identity
-from backends.model import Model, ModelOptions
+from backends.identity import RECIPES, Identity, readings_of
+from backends.model import Model, ModelOptions, TextMode
 from backends.openvino.store import content_of
 from backends.precision import log_choice, usable
+from backends.text_folder import is_table
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
 from machine import keep_freed_memory, usable_cores
@@ -48,6 +50,8 @@ def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
         runtime=settings.runtime,
         cache_dir=settings.runtime_cache_dir,
         cores=usable_cores(),
+        direct_tokenize=settings.t2v_transformers_direct_tokenize,
+        prefixes=settings.use_query_passage_prefixes,
     )
 
 
@@ -63,7 +67,7 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
         ModelFolderError: the folder's content cannot be loaded.
         DeviceUnavailableError: a device is not there, or cannot run this build of torch.
     """
-    if devices == "cpu":
+    if devices == "cpu" or is_table(folder):
         return [load_replica(folder, options)]
     with _torch_wanted("ENABLE_CUDA"):
         from backends.torch.devices import gpus
@@ -80,6 +84,11 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
         ModelFolderError: the folder's content cannot be loaded.
         DeviceUnavailableError: the device is not there.
     """
+    if is_table(folder):
+        from backends.table import runtime as table
+
+        identity = _identity(folder, content_of(folder, options), get_args(TextMode))
+        return _named(table.load(folder, options), identity)
     check_family(folder)
     if options.runtime == "openvino" and options.device == "cpu":
         try:
@@ -111,9 +120,17 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
     log_choice(devices.describe(options.device), options.precision, supported)
     precision = usable(options.precision, supported)
     loaded = load_towers(folder, replace(options, precision=precision))
-    identity = Identity(folder.family, content, RECIPES[folder.family], loaded.text_modes)
-    space = identity.vector_space(dict.fromkeys(loaded.towers, precision))
-    model = runtime.model_of(loaded)
+    return _named(runtime.model_of(loaded), _identity(folder, content, loaded.text_modes))
+
+
+def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode]) -> Identity:
+    return Identity(folder.family, content, RECIPES[folder.family], text_modes)
+
+
+def _named(model: Model, identity: Identity) -> Model:
+    """Say the vector space of a model whose towers compute in the precision that it says."""
+    arithmetic = dict.fromkeys(model.towers, model.info.precision)
+    space = identity.vector_space(arithmetic, readings_of(model.towers))
     return replace(model, info=replace(model.info, vector_space=space))
 
 

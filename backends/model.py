@@ -23,6 +23,7 @@ Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Runtime: TypeAlias = Literal["openvino", "torch"]
+Engine: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ class Preparation(Protocol):
     may be called by many threads at a time.
     """
 
+    @property
+    def reading(self) -> str:
+        """What an operator said of how inputs shall be read, where it shapes their vectors."""
+        ...
+
     def reduce(self, shaping: Shaping) -> Shaping:
         """Return what the family reads of a shaping.
 
@@ -175,6 +181,8 @@ class ModelOptions:
         runtime: what computes; OpenVINO runs on the CPU only.
         cache_dir: where models are kept that were converted for the runtime.
         cores: how many the computation may use; None for all.
+        direct_tokenize: whether texts are read in one piece where they would be split.
+        prefixes: whether the task is written in front of a text, where the model does not say so.
     """
 
     device: str = "cpu"
@@ -184,6 +192,8 @@ class ModelOptions:
     runtime: Runtime = "torch"
     cache_dir: Path | None = None
     cores: int | None = None
+    direct_tokenize: bool = False
+    prefixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,7 @@ class ModelInfo:
     family: str
     dimensions: int
     parameters: int
-    runtime: Runtime
+    runtime: Engine
     device: str
     precision: Precision
     text_mode: TextMode

@@ -20,8 +20,13 @@ from backends.embed import embed
 from backends.folder import Family, detect
 from backends.jobs import Answer, subprocess_main
 from backends.load import load_replica
-from backends.model import ModelOptions
+from backends.model import ModelOptions, Rows, Tower
 from errors import DownloadError
+
+_TOKENIZER_FILES = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("*.model", "tokenization_*.py"),
+)
 
 Sources: TypeAlias = Mapping[str, Path]  # a family's part -> the hub's files for it
 
@@ -67,22 +72,27 @@ def do(job: Job) -> Answer:
 
 
 def prove(root: Path, trust: bool) -> Answer:
-    """Load a model folder as the service will, and embed a text and an image.
+    """Load a model folder as the service will, and embed a text, and an image if it can.
 
     Raises:
         ServiceError: it cannot be loaded, or its vectors are not fit to use.
     """
-    from PIL import Image
-
     model = load_replica(detect(root), ModelOptions(trust_remote_code=trust))
     texts = embed(model.towers["text"], ["a picture"])
-    images = embed(model.towers["image"], [Image.new("RGB", (64, 48))])
+    if images := model.towers.get("image"):
+        _check_dimensions(texts, images)
+    return {"family": model.info.family, "dimensions": texts.shape[1]}
+
+
+def _check_dimensions(texts: Rows, tower: Tower) -> None:
+    from PIL import Image
+
+    images = embed(tower, [Image.new("RGB", (64, 48))])
     if texts.shape != images.shape:
         raise DownloadError(
             f"the two models do not belong together: texts get {texts.shape[1]} dimensions, "
             f"images {images.shape[1]}"
         )
-    return {"family": model.info.family, "dimensions": texts.shape[1]}
 
 
 def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:
@@ -113,6 +123,19 @@ def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> 
             model.save(str(folder / part), create_model_card=False)
 
 
+def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
+    if "model" not in sources:  # it stays in its hub cache
+        return
+    from transformers import AutoModel
+
+    source, target = sources["model"], folder / "model"
+    _load(AutoModel, source, dtype="auto", trust_remote_code=trust).save_pretrained(target)
+    # As they are: saved by their class, the tokenizer might be another one.
+    for pattern in _TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
+
+
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
     """OpenCLIP's checkpoints are served as the hub has them."""
 
@@ -122,6 +145,7 @@ _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
     "openclip": _save_nothing,
     "siglip": _save_siglip,
     "sentence_transformers": _save_sentence_transformers,
+    "text": _save_text,
 }
 
 

@@ -19,6 +19,7 @@ from errors import DownloadError
 from fetch.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
 
 _OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
+_ALWAYS_IN_A_HUB_CACHE = ("model2vec", "t5")  # as in the reference, by the type of the model
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,26 @@ class Plan:
         family: the layout.
         wanted: the models on the hub, by the part of the layout that they are for.
         pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
+        prefixes: of a model of texts only, whether a text's task is written in front of it.
+        as_hub_cache: of a model of texts only, whether it stays as the hub has it, whatever it is.
     """
 
     family: Family
     wanted: dict[str, Wanted]
     pretrained: str = ""
+    prefixes: bool = False
+    as_hub_cache: bool = False
 
     def request(self, trust_remote_code: str) -> dict[str, str]:
         """Describe the plan, so that a later run can tell whether it wants the same."""
         models = {w.variable: f"{w.name}@{w.revision or ''}" for w in self.wanted.values()}
-        return {**models, "pretrained": self.pretrained, "trust_remote_code": trust_remote_code}
+        return {
+            **models,
+            "pretrained": self.pretrained,
+            "prefixes": str(self.prefixes),
+            "as_hub_cache": str(self.as_hub_cache),
+            "trust_remote_code": trust_remote_code,
+        }
 
 
 def plan(settings: DownloadSettings) -> Plan:
@@ -58,13 +69,24 @@ def plan(settings: DownloadSettings) -> Plan:
     if (name := settings.open_clip_model_name) and settings.open_clip_pretrained:
         wanted = Wanted(name, "OPEN_CLIP_MODEL_NAME", settings.open_clip_revision)
         return Plan("openclip", {"model": wanted}, settings.open_clip_pretrained)
-    for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
-        if not getattr(settings, name.lower()):
-            raise DownloadError(f"{name} is required")
+    if settings.model_name and not (settings.clip_model_name or settings.text_model_name):
+        return _plan_texts(settings)
     return _plan_pair(settings)
 
 
+def _plan_texts(settings: DownloadSettings) -> Plan:
+    return Plan(
+        "text",
+        {"model": Wanted(settings.model_name, "MODEL_NAME", settings.model_revision)},
+        prefixes=settings.use_query_passage_prefixes,
+        as_hub_cache=settings.use_sentence_transformers_vectorizer,
+    )
+
+
 def _plan_pair(settings: DownloadSettings) -> Plan:
+    for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
+        if not getattr(settings, name.lower()):
+            raise DownloadError(f"{name} is required")
     clip, text = settings.clip_model_name, settings.text_model_name
     revision = settings.clip_model_revision
     forced = settings.clip_model_type.lower() == "openai"
@@ -103,10 +125,27 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
     if trust:
         for snapshot in snapshots.values():
             hub.fetch_code_of(snapshot)
+    if wanted.family == "text":
+        return _lay_out_texts(wanted, snapshots["model"], folder / "model")
     if wanted.family == "siglip":
         as_hub_cache(snapshots["model"], _small_files_of(snapshots["model"]), folder / "siglip")
         (folder / "model_name").write_text(wanted.wanted["model"].name)
     return {part: snapshot.path for part, snapshot in snapshots.items()}
+
+
+def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
+    """Leave a sentence-transformers model in a hub cache; an encoder is still to be saved."""
+    folder.mkdir()
+    (folder / "use_query_passage_prefixes").write_text(str(wanted.prefixes).lower())
+    path = snapshot.path / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not (wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE):
+        return {"model": snapshot.path}
+    files = [path for path in snapshot.path.rglob("*") if path.is_file()]
+    as_hub_cache(snapshot, [str(path.relative_to(snapshot.path)) for path in files], folder)
+    (folder / "model_name").write_text(snapshot.name)
+    (folder / "model_config").write_text(json.dumps(config))
+    return {}
 
 
 def _small_files_of(snapshot: Snapshot) -> list[str]:

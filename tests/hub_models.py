@@ -19,7 +19,9 @@ from open_clip import factory
 from safetensors.torch import load_file
 from transformers import MetaClip2Config, MetaClip2Model, XLMRobertaConfig
 
+from fetch import catalogue
 from tests.golden_cases import GOLDEN
+from tests.golden_texts import GOLDEN_TEXTS
 from tests.hub_server import Content, Hub, Repository, of_bytes
 
 DECOY = of_bytes(b"a format that nobody should fetch")
@@ -49,7 +51,39 @@ def small_hub(scratch: Path) -> Hub:
         foreign: openclip("xlm-roberta-base-ViT-B-32", tower),
         "FacebookAI/xlm-roberta-base": Repository.of_folders(tower, **{"model.safetensors": DECOY}),
     }
-    return Hub(repositories, moved={"xlm-roberta-base": "FacebookAI/xlm-roberta-base"})
+    repositories |= {name: texts(golden) for name, golden in golden_of_texts().items()}
+    moved = {
+        "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
+        "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
+    }
+    for old, new in moved.items():
+        repositories.setdefault(new, repositories.pop(old, Repository({})))
+    return Hub(repositories, moved)
+
+
+def golden_of_texts() -> dict[str, str]:
+    """The golden model that stands for each model of texts only of the catalogue, by its name."""
+    of_family = {"BERT": "bert", "DistilBERT": "distilbert", "MPNet": "mpnet"} | {
+        "XLM-RoBERTa": "xlm_roberta",
+        "model2vec": "model2vec",
+    }
+    of_name = {"sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": "bert_unigram"}
+    return {
+        name: of_name.get(name, of_family[model.family])
+        for model in catalogue.load().values()
+        if (name := model.variables.get("MODEL_NAME"))
+    }
+
+
+def texts(golden: str) -> Repository:
+    """As on the hub: a table's snapshot with its config, or an encoder with all that is beside."""
+    folder = GOLDEN_TEXTS / golden / "model"
+    if tables := list(folder.glob("models--*/snapshots/*")):
+        config = of_bytes(b'{"model_type": "model2vec", "architectures": ["StaticModel"]}')
+        return Repository.of_folders(tables[0], **{"config.json": config, "onnx/model.onnx": DECOY})
+    decoys = dict.fromkeys(["pytorch_model.bin", "onnx/model.onnx", "rust_model.ot"], DECOY)
+    modules = {"modules.json": of_bytes(b"[]"), "1_Pooling/config.json": of_bytes(b"{}")}
+    return Repository.of_folders(folder, **decoys, **modules)
 
 
 def sentence_transformers_clip() -> Repository:

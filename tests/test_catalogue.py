@@ -14,7 +14,7 @@ from fetch import catalogue
 from fetch.plan import plan
 from tests.service import ROOT
 
-# Source: the image tags of the reference.
+# Source: the image tags of the references, of their text container those that can be served.
 TAGS = {
     "sentence-transformers-clip-ViT-B-32",
     "sentence-transformers-clip-ViT-B-32-multilingual-v1",
@@ -26,6 +26,27 @@ TAGS = {
     "google-siglip2-so400m-patch16-384",
     "google-siglip2-so400m-patch16-512",
     "facebook-metaclip-2-worldwide-b32-384",
+    "distilbert-base-uncased",
+    "sentence-transformers-all-minilm-l6-v2",
+    "sentence-transformers-all-minilm-l12-v2",
+    "sentence-transformers-multi-qa-minilm-l6-cos-v1",
+    "sentence-transformers-paraphrase-multilingual-minilm-l12-v2",
+    "sentence-transformers-multi-qa-distilbert-cos-v1",
+    "sentence-transformers-all-mpnet-base-v2",
+    "sentence-transformers-multi-qa-mpnet-base-cos-v1",
+    "sentence-transformers-paraphrase-multilingual-mpnet-base-v2",
+    "baai-bge-small-en-v1.5",
+    "baai-bge-base-en-v1.5",
+    "snowflake-snowflake-arctic-embed-xs",
+    "snowflake-snowflake-arctic-embed-s",
+    "snowflake-snowflake-arctic-embed-m",
+    "snowflake-snowflake-arctic-embed-l",
+    "snowflake-snowflake-arctic-embed-m-v1.5",
+    "biu-nlp-abstract-sim-sentence",
+    "biu-nlp-abstract-sim-query",
+    "minishlab-potion-base-4m",
+    "minishlab-potion-base-8m",
+    "minishlab-potion-base-32m",
 }
 PLANNED = "ModernVBERT-modernvbert-embed"
 FAMILY_OF = {
@@ -35,6 +56,7 @@ FAMILY_OF = {
     "OpenCLIP": "openclip",
     "SigLIP": "siglip",
     "SigLIP 2": "siglip",
+    **dict.fromkeys(["BERT", "DistilBERT", "MPNet", "XLM-RoBERTa", "model2vec"], "text"),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +12,34 @@ import pytest
 
 from backends.folder import CONVERSIONS, FORMAT, detect
 from backends.load import load_replica
-from backends.model import ModelOptions, TextMode
+from backends.model import ModelOptions, Shaping, TextMode
 from backends.openvino.store import converted
 from errors import ModelFolderError
 from tests.golden_cases import (
     EVERY_LAYOUT,
     GOLDEN,
     MODES,
+    Case,
     assert_same,
     embed_images,
     embed_texts,
     image_cases,
     text_cases,
 )
+from tests.golden_texts import GOLDEN_TEXTS, text_model
+from tests.golden_texts import text_cases as encoder_cases
 from tests.pictures import READER
 from tests.service import CONVERTED, ROOT, environment
 
 OPENVINO = ModelOptions(runtime="openvino")
+KEPT = replace(OPENVINO, cache_dir=CONVERTED)
 # Every model library but OpenVINO is kept from being found, as where only the service is installed.
 _WITHOUT_TORCH = """
 import json, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "torchvision", "transformers", "sentence_transformers",
-                                  "open_clip", "safetensors"}:
+                                  "open_clip"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocked())
 from importlib import util
@@ -97,6 +102,31 @@ def test_it_serves_where_torch_is_not_installed(layout: str, tmp_path: Path) -> 
         assert_same(np.array(vector), case)
     original = load_replica(detect(GOLDEN / layout), ModelOptions()).info
     assert (family, space) == (original.family, original.vector_space)
+
+
+@pytest.mark.parametrize("name", ["bert_unigram", "prefixes", "model2vec"])
+def test_models_of_texts_only_serve_where_torch_is_not_installed(name: str, tmp_path: Path) -> None:
+    original = text_model(name, "openvino")
+    root = GOLDEN_TEXTS / name
+    if original.info.runtime == "openvino":  # a table is served as it is
+        root = Path(shutil.copytree(converted(detect(root), KEPT), tmp_path / "models"))
+    cases = [case for case in encoder_cases(name) if case.is_plain and case.vector.any()]
+    answer = start_without_torch(root, *(case.text for case in cases))
+
+    assert answer.returncode == 0, answer.stderr
+    family, space, vectors = json.loads(answer.stdout.splitlines()[-1])
+    for vector, case in zip(vectors, cases, strict=True):
+        assert_same(np.array(vector), Case(case.text, case.vector))
+    assert (family, space) == (original.info.family, original.info.vector_space)
+
+
+def test_a_converted_model_alone_keeps_its_prefixes(tmp_path: Path) -> None:
+    for name, reads_the_task in [("prefixes", True), ("bert", False)]:
+        path = converted(detect(GOLDEN_TEXTS / name), KEPT)
+        alone = shutil.copytree(path, tmp_path / name)
+        model = load_replica(detect(Path(alone)), replace(OPENVINO, prefixes=not reads_the_task))
+        reduced = model.towers["text"].preparation.reduce(Shaping(task="query"))
+        assert bool(reduced.task) == reads_the_task
 
 
 @pytest.mark.parametrize("touched", [False, True])

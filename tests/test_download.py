@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from backends.folder import detect
-from backends.load import load_replica
+from backends.load import load_replica, options_for
 from backends.model import Model, ModelOptions, TextMode
-from config import DownloadSettings
+from config import DownloadSettings, Settings
 from download import main
 from errors import DownloadError, ModelFolderError
 from fetch import catalogue
@@ -27,13 +27,17 @@ from fetch.plan import plan
 from tests.golden_cases import (
     GOLDEN,
     MODES,
+    Case,
     assert_same,
     embed_images,
     embed_texts,
     image_cases,
     text_cases,
 )
-from tests.hub_models import DECOY, openai, small_hub
+from tests.golden_texts import GOLDEN_TEXTS, vector_of
+from tests.golden_texts import text_cases as encoder_cases
+from tests.hub_models import DECOY, golden_of_texts, openai, small_hub
+from tests.hub_models import texts as texts_of
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving
 from tests.pictures import READER
 from tests.service import ROOT, environment, running
@@ -52,8 +56,20 @@ GOLDEN_OF = {
     "google-siglip2-so400m-patch16-512": "siglip",
     "facebook-metaclip-2-worldwide-b32-384": "metaclip2",
 }
-# Checkpoints of hundreds of megabytes, and a twin: one OpenCLIP and one SigLIP 2 are in every run.
-LONG = {
+TEXTS_OF = {
+    tag: golden_of_texts()[model.variables["MODEL_NAME"]]
+    for tag, model in catalogue.load().items()
+    if "MODEL_NAME" in model.variables
+}
+# Checkpoints of hundreds of megabytes, and twins: one of each kind is in every run.
+LONG = set(TEXTS_OF) - {
+    "distilbert-base-uncased",
+    "sentence-transformers-all-minilm-l6-v2",
+    "sentence-transformers-paraphrase-multilingual-minilm-l12-v2",
+    "sentence-transformers-all-mpnet-base-v2",
+    "sentence-transformers-paraphrase-multilingual-mpnet-base-v2",
+    "minishlab-potion-base-8m",
+} | {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
     "google-siglip2-so400m-patch16-512",
@@ -134,6 +150,9 @@ def openai_hub() -> Iterator[Hub]:
             },
             "siglip",
         ),
+        ({"model_name": "a"}, "text"),
+        ({"model_name": "a", **PAIR}, "sentence_transformers"),
+        ({"model_name": "a", "siglip_model_name": "b"}, "siglip"),
     ],
 )
 def test_the_precedence_is_that_of_the_reference(names: dict[str, str], family: str) -> None:
@@ -250,7 +269,9 @@ def test_every_model_of_the_catalogue_is_downloaded_and_embeds_without_network(
     assert answer.returncode == 0, answer.stderr
     assert "Fetching" in answer.stderr  # the progress bar
     assert load(root).info.family == catalogue.find(tag).family
-    if tag in GOLDEN_OF:
+    if tag in TEXTS_OF:
+        assert_golden_texts(root, TEXTS_OF[tag])
+    elif tag in GOLDEN_OF:
         assert_golden(root, GOLDEN_OF[tag])
     else:
         assert_embeds(load(root), catalogue.find(tag).dimensions)
@@ -266,6 +287,14 @@ def assert_golden(root: Path, layout: str, trust: bool = False) -> None:
     for case in image_cases(layout.replace("multilingual", "0_CLIPModel")):
         raw = (GOLDEN / "images" / case.content).read_bytes()
         assert_same(embed_images(model, [READER.open(raw)])[0], case)
+
+
+def assert_golden_texts(root: Path, golden: str) -> None:
+    folder = detect(root)
+    model = load_replica(folder, options_for(folder, Settings(runtime="torch")))
+    for case in encoder_cases(golden):
+        if case.vector.any():
+            assert_same(vector_of(model, case), Case(case.text, case.vector))
 
 
 def assert_embeds(model: Model, dimensions: int) -> None:
@@ -293,6 +322,38 @@ def test_no_file_is_fetched_that_is_not_needed(
 
     assert needless
     assert not needless & {asked.partition(" /")[2] for asked in hub.asked}
+
+
+def test_prefixes_that_were_asked_for_are_kept_with_the_model(tmp_path: Path) -> None:
+    with serving(Hub({"org/e5": texts_of("prefixes")})) as hub:
+        answer = run(
+            hub.url, MODELS_DIR=tmp_path, MODEL_NAME="org/e5", USE_QUERY_PASSAGE_PREFIXES="true"
+        )
+
+    assert answer.returncode == 0, answer.stderr
+    assert_golden_texts(tmp_path, "prefixes")
+
+
+def test_a_text_model_in_a_folder_may_stand_where_a_name_is_expected(tmp_path: Path) -> None:
+    names = {"MODEL_NAME": GOLDEN_TEXTS / "roberta/model", "MODELS_DIR": tmp_path}
+
+    answer = run("http://127.0.0.1:1", **names)
+
+    assert answer.returncode == 0, answer.stderr
+    assert_golden_texts(tmp_path, "roberta")
+
+
+def test_a_kind_of_text_model_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
+    with serving(Hub({"org/bert": texts_of("bert")})) as hub:
+        answer = run(
+            hub.url,
+            MODELS_DIR=tmp_path / "models",
+            MODEL_NAME="org/bert",
+            USE_SENTENCE_TRANSFORMERS_VECTORIZER="true",
+        )
+
+    assert_failed(answer, "of the kind sentence_transformers, which this version cannot serve yet")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_make_run_downloads_a_tag_and_serves_it(hub: Hub, tmp_path: Path) -> None:

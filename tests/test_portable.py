@@ -19,7 +19,7 @@ from backends.inputs import siglip1_tokens
 from backends.inputs.kinds import read_preparation
 from backends.inputs.pixels import Preprocess
 from backends.inputs.tokens import Padding
-from backends.model import Preparation, Shaping
+from backends.model import ModelOptions, Preparation, Shaping
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, text_cases
 from tests.hub_models import make_tower
@@ -56,7 +56,7 @@ def carried_over(library: Any, padding: Padding, folder: Path) -> Preparation:
     """The preparation that a converted model has in place of a tokenizer of open_clip's."""
     recipe = openclip_portable.recipe_of(library, padding)
     kind = openclip_portable.save_vocabulary(library, folder)
-    return read_preparation(folder, {"kind": kind, **recipe.as_json()})
+    return read_preparation(folder, {"kind": kind, **recipe.as_json()}, ModelOptions())
 
 
 @pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])

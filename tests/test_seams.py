@@ -29,6 +29,8 @@ LONGEST = 6  # words of a sentence that are read
 class Documents:
     """Splits into sentences of words; reads the pooling, and no task."""
 
+    reading = ""
+
     def reduce(self, shaping: Shaping) -> Shaping:
         if shaping.pooling and shaping.pooling not in POOLINGS:
             raise InvalidInputError(f"pooling {shaping.pooling!r}; expected sum or last", "format")

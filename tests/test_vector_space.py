@@ -18,6 +18,7 @@ from backends.openvino.description import Description
 from backends.openvino.runtime import OpenVinoNetwork, precisions
 from backends.openvino.store import converted
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
+from tests.golden_texts import text_model
 from tests.service import CONVERTED, ROOT
 
 IDENTITY = Identity("openai", "abc", 1, ["trained", "reference"])
@@ -35,6 +36,18 @@ def test_torch_and_openvino_have_one_space_in_float32(layout: str) -> None:
 
     assert len(spaces) == 1
     assert all(len(space) == 12 and int(space, 16) >= 0 for space in spaces)
+
+
+def test_how_the_operator_wants_texts_read_is_part_of_it_where_it_is_read() -> None:
+    def spaces(name: str) -> set[str]:
+        return {
+            text_model(name, runtime, direct).info.vector_space
+            for runtime in RUNTIMES
+            for direct in (False, True)
+        }
+
+    assert len(spaces("bert")) == 2
+    assert len(spaces("model2vec")) == 1
 
 
 def test_text_modes_that_are_equal_are_one_space() -> None:

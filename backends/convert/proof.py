@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from backends.embed import embed
-from backends.model import Modality, Model, Rows
+from backends.model import Modality, Model, Rows, Shaping, Tower
 from errors import ConversionError
 
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
@@ -37,11 +37,21 @@ def prove(original: Model, made: Model) -> None:
         ConversionError: the vectors differ.
     """
     for modality, tower in original.towers.items():
-        contents = _PROOF_INPUTS[modality]()
-        expected = embed(tower, contents)
-        compare(f"{modality}s", expected, embed(made.towers[modality], contents))
-        alone = [embed(made.towers[modality], [content]) for content in contents]
-        compare(f"{modality}s", expected, np.concatenate(alone))
+        for shaping in _shapings(tower):
+            _prove(modality, tower, made.towers[modality], shaping)
+
+
+def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -> None:
+    contents = _PROOF_INPUTS[modality]()
+    expected = embed(original, contents, shaping)
+    compare(f"{modality}s", expected, embed(made, contents, shaping))
+    alone = [embed(made, [content], shaping) for content in contents]
+    compare(f"{modality}s", expected, np.concatenate(alone))
+
+
+def _shapings(tower: Tower) -> set[Shaping]:
+    """Return what can be asked for of the network itself."""
+    return {tower.preparation.reduce(Shaping(pooling)) for pooling in ("", "cls")}
 
 
 def compare(what: str, expected: Rows, given: Rows) -> None:

@@ -21,6 +21,7 @@ LOADERS: dict[Family, str] = {
     "openclip": "backends.families.openclip:load",
     "siglip": "backends.families.siglip:load",
     "sentence_transformers": "backends.families.sentence_transformer:load",
+    "text": "backends.families.text:load",
 }
 
 

@@ -13,6 +13,8 @@ from backends.model import Arrays, Embedded, Parts, Prepared, Shaping, Vector
 class OnePart:
     """The half of a `Preparation` that knows nothing of its modality."""
 
+    reading = ""
+
     def reduce(self, _shaping: Shaping) -> Shaping:
         """Read nothing of it: every request gets the same vector."""
         return Shaping()

@@ -19,7 +19,7 @@ from PIL import Image
 from backends.inputs.one_part import OnePart
 from backends.inputs.resampling import Box, Pixels
 from backends.inputs.resampling import resize as resize_as_torch
-from backends.model import Prepared, Shaping
+from backends.model import ModelOptions, Prepared, Shaping
 
 # An image, the (height, width) to scale to, a filter of `PIL.Image.Resampling`, the part to keep.
 Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int, Box], Pixels]
@@ -176,6 +176,6 @@ class PixelPreparation(OnePart):
         return Prepared((pixels,), bucket=pixels.shape, cost=1)
 
 
-def read(_folder: Path, described: Mapping[str, Any]) -> PixelPreparation:
+def read(_folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PixelPreparation:
     """Make the preparation that a converted model describes."""
     return PixelPreparation(Preprocess(Geometry.of_json(described)))

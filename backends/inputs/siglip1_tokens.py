@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor
 
 from backends.inputs.cleaning import NO_PUNCTUATION
 from backends.inputs.tokens import TextRecipe, TokenPreparation, Tokens, beginning
+from backends.model import ModelOptions
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
 _SPECIAL = "special_tokens.json"
@@ -45,7 +46,7 @@ def write(vocabulary: Path, special: SpecialTokens, folder: Path) -> None:
     (folder / _SPECIAL).write_text(json.dumps(asdict(special)) + "\n", "utf-8")
 
 
-def read(folder: Path, described: Mapping[str, Any]) -> TokenPreparation:
+def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:
     """Make the preparation of a converted model's folder."""
     padding = TextRecipe.of_json(described).padding
     return TokenPreparation(read_tokenizer(folder, padding.longest), padding)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Vocabulary
 
 from backends.inputs.cleaning import CLEANING, Cleaning
 from backends.inputs.one_part import OnePart
-from backends.model import Arrays, Prepared, Shaping
+from backends.model import Arrays, ModelOptions, Prepared, Shaping
 
 VOCABULARY = "tokenizer.json"  # in a converted model's folder
 
@@ -177,7 +177,7 @@ class Tokenizer:
         return Tokens(encoding.ids, bool(encoding.overflowing))
 
 
-def read(folder: Path, described: Mapping[str, Any]) -> TokenPreparation:
+def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:
     """Make the preparation of a converted model's folder."""
     recipe = TextRecipe.of_json(described)
     vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
+from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower
 from backends.openvino.description import Description
@@ -66,7 +67,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         for modality, tower in description.towers.items()
     }
     towers = {
-        modality: Tower(read_preparation(path, tower.preparation), networks[modality])
+        modality: Tower(read_preparation(path, tower.preparation, options), networks[modality])
         for modality, tower in description.towers.items()
     }
     arithmetic = {modality: network.precision() for modality, network in networks.items()}
@@ -76,7 +77,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         device="cpu",
         precision=options.precision if options.precision in arithmetic.values() else "float32",
         text_mode=options.text_mode,
-        vector_space=description.identity.vector_space(arithmetic),
+        vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
     return Model(info, towers)
 

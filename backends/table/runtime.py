@@ -1,0 +1,130 @@
+"""model2vec: a vector for every token, and a text's is their mean, of length 1.
+
+See https://github.com/MinishLab/model2vec and sentence-transformers' `StaticEmbedding`, in whose
+layout the models come. Source of the length: the reference's text container, which normalises
+what any sentence-transformers model gives.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer as Vocabulary
+
+from backends.folder import ModelFolder
+from backends.inputs.one_part import OnePart
+from backends.inputs.prompts import Prompts
+from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY
+from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
+from backends.text_folder import TextFolder
+from errors import ModelFolderError, StartupError, describe_error
+
+_WEIGHTS = "model.safetensors"
+_PROMPTS = "config_sentence_transformers.json"
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> Model:
+    """Load a folder of the text container whose model is a table.
+
+    Raises:
+        ModelFolderError: the folder's content cannot be loaded.
+    """
+    try:
+        return _load(folder, options)
+    except StartupError:
+        raise
+    except Exception as error:
+        raise ModelFolderError(
+            f"The model2vec model in {folder.root.absolute()} cannot be loaded: "
+            f"{describe_error(error)}"
+        ) from error
+
+
+def _load(folder: ModelFolder, options: ModelOptions) -> Model:
+    model = TextFolder.of(folder)
+    path = model.snapshot
+    files = path / model.modules[0]["path"]
+    table = _read_table(files / _WEIGHTS)
+    vocabulary = Vocabulary.from_file(str(files / VOCABULARY))
+    info = ModelInfo(
+        family="model2vec",
+        dimensions=table.shape[1],
+        parameters=table.size,
+        runtime="numpy",
+        device="cpu",
+        precision="float32",
+        text_mode=options.text_mode,
+        image_px=0,
+        is_demo=folder.is_demo,
+        config={"model": model.model_config, "model_path": "./models/model"},
+        cuts=True,
+    )
+    preparation = TablePreparation(vocabulary, _read_prompts(path / _PROMPTS))
+    return Model(info, {"text": Tower(preparation, TableNetwork(table), is_table=True)})
+
+
+def _read_table(path: Path) -> npt.NDArray[np.float32]:
+    stored: dict[str, npt.NDArray[Any]] = load_file(path)
+    if "embedding.weight" in stored:  # as sentence-transformers saves it
+        return np.asarray(stored["embedding.weight"], np.float32)
+    table = np.asarray(stored["embeddings"], np.float32)
+    if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
+        table = table[stored["mapping"]]
+    return table * stored["weights"].astype(np.float32)[:, None] if "weights" in stored else table
+
+
+def _read_prompts(path: Path) -> Prompts:
+    described = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return Prompts.of_json(described.get("prompts") or {})
+
+
+class TablePreparation(OnePart):
+    """Tokenises, without special tokens; texts of equal length share a pass.
+
+    Args:
+        vocabulary: it is changed: it pads no more.
+        prompts: of the model.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, prompts: Prompts) -> None:
+        vocabulary.no_padding()
+        self._vocabulary = vocabulary
+        self._prompts = prompts
+
+    def reduce(self, shaping: Shaping) -> Shaping:
+        """Keep the task, where the model has a prompt for it."""
+        return self._prompts.reduce(shaping)
+
+    def estimate(self, text: str) -> int:
+        """Guess the tokens."""
+        return 1 + len(text) // CHARS_OF_A_TOKEN
+
+    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+        """Return the ids, [length] int64; of a text without a word there are none."""
+        whole = self._prompts.put_before(text, shaping)
+        encoding = self._vocabulary.encode(whole, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int64)
+        return Prepared((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
+
+
+class TableNetwork:
+    """Means of rows, of length 1.
+
+    Args:
+        table: [tokens, dimensions].
+    """
+
+    def __init__(self, table: npt.NDArray[np.float32]) -> None:
+        self._table = table
+
+    def __call__(self, ids: npt.NDArray[np.int64]) -> Rows:
+        """Look up ids, [n, length], of any length: [n, dimensions]; zeros for no ids."""
+        sums = self._table[ids].sum(axis=1)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        rows: Rows = sums / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return rows

@@ -1,0 +1,90 @@
+"""Sole owner of what lies in a `model` folder, the text container's: which kind, and where.
+
+Source of the layouts: the reference's `download.py`. It saves encoders as transformers does, with
+`config.json`, and leaves others in a hub cache, with their name and type beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backends.folder import ModelFolder, hub_snapshot, text_of
+from errors import ModelFolderError
+
+TextKind = Literal["encoder", "dpr", "onnx", "sentence_transformers", "model2vec"]
+
+
+@dataclass(frozen=True)
+class TextFolder:
+    """The part `model` of a model folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, folder: ModelFolder) -> TextFolder:
+        """Look into a model folder of the family `text`."""
+        return cls(folder.part("model"))
+
+    @property
+    def kind(self) -> TextKind:
+        """How the model computes.
+
+        Raises:
+            ModelFolderError: there is no model, or only half of one.
+        """
+        if (self.path / "model_quantized.onnx").is_file():
+            return "onnx"
+        if (self.path / "model_name").is_file():
+            return "model2vec" if self._is_table() else "sentence_transformers"
+        return "dpr" if _json(self.path / "config.json").get("model_type") == "dpr" else "encoder"
+
+    @property
+    def snapshot(self) -> Path:
+        """The model's files inside the hub cache.
+
+        Raises:
+            ModelFolderError: they are not there.
+        """
+        name = text_of(self.path / "model_name") or ""
+        if found := hub_snapshot(self.path, name):
+            return found
+        raise ModelFolderError(f"{self.path.absolute()} holds no hub cache of {name}")
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """What was known of a hub cache's model when it was fetched."""
+        return _json(self.path / "model_config")
+
+    @property
+    def modules(self) -> list[dict[str, Any]]:
+        """The steps of a sentence-transformers model; none where it does not name them."""
+        path = self.snapshot / "modules.json"
+        modules: list[dict[str, Any]] = (
+            json.loads(path.read_text("utf-8")) if path.is_file() else []
+        )
+        return modules
+
+    def _is_table(self) -> bool:
+        return [_class_of(module) for module in self.modules[:1]] == ["StaticEmbedding"]
+
+
+def _class_of(module: Mapping[str, Any]) -> str:
+    name: str = module["type"].rpartition(".")[2]  # the package has moved with versions
+    return name
+
+
+def is_table(folder: ModelFolder) -> bool:
+    """Tell whether a model only looks rows up: no runtime needs to compute it."""
+    return folder.family == "text" and TextFolder.of(folder).kind == "model2vec"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFolderError(f"{path.absolute()} is missing") from error
+    return content

@@ -1,0 +1,55 @@
+"""Sentences are those that nltk's own English Punkt finds."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+
+import pytest
+
+from backends.inputs.sentences import split
+
+TEXTS = [
+    ("", []),
+    (" \n\t ", []),
+    ("One sentence", ["One sentence"]),
+    ("  One.\n\nTwo\tthree.  ", ["One.", "Two three."]),
+    (
+        "Dr. Smith went to the U.S. in Jan. He didn't like it! Prof. Jones (Ph.D.) paid.",
+        ["Dr. Smith went to the U.S. in Jan.", "He didn't like it!", "Prof. Jones (Ph.D.) paid."],
+    ),
+    ('He said "Stop!" Then he left.', ['He said "Stop!"', "Then he left."]),
+    ("It costs 3.50 dollars. It is at www.example.org. Ok?", 3),
+    ("Er frisst z. B. gern Äpfel. Er bellt.", ["Er frisst z.", "B. gern Äpfel.", "Er bellt."]),
+    ("これは日本語の文です。猫が好きです。", ["これは日本語の文です。猫が好きです。"]),
+]
+
+
+@pytest.mark.parametrize(("text", "sentences"), TEXTS)
+def test_a_text_is_split_as_nltk_splits_it(text: str, sentences: list[str] | int) -> None:
+    found = split(text)
+
+    assert found == sentences if isinstance(sentences, list) else len(found) == sentences
+
+
+def test_many_threads_may_split_at_a_time() -> None:
+    texts = [f"No. {number} is here. Mr. {number} is not! Really?" for number in range(500)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(split, texts)) == [split(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "unit", [".", "!", "a.", "a. ", "A! ", ". ", '."', "1. ", ".) ", ",!", "a!.", "-", "😀"]
+)
+def test_no_text_takes_much_longer_than_its_length(unit: str) -> None:
+    def seconds(characters: int) -> float:
+        started_s = time.process_time()
+        split(unit * (characters // len(unit)))
+        return time.process_time() - started_s
+
+    few, many = seconds(5_000), seconds(50_000)
+    assert many < 40 * few + 0.1  # of ten times the length; quadratic would be a hundred
+
+
+def test_libraries_that_splitting_does_not_need_are_there_for_others() -> None:
+    assert "sklearn" in import_module("sklearn.metrics").__name__

@@ -1,0 +1,105 @@
+"""Models of texts only give the vectors of the reference's text container."""
+
+import random
+
+import numpy as np
+import pytest
+
+from backends.embed import embed
+from backends.model import Runtime, Shaping
+from errors import InvalidInputError
+from tests.golden_cases import EVERY_RUNTIME, Case, assert_same
+from tests.golden_texts import DIRECT, ENCODERS, recorded_meta, text_cases, text_model, vector_of
+
+WAYS = [*((name, False) for name in ENCODERS), *((name, True) for name in DIRECT)]
+EVERY_WAY = pytest.mark.parametrize(
+    ("name", "direct"), WAYS, ids=[name + ".direct" * direct for name, direct in WAYS]
+)
+EVERY_ENCODER = pytest.mark.parametrize("name", ENCODERS)
+
+
+@EVERY_RUNTIME
+@EVERY_WAY
+def test_encoders_give_the_recorded_vectors(name: str, direct: bool, runtime: Runtime) -> None:
+    model = text_model(name, runtime, direct)
+
+    assert model.info.runtime == runtime
+    for case in text_cases(f"{name}.direct" if direct else name):
+        assert_same(vector_of(model, case), Case(case.text, case.vector))
+
+
+@EVERY_RUNTIME
+@EVERY_ENCODER
+def test_a_texts_vector_does_not_depend_on_its_batch_mates(name: str, runtime: Runtime) -> None:
+    tower = text_model(name, runtime).towers["text"]
+    texts = [case.text for case in text_cases(name)]
+    alone = [embed(tower, [text])[0] for text in texts]
+
+    order = random.Random(7).sample(range(len(texts)), len(texts))
+    together = embed(tower, [texts[place] for place in order])
+
+    np.testing.assert_allclose(together, [alone[place] for place in order], rtol=0, atol=1e-5)
+
+
+def test_model2vec_gives_the_recorded_vectors_whole_and_cut() -> None:
+    model = text_model("model2vec")
+
+    assert model.info.cuts
+    for case in text_cases("model2vec"):
+        vector = vector_of(model, case)
+        if case.text.strip():
+            assert_same(vector, Case(case.text, case.vector))
+        else:  # a text without a word has no direction
+            assert not vector.any()
+            assert vector.shape == case.vector.shape
+
+
+@EVERY_ENCODER
+@pytest.mark.parametrize("pooling", ["masked_mean", "cls"])
+def test_a_blank_text_is_read_in_one_piece(name: str, pooling: str) -> None:
+    split, direct = (text_model(name, direct=on).towers["text"] for on in (False, True))
+    blank = ["", "     ", "\n\t"]
+
+    vectors = embed(split, blank, Shaping(pooling))
+
+    np.testing.assert_array_equal(vectors, embed(direct, blank, Shaping(pooling)))
+    assert np.isfinite(vectors).all()
+
+
+@EVERY_ENCODER
+def test_a_pooling_that_no_encoder_knows_is_the_clients_fault(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="'max'; this model knows masked_mean and cls"):
+        text_model(name).towers["text"].preparation.reduce(Shaping("max"))
+
+
+def test_only_what_a_family_reads_is_kept_of_a_shaping() -> None:
+    asked = Shaping("cls", "query")
+    kept = {
+        name: text_model(name).towers["text"].preparation.reduce(asked)
+        for name in ("bert", "prefixes", "model2vec")
+    }
+
+    assert kept == {"bert": Shaping("cls"), "prefixes": asked, "model2vec": Shaping()}
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "model2vec"])
+def test_meta_holds_what_the_reference_tells_of_a_model(name: str) -> None:
+    config, recorded = text_model(name).info.config, recorded_meta(name)
+
+    assert config.keys() == recorded.keys()
+    assert config["model_path"] == "./models/model"
+    model = config["model"]
+    assert isinstance(model, dict)
+    for key in ("model_type", "hidden_size", "vocab_size", "architectures"):
+        assert model.get(key) == recorded["model"].get(key)
+
+
+def test_two_sentences_are_two_parts_and_a_long_one_is_cut() -> None:
+    preparation = text_model("bert").towers["text"].preparation
+    parts = preparation.split("One  is short. Two " + "and on " * 600, Shaping())
+
+    first, second = (preparation.prepare(part, Shaping()) for part in parts.items)
+
+    assert parts.divisor == 2
+    assert (first.truncated, second.truncated) == (False, True)
+    assert second.tokens == 500
