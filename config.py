@@ -91,6 +91,20 @@ class Settings(BaseSettings):
         "of texts only that have learnt it so (E5); the file `use_query_passage_prefixes` in the "
         "model folder beats it",
     )
+    max_num_patches: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="SigLIP 2 NaFlex: most patches of an image, of 16x16 pixels; other numbers "
+        "make other vectors. The checkpoint's (256) where it is not set",
+    )
+    max_image_tiles: int | None = Field(
+        default=None,
+        ge=1,
+        description="ModernVBERT: most tiles that an image is read in; one that would have more "
+        "is scaled down, which makes another vector. As many as the model was trained on (17) "
+        "where it is not set",
+    )
     max_batch_size: int = Field(
         default=16,
         ge=1,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
-from backends.families import check_family, load_towers
+from backends.families import load_towers
 from backends.folder import ModelFolder, detect
 from backends.identity import RECIPES, Identity, readings_of
 from backends.model import Model, ModelOptions, TextMode
@@ -52,6 +52,8 @@ def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
         cores=usable_cores(),
         direct_tokenize=settings.t2v_transformers_direct_tokenize,
         prefixes=settings.use_query_passage_prefixes,
+        max_num_patches=settings.max_num_patches,
+        max_image_tiles=settings.max_image_tiles,
     )
 
 
@@ -89,7 +91,6 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
 
         identity = _identity(folder, content_of(folder, options), get_args(TextMode))
         return _named(table.load(folder, options), identity)
-    check_family(folder)
     if options.runtime == "openvino" and options.device == "cpu":
         try:
             from backends.openvino import runtime

@@ -183,6 +183,8 @@ class ModelOptions:
         cores: how many the computation may use; None for all.
         direct_tokenize: whether texts are read in one piece where they would be split.
         prefixes: whether the task is written in front of a text, where the model does not say so.
+        max_num_patches: most patches of a picture that keeps its shape; None for the checkpoint's.
+        max_image_tiles: most tiles of a picture that is read in tiles; None for the checkpoint's.
     """
 
     device: str = "cpu"
@@ -194,6 +196,8 @@ class ModelOptions:
     cores: int | None = None
     direct_tokenize: bool = False
     prefixes: bool = False
+    max_num_patches: int | None = None
+    max_image_tiles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class ModelInfo:
         device: where they are.
         precision: the type they are computed in.
         text_mode: as in `ModelOptions`.
-        image_px: shorter side of the image that it looks at; 0 for a model of texts only.
+        image_px: shorter side of the image that it looks at; 0 where it varies, or there is none.
         is_demo: whether it is the small model that this project ships to be tried.
         config: the body that the reference's `GET /meta` has for the family.
         vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.

@@ -27,6 +27,8 @@ LAYOUTS = [
     "sentence_transformers_multilingual",
     "siglip",
     "siglip1",
+    "siglip2_naflex",
+    "modernvbert",
 ]
 MODES: list[TextMode] = ["trained", "reference"]
 RUNTIMES: list[Runtime] = ["openvino", "torch"]
@@ -57,8 +59,15 @@ def text_cases(layout: str, mode: TextMode) -> list[Case]:
     return [Case(case["text"], vector_in(case)) for case in cases]
 
 
+# Where the reference read another picture than the one it got: a row of three grey pixels.
+DEFECTS = {("modernvbert", "one_pixel.png")}
+
+
 def image_cases(layout: str) -> list[Case]:
-    return [Case(name, vector_in(case)) for name, case in recorded(layout)["images"].items()]
+    return [
+        Case(name, None if (layout, name) in DEFECTS else vector_in(case))
+        for name, case in recorded(layout)["images"].items()
+    ]
 
 
 def vector_in(case: dict[str, Any]) -> np.ndarray | None:

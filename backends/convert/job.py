@@ -94,8 +94,8 @@ def _save(tower: Portable, path: Path) -> None:
     examples = tuple(torch.from_numpy(array) for array in tower.examples)
     with torch.inference_mode():
         model = ov.convert_model(tower.module, example_input=examples)
-    shape = ov.PartialShape(list(tower.shape))
-    model.reshape(dict.fromkeys(range(len(examples)), shape))
+    shapes = [ov.PartialShape(list(shape)) for shape in tower.shapes]
+    model.reshape(dict(enumerate(shapes)))
     try:
         ov.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # of a full disk it says "iostream error"

@@ -20,6 +20,7 @@ LOADERS: dict[Family, str] = {
     "openai": "backends.families.hf_clip:load",
     "openclip": "backends.families.openclip:load",
     "siglip": "backends.families.siglip:load",
+    "modernvbert": "backends.families.modernvbert:load",
     "sentence_transformers": "backends.families.sentence_transformer:load",
     "text": "backends.families.text:load",
 }
@@ -31,7 +32,6 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
-    check_family(folder)
     module_name, function_name = LOADERS[folder.family].split(":")
     load = getattr(import_module(module_name), function_name)
     try:
@@ -41,16 +41,3 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     except Exception as error:
         what = f"The {folder.family} model in {folder.root.absolute()}"
         raise ModelFolderError(f"{what} cannot be loaded: {describe_error(error)}") from error
-
-
-def check_family(folder: ModelFolder) -> None:
-    """Make sure that a folder's family can be served.
-
-    Raises:
-        ModelFolderError: it cannot.
-    """
-    if folder.family == "modernvbert":
-        raise ModelFolderError(
-            f"{folder.root.absolute()} holds a ModernVBERT model ({folder.hub_name}), "
-            "which this version cannot serve yet; the other families it can"
-        )

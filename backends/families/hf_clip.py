@@ -47,13 +47,13 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         networks=[model],
         config=hf.full_config(model),
     )
-    return hf.two_towers(
+    texts = hf.TextNetwork(model, unit_length)
+    return TorchModel(
         info,
-        geometry,
-        hf.image_tower(model, processor, unit_length),
-        hf.TextNetwork(model, unit_length),
-        tokenizer,
-        _recipe(model, tokenizer),
+        {
+            "text": hf.text_tower(texts, tokenizer, _recipe(model, tokenizer)),
+            "image": hf.image_tower(model, processor, geometry, unit_length),
+        },
         text_modes=(options.text_mode,) if is_metaclip2 else EVERY_TEXT_MODE,
     )
 

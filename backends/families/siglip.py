@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 with a fixed resolution, as transformers implements them.
+"""SigLIP and SigLIP 2, of a fixed resolution and NaFlex, as transformers implements them.
 
 See:
     SigLIP: https://arxiv.org/abs/2303.15343; SigLIP 2: https://arxiv.org/abs/2502.14786
@@ -13,15 +13,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, SiglipImageProcessorPil, SiglipModel
+from transformers import (
+    AutoTokenizer,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    SiglipImageProcessorPil,
+    SiglipModel,
+)
 
+from backends.families import naflex
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, hub_snapshot
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import ModelOptions
-from backends.torch.towers import TorchModel, describe, identity, place
+from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, TorchTower, describe, identity, place
 from errors import ModelFolderError
+
+FIXED, NAFLEX = "siglip", "siglip2"  # as `config.json` calls them; SigLIP 2 has both
+_MODELS = {FIXED: SiglipModel, NAFLEX: Siglip2Model}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -30,46 +40,66 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     tokenizer = AutoTokenizer.from_pretrained(
         processors, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    processor = SiglipImageProcessorPil.from_pretrained(processors, local_files_only=True)
     model = _load_model(folder.part("siglip"), options)
-    geometry = Geometry.of_processor(processor, "torch")
+    build = _naflex_images if _is_naflex(model) else _fixed_images
+    images, image_px = build(model, processors, options)
     info = describe(
         folder,
         options,
-        family="SigLIP" if _is_siglip1(tokenizer) else "SigLIP 2",
+        family=_family(model, tokenizer),
         dimensions=model.config.text_config.projection_size,
-        image_px=geometry.shorter_side_px,
+        image_px=image_px,
         networks=[model],
         config=hf.full_config(model),
     )
-    return hf.two_towers(
+    texts = hf.TextNetwork(model, identity)
+    recipe = _recipe(model, tokenizer, options)
+    return TorchModel(
         info,
-        geometry,
-        hf.image_tower(model, processor, identity),
-        hf.TextNetwork(model, identity),
-        tokenizer,
-        _recipe(model, tokenizer, options),
-        text_modes=(options.text_mode,),
+        {"text": hf.text_tower(texts, tokenizer, recipe), "image": images},
+        # The reference cannot serve NaFlex: there is one way to read its texts.
+        text_modes=EVERY_TEXT_MODE if _is_naflex(model) else (options.text_mode,),
     )
 
 
 def _load_model(path: Path, options: ModelOptions) -> Any:
     model_type = hf.read_config(path)["model_type"]
-    if model_type != "siglip":
+    if model_type not in _MODELS:
         raise ModelFolderError(
-            f"{path.absolute()} holds a model of type {model_type}; this version serves SigLIP and "
-            "SigLIP 2 models with a fixed resolution (type siglip), not yet the NaFlex ones"
+            f"{path.absolute()} holds a model of type {model_type}, where one of type "
+            f"{' or '.join(_MODELS)} is needed"
         )
-    return place(SiglipModel.from_pretrained(path, **hf.load_options()), options)
+    return place(_MODELS[model_type].from_pretrained(path, **hf.load_options()), options)
+
+
+def _fixed_images(model: Any, processors: Path, _options: ModelOptions) -> tuple[TorchTower, int]:
+    processor = SiglipImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    geometry = Geometry.of_processor(processor, "torch")
+    return hf.image_tower(model, processor, geometry, identity), geometry.shorter_side_px
+
+
+def _naflex_images(model: Any, processors: Path, options: ModelOptions) -> tuple[TorchTower, int]:
+    processor = Siglip2ImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    return naflex.image_tower(model, processor, options.max_num_patches), 0
+
+
+def _family(model: Any, tokenizer: Any) -> str:
+    if _is_naflex(model):
+        return "SigLIP 2 NaFlex"
+    return "SigLIP" if _is_siglip1(tokenizer) else "SigLIP 2"
 
 
 def _recipe(model: Any, tokenizer: Any, options: ModelOptions) -> TextRecipe:
     # The vector is read at the last position and there is no mask, so padding is part of a text.
     length: int = model.config.text_config.max_position_embeddings
-    if options.text_mode == "reference":
+    if options.text_mode == "reference" and not _is_naflex(model):
         return TextRecipe("nothing", Padding("nothing", length))
     padding = Padding("full", length, tokenizer.pad_token_id)
     return TextRecipe("nothing" if _is_siglip1(tokenizer) else "lower", padding)
+
+
+def _is_naflex(model: Any) -> bool:
+    return bool(model.config.model_type == NAFLEX)
 
 
 def _is_siglip1(tokenizer: Any) -> bool:

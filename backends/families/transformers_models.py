@@ -20,12 +20,10 @@ from backends.inputs.cleaning import CLEANING
 from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.inputs.siglip1_tokens import SpecialTokens
 from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenPreparation, Tokens, beginning
-from backends.model import ModelInfo, TextMode
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     ImageTower,
     Normalize,
-    TorchModel,
     TorchTower,
     portable_images,
     portable_texts,
@@ -42,15 +40,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def image_tower(model: Any, processor: Any, finish: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Build the image tower: [n, 3, H, W] uint8 -> [n, dim]."""
+def image_tower(
+    model: Any, processor: Any, geometry: Geometry, finish: Callable[[Tensor], Tensor]
+) -> TorchTower:
+    """Build the tower of pictures of one size."""
 
     def network(numbers: Tensor) -> Tensor:
         features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
         return features
 
     normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
-    return ImageTower(normalize, network, model, finish).to(model.device)
+    images = ImageTower(normalize, network, model, finish).to(model.device)
+    return TorchTower(
+        PixelPreparation(preprocess_of(geometry)),
+        images,
+        lambda: portable_images(images, geometry),
+    )
 
 
 class TextNetwork(nn.Module):
@@ -121,27 +126,19 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     raise ConversionError(f"its tokenizer ({type(tokenizer).__name__}) needs transformers")
 
 
-def two_towers(
-    info: ModelInfo,
-    geometry: Geometry,
-    images: nn.Module,
-    texts: nn.Module,
-    tokenizer: Any,
-    recipe: TextRecipe,
-    text_modes: Sequence[TextMode],
-) -> TorchModel:
-    """Put the parts together for a model with one tokenizer of transformers."""
-    text = TorchTower(
+def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTower:
+    """Build the tower of texts that a tokenizer of transformers reads.
+
+    Args:
+        texts: the network: ids, and a mask if the padding makes one -> [n, dim].
+        tokenizer: transformers' own.
+        recipe: how texts become ids.
+    """
+    return TorchTower(
         TokenPreparation(TransformersTokenizer(tokenizer, recipe), recipe.padding),
         texts,
         lambda: portable_texts(texts, recipe, partial(save_vocabulary, tokenizer)),
     )
-    image = TorchTower(
-        PixelPreparation(preprocess_of(geometry)),
-        images,
-        lambda: portable_images(images, geometry),
-    )
-    return TorchModel(info, {"text": text, "image": image}, text_modes)
 
 
 def full_config(model: Any) -> Mapping[str, object]:

@@ -18,6 +18,8 @@ _KINDS = {
     "siglip1_tokens": "backends.inputs.siglip1_tokens",
     "chunks": "backends.inputs.chunks",
     "pixels": "backends.inputs.pixels",
+    "patches": "backends.inputs.patches",
+    "tiles": "backends.inputs.tiles",
 }
 
 

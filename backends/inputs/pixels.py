@@ -28,10 +28,11 @@ Kernel: TypeAlias = Literal["pillow", "torch"]
 
 def to_pixels(image: Image.Image) -> Pixels:
     """Return an image in RGB as a view: [3, H, W] uint8, channels last in memory."""
-    return np.asarray(_in_rgb(image)).transpose(2, 0, 1)
+    return np.asarray(in_rgb(image)).transpose(2, 0, 1)
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -150,7 +151,7 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Pixels:
         """Bring a decoded image to the size of the tower: [3, H, W] uint8."""
         geometry = self.geometry
-        image = image if geometry.as_torchvision else _in_rgb(image)
+        image = image if geometry.as_torchvision else in_rgb(image)
         size = geometry.size_for(image)
         pixels = self._resize(image, size, geometry.resample, geometry.box(size))
         return np.ascontiguousarray(geometry.padded(pixels))

@@ -99,6 +99,18 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -
     return _along_columns(scaled, rows).astype(np.uint8)
 
 
+def interpolation(inputs: int, outputs: int, resample: int) -> Floats:
+    """Return the weights by which one axis of floats is scaled, as torch does: [outputs, inputs].
+
+    Raises:
+        KeyError: the filter is neither bilinear nor bicubic.
+    """
+    weights, starts = _weights(inputs, outputs, np.arange(outputs), resample)
+    matrix = np.zeros((outputs, inputs + weights.shape[1]), np.float32)  # with room for unused taps
+    matrix[np.arange(outputs)[:, None], starts[:, None] + np.arange(weights.shape[1])] = weights
+    return matrix[:, :inputs]
+
+
 def _along_rows(values: Floats, axis: _Axis) -> Floats:
     channels, height, width = values.shape
     flat, first = values.reshape(-1, width), axis.start

@@ -34,14 +34,14 @@ class Portable:
     Attributes:
         module: computes the vectors of the collated arrays; what its preparation makes.
         examples: arrays of a batch of two.
-        shape: of each of them, -1 where the length of an axis varies.
+        shapes: of each of them, -1 where the length of an axis varies.
         describe: writes the files of the preparation into a folder, and returns its description.
             Raises ConversionError where that cannot be done.
     """
 
     module: nn.Module
     examples: Arrays
-    shape: Sequence[int]
+    shapes: Sequence[Sequence[int]]
     describe: Callable[[Path], Described]
 
 
@@ -57,11 +57,11 @@ def portable_texts(
     """
     padding = recipe.padding
     length = padding.longest if padding.to == "full" else 7
-    ids = np.ones((2, length), np.int64)
+    arrays = 2 if padding.masked else 1
     return Portable(
         module,
-        (ids, ids) if padding.masked else (ids,),
-        (-1, length if padding.to == "full" else -1),
+        (np.ones((2, length), np.int64),) * arrays,
+        [(-1, length if padding.to == "full" else -1)] * arrays,
         lambda folder: {"kind": save_vocabulary(folder), **recipe.as_json()},
     )
 
@@ -78,7 +78,7 @@ def portable_images(module: nn.Module, geometry: Geometry) -> Portable:
     return Portable(
         module,
         (np.zeros((2, 3, height, width), np.uint8),),
-        (-1, 3, height, width),
+        [(-1, 3, height, width)],
         lambda _folder: {"kind": "pixels", **geometry.as_json()},
     )
 
@@ -139,15 +139,26 @@ def describe(
 
 
 class Normalize(nn.Module):
-    """The first step of an image tower: [n, 3, H, W] uint8 to the same in normalised float32."""
+    """The first step of an image tower: uint8 to the same in normalised float32.
+
+    Args:
+        mean: of each channel, or of each value of a patch.
+        std: the same.
+        rescale_factor: what a level counts.
+        shape: of the constants, to go with the pixels': [n, 3, H, W], unless it is said.
+    """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], rescale_factor: float = 1 / 255
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        rescale_factor: float = 1 / 255,
+        shape: Sequence[int] = (-1, 1, 1),
     ) -> None:
         super().__init__()
         # (pixel * rescale - mean) / std, with the rescaling folded into the constants
-        self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1) / rescale_factor)
-        self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1) / rescale_factor)
+        self.register_buffer("_mean", torch.tensor(mean).view(*shape) / rescale_factor)
+        self.register_buffer("_std", torch.tensor(std).view(*shape) / rescale_factor)
 
     @override
     def forward(self, pixels: Tensor) -> Tensor:

@@ -1,0 +1,263 @@
+"""ModernVBERT as a bi-encoder: a text tower that also reads what a vision tower saw of tiles.
+
+See:
+    ModernVBERT: https://arxiv.org/abs/2510.01149, https://huggingface.co/ModernVBERT/modernvbert-embed
+
+Source of prompt, pooling and length: colpali-engine's `BiModernVBert` and its processor, which the
+reference serves. Its configuration names two models of the hub, whose own configurations it looks
+up at every start; here they are read from the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    Idefics3ImageProcessorPil,
+    ModernVBertConfig,
+    ModernVBertModel,
+    SiglipVisionConfig,
+)
+from typing_extensions import override
+
+from backends.families import transformers_models as hf
+from backends.folder import ModelFolder, find_weights, hub_snapshot
+from backends.inputs.tiles import Prompt, TilePreparation, Tiling
+from backends.inputs.tokens import Padding, TextRecipe
+from backends.model import ModelOptions
+from backends.torch.towers import (
+    EVERY_TEXT_MODE,
+    Normalize,
+    Portable,
+    TorchModel,
+    TorchTower,
+    describe,
+    place,
+    unit_length,
+)
+from errors import ModelFolderError
+
+_PROMPT = "<|begin_of_text|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
+_LARGEST_PX = 4096  # beyond, transformers scales in one step more; no known checkpoint asks for it
+# The vision tower of all known checkpoints; a folder of the reference's need not hold its config.
+_KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load `colpali_engine_model/` and `colpali_engine_processor/`, each a hub cache."""
+    processors = _snapshot(folder, "colpali_engine_processor")
+    tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
+    processor = Idefics3ImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    model = place(_load_model(folder), options)
+    info = describe(
+        folder,
+        options,
+        family="ModernVBERT",
+        dimensions=model.config.text_config.hidden_size,
+        image_px=0,
+        networks=[model],
+        config=_shown_config(folder),
+    )
+    texts = TextNetwork(model)
+    return TorchModel(
+        info,
+        {
+            "text": hf.text_tower(texts, tokenizer, _recipe(model, tokenizer)),
+            "image": _image_tower(model, processor, tokenizer, options),
+        },
+        EVERY_TEXT_MODE,
+    )
+
+
+def _snapshot(folder: ModelFolder, part: str) -> Path:
+    if path := hub_snapshot(folder.part(part), folder.hub_name):
+        return path
+    raise ModelFolderError(f"{folder.part(part).absolute()} holds no files of {folder.hub_name}")
+
+
+def _shown_config(folder: ModelFolder) -> Mapping[str, object]:
+    part = folder.part("colpali_engine_model")
+    return hf.read_config(
+        part if (part / "config.json").is_file() else _snapshot(folder, part.name)
+    )
+
+
+def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
+    longest = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    return TextRecipe("nothing", Padding("rounded", longest, tokenizer.pad_token_id, masked=True))
+
+
+def _image_tower(model: Any, processor: Any, tokenizer: Any, options: ModelOptions) -> TorchTower:
+    tiling = _tiling(processor)
+    prompt = Prompt(_PROMPT, model.image_seq_len, tokenizer.pad_token_id)
+    preparation = TilePreparation(
+        tiling, prompt, lambda text: tokenizer(text)["input_ids"], options.max_image_tiles
+    )
+    network = TileNetwork(model, processor).to(model.device)
+    return TorchTower(preparation, network, lambda: _portable(network, tiling, prompt, tokenizer))
+
+
+def _tiling(processor: Any) -> Tiling:
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_image_splitting")
+    longest, tile = processor.size["longest_edge"], processor.max_image_size["longest_edge"]
+    if not all(getattr(processor, step) for step in steps) or longest > _LARGEST_PX:
+        raise ValueError(
+            "its image processor does not resize, split, rescale and normalise, "
+            f"or makes pictures of more than {_LARGEST_PX} pixels"
+        )
+    return Tiling(int(processor.resample), longest, tile)
+
+
+def _portable(network: TileNetwork, tiling: Tiling, prompt: Prompt, tokenizer: Any) -> Portable:
+    tile = (3, tiling.tile_px, tiling.tile_px)
+    ids = np.full((2, prompt.tile_tokens + 2), prompt.pad_id, np.int64)
+    ids[:, : prompt.tile_tokens] = network.image_token
+    described = {"tiling": tiling.as_json(), "prompt": prompt.as_json()}
+
+    def save(folder: Path) -> dict[str, object]:
+        hf.save_vocabulary(tokenizer, folder)
+        return {"kind": "tiles", **described}
+
+    return Portable(
+        network,
+        (np.zeros((2, *tile), np.uint8), ids, np.ones_like(ids)),
+        [(-1, *tile), (-1, -1), (-1, -1)],
+        save,
+    )
+
+
+def _load_model(folder: ModelFolder) -> Any:
+    snapshot = _snapshot(folder, "colpali_engine_model")
+    config = hf.read_config(snapshot)
+    if "text_model_name" not in config["text_config"]:  # transformers' own form
+        return _checked(snapshot, config=None, state_dict=None)
+    weights = find_weights(snapshot)
+    if not weights:
+        raise ModelFolderError(f"{snapshot.absolute()} holds no weights")
+    cache = folder.part("colpali_engine_model")
+    native = ModernVBertConfig(
+        text_config=_text_config(cache, config),
+        vision_config=_vision_config(cache, config["vision_config"]["vision_model_name"]),
+        **{name: config[name] for name in ("image_token_id", "pixel_shuffle_factor")},
+    )
+    return _checked(None, config=native, state_dict=_renamed(_read_weights(weights)))
+
+
+def _checked(path: Path | None, **parts: Any) -> Any:
+    given = {name: part for name, part in parts.items() if part is not None}
+    model, told = ModernVBertModel.from_pretrained(
+        path, **given, output_loading_info=True, **hf.load_options()
+    )
+    # The head of the vision tower is not asked for anything.
+    missing = [name for name in told["missing_keys"] if ".head." not in name]
+    if missing or told["mismatched_keys"]:
+        raise ValueError(
+            f"its weights do not fit: {', '.join([*missing, *told['mismatched_keys']])}"
+        )
+    return model
+
+
+def _text_config(cache: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    name = config["text_config"]["text_model_name"]
+    if not (path := hub_snapshot(cache, name)):
+        # Its rope and its local attention are nowhere else, and a guess would give wrong vectors.
+        raise _lacking(cache, name)
+    text = hf.read_config(path)
+    return {**text, "vocab_size": text["vocab_size"] + config["additional_vocab_size"]}
+
+
+def _vision_config(cache: Path, name: str) -> dict[str, Any]:
+    if path := hub_snapshot(cache, name):
+        config = hf.read_config(path)
+        vision: dict[str, Any] = config.get("vision_config", config)
+        return vision
+    if name in _KNOWN_VISION:
+        known: dict[str, Any] = SiglipVisionConfig(**_KNOWN_VISION[name]).to_dict()
+        return known
+    raise _lacking(cache, name)
+
+
+def _lacking(cache: Path, name: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"{cache.absolute()} lacks the config.json of {name}, which the reference looks up at "
+        f"every start; this fetches it: hf download {name} config.json --cache-dir "
+        f"{cache.absolute()}"
+    )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    is_safe = path.suffix == ".safetensors"
+    weights: dict[str, Tensor] = (
+        load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    )
+    return weights
+
+
+def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the weights of colpali-engine's form the names of transformers'."""
+    named = {
+        name.removeprefix("model.").replace("modality_projection.proj.", "modality_projection."): w
+        for name, w in weights.items()
+    }
+    tokens = "text_model.embeddings.tok_embeddings"
+    more = named.pop(f"{tokens}.additional_embedding.weight")
+    return {**named, f"{tokens}.weight": torch.cat([named[f"{tokens}.weight"], more])}
+
+
+class TextNetwork(nn.Module):
+    """The network of the text tower: ids and a mask, [n, length] -> [n, dim] of length 1."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.text_model
+        self.embed = self.model.get_input_embeddings()
+        self._reach = self.model.config.sliding_window
+
+    @override
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.read(self.embed(ids), mask)
+
+    def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Compute the vectors of embedded tokens [n, length, dim]."""
+        places = torch.arange(mask.shape[1], device=mask.device)
+        distance = (places[:, None] - places[None, :]).abs()
+        is_token = (mask > 0)[:, None, None, :]
+        # Padding sees itself, as a row that sees nothing would be no number.
+        near = is_token & (distance <= self._reach) | (distance == 0)
+        states = self.model(
+            inputs_embeds=embeddings,
+            attention_mask={"full_attention": is_token, "sliding_attention": near},
+        ).last_hidden_state.float()
+        weights = mask[..., None].float()
+        return unit_length((states * weights).sum(dim=1) / weights.sum(dim=1))
+
+
+class TileNetwork(nn.Module):
+    """The network of the image tower: tiles of all pictures, ids and a mask -> [n, dim]."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.normalize = Normalize(
+            processor.image_mean, processor.image_std, processor.rescale_factor
+        )
+        self.vision, self.connector = model.vision_model, model.connector
+        self.text = TextNetwork(model)
+        self.image_token: int = model.image_token_id
+
+    @override
+    def forward(self, tiles: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        dtype = self.text.embed.weight.dtype
+        seen = self.vision(pixel_values=self.normalize(tiles).to(dtype)).last_hidden_state
+        seen = self.connector(seen).flatten(0, 1)  # [tiles * tokens of a tile, dim]
+        is_seen = ids == self.image_token
+        # In integers: OpenVINO adds truth values up in 8 bits.
+        order = (is_seen.long().flatten().cumsum(0) - 1).clamp(min=0).view_as(ids)
+        embeddings = torch.where(is_seen[..., None], seen[order], self.text.embed(ids))
+        return self.text.read(embeddings, mask)

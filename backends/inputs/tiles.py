@@ -1,0 +1,231 @@
+"""From a decoded image to tiles, and to the prompt that names the place of each.
+
+A model that reads them (ModernVBERT) sees a picture as squares of its full resolution, row by row,
+and the whole once more, scaled to one square; its text tower reads what it saw, between tokens that
+say which tile is where. Tiles are many and heavy, so they are what a picture costs.
+
+Source of the tiles and of the prompt: Idefics3's image processor and processor in transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer as Vocabulary
+
+from backends.inputs.header import size_of
+from backends.inputs.one_part import OnePart
+from backends.inputs.pixels import in_rgb, to_pixels
+from backends.inputs.resampling import Pixels
+from backends.inputs.tokens import VOCABULARY, Padding
+from backends.model import Arrays, ModelOptions, Prepared, Shaping
+
+Encode: TypeAlias = Callable[[str], Sequence[int]]  # a text -> ids, special ones included
+_Size: TypeAlias = tuple[int, int]  # (width, height)
+
+
+class Grid(NamedTuple):
+    """How many tiles a picture has on each side; none where the whole is its only one."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tiles(self) -> int:
+        """How many there are, the whole included."""
+        return self.rows * self.columns + 1
+
+
+_WHOLE = Grid(0, 0)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image becomes tiles, by Pillow's kernel; it can be written as JSON.
+
+    Attributes:
+        resample: the filter, as a number of `PIL.Image.Resampling`.
+        longest_px: length of the longer side, before it is filled up to whole tiles.
+        tile_px: side of a tile.
+        max_tiles: most of them, the whole included; a picture that would have more is scaled to
+            the next shorter side that gives fewer. None: as many as there are.
+    """
+
+    resample: int
+    longest_px: int
+    tile_px: int
+    max_tiles: int | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Describe it in JSON's types."""
+        return asdict(self)
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grids that pictures may have."""
+        sides = range(1, math.ceil(self.longest_px / self.tile_px) + 1)
+        cut = (Grid(rows, columns) for rows in sides for columns in sides if rows * columns > 1)
+        return [_WHOLE, *filter(self._allows, cut)]
+
+    def grid_for(self, size: _Size) -> Grid:
+        """Return the grid of a picture of (width, height)."""
+        return self._grid(self._sizes_for(size)[-1])
+
+    def cut(self, image: Image.Image) -> Pixels:
+        """Return the tiles of an image, the whole last: [tiles, 3, tile_px, tile_px] uint8."""
+        image = in_rgb(image)
+        for size in self._sizes_for(image.size):  # two steps: each rounds to 8 bits
+            image = self._resize(image, size)
+        side, (rows, columns) = self.tile_px, self._grid(image.size)
+        pixels = to_pixels(image)[:, : rows * side, : columns * side]
+        tiles = pixels.reshape(3, rows, side, columns, side).transpose(1, 3, 0, 2, 4)
+        whole = to_pixels(self._resize(image, (side, side)))
+        return np.concatenate([tiles.reshape(-1, 3, side, side), whole[None]])
+
+    def _allows(self, grid: Grid) -> bool:
+        return self.max_tiles is None or grid.tiles <= self.max_tiles
+
+    def _resize(self, image: Image.Image, size: _Size) -> Image.Image:
+        return image.resize(size, Image.Resampling(self.resample))
+
+    def _grid(self, size: _Size) -> Grid:
+        grid = Grid(size[1] // self.tile_px, size[0] // self.tile_px)
+        return grid if max(grid) > 1 else _WHOLE
+
+    def _sizes_for(self, size: _Size) -> tuple[_Size, _Size]:
+        """Return to which sizes a picture is scaled: by its longer side, then to whole tiles."""
+        choices = (self._scaled(size, longest) for longest in self._longer_sides())
+        return next(one for one in choices if self._allows(self._grid(one[-1])))
+
+    def _scaled(self, size: _Size, longest: int) -> tuple[_Size, _Size]:
+        scaled = _with_longer_side(size, longest)
+        return scaled, _filled(scaled, self.tile_px)
+
+    def _longer_sides(self) -> Iterator[int]:
+        yield self.longest_px
+        fewer = math.ceil(self.longest_px / self.tile_px) - 1
+        yield from (tiles * self.tile_px for tiles in range(fewer, 0, -1))
+
+
+def _with_longer_side(size: _Size, longest: int) -> _Size:
+    """Scale to a longer side; the shorter one is even."""
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        return longest, _even(int(longest / ratio))
+    return _even(int(longest * ratio)), longest
+
+
+def _even(side: int) -> int:
+    return max(side + side % 2, 1)
+
+
+def _filled(size: _Size, tile: int) -> _Size:
+    """Fill up to whole tiles: the longer side, then the shorter one by its proportion."""
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        width = _whole_tiles(width, tile)
+        return width, _whole_tiles(int(width / ratio), tile)
+    height = _whole_tiles(height, tile)
+    return _whole_tiles(int(height * ratio), tile), height
+
+
+def _whole_tiles(side: int, tile: int) -> int:
+    return math.ceil(side / tile) * tile
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is read around the tiles; it can be written as JSON.
+
+    Attributes:
+        text: has `<image>` where the tiles stand.
+        tile_tokens: how many tokens a tile is read as.
+        pad_id: of the padding.
+    """
+
+    text: str
+    tile_tokens: int
+    pad_id: int
+
+    def as_json(self) -> dict[str, object]:
+        """Describe it in JSON's types."""
+        return asdict(self)
+
+    def text_for(self, grid: Grid) -> str:
+        """Write the prompt of a grid."""
+        image, fence = "<image>" * self.tile_tokens, "<fake_token_around_image>"
+        rows = (
+            "".join(f"{fence}<row_{row}_col_{column}>{image}" for column in _numbers(grid.columns))
+            for row in _numbers(grid.rows)
+        )
+        tiles = "".join(f"{row}\n" for row in rows)
+        whole = f"{fence}<global-img>{image}{fence}"
+        return self.text.replace("<image>", f"{tiles}\n{whole}" if tiles else whole)
+
+
+def _numbers(count: int) -> range:
+    return range(1, count + 1)
+
+
+class TilePreparation(OnePart):
+    """Cuts pictures into tiles; those of all pictures of a batch share a pass.
+
+    Args:
+        tiling: what is to be done.
+        prompt: what is read around the tiles.
+        encode: the tokenizer; it is asked here and not again.
+        max_tiles: what an operator says of `Tiling.max_tiles`.
+    """
+
+    def __init__(
+        self, tiling: Tiling, prompt: Prompt, encode: Encode, max_tiles: int | None = None
+    ) -> None:
+        bounded = replace(tiling, max_tiles=max_tiles)
+        self.reading = "" if bounded.grids == tiling.grids else f"at most {max_tiles} tiles"
+        self._tiling = tiling = bounded
+        ids = {grid: encode(prompt.text_for(grid)) for grid in tiling.grids}
+        # To one length, that of the longest prompt: so every grid goes with every other.
+        self._pad = Padding("full", max(map(len, ids.values())), prompt.pad_id, masked=True)
+        self._ids = ids
+
+    def estimate(self, content: bytes) -> int:
+        """Count the tiles by the size in the file's header; the most that there may be, without."""
+        size = size_of(content)
+        if not size or 0 in size:
+            return max(grid.tiles for grid in self._ids)
+        return self._tiling.grid_for(size).tiles
+
+    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+        """Return tiles, ids and a mask of a decoded image.
+
+        The tiles are as in `Tiling.cut`; ids and mask are [length] int64.
+        """
+        tiles = self._tiling.cut(image)
+        arrays = (tiles, *self._pad(self._ids[self._tiling.grid_for(image.size)]))
+        return Prepared(arrays, bucket="tiles", cost=len(tiles))
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        """Put the tiles of all pictures one after the other, [tiles, 3, H, W]; stack the rest."""
+        tiles, ids, masks = zip(*(item.arrays for item in items), strict=True)
+        return np.concatenate(tiles), np.stack(ids), np.stack(masks)
+
+
+def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TilePreparation:
+    """Make the preparation of a converted model's folder."""
+    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
+    vocabulary.no_padding()
+    vocabulary.no_truncation()
+    return TilePreparation(
+        Tiling(**described["tiling"]),
+        Prompt(**described["prompt"]),
+        lambda text: vocabulary.encode(text).ids,
+        options.max_image_tiles,
+    )
