@@ -243,7 +243,7 @@ class DownloadSettings(BaseSettings):
     open_clip_revision: str | None = Field(
         default=None, description="branch, tag or commit of the checkpoint on the hub"
     )
-    siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2")
+    siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
     siglip_model_revision: str | None = Field(
         default=None, description="its branch, tag or commit on the hub"
     )
@@ -264,7 +264,10 @@ class DownloadSettings(BaseSettings):
         "types `model2vec` and `t5` always are",
     )
     colpali_engine_model_name: str = Field(
-        default="", description="ModernVBERT; planned, not yet supported"
+        default="", description="ModernVBERT; the configs of the towers that it names come along"
+    )
+    colpali_engine_model_revision: str | None = Field(
+        default=None, description="its branch, tag or commit on the hub"
     )
     trust_remote_code: str = Field(
         default="False",

@@ -123,7 +123,7 @@ def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
     """Let a tag of the catalogue name the model, in place of the environment.
 
     Raises:
-        DownloadError: there is no such tag, or it is planned only.
+        DownloadError: there is no such tag.
     """
     model = catalogue.find(tag)
     ends = ("_name", "_pretrained", "_type")

@@ -159,7 +159,7 @@ class Vectorizer:
             compute = {one.key: partial(self._compute, one, timings) for one in queued}
             outcomes = await self._cache.outcomes(compute, caller)
             raise_first_error(queued, outcomes)
-            return [self._answer(one, outcomes, timings) for one in asked]
+            return [await self._answer(one, outcomes, timings) for one in asked]
 
     async def _read_all(self, inputs: Sequence[Input], timings: Timings) -> list[Asked]:
         if all(self._is_quick_to_read(one) for one in inputs):
@@ -209,12 +209,12 @@ class Vectorizer:
         claim = asked.pipeline.lane.admission.claim(party, asked.cost)
         return asked.pipeline.embed(asked.source, asked.shaping, party, claim, timings)
 
-    def _answer(
+    async def _answer(
         self, asked: Asked, outcomes: Mapping[bytes, Embedded | Exception], timings: Timings
     ) -> Embedded:
         if asked.pipeline.is_table:
             with named(asked.input):
-                embedded = asked.pipeline.embed_in_place(asked.source, asked.shaping, timings)
+                embedded = await asked.pipeline.embed_by_table(asked.source, asked.shaping, timings)
         else:
             embedded = value_of(outcomes[asked.key])
         return asked.input.finish(embedded)

@@ -15,6 +15,8 @@ FAMILIES = (
     "multilingual",
     "openclip",
     "siglip2",
+    "naflex",
+    "modernvbert",
 )
 DEFAULT = "openai"
 COMPLETE = "complete"  # a file, written when the rest of a folder is there

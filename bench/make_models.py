@@ -3,9 +3,9 @@
     python -m bench.make_models openai openclip
 
 Each comes from a fixed seed and has the size of the published model. CLIP's own tokenizer comes
-with open_clip. The tokenizers of SigLIP 2 and DistilBERT are small stand-ins from the tests, beside
-embeddings of full size: SigLIP's texts are padded to 64 tokens anyway, and DistilBERT's are cut
-into more tokens than by its own.
+with open_clip. The tokenizers of SigLIP 2, DistilBERT and ModernVBERT are small stand-ins from the
+tests, beside embeddings of full size: SigLIP's texts are padded to 64 tokens anyway, those of the
+others are cut into more tokens than by their own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from transformers import (
     CLIPTokenizer,
     DistilBertConfig,
     DistilBertModel,
+    ModernVBertConfig,
+    ModernVBertModel,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -40,6 +44,9 @@ SEED = 0
 
 _GOLDEN = ROOT / "tests" / "golden"
 _SIGLIP_NAME = "google/siglip2-base-patch16-224"
+_NAFLEX_NAME = "google/siglip2-base-patch16-naflex"
+_MODERNVBERT_NAME = "ModernVBERT/modernvbert-embed"
+_SIGLIP2_TOKENS = {"vocab_size": 256_000, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 
 
 def make(family: str) -> Path:
@@ -120,13 +127,41 @@ def _openclip(folder: Path) -> None:
 def _siglip2(folder: Path) -> None:
     """Write the shape of google/siglip2-base-patch16-224, its 256,000 embeddings included."""
     path = folder / "siglip"
-    tokens = {"vocab_size": 256_000, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    SiglipModel(SiglipConfig(text_config=tokens)).save_pretrained(path)
+    SiglipModel(SiglipConfig(text_config=_SIGLIP2_TOKENS)).save_pretrained(path)
     golden = _GOLDEN / "siglip" / "siglip"
     for file in golden.glob("models--*/snapshots/*/*token*.json"):
         shutil.copy(file, path)
     SiglipImageProcessor(resample=3).save_pretrained(path)
     (folder / "model_name").write_text(_SIGLIP_NAME)
+
+
+def _naflex(folder: Path) -> None:
+    """Write the shape of google/siglip2-base-patch16-naflex."""
+    path = folder / "siglip"
+    Siglip2Model(Siglip2Config(text_config=_SIGLIP2_TOKENS)).save_pretrained(path)
+    golden = _GOLDEN / "siglip2_naflex" / "siglip"
+    for file in golden.glob("models--*/snapshots/*/*"):
+        if file.name != "config.json":  # of the small model
+            shutil.copy(file, path)
+    (folder / "model_name").write_text(_NAFLEX_NAME)
+
+
+def _modernvbert(folder: Path) -> None:
+    """Write the shape of ModernVBERT/modernvbert-embed, in transformers' own form."""
+    snapshot = Path(f"models--{_MODERNVBERT_NAME.replace('/', '--')}", "snapshots", "made")
+    processors = folder / "colpali_engine_processor" / snapshot
+    (golden,) = (_GOLDEN / "modernvbert").glob("colpali_engine_processor/models--*/snapshots/*")
+    shutil.copytree(golden, processors)
+    sizes = {"max_image_size": {"longest_edge": 512}, "size": {"longest_edge": 2048}}
+    file = processors / "preprocessor_config.json"
+    _write_json(file, json.loads(file.read_text()) | sizes)
+    config = ModernVBertConfig(
+        text_config={"vocab_size": 50_408, "pad_token_id": 3},
+        vision_config={"model_type": "siglip_vision_model", "image_size": 512},
+        image_token_id=422,  # of the stand-in's vocabulary
+    )
+    ModernVBertModel(config).save_pretrained(folder / "colpali_engine_model" / snapshot)
+    (folder / "model_name").write_text(_MODERNVBERT_NAME)
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {
@@ -136,6 +171,8 @@ _MAKERS: dict[str, Callable[[Path], None]] = {
     "multilingual": _multilingual,
     "openclip": _openclip,
     "siglip2": _siglip2,
+    "naflex": _naflex,
+    "modernvbert": _modernvbert,
 }
 
 

@@ -5,7 +5,7 @@
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
     python3 -m fetch.catalogue --table          the README's table
 
-What is planned stands in the table only. It needs Python's standard library and nothing else.
+It needs Python's standard library and nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class Model:
         dimensions: length of its vectors.
         languages: of the texts.
         variables: the build variables that name it.
-        planned: whether it cannot be served yet.
     """
 
     tag: str
@@ -41,7 +40,6 @@ class Model:
     dimensions: int
     languages: str
     variables: dict[str, str]
-    planned: bool = False
 
     @property
     def build_args(self) -> str:
@@ -59,19 +57,13 @@ def find(tag: str) -> Model:
     """Return the model of a tag.
 
     Raises:
-        DownloadError: there is none, or it is planned only.
+        DownloadError: there is none.
     """
     models = load()
-    known = [name for name, model in models.items() if not model.planned]
     if tag not in models:
-        close = get_close_matches(tag, known, n=1)
+        close = get_close_matches(tag, models, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(known)}")
-    if models[tag].planned:
-        raise DownloadError(
-            f"{tag} ({models[tag].family}) is planned, not yet supported; "
-            f"the models are: {', '.join(known)}"
-        )
+        raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(models)}")
     return models[tag]
 
 
@@ -81,7 +73,6 @@ def matrix() -> dict[str, list[dict[str, str]]]:
         "include": [
             {"tag": model.tag, "build_args": model.build_args, **model.variables}
             for model in load().values()
-            if not model.planned
         ]
     }
 
@@ -91,10 +82,8 @@ def table() -> str:
     rows = ["| tag | family | dimensions | languages | variables |", "|---|---|---|---|---|"]
     for model in load().values():
         variables = "<br>".join(f"`{name}={value}`" for name, value in model.variables.items())
-        family = f"{model.family} (planned)" if model.planned else model.family
-        rows.append(
-            f"| `{model.tag}` | {family} | {model.dimensions} | {model.languages} | {variables} |"
-        )
+        about = f"{model.family} | {model.dimensions} | {model.languages}"
+        rows.append(f"| `{model.tag}` | {about} | {variables} |")
     return "\n".join(rows)
 
 

@@ -106,9 +106,9 @@ def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:
 
 
 def _save_siglip(sources: Sources, folder: Path, _trust: bool) -> None:
-    from transformers import SiglipModel
+    from transformers import Siglip2Model, SiglipModel
 
-    kind = _kind_of(sources["model"], {"siglip": SiglipModel})
+    kind = _kind_of(sources["model"], {"siglip": SiglipModel, "siglip2": Siglip2Model})
     _load(kind, sources["model"], dtype="auto").save_pretrained(folder / "siglip")
 
 
@@ -137,13 +137,14 @@ def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
 
 
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
-    """OpenCLIP's checkpoints are served as the hub has them."""
+    """OpenCLIP's and ModernVBERT's checkpoints are served as the hub has them."""
 
 
 _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
     "openai": _save_openai,
     "openclip": _save_nothing,
     "siglip": _save_siglip,
+    "modernvbert": _save_nothing,
     "sentence_transformers": _save_sentence_transformers,
     "text": _save_text,
 }

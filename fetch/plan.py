@@ -58,11 +58,9 @@ def plan(settings: DownloadSettings) -> Plan:
     Raises:
         DownloadError: a variable is missing, or its value cannot be served.
     """
-    if settings.colpali_engine_model_name:
-        raise DownloadError(
-            f"COLPALI_ENGINE_MODEL_NAME={settings.colpali_engine_model_name}: "
-            "ModernVBERT is planned, not yet supported"
-        )
+    if name := settings.colpali_engine_model_name:
+        revision = settings.colpali_engine_model_revision
+        return Plan("modernvbert", {"model": Wanted(name, "COLPALI_ENGINE_MODEL_NAME", revision)})
     if name := settings.siglip_model_name:
         wanted = Wanted(name, "SIGLIP_MODEL_NAME", settings.siglip_model_revision)
         return Plan("siglip", {"model": wanted})
@@ -118,6 +116,9 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
     if wanted.family == "openclip":
         _fetch_openclip(wanted, hub, folder / "openclip")
         return {}
+    if wanted.family == "modernvbert":
+        _fetch_modernvbert(wanted.wanted["model"], hub, folder)
+        return {}
     choose = with_code(model_files) if trust else model_files
     models = {(model.name, model.revision): model for model in wanted.wanted.values()}
     fetched = {key: hub.fetch(model, choose) for key, model in models.items()}
@@ -150,6 +151,37 @@ def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, 
 
 def _small_files_of(snapshot: Snapshot) -> list[str]:
     return small_files([path.name for path in snapshot.path.iterdir() if path.is_file()])
+
+
+def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
+    """Lay out two hub caches: of the model with its towers' configs, and of the processor."""
+    networks, processors = folder / "colpali_engine_model", folder / "colpali_engine_processor"
+    snapshot = hub.fetch(model, model_files)
+    config = json.loads((snapshot.path / "config.json").read_text("utf-8"))
+    small = _small_files_of(snapshot)
+    as_hub_cache(snapshot, small, processors)
+    files = [path.name for path in snapshot.path.iterdir() if path.is_file()]
+    as_hub_cache(
+        snapshot, [name for name in files if name == "config.json" or name not in small], networks
+    )
+    for tower in ("text", "vision"):
+        if name := config.get(f"{tower}_config", {}).get(f"{tower}_model_name"):
+            wanted = Wanted(name, f"{tower} tower of {model.name}")
+            as_hub_cache(hub.fetch(wanted, _only_config), ["config.json"], networks)
+    description = {
+        "model_name": model.name,
+        "cache_dir": "./models/colpali_engine_model",
+        "cache_dir_processor": "./models/colpali_engine_processor",
+        "model_config": config,
+    }
+    (networks / "config.json").write_text(json.dumps(description))
+    (folder / "model_name").write_text(model.name)
+
+
+def _only_config(files: Sequence[str]) -> list[str]:
+    if "config.json" not in files:
+        raise DownloadError("holds no config.json")
+    return ["config.json"]
 
 
 def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:

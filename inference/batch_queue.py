@@ -84,8 +84,8 @@ class BatchQueue(Generic[T, R]):
 
     def batch_ended(self, batch: Sequence[Job[T, R]], run_s: float) -> None:
         """Hear that a batch of a runner was answered, and how long it was computed."""
-        shared = batch[0].bucket is not batch[0]
-        self._company = min(len(batch) + len(self._queue), self.max_batch_size) if shared else 0
+        company = 0 if batch[0].is_alone else len(batch) + len(self._queue)
+        self._company = min(company, self.max_batch_size)
         self._linger_until_s = time.perf_counter() + LINGER * run_s
 
     async def _linger(self) -> None:

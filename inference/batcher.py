@@ -139,10 +139,14 @@ class Batcher(Generic[T, R]):
 
     async def _serve(self, runner: Runner[T, R]) -> None:
         while True:
-            batch = await self._queue.next_batch()
-            report = await runner.run(batch)
-            self._queue.batch_ended(batch, report.run_s)
-            self._heed_memory(report)
+            await self._serve_batch(runner)
+
+    async def _serve_batch(self, runner: Runner[T, R]) -> None:
+        # By itself, so that nothing names a batch, with its pictures, while the next is waited for.
+        batch = await self._queue.next_batch()
+        report = await runner.run(batch)
+        self._queue.batch_ended(batch, report.run_s)
+        self._heed_memory(report)
 
     def _heed_memory(self, report: BatchReport) -> None:
         if report.fitting and report.fitting < self._queue.max_batch_size:

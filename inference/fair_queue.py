@@ -78,6 +78,12 @@ class Party:
         """Hear that the computation has ended, however it did."""
         for do in self.at_end:
             do()
+        self.at_end.clear()  # they know their party: a cycle for each computation
+        self.followers.clear()
+
+
+class _Alone:
+    """A bucket that equals no other."""
 
 
 class Entry:
@@ -87,15 +93,24 @@ class Entry:
         party: who waits for it.
         bucket: only entries of equal buckets are taken together; one whose bucket is None, alone.
         cost: what it weighs in a batch.
+
+    Attributes:
+        number: by which the queue knows it.
     """
 
-    __slots__ = ("bucket", "cost", "party", "queue")
+    __slots__ = ("bucket", "cost", "number", "party", "queue")
 
     def __init__(self, party: Party, bucket: Hashable = 0, cost: int = 1) -> None:
         self.party = party
-        self.bucket = self if bucket is None else bucket
+        self.bucket = _Alone() if bucket is None else bucket
         self.cost = cost
+        self.number: int
         self.queue: FairQueue[Any]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it shares a batch with nobody."""
+        return isinstance(self.bucket, _Alone)
 
     def joined(self, caller: Caller) -> None:
         """Wait for another caller's turn beside those that it has."""
@@ -108,12 +123,14 @@ class Entry:
 E = TypeVar("E", bound=Entry)
 
 
-class _Turn(NamedTuple, Generic[E]):
-    """The number lets those that are due at the same time be served in their order."""
+class _Turn(NamedTuple):
+    """An entry by its number: what is removed, with all that it holds, must not wait for its turn.
+
+    Those that are due at the same time are served in the order in which they came.
+    """
 
     due: int
     number: int
-    entry: E
 
 
 class Line(NamedTuple):
@@ -127,8 +144,8 @@ class FairQueue(Generic[E]):
     """Entries of many callers."""
 
     def __init__(self) -> None:
-        self._waiting: set[E] = set()
-        self._lines: dict[Line, list[_Turn[E]]] = {}  # heaps
+        self._waiting: dict[int, E] = {}  # by their numbers
+        self._lines: dict[Line, list[_Turn]] = {}  # heaps
         self._clocks = {True: 0, False: 0}  # of queries, and of the others
         self._numbers = count()
 
@@ -139,7 +156,8 @@ class FairQueue(Generic[E]):
     def put(self, entry: E) -> None:
         """Let an entry wait for the turn of one of its callers."""
         entry.queue = self
-        self._waiting.add(entry)
+        entry.number = next(self._numbers)
+        self._waiting[entry.number] = entry
         entry.party.followers.add(entry)
         for caller in entry.party.callers:
             self.give_turn(entry, caller)
@@ -149,11 +167,11 @@ class FairQueue(Generic[E]):
         due = max(self._clocks[caller.is_query], caller.due.get(self, 0)) + entry.cost
         caller.due[self] = due
         turns = self._lines.setdefault(Line(not caller.is_query, entry.bucket), [])
-        heapq.heappush(turns, _Turn(due, next(self._numbers), entry))
+        heapq.heappush(turns, _Turn(due, entry.number))
 
     def remove(self, entry: E) -> None:
         """Take an entry out, if it still waits."""
-        self._waiting.discard(entry)
+        self._waiting.pop(entry.number, None)
         entry.party.followers.discard(entry)
 
     def take(self, max_size: int = 1, max_cost: float = math.inf) -> list[E]:
@@ -170,8 +188,8 @@ class FairQueue(Generic[E]):
         batch: list[E] = []
         cost = 0
         while turns and len(batch) < max_size:
-            entry = turns[0].entry
-            if entry in self._waiting:
+            entry = self._waiting.get(turns[0].number)
+            if entry:
                 cost += entry.cost
                 if batch and cost > max_cost:
                     break
@@ -184,12 +202,12 @@ class FairQueue(Generic[E]):
     def next_line(self) -> Line | None:
         """The line that the next batch will be of."""
         for line, turns in list(self._lines.items()):
-            while turns and turns[0].entry not in self._waiting:
+            while turns and turns[0].number not in self._waiting:
                 heapq.heappop(turns)  # taken by another's turn, or removed
             if not turns:
                 del self._lines[line]
         return min(
             self._lines,
-            key=lambda line: (line.is_late, self._lines[line][0][:2]),
+            key=lambda line: (line.is_late, self._lines[line][0]),
             default=None,
         )

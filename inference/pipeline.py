@@ -95,12 +95,17 @@ class Pipeline:
         """Return about what an input costs, in the lane's unit."""
         return self._preparation.estimate(source.content)
 
-    def embed_in_place(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
-        """Embed by a table, here and now.
+    async def embed_by_table(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
+        """Embed by a table: here and now, but for what is long.
 
         Raises:
             InvalidInputError: the input cannot be read.
         """
+        if self._reader.is_quick_to_prepare(source.content):
+            return self._look_up(source, shaping, timings)
+        return await self._pool.run(self._look_up, source, shaping, timings)
+
+    def _look_up(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
         parts = self._preparation.split(source.content, shaping)
         prepared = [self._prepare(part, shaping, timings) for part in parts.items]
         self.truncated += any(item.truncated for item in prepared)
@@ -198,7 +203,10 @@ class Pipeline:
             for key, part in zip(keys, parts, strict=True)
         }
         outcomes = await self._parts.outcomes(computations, party)
-        return [value_of(outcomes[key]) for key in keys if key in outcomes]
+        try:
+            return [value_of(outcomes[key]) for key in keys if key in outcomes]
+        finally:
+            outcomes.clear()  # an error in it will know this frame: a cycle
 
     async def _embed_one_of_many(
         self,

@@ -176,7 +176,10 @@ def value_of(outcome: V | Exception) -> V:
         Exception: whatever it is.
     """
     if isinstance(outcome, Exception):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # the error knows this frame: a cycle
     return outcome
 
 

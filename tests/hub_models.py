@@ -46,6 +46,9 @@ def small_hub(scratch: Path) -> Hub:
         "google/siglip-so400m-patch16-256-i18n": siglip("siglip1"),
         "google/siglip2-so400m-patch16-384": siglip("siglip"),
         "google/siglip2-so400m-patch16-512": siglip("siglip"),
+        "google/siglip2-base-patch16-naflex": siglip("siglip2_naflex"),
+        "google/siglip2-so400m-patch16-naflex": siglip("siglip2_naflex"),
+        **modernvbert(),
         plain: openclip("ViT-B-16"),
         quick: openclip("ViT-B-32-quickgelu"),
         foreign: openclip("xlm-roberta-base-ViT-B-32", tower),
@@ -118,6 +121,22 @@ def siglip(layout: str) -> Repository:
     (processor,) = root.glob("models--*/snapshots/*")
     weights = (root / "model.safetensors").read_bytes()
     return Repository.of_folders(processor, **{"model.safetensors": of_bytes(weights)})
+
+
+def modernvbert() -> dict[str, Repository]:
+    """The model, and those that its configuration names: of these, the weights are not wanted."""
+    root = GOLDEN / "modernvbert"
+    towers = ("google/siglip2-base-patch16-512", "jhu-clsp/ettin-encoder-150m")
+    snapshots = {
+        name: sorted(root.glob(f"*/models--{name.replace('/', '--')}/snapshots/*"))
+        for name in ("ModernVBERT/modernvbert-embed", *towers)
+    }
+    return {
+        name: Repository.of_folders(
+            *folders, **({"model.safetensors": DECOY, "vocab.txt": DECOY} if name in towers else {})
+        )
+        for name, folders in snapshots.items()
+    }
 
 
 def make_tower(path: Path) -> Path:

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 
 from errors import QueueFullError, RequestTooLargeError
@@ -129,3 +131,15 @@ def test_what_is_too_large_is_so_by_the_best_rate_that_was_seen() -> None:
     admission.observe(run_s=1, cost=4)
 
     admission.check(Caller(), cost=20, items=10)
+
+
+def test_a_claim_that_has_ended_is_no_cycle_for_the_collector() -> None:
+    admission = Admission(max_items=10, timeout_s=10)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            claim(admission)[1].ended()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -82,6 +84,34 @@ async def test_a_cancelled_item_never_reaches_a_batch() -> None:
 
     assert list(await asyncio.gather(first, kept)) == [0, 4]
     assert doubler.batches == [[0], [2]]
+    await batcher.aclose()
+
+
+class Picture:
+    """An item that can be watched."""
+
+
+@pytest.mark.parametrize("bucket", [0, None])
+async def test_an_answered_item_is_kept_by_nothing_while_the_lane_is_idle(
+    bucket: int | None,
+) -> None:
+    batcher = Batcher[Picture, int](
+        "test", [lambda items: [1] * len(items)], Health(), max_batch_size=4
+    )
+
+    async def answered() -> weakref.ref[Picture]:
+        picture = Picture()
+        await batcher.submit(picture, Party([Caller()]), bucket)
+        return weakref.ref(picture)
+
+    gc.collect()
+    gc.disable()
+    try:
+        picture = await answered()
+        await asyncio.sleep(0.01)  # the runner still has to hear of it
+        assert picture() is None
+    finally:
+        gc.enable()
     await batcher.aclose()
 
 

@@ -55,6 +55,9 @@ GOLDEN_OF = {
     "google-siglip2-so400m-patch16-384": "siglip",
     "google-siglip2-so400m-patch16-512": "siglip",
     "facebook-metaclip-2-worldwide-b32-384": "metaclip2",
+    "ModernVBERT-modernvbert-embed": "modernvbert",
+    "google-siglip2-base-patch16-naflex": "siglip2_naflex",
+    "google-siglip2-so400m-patch16-naflex": "siglip2_naflex",
 }
 TEXTS_OF = {
     tag: golden_of_texts()[model.variables["MODEL_NAME"]]
@@ -73,10 +76,11 @@ LONG = set(TEXTS_OF) - {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
     "google-siglip2-so400m-patch16-512",
+    "google-siglip2-so400m-patch16-naflex",
 }
 # Downloaded by `make run` in place of `--model` alone.
 MADE = "facebook-metaclip-2-worldwide-b32-384"
-TAGS = [tag for tag, model in catalogue.load().items() if not model.planned]
+TAGS = list(catalogue.load())
 EVERY_TAG = [
     pytest.param(tag, marks=[pytest.mark.long] if tag in LONG else [], id=tag)
     for tag in TAGS
@@ -150,6 +154,7 @@ def openai_hub() -> Iterator[Hub]:
             },
             "siglip",
         ),
+        ({"colpali_engine_model_name": "a", "siglip_model_name": "b"}, "modernvbert"),
         ({"model_name": "a"}, "text"),
         ({"model_name": "a", **PAIR}, "sentence_transformers"),
         ({"model_name": "a", "siglip_model_name": "b"}, "siglip"),
@@ -166,7 +171,7 @@ def test_the_precedence_is_that_of_the_reference(names: dict[str, str], family: 
         ({"TEXT_MODEL_NAME": "a"}, "CLIP_MODEL_NAME is required"),
         ({"TEXT_MODEL_NAME": "", "CLIP_MODEL_NAME": "a"}, "TEXT_MODEL_NAME is required"),
         ({"TEXT_MODEL_NAME": "a", "CLIP_MODEL_NAME": "openai/b"}, "must be equal"),
-        ({"COLPALI_ENGINE_MODEL_NAME": "a", **OPENAI}, "ModernVBERT is planned, not yet supported"),
+        ({"COLPALI_ENGINE_MODEL_NAME": "a", **OPENAI}, "no model a (COLPALI_ENGINE_MODEL_NAME)"),
         ({"SIGLIP_MODEL_NAME": "google/nothing"}, "the hub knows no model google/nothing"),
         ({"SIGLIP_MODEL_NAME": "a/b/c"}, "a/b/c (SIGLIP_MODEL_NAME) cannot be a model's name"),
         (
@@ -224,10 +229,6 @@ def test_an_unknown_tag_lists_the_known_ones(hub: Hub, tmp_path: Path) -> None:
 
     assert_failed(answer, "did you mean ViT-B-16-laion2b_s34b_b88k?")
     assert all(tag in answer.stderr for tag in TAGS)
-
-
-def test_a_planned_tag_is_refused(hub: Hub) -> None:
-    assert_failed(run(hub.url, "--model", "ModernVBERT-modernvbert-embed"), "planned, not yet")
 
 
 def test_a_hub_that_is_ill_ends_with_its_status(openai_hub: Hub, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Whose turn it is: properties of the queue, by what it hands out."""
 
+import weakref
+
 from inference.fair_queue import Caller, Entry, FairQueue, Party
 
 BATCH = 16
@@ -131,3 +133,15 @@ def test_what_is_removed_is_not_taken() -> None:
 
     assert len(queue) == 1
     assert taken(queue) == ["there"]
+
+
+def test_what_is_removed_is_kept_by_no_turn_that_it_had() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    put(queue, Caller(), "there")
+    entry = Named("gone", Caller())
+    queue.put(entry)
+    queue.remove(entry)
+    gone = weakref.ref(entry)
+    del entry
+
+    assert gone() is None

@@ -16,6 +16,8 @@ FAMILY_OF = {
     "openclip": "openclip",
     "siglip": "siglip",
     "siglip1": "siglip",
+    "siglip2_naflex": "siglip",
+    "modernvbert": "modernvbert",
 }
 
 
@@ -57,15 +59,6 @@ def test_of_two_families_the_reference_order_decides(
 
     assert folder.family == "openclip"
     assert "holds openclip and sentence_transformers; openclip is used" in caplog.text
-
-
-def test_modernvbert_is_recognised_and_refused(tmp_path: Path) -> None:
-    make(tmp_path, "colpali_engine_model", "colpali_engine_processor")
-    (tmp_path / "model_name").write_text("ModernVBERT/modernvbert-embed\n")
-    folder = detect(tmp_path)
-
-    with pytest.raises(ModelFolderError, match=r"ModernVBERT/modernvbert-embed.* cannot serve yet"):
-        load_replica(folder, ModelOptions())
 
 
 @pytest.mark.parametrize(("layout", "part"), [("openai", "openai_clip"), ("siglip1", "siglip")])

@@ -45,7 +45,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "fetch": HEAVY,  # in functions only, as ruff sees to: at build time
     "backends.convert": {"openvino", "torch"},
     "backends.openvino": {"openvino", "tokenizers"},
-    "backends.families": {*HEAVY, "tokenizers"},
+    "backends.families": {*HEAVY, "tokenizers", "safetensors"},
     "backends.torch": {"torch"},
     "backends.inputs": {"tokenizers", "sentencepiece", "nltk"},
     "backends.table": {"tokenizers", "safetensors"},

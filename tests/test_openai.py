@@ -18,7 +18,7 @@ from inference.fair_queue import Caller
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
 from tests.pictures import base64_of, plain
-from web.endpoints.clip import EXAMPLE_IMAGE
+from web.endpoints.pictures import EXAMPLE_IMAGE
 
 pytestmark = pytest.mark.anyio
 

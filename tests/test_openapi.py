@@ -1,7 +1,10 @@
 """The service against its own description: every answer is one that it announces."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
@@ -22,7 +25,7 @@ from errors import DeviceLostError
 from tests.asgi import serving
 from tests.fakes import FakeModel
 from tests.golden_cases import GOLDEN
-from tests.service import running
+from tests.service import ROOT, running
 from web.endpoints import ENDPOINTS
 
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
@@ -44,10 +47,15 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def live_description(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("openapi") / "log"
     with running(log, MODELS_DIR=GOLDEN / "openai") as service:
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
+        yield f"http://127.0.0.1:{service.port}/openapi.json"
+
+
+@pytest.fixture(scope="module")
+def live_description(address: str) -> BaseSchema:
+    return schemathesis.openapi.from_url(address)
 
 
 def check_all(operation: Operation, mode: GenerationMode) -> None:
@@ -74,6 +82,17 @@ def test_so_is_the_answer_to_what_the_description_forbids(
 
 def test_every_operation_of_the_description_was_tried(live_description: BaseSchema) -> None:
     assert {path for path, _ in live_description.items()} == set(PATHS)
+
+
+def test_schemathesis_finds_nothing_as_people_run_it(address: str) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", address]
+    options = ["--seed", "1", "--max-examples", "40", "--no-color"]
+    run = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stdout
+    assert "No issues found" in run.stdout
 
 
 async def refused(

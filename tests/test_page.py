@@ -3,6 +3,7 @@
 Screenshots go to build/page-shots, which git ignores: look at them after a change of the page.
 """
 
+import base64
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 from starlette.applications import Starlette
@@ -221,6 +223,36 @@ def test_with_tokens_the_browser_asks_for_one_and_the_page_works(
         add(page, ["one", "two"], [])
         expect(header(page, "one").first).to_be_visible()
         expect(page.locator("#throughput")).to_contain_text("items/s")
+
+
+def run_by(page: Page, language: str, code: str) -> list[list[float]]:
+    """Run what the page copied, and return its vectors."""
+    if language == "JavaScript":
+        return page.evaluate(f"async () => {{ {code}; return vectors; }}")  # type: ignore[no-any-return]
+    program = [sys.executable, "-c", f"{code}\nprint(json.dumps(vectors))"]
+    output = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    return json.loads(output)  # type: ignore[no-any-return]
+
+
+def test_the_copied_code_gets_the_vectors_of_its_interface(
+    browser: Browser, tmp_path: Path
+) -> None:
+    text = 'it\'s "red" \\ $HOME `é` 🟥'
+    slow_service = (sys.executable, "-m", "tests.slow_service")
+    with running(tmp_path / "log", slow_service) as service, watching(browser) as page:
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        add(page, [text], [picture("red")])
+        image = base64.b64encode(picture("red")["buffer"]).decode()
+        _, answer = service.vectorize(texts=[text], images=[image])
+        as_they_are = np.array([*answer["textVectors"], *answer["imageVectors"]])
+        lengths = np.linalg.norm(as_they_are, axis=1, keepdims=True)
+        for interface, vectors in (("Weaviate", as_they_are), ("OpenAI", as_they_are / lengths)):
+            page.locator("#interface").get_by_text(interface).click()
+            for language in ("Python", "JavaScript"):
+                page.locator("#language").get_by_text(language).click()
+                expect(page.locator("#code")).to_contain_text("… 1 kB …")
+                code = copied(page, f"Copy {language}", within="#request")
+                np.testing.assert_allclose(run_by(page, language, code), vectors, rtol=1e-5)
 
 
 def test_the_demo_service_finds_each_drawn_sample_by_its_caption(

@@ -5,8 +5,11 @@ cost; the arrays of a batch are concatenated, and the network gives two poolings
 """
 
 import asyncio
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -170,6 +173,29 @@ async def test_a_sentence_that_cannot_be_read_fails_its_document_by_name_and_no_
     assert await good == [1.5]
 
 
+class Watched(str):
+    """A text that can be watched."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_document_that_failed_stays_in_no_memory(vectorizer: Vectorizer) -> None:
+    async def fail() -> weakref.ref[Watched]:
+        text = Watched("1. unreadable. 3")
+        with contextlib.suppress(InvalidInputError):
+            await vectorizer.embed([document(text)])
+        return weakref.ref(text)
+
+    gc.collect()
+    gc.disable()
+    try:
+        text = await fail()
+        await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
+        assert text() is None
+    finally:
+        gc.enable()
+
+
 async def test_what_the_model_does_not_know_is_told_by_name(vectorizer: Vectorizer) -> None:
     with pytest.raises(InvalidInputError, match="input: pooling 'max'; expected sum or last"):
         await vectorizer.embed([document("1", "max")])
@@ -306,4 +332,6 @@ async def test_a_table_is_computed_in_place_uncached_and_without_a_queue() -> No
     assert library.passes == [2, 2]
     assert library.threads == {threading.main_thread().name}
     assert vectorizer.cache_stats.size == 0
+    assert await first_of(vectorizer, document("1 " * 1000)) == [LONGEST]
+    assert {name.partition("-")[0] for name in library.threads} == {"MainThread", "tokenise"}
     await vectorizer.aclose()

@@ -136,6 +136,11 @@ def _portable(network: TileNetwork, tiling: Tiling, prompt: Prompt, tokenizer: A
 def _load_model(folder: ModelFolder) -> Any:
     snapshot = _snapshot(folder, "colpali_engine_model")
     config = hf.read_config(snapshot)
+    if config["model_type"] != ModernVBertConfig.model_type:
+        raise ModelFolderError(
+            f"{snapshot.absolute()} holds a model of type {config['model_type']}, where one of "
+            f"type {ModernVBertConfig.model_type} is needed"
+        )
     if "text_model_name" not in config["text_config"]:  # transformers' own form
         return _checked(snapshot, config=None, state_dict=None)
     weights = find_weights(snapshot)

@@ -26,6 +26,10 @@ from backends.openvino.store import converted
 from backends.precision import log_choice, usable
 from errors import ConversionError, describe_error
 
+# OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
+# meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
+ov.Type.f32.to_dtype()
+
 # What OpenVINO calls the capability, and the value of its hint, for each precision.
 _CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 _HINTS: dict[Precision, Any] = {

@@ -14,12 +14,7 @@ from backends.model import Embedded
 from inference.request import Input
 from web.endpoints.base import Ask, Description, Endpoint
 from web.endpoints.json_body import decode
-
-EXAMPLE_IMAGE = (  # a red circle
-    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
-    "sQ2AMADEwOOFxBgwCpvBaBklY1CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO"
-    "/AhZZ7UAAAAASUVORK5CYII="
-)
+from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 
 class VectorizeRequest(msgspec.Struct):
@@ -27,7 +22,7 @@ class VectorizeRequest(msgspec.Struct):
 
     texts: Annotated[list[str] | None, msgspec.Meta(description="texts to embed")] = None
     images: Annotated[
-        list[str] | None,
+        list[Picture] | None,
         msgspec.Meta(
             description="images to embed: the base64 of each file, with or without a "
             "`data:image/...;base64,` prefix"

@@ -21,9 +21,9 @@ from config import Settings
 from errors import ConfigurationError, InvalidInputError
 from inference.request import Finish, Input
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.clip import EXAMPLE_IMAGE
 from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import decode
+from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 _MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
 
@@ -46,7 +46,7 @@ class EmbeddingInput(msgspec.Struct):
 
     text: Annotated[str | None, msgspec.Meta(description="a text")] = None
     image: Annotated[
-        str | None,
+        Picture | None,
         msgspec.Meta(description="a picture: the base64 of its file, or a data URL of it"),
     ] = None
 

@@ -18,8 +18,8 @@ from backends.model import Embedded, Shaping
 from errors import InvalidInputError
 from inference.request import Finish, Input
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.clip import EXAMPLE_IMAGE
 from web.endpoints.json_body import decode
+from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 
 class VectorConfig(msgspec.Struct):
@@ -46,7 +46,8 @@ class VectorsRequest(msgspec.Struct):
     config: VectorConfig | None = None
     id: Annotated[str | None, msgspec.Meta(description="comes back with the image's vector")] = None
     image: Annotated[
-        str | None, msgspec.Meta(description="in place of a text: the base64 of an image's file")
+        Picture | None,
+        msgspec.Meta(description="in place of a text: the base64 of an image's file"),
     ] = None
 
 
