@@ -35,7 +35,7 @@ test: .venv/dev ## install, then run the tests
 		echo "NO BROWSER: the debug page is NOT tested"
 	$(VENV)/python -m pytest -m "not long and not clients"
 
-test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API (needs npm)
+test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API
 	$(VENV)/python -m pytest -m clients
 
 test-long: .venv/dev ## the tests that take minutes
@@ -111,5 +111,5 @@ build/clients/installed: tests/clients/requirements.txt tests/clients/package.js
 	$(PYTHON) -m venv build/clients/venv
 	build/clients/venv/bin/pip install -r tests/clients/requirements.txt
 	cp tests/clients/package.json build/clients
-	npm install --prefix build/clients --no-package-lock --no-audit --no-fund
+	PATH="$(CURDIR)/build/clients/venv/bin:$$PATH" npm install --prefix build/clients --no-package-lock --no-audit --no-fund
 	@touch $@

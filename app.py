@@ -60,7 +60,7 @@ def create_app(
         endpoints,
         title="multi2vec-clip-service",
         version=VERSION,
-        summary="Vectors of texts and images for Weaviate's multi2vec-clip module",
+        summary="Vectors of texts and images for Weaviate's modules",
         lifespan=partial(_lifespan, settings=settings, make_vectorizer=make_vectorizer),
     )
     add_routes(app)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from backends.model import ModelInfo
+from backends.model import Modality, ModelInfo
 from config import VERSION
 from inference.vector_cache import CacheStats
 
 
-def meta(info: ModelInfo, cache: CacheStats) -> dict[str, object]:
+def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> dict[str, object]:
     """Return the model's own configuration, as the reference has it, and this service's facts."""
     return {
         **info.config,
@@ -17,6 +18,7 @@ def meta(info: ModelInfo, cache: CacheStats) -> dict[str, object]:
             "name": "multi2vec-clip-service",
             "version": VERSION,
             "family": info.family,
+            "modalities": modalities,
             "dimensions": info.dimensions,
             "parameters": info.parameters,
             "runtime": info.runtime,

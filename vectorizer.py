@@ -22,7 +22,6 @@ from config import Settings
 from errors import (
     DeviceUnavailableError,
     InvalidInputError,
-    RequestTooLargeError,
     UnhealthyError,
     describe_error,
 )
@@ -58,6 +57,7 @@ class Vectorizer:
 
     Attributes:
         info: what is loaded.
+        modalities: what it reads.
         health: whether it can do its work.
     """
 
@@ -68,6 +68,7 @@ class Vectorizer:
         self._settings = settings
         self._cache: VectorCache[Embedded] = VectorCache(settings.vector_cache_size)
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
+        self.modalities = tuple(self._pipelines)
         self._trial: asyncio.Task[None] | None = None
 
     def _pipeline(self, modality: Modality) -> Pipeline:
@@ -164,7 +165,12 @@ class Vectorizer:
     async def _read_all(self, inputs: Sequence[Input], timings: Timings) -> list[Asked]:
         if all(self._is_quick_to_read(one) for one in inputs):
             return [await self._read(one, timings) for one in inputs]
-        return await all_or_first_error([self._read(one, timings) for one in inputs])
+        with timings.step() as step:
+            return await all_or_first_error([self._read_beside_others(one, step) for one in inputs])
+
+    async def _read_beside_others(self, one: Input, step: Timings) -> Asked:
+        with step.item() as item:
+            return await self._read(one, item)
 
     def _is_quick_to_read(self, one: Input) -> bool:
         pipeline = self._pipelines.get(one.modality)
@@ -193,15 +199,7 @@ class Vectorizer:
         for pipeline in self._pipelines.values():
             costs = [one.cost for one in missing.values() if one.pipeline is pipeline]
             if costs:
-                self._check(pipeline, caller, costs)
-
-    def _check(self, pipeline: Pipeline, caller: Caller, costs: Sequence[int]) -> None:
-        try:
-            pipeline.lane.admission.check(caller, sum(costs), len(costs))
-        except RequestTooLargeError as error:
-            if error.reason == "work":  # no slow moment of the machine shall keep it out for good
-                self._try_again()
-            raise
+                pipeline.lane.admission.check(caller, sum(costs), len(costs))
 
     def _compute(
         self, asked: Asked, timings: Timings, party: Party
@@ -237,11 +235,7 @@ class Vectorizer:
 
     def try_again_if_failing(self) -> None:
         """Let a model that fails try once more, beside what waits, so that its health is known."""
-        if self.health.failing:
-            self._try_again()
-
-    def _try_again(self) -> None:
-        if not self._trial:
+        if self.health.failing and not self._trial:
             self._trial = background(self._trial_run(), name="trial")
 
     async def _trial_run(self) -> None:

@@ -87,7 +87,7 @@ def prove(root: Path, trust: bool) -> Answer:
 def _check_dimensions(texts: Rows, tower: Tower) -> None:
     from PIL import Image
 
-    images = embed(tower, [Image.new("RGB", (64, 48))])
+    images = embed(tower, [Image.new("RGB", (64, 16))])
     if texts.shape != images.shape:
         raise DownloadError(
             f"the two models do not belong together: texts get {texts.shape[1]} dimensions, "

@@ -7,7 +7,9 @@ milliseconds, and those who wait are answered. It knows no HTTP and no model.
 from __future__ import annotations
 
 import math
-from collections import Counter
+import time
+from collections import Counter, deque
+from collections.abc import Callable
 
 from errors import QueueFullError, RequestTooLargeError
 from inference.fair_queue import Caller, Party
@@ -15,7 +17,10 @@ from inference.fair_queue import Caller, Party
 # Requests are let in as long as the wait that is expected is this share of the longest one: the
 # rate is an estimate, and an accepted request shall be answered.
 _SHARE_OF_TIMEOUT = 0.7
-_PASSES_TO_JUDGE = 2  # before a request is refused for good: one may have been held up
+# A request is refused for good only after so many passes as large as its own, not long ago: one may
+# have been held up, and a slow hour of the machine shall keep nobody out for ever.
+_PASSES_TO_JUDGE = 2
+_NOT_LONG_AGO_S = 600.0
 _HALF_LIFE_S = 10.0  # of what the rate remembers, in seconds of work
 
 
@@ -74,22 +79,35 @@ class Admission:
     Args:
         max_items: most of them at a time.
         timeout_s: longest time from a request to its answer.
+        max_batch_size: most items in one pass.
+        clock: tells the time in seconds.
 
     Attributes:
         items: how many inputs wait or are computed.
         cost: what they still cost together.
         costs: what each of those who wait still costs.
+        max_pass_cost: most that a pass costs, but for one item alone.
     """
 
-    def __init__(self, max_items: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        max_items: int,
+        timeout_s: float,
+        max_batch_size: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.items = 0
         self.cost = 0
         self.costs: Counter[Caller] = Counter()
         self._max_items = max_items
+        self.max_pass_cost = math.inf
         self._timeout_s = timeout_s
+        self._max_batch_size = max_batch_size
+        self._clock = clock
         self._work_s = 0.0
         self._done = 0.0
-        self._passes = 0
+        # When the last passes were, by the magnitude of their cost.
+        self._passes: dict[int, deque[float]] = {}
         self._best_s = math.inf  # a unit of cost
 
     def observe(self, run_s: float, cost: int) -> None:
@@ -97,7 +115,8 @@ class Admission:
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
         self._done = self._done * faded + cost
-        self._passes += 1
+        passes = self._passes.setdefault(cost.bit_length(), deque(maxlen=_PASSES_TO_JUDGE))
+        passes.append(self._clock())
         self._best_s = min(self._best_s, run_s / cost)
 
     @property
@@ -147,8 +166,8 @@ class Admission:
             raise RequestTooLargeError(
                 f"{items} items; at most {self._max_items} may wait at a time", "items"
             )
-        alone_s = cost * self._best_s if self._passes >= _PASSES_TO_JUDGE else 0.0
-        if alone_s > self._timeout_s:
+        alone_s = cost * self._best_s
+        if alone_s > self._timeout_s and self._can_judge(cost, items):
             fits = int(items * self._timeout_s / alone_s)
             advice = f"send at most {fits} at a time" if fits else "send a smaller one"
             raise RequestTooLargeError(
@@ -156,6 +175,18 @@ class Admission:
                 f"must be ready in {self._timeout_s:g} s: {advice}",
                 "work",
             )
+
+    def _can_judge(self, cost: int, items: int) -> bool:
+        """Tell whether passes were as large as a request's own: of small ones most is overhead.
+
+        After two short texts a GPU seems a hundred times as slow as it is. A request that is let in
+        for want of knowledge brings it.
+        """
+        own = int(min(cost, cost * self._max_batch_size / items, self.max_pass_cost / 2))
+        large = (seen for size, seen in self._passes.items() if size >= own.bit_length())
+        since_s = self._clock() - _NOT_LONG_AGO_S
+        recent = [at_s for seen in large for at_s in seen if at_s > since_s]
+        return len(recent) >= _PASSES_TO_JUDGE
 
     def claim(self, party: Party, cost: int) -> Claim:
         """Hold the cost of one computation, until its party hears that it has ended."""

@@ -51,7 +51,7 @@ class Lane:
         max_items: int,
         timeout_s: float,
     ) -> None:
-        self.admission = Admission(max_items, timeout_s)
+        self.admission = Admission(max_items, timeout_s, max_batch_size)
         self.max_batch_size = max_batch_size
         self._name = name
         self._replicas = len(towers)
@@ -100,7 +100,8 @@ class Lane:
             # Replicas compute side by side: each batch takes the lane a share of its time.
             self.admission.observe(stats.run_s / self._replicas, stats.cost)
             cost_s = self.admission.cost_s * self._replicas
-            self._batcher.limit_cost(self._longest_pass_s / cost_s)
+            self.admission.max_pass_cost = self._longest_pass_s / cost_s
+            self._batcher.limit_cost(self.admission.max_pass_cost)
 
 
 def _run(tower: Tower, items: Sequence[Prepared]) -> list[Vector | Exception]:

@@ -59,6 +59,16 @@ class Timings:
             if item.counted_s() > sum(self._slowest_s.values()):
                 self._slowest_s = item.stages()
 
+    @contextmanager
+    def step(self) -> Iterator[Timings]:
+        """Take the time of a step whose items are worked on side by side: the slowest one's."""
+        step = Timings()
+        try:
+            yield step
+        finally:
+            for stage, seconds in step.stages().items():
+                self.add(stage, seconds)
+
     def counted_s(self) -> float:
         """Return the seconds of all stages until now."""
         return sum(self._own_s.values()) + sum(self._slowest_s.values())

@@ -5,7 +5,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from backends.model import Modality
 from tests.pictures import plain
 from web.page import load_page
 
@@ -56,8 +57,8 @@ async def answer_vectorize(request: Request) -> Response:
     return JSONResponse(answer, headers={"Server-Timing": timing})
 
 
-def stand_in(samples: Path | None) -> Starlette:
-    """Serve the page as app.py does; with samples, as the demo model's service."""
+def stand_in(samples: Path | None, modalities: Sequence[Modality] = ("text", "image")) -> Starlette:
+    """Serve the page as app.py does; with samples of what it reads, as the demo model's service."""
 
     async def answer_page(_request: Request) -> Response:
         content, policy = load_page(samples or Path("none"))
@@ -69,13 +70,14 @@ def stand_in(samples: Path | None) -> Starlette:
             "name": "multi2vec-clip-service",
             "version": "0.1.0",
             "family": "transformers-clip",
+            "modalities": modalities,
             "dimensions": 4,
             "parameters": 151_277_313,
             "runtime": "openvino",
             "device": "cpu",
             "precision": "float32",
             "text_mode": "trained",
-            "demo": samples is not None,
+            "demo": samples is not None and "image" in modalities,
         }
         return JSONResponse({"service": service})
 

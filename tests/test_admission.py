@@ -1,4 +1,6 @@
 import gc
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -7,9 +9,11 @@ from inference.admission import Admission, Claim
 from inference.fair_queue import Caller, Party
 
 
-def admission_with_history(seconds_per_item: float, timeout_s: float = 10) -> Admission:
+def admission_with_history(
+    seconds_per_item: float, timeout_s: float = 10, clock: Callable[[], float] = time.perf_counter
+) -> Admission:
     """Return one whose queue has been busy for a while."""
-    admission = Admission(max_items=1000, timeout_s=timeout_s)
+    admission = Admission(1000, timeout_s, max_batch_size=2, clock=clock)
     for _ in range(20):
         admission.observe(run_s=4 * seconds_per_item, cost=4)
     return admission
@@ -35,7 +39,7 @@ def test_items_and_their_cost_are_counted_until_their_end() -> None:
 
 
 def test_more_items_than_fit_are_refused_all_or_none() -> None:
-    admission = Admission(max_items=3, timeout_s=10)
+    admission = Admission(max_items=3, timeout_s=10, max_batch_size=4)
     claim(admission)
     claim(admission)
 
@@ -122,6 +126,7 @@ def test_what_no_idle_service_could_answer_is_too_large_and_told_what_fits() -> 
 
     with pytest.raises(RequestTooLargeError, match="send at most 5 at a time"):
         admission.check(Caller(), cost=20, items=10)
+    admission.max_pass_cost = 8  # but for one item alone
     with pytest.raises(RequestTooLargeError, match="send a smaller one"):
         admission.check(Caller(), cost=20, items=1)
 
@@ -133,8 +138,30 @@ def test_what_is_too_large_is_so_by_the_best_rate_that_was_seen() -> None:
     admission.check(Caller(), cost=20, items=10)
 
 
+def test_small_passes_refuse_nothing_whose_own_will_be_larger() -> None:
+    admission = Admission(max_items=1000, timeout_s=10, max_batch_size=16)
+    for cost in (4, 8):  # the warm-up: all of it is overhead
+        admission.observe(run_s=1, cost=cost)
+    admission.check(Caller(), cost=1600, items=100)
+
+    for _ in range(2):
+        admission.observe(run_s=20, cost=256)
+    with pytest.raises(RequestTooLargeError, match="send at most 8 at a time"):
+        admission.check(Caller(), cost=1600, items=100)
+
+
+def test_nobody_is_refused_by_what_was_long_ago() -> None:
+    now_s = 0.0
+    admission = admission_with_history(seconds_per_item=1.0, clock=lambda: now_s)
+    now_s = 500
+    with pytest.raises(RequestTooLargeError):
+        admission.check(Caller(), cost=20, items=10)
+    now_s = 601
+    admission.check(Caller(), cost=20, items=10)
+
+
 def test_a_claim_that_has_ended_is_no_cycle_for_the_collector() -> None:
-    admission = Admission(max_items=10, timeout_s=10)
+    admission = Admission(max_items=10, timeout_s=10, max_batch_size=4)
     gc.collect()
     gc.disable()
     try:

@@ -55,6 +55,7 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
 
     assert answer["model_type"] == "fake"
     assert answer["service"]["family"] == "fake"
+    assert answer["service"]["modalities"] == ["text", "image"]
     assert answer["service"]["dimensions"] == 4
     assert answer["service"]["text_mode"] == "trained"
     assert answer["service"]["vector_space"] == ""

@@ -81,6 +81,17 @@ async def test_a_body_takes_its_place_as_it_arrives_and_not_by_its_announcement(
     assert intake.budget.used == 0
 
 
+async def test_a_body_larger_than_all_that_may_wait_passes_alone_in_however_many_pieces() -> None:
+    intake = Intake(Settings(max_queue_bytes=100))
+    pieces = [body(b"x" * 60, more=True), body(b"x" * 60)]
+    async with intake.body_of(request_of(*pieces, length=120), Timings()) as content:
+        assert len(content) == 120
+        with pytest.raises(QueueFullError):
+            async with intake.body_of(request_of(body(b"y")), Timings()):
+                raise AssertionError
+    assert intake.budget.used == 0
+
+
 async def test_work_ends_when_its_client_goes() -> None:
     ended = asyncio.Event()
 

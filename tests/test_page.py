@@ -5,6 +5,7 @@ Screenshots go to build/page-shots, which git ignores: look at them after a chan
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from tests.browser import (
     tab_to,
     watching,
 )
+from tests.golden_texts import GOLDEN_TEXTS
 from tests.page_stand_in import draw_samples, serving, stand_in
 from tests.service import ROOT, running
 from web.page import SAMPLES, load_page
@@ -53,10 +55,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Stand-ins below one address: /plain/ lacks samples and metrics, the others have both."""
+    """Stand-ins below one address: /plain/ lacks samples and metrics, /texts/ reads texts only."""
     own = draw_samples(tmp_path_factory.mktemp("samples"))
     mounts = {"/plain": None, "/demo": own, "/drawn": SAMPLES}
     routes = [Mount(path, stand_in(samples)) for path, samples in mounts.items()]
+    routes.append(Mount("/texts", stand_in(SAMPLES, modalities=["text"])))
     with serving(Starlette(routes=routes)) as url:
         yield url
 
@@ -189,6 +192,37 @@ def test_works_by_keyboard_alone(page: Page, service: str) -> None:
     expect(page.locator("#matrix td.cell")).to_have_count(9)
 
 
+def test_a_model_of_texts_compares_texts_with_texts(page: Page, service: str) -> None:
+    page.goto(f"{service}/texts/")
+    expect(page.locator("#throughput")).to_contain_text("texts 0.0, queued 3")
+    add(page, ["a blue thing", "a red and blue thing", "a green thing"], [])
+    add(page, ["blue"], [])
+
+    expect(page.locator("#selected")).to_contain_text("Query")
+    expect(page.locator("#selected .subject")).to_contain_text("blue")
+    found = ["a blue thing", "a red and blue thing", "a green thing"]
+    expect(ranking(page, "Closest texts").locator(".words")).to_have_text(found)
+    expect(page.locator("#announcer")).to_have_text("Selected: blue. Closest: a blue thing, 1.000.")
+    expect(page.locator("#matrix td.cell")).to_have_count(4 * 4 - 4)
+    ranking(page, "Closest texts").last.click()
+    expect(page.locator("#selected .subject")).to_contain_text("a green thing")
+    expect(page.locator("#map .thread")).to_have_count(1)
+
+
+def test_a_model_of_texts_has_no_place_for_pictures(page: Page, service: str) -> None:
+    page.goto(f"{service}/texts/")
+    expect(page.locator("#status")).to_have_text("Ready")
+    for kind in ("paste", "drop"):
+        page.evaluate(BRING_IN, [kind, list(picture("red")["buffer"])])
+    add(page, ["one", "two", "three"], [])
+
+    expect(page.locator("#map .point")).to_have_count(3)
+    expect(page.locator("main img, #tray li")).to_have_count(0)
+    assert not re.search(r"picture|clip(?!-service)", page.inner_text("main"), re.IGNORECASE)
+    for heading in (page.title(), page.inner_text("h1")):
+        assert "clip" not in heading.lower()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_fits_its_window_and_every_number_can_be_read(
@@ -274,3 +308,17 @@ def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
             expect(page.locator("#timing")).to_contain_text(f"{stage} ")
         expect(page.locator("#throughput")).to_contain_text("items/s")
         page.screenshot(path=SHOTS / "service.png", full_page=True)
+
+
+def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / "bert") as service,
+        watching(browser, viewport=SIZES["desk"]) as page,
+    ):
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        add(page, ["THE LAKE AT DAWN", "bread with butter", "a train to the sea"], [])
+        add(page, ["the lake at dawn"], [])  # the same to a model that reads no capitals
+        expect(ranking(page, "Closest texts").first).to_contain_text("THE LAKE AT DAWN")
+        expect(ranking(page, "Closest texts").first).to_contain_text("1.000")
+        expect(page.get_by_text("Choose pictures")).to_be_hidden()
+        page.screenshot(path=SHOTS / "texts.png", full_page=True)

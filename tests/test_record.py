@@ -26,6 +26,19 @@ def test_what_an_item_does_not_work_it_waits(monkeypatch: pytest.MonkeyPatch) ->
     assert request.stages() == {"encode": 3, "queue": 7}
 
 
+def test_a_step_of_items_side_by_side_takes_the_stages_of_its_slowest() -> None:
+    request = Timings()
+    with request.step() as step:
+        for decode_s in (2, 3, 1):
+            with step.item() as item:
+                item.add("decode", decode_s)
+    for encode_s in (4, 5):
+        with request.item() as item:
+            item.add("encode", encode_s)
+
+    assert request.stages() == {"decode": 3, "encode": 5}
+
+
 def test_an_item_that_fails_is_timed_too() -> None:
     request = Timings()
     with pytest.raises(ZeroDivisionError), request.item() as item, item.measure("decode"):

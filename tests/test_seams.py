@@ -320,6 +320,21 @@ async def test_a_request_is_admitted_as_a_whole_or_not_at_all(library: Library) 
     await vectorizer.aclose()
 
 
+async def test_what_the_warm_up_took_keeps_no_request_out() -> None:
+    class Quick(Library):
+        def compute(self, numbers: np.ndarray, lengths: np.ndarray) -> Rows:
+            time.sleep(0.005)  # whatever is in it, as on a GPU
+            return super().compute(numbers, lengths)
+
+    library = Quick()
+    vectorizer = Vectorizer([library.model], Settings(request_timeout_s=2))
+    await vectorizer.warm_up()
+    await vectorizer.embed([document(f"{number} 1 1 1 1 1") for number in range(500)])
+    await vectorizer.aclose()
+
+    assert sum(library.passes) == 1 + 2 + 500
+
+
 async def test_a_table_is_computed_in_place_uncached_and_without_a_queue() -> None:
     library = Library(is_table=True)
     vectorizer = Vectorizer([library.model], Settings())

@@ -1,5 +1,6 @@
 """ModernVBERT: pictures in tiles, which are what they cost."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,9 +15,13 @@ from backends.inputs.header import size_of
 from backends.inputs.tiles import Tiling
 from backends.load import load_replica
 from backends.model import ModelOptions, Rows, Runtime, Shaping
+from config import Settings
+from errors import RequestTooLargeError
+from inference.request import Input
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, golden_model
-from tests.pictures import file_of, plain
+from tests.pictures import base64_of, file_of, plain
 from tests.service import CONVERTED
+from vectorizer import Vectorizer
 
 TILING = Tiling(Image.Resampling.LANCZOS, 2048, 512)
 SMALL = Tiling(Image.Resampling.LANCZOS, 128, 32)
@@ -162,3 +167,23 @@ def test_a_bound_on_the_tiles_is_part_of_the_vector_space_where_it_binds(runtime
     assert free.info.vector_space == wide.info.vector_space != tight.info.vector_space
     assert not np.allclose(vectors[0][0], vectors[1][0], atol=1e-3)
     np.testing.assert_allclose(vectors[0][1], vectors[1][1], rtol=0, atol=1e-5)  # it has five
+
+
+@pytest.mark.anyio
+async def test_a_picture_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+    model = golden_model("modernvbert", "trained")
+    tower = model.towers["image"]
+
+    def as_on_a_slow_machine(*arrays: np.ndarray) -> Rows:
+        time.sleep(0.1 * len(arrays[0]))  # a tile
+        return tower.network(*arrays)
+
+    towers = {**model.towers, "image": replace(tower, network=as_on_a_slow_machine)}
+    vectorizer = Vectorizer([replace(model, towers=towers)], Settings(request_timeout_s=1.5))
+    square = file_of(Image.new("RGB", (100, 100)))[:40]  # what comes after its header is missing
+    try:
+        await vectorizer.warm_up()
+        with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
+            await vectorizer.embed([Input("images[0]", "image", base64_of(square))])
+    finally:
+        await vectorizer.aclose()

@@ -9,7 +9,10 @@ from errors import QueueFullError
 
 
 class ByteBudget:
-    """Bounds the bytes of all requests that are being read, wait or are computed."""
+    """Bounds the bytes of all requests that are being read, wait or are computed.
+
+    One that is larger than all of it passes, alone.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.used = 0
@@ -24,22 +27,13 @@ class ByteBudget:
         finally:
             self.used -= reservation.held
 
-    def take(self, count: int) -> None:
-        """Take bytes out of the budget.
-
-        Raises:
-            QueueFullError: it does not hold so many.
-        """
-        self.check(count)
-        self.used += count
-
-    def check(self, count: int) -> None:
-        """Look whether the budget holds so many bytes, and take none.
+    def check(self, count: int, held: int = 0) -> None:
+        """Look whether the budget holds so many bytes beside those that the same request holds.
 
         Raises:
             QueueFullError: it does not.
         """
-        if self.used and self.used + count > self._max_bytes:
+        if self.used > held and self.used + count > self._max_bytes:
             raise QueueFullError(
                 f"overloaded: requests of {self.used / 1e6:.0f} MB wait already; "
                 "send less at a time",
@@ -60,6 +54,8 @@ class Reservation:
         Raises:
             QueueFullError: the budget does not hold them.
         """
-        if size > self.held:
-            self._budget.take(size - self.held)
+        more = size - self.held
+        if more > 0:
+            self._budget.check(more, self.held)
+            self._budget.used += more
             self.held = size

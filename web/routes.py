@@ -87,7 +87,7 @@ def _probe(fault: str | None) -> Response:
 
 async def _meta(request: Request) -> dict[str, object]:
     vectorizer = _service(request).vectorizer
-    return meta(vectorizer.info, vectorizer.cache_stats)
+    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats)
 
 
 async def _models(request: Request) -> ModelList:

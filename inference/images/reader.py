@@ -70,8 +70,8 @@ class ImageReader:
                 return _prepare(preparation, image, shaping)
 
     def sample(self) -> Image.Image:
-        """Return a blank picture."""
-        return Image.new("RGB", (640, 480))
+        """Return a blank picture: a wide one, as such have the fewest tiles."""
+        return Image.new("RGB", (1024, 256))
 
 
 def _prepare(preparation: Preparation, image: Image.Image, shaping: Shaping) -> Prepared:
