@@ -54,7 +54,8 @@ class ErrorResponder:
         record: Record = request.state.record
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
-        shape = next(one for one in self._formats if record.path.startswith(one.prefix))
+        path = f"{record.path}/"
+        shape = next(one for one in self._formats if path.startswith(_folder(one.prefix)))
         status = shape.status(refusal.status)
         response = Response(shape.body(refusal), status, media_type="application/json")
         for name, value in _headers_of(error):
@@ -69,6 +70,10 @@ class ErrorResponder:
     def handlers(self) -> dict[int | type[Exception], Any]:
         """What FastAPI shall call, for every error that there is."""
         return dict.fromkeys((ServiceError, HTTPException, Exception), self.handle)
+
+
+def _folder(prefix: str) -> str:
+    return f"{prefix.rstrip('/')}/"  # `/embed` claims `/embed/x`, and not `/embedding`
 
 
 def _refusal(request: Request, error: Exception) -> Refusal:

@@ -47,7 +47,7 @@ def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[s
         "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
-            "200": {"description": "The vectors", "content": _json(_ref(about.response))},
+            "200": {"description": "The vectors", "content": _json(_schema_of(about.response))},
             **error_responses(STATUS.values(), endpoint.errors),
         },
     }
@@ -71,6 +71,12 @@ def error_responses(
 def _headers(status: int) -> dict[str, Any]:
     names = ["X-Request-ID", *([HEADERS[status]] if status in HEADERS else [])]
     return {name: {"required": True, "schema": {"type": "string"}} for name in names}
+
+
+def _schema_of(kind: Any) -> dict[str, Any]:
+    """Return a reference to a Struct's schema, or the schema of what is no Struct itself."""
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=f"{_COMPONENTS}{{name}}")
+    return schema
 
 
 def _ref(kind: type) -> dict[str, str]:

@@ -67,7 +67,9 @@ def compare(what: str, expected: Rows, given: Rows) -> None:
         ConversionError: they differ by more than this project promises.
     """
     lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(given, axis=1)
-    cosines = np.einsum("ij,ij->i", expected.astype(np.float64), given) / (lengths[0] * lengths[1])
+    products = np.einsum("ij,ij->i", expected.astype(np.float64), given)
+    both_empty = (lengths[0] == 0) & (lengths[1] == 0)  # a tower may give nothing a vector of 0
+    cosines = np.where(both_empty, 1, products / np.maximum(lengths[0] * lengths[1], 1e-30))
     apart = np.abs(lengths[0] - lengths[1]) / np.maximum(lengths[0], 1)
     if not (cosines.min() >= LEAST_COSINE and apart.max() <= LENGTH_TOLERANCE):
         raise ConversionError(

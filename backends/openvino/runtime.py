@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -30,17 +30,22 @@ from errors import ConversionError, describe_error
 # meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
 ov.Type.f32.to_dtype()
 
-# What OpenVINO calls the capability, and the value of its hint, for each precision.
-_CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
-_HINTS: dict[Precision, Any] = {
-    "float32": ov.Type.f32,
-    "bfloat16": ov.Type.bf16,
-    "float16": ov.Type.f16,
+
+class _Names(NamedTuple):
+    """What OpenVINO calls a precision: as a capability, and in its hint and its graph."""
+
+    capability: str
+    short: str
+
+
+_PRECISIONS: dict[Precision, _Names] = {
+    "float32": _Names("FP32", "f32"),
+    "bfloat16": _Names("BF16", "bf16"),
+    "float16": _Names("FP16", "f16"),
 }
 
-# As OpenVINO's graph calls the operations with weights, and the precisions below float32.
+# As OpenVINO's graph calls the operations with weights.
 _PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
-_SHORT: dict[Precision, str] = {"bfloat16": "bf16", "float16": "f16"}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -79,7 +84,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         **description.shown,
         runtime="openvino",
         device="cpu",
-        precision=options.precision if options.precision in arithmetic.values() else "float32",
+        precision=next((one for one in arithmetic.values() if one != "float32"), "float32"),
         text_mode=options.text_mode,
         vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
@@ -90,7 +95,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
 def precisions() -> tuple[Precision, ...]:
     """Return what this CPU computes in by instructions of its own."""
     found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name, capability in _CAPABILITIES.items() if capability in found)
+    return tuple(name for name, names in _PRECISIONS.items() if names.capability in found)
 
 
 class OpenVinoNetwork:
@@ -121,7 +126,8 @@ class OpenVinoNetwork:
             for info in products
             if info["layerType"].value in _PRODUCTS
         }
-        return next((name for name, short in _SHORT.items() if short in used), "float32")
+        rough = (name for name, names in _PRECISIONS.items() if names.short in used)
+        return next((name for name in rough if name != "float32"), "float32")
 
     @translate_device_errors
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
@@ -147,7 +153,7 @@ def _properties(options: ModelOptions) -> dict[str, Any]:
         # Two networks compute side by side: each pinned to the same cores would wait for the other.
         "ENABLE_CPU_PINNING": False,
         # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
-        "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[options.precision].short,
     }
 
 

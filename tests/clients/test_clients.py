@@ -44,10 +44,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def asking(service: Service, client: str, way: str, asked: Any = None) -> Any:
     """Let a client ask, and return what it got."""
     is_python = client.endswith(".py")
-    interpreter = ["python", "-W", "ignore"] if is_python else ["node"]
+    programs = INSTALLED / "venv/bin"
+    interpreter = [programs / "python", "-W", "ignore"] if is_python else [programs / "node"]
     paths = {"PYTHONPATH": str(ROOT), "NODE_PATH": str(INSTALLED / "node_modules")}
     process = subprocess.run(
-        [INSTALLED / "venv/bin" / interpreter[0], *interpreter[1:], HERE / client, f"http://127.0.0.1:{service.port}/v1", way],
+        [
+            INSTALLED / "venv/bin" / interpreter[0],
+            *interpreter[1:],
+            HERE / client,
+            f"http://127.0.0.1:{service.port}/v1",
+            way,
+        ],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

@@ -38,13 +38,13 @@ class Description:
     Attributes:
         summary: what it is for, in a few words.
         request: the fields of a body; what they are for is said by `msgspec.Meta`.
-        response: the fields of an answer.
+        response: the type of an answer: a Struct, or a list.
         examples: bodies that work with any model of the modalities that they name.
     """
 
     summary: str
     request: type[msgspec.Struct]
-    response: type[msgspec.Struct]
+    response: Any
     examples: Sequence[Mapping[str, Any]]
 
 
