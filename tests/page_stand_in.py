@@ -23,12 +23,12 @@ from web.page import load_page
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 60), "blue": (30, 60, 210)}
 METRICS = """\
-# TYPE clip_requests_total counter
-clip_requests_total{code="200"} 4
-clip_items_total{modality="text"} 7
-clip_items_total{modality="image"} 5
-clip_queue_items{lane="text"} 1
-clip_queue_items{lane="image"} 2
+# TYPE inference_requests_total counter
+inference_requests_total{code="200"} 4
+inference_items_total{modality="text"} 7
+inference_items_total{modality="image"} 5
+inference_queue_items{lane="text"} 1
+inference_queue_items{lane="image"} 2
 """
 
 

@@ -36,7 +36,7 @@ async def test_slashes_around_an_interfaces_path_change_nothing(
     counted = (await client.get("/metrics")).text
 
     assert answer.status_code == 200
-    assert 'clip_requests_total{code="200",endpoint="/vectorize"} 1.0' in counted
+    assert 'inference_requests_total{code="200",endpoint="/vectorize"} 1.0' in counted
 
 
 @pytest.mark.parametrize("path", ["//v1//embeddings/", "/v1/embeddings/"])

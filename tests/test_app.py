@@ -214,8 +214,8 @@ async def test_answers_of_other_kinds_are_timed_too(
     assert "total;dur=" in bug.headers["server-timing"]
     assert "server-timing" not in (await client.get("/meta")).headers
     counted = (await client.get("/metrics")).text
-    assert 'clip_requests_total{code="405",endpoint="/vectorize"} 1.0' in counted
-    assert 'clip_refusals_total{reason="bug"} 1.0' in counted
+    assert 'inference_requests_total{code="405",endpoint="/vectorize"} 1.0' in counted
+    assert 'inference_refusals_total{reason="bug"} 1.0' in counted
 
 
 async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decoding(
@@ -346,4 +346,4 @@ async def test_the_examples_of_the_docs_work_when_tried(
         assert answer.status_code == 200
     counted = (await client.get("/metrics")).text
     for modality in ("text", "image"):
-        assert f'clip_items_total{{modality="{modality}"}} 0.0' not in counted
+        assert f'inference_items_total{{modality="{modality}"}} 0.0' not in counted

@@ -44,7 +44,7 @@ def test_a_body_that_is_on_its_way_when_the_signal_comes_is_answered(tmp_path: P
             connection.putrequest("POST", "/vectorize")
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body[:5])
-            while "clip_queue_bytes 5.0" not in service.metrics():
+            while "inference_queue_bytes 5.0" not in service.metrics():
                 pass
             service.process.send_signal(signal.SIGTERM)
             while "Shutting down" not in service.log.read_text():

@@ -113,7 +113,7 @@ async def test_its_other_paths_mean_the_same(client: httpx.AsyncClient) -> None:
 
     assert answer.status_code == 200
     counted = (await client.get("/metrics")).text
-    assert f'clip_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
+    assert f'inference_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
 
 
 async def test_requests_of_all_interfaces_are_counted_and_timed(client: httpx.AsyncClient) -> None:
@@ -123,11 +123,11 @@ async def test_requests_of_all_interfaces_are_counted_and_timed(client: httpx.As
     counted = (await client.get("/metrics")).text
 
     assert "serialise;dur=" in fine.headers["server-timing"]
-    assert f'clip_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
-    assert f'clip_requests_total{{code="400",endpoint="{PATH}"}} 1.0' in counted
-    assert 'clip_requests_total{code="200",endpoint="/vectorize"} 1.0' in counted
-    assert 'clip_items_total{modality="text"} 3.0' in counted
-    assert 'clip_refusals_total{reason="body"} 1.0' in counted
+    assert f'inference_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
+    assert f'inference_requests_total{{code="400",endpoint="{PATH}"}} 1.0' in counted
+    assert 'inference_requests_total{code="200",endpoint="/vectorize"} 1.0' in counted
+    assert 'inference_items_total{modality="text"} 3.0' in counted
+    assert 'inference_refusals_total{reason="body"} 1.0' in counted
 
 
 def assert_other_shape(answer: httpx.Response, status: int, sentence: str, code: str) -> None:

@@ -121,7 +121,10 @@ async def ask_all(
 async def until_queued(client: httpx.AsyncClient, count: int) -> None:
     for _ in range(20):  # once through the decode pool, and into the queue
         await asyncio.sleep(0.005)
-        if f'clip_queue_items{{lane="image"}} {count}.0' in (await client.get("/metrics")).text:
+        if (
+            f'inference_queue_items{{lane="image"}} {count}.0'
+            in (await client.get("/metrics")).text
+        ):
             await asyncio.sleep(0.02)
             return
 
@@ -212,7 +215,7 @@ async def test_a_fault_of_an_observer_changes_nothing(
 
         assert all(map(is_right, answers, GOOD))
         await assert_well(client)
-    assert "clip_observer_failures_total 0" not in counted
+    assert "inference_observer_failures_total 0" not in counted
     assert "An observer failed" in caplog.text
 
 

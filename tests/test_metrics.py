@@ -60,7 +60,7 @@ class Scrape:
 
 async def until_queued(client: httpx.AsyncClient, lane: str, count: int) -> None:
     async with asyncio.timeout(10):
-        while (await scrape(client))("clip_queue_items", lane=lane) < count:  # noqa: ASYNC110
+        while (await scrape(client))("inference_queue_items", lane=lane) < count:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -76,11 +76,11 @@ async def test_requests_are_counted_by_code_and_items_by_modality(
     await client.get("/meta")
     seen = await scrape(client)
 
-    assert seen("clip_requests_total", endpoint="/vectorize", code="200") == 1
-    assert seen("clip_requests_total", endpoint="/vectorize", code="422") == 1
-    assert seen("clip_items_total", modality="text") == 3
-    assert seen("clip_items_total", modality="image") == 2
-    assert seen("clip_request_duration_seconds_count") == 2
+    assert seen("inference_requests_total", endpoint="/vectorize", code="200") == 1
+    assert seen("inference_requests_total", endpoint="/vectorize", code="422") == 1
+    assert seen("inference_items_total", modality="text") == 3
+    assert seen("inference_items_total", modality="image") == 2
+    assert seen("inference_request_duration_seconds_count") == 2
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ async def test_a_refusal_is_counted_by_its_reason(
     async with serving(backend, max_image_pixels=100_000) as client:
         await client.post("/vectorize", content=body)
 
-        assert (await scrape(client))("clip_refusals_total", reason=reason) == 1
+        assert (await scrape(client))("inference_refusals_total", reason=reason) == 1
 
 
 async def test_every_reason_is_there_from_the_start_and_no_other(
     client: httpx.AsyncClient,
 ) -> None:
-    counters = [f for f in (await scrape(client)).families if f.name == "clip_refusals"]
+    counters = [f for f in (await scrape(client)).families if f.name == "inference_refusals"]
 
     assert [sample.labels["reason"] for sample in counters[0].samples] == list(REASONS)
 
@@ -121,8 +121,8 @@ async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
         await client.post("/vectorize", json={"texts": ["a", "b", "c", "d"]})
         seen = await scrape(client)
 
-    assert seen("clip_batch_items_count", lane="text") == 3
-    assert seen("clip_batch_items_sum", lane="text") == 4 + 2 + 2
+    assert seen("inference_batch_items_count", lane="text") == 3
+    assert seen("inference_batch_items_sum", lane="text") == 4 + 2 + 2
 
 
 async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:
@@ -130,7 +130,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
     await client.post("/vectorize", json={"texts": ["a"]})
     seen = await scrape(client)
     passed = {
-        stage: seen("clip_stage_duration_seconds_count", stage=stage)
+        stage: seen("inference_stage_duration_seconds_count", stage=stage)
         for stage in ("read", "queue", "decode", "preprocess", "encode", "serialise")
     }
 
@@ -157,12 +157,12 @@ async def test_batches_are_counted_by_lane_with_their_sizes(
     await asyncio.gather(first, second)
     seen = await scrape(client)
 
-    assert seen("clip_queue_items", lane="text") == 0
-    assert seen("clip_queue_seconds", lane="text") == 0
-    assert seen("clip_batch_items_bucket", lane="text", le="1.0") == 1
-    assert seen("clip_batch_items_sum", lane="text") == 9
-    assert seen("clip_batch_items_count", lane="text") == 2
-    assert seen("clip_batch_duration_seconds_sum", lane="text") > 0
+    assert seen("inference_queue_items", lane="text") == 0
+    assert seen("inference_queue_seconds", lane="text") == 0
+    assert seen("inference_batch_items_bucket", lane="text", le="1.0") == 1
+    assert seen("inference_batch_items_sum", lane="text") == 9
+    assert seen("inference_batch_items_count", lane="text") == 2
+    assert seen("inference_batch_duration_seconds_sum", lane="text") > 0
 
 
 class SlowDecoder(FakeModel):
@@ -183,7 +183,7 @@ async def test_images_that_wait_to_be_decoded_are_in_the_queue() -> None:
         backend.gate.set()
 
         assert (await asked).status_code == 200
-        assert (await scrape(client))("clip_queue_items", lane="image") == 0
+        assert (await scrape(client))("inference_queue_items", lane="image") == 0
 
 
 async def test_the_cache_the_cut_texts_and_the_model_are_told(
@@ -195,12 +195,12 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
         await client.post("/vectorize", json={"texts": [letter * TOO_LONG]})
     seen = await scrape(client)
 
-    assert seen("clip_cache_lookups_total", result="hit") == 2
-    assert seen("clip_cache_lookups_total", result="miss") == 6
-    assert seen("clip_cache_vectors") == 6
-    assert seen("clip_truncated_texts_total") == 5
-    assert seen("clip_build_info", version=VERSION) == 1
-    assert seen.labels_of("clip_model_info") == {
+    assert seen("inference_cache_lookups_total", result="hit") == 2
+    assert seen("inference_cache_lookups_total", result="miss") == 6
+    assert seen("inference_cache_vectors") == 6
+    assert seen("inference_truncated_texts_total") == 5
+    assert seen("inference_build_info", version=VERSION) == 1
+    assert seen.labels_of("inference_model_info") == {
         "family",
         "dimensions",
         "parameters",
@@ -211,7 +211,7 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
         "vector_space",
     }
     assert seen("process_resident_memory_bytes") > 1e6
-    assert not any(name.startswith("clip_gpu") for name in seen.names())
+    assert not any(name.startswith("inference_gpu") for name in seen.names())
 
 
 async def test_the_memory_of_a_gpu_is_told_in_bytes(
@@ -221,9 +221,9 @@ async def test_the_memory_of_a_gpu_is_told_in_bytes(
     backend.memory = memory
     seen = await scrape(client)
 
-    assert seen("clip_gpu_memory_allocated_bytes") == 1
-    assert seen("clip_gpu_memory_reserved_bytes") == 2
-    assert seen("clip_gpu_memory_total_bytes") == 3
+    assert seen("inference_gpu_memory_allocated_bytes") == 1
+    assert seen("inference_gpu_memory_reserved_bytes") == 2
+    assert seen("inference_gpu_memory_total_bytes") == 3
 
 
 async def test_prometheus_gets_the_format_that_it_asks_for(client: httpx.AsyncClient) -> None:
@@ -239,9 +239,9 @@ async def test_prometheus_gets_the_format_that_it_asks_for(client: httpx.AsyncCl
 async def test_names_and_units_keep_to_the_conventions(client: httpx.AsyncClient) -> None:
     await client.post("/vectorize", json={"texts": ["a"]})
     for family in (await scrape(client)).families:
-        if family.name.startswith("clip_"):
+        if family.name.startswith("inference_"):
             assert family.documentation
-            assert re.fullmatch(r"clip_[a-z]+(_[a-z]+)*", family.name)
+            assert re.fullmatch(r"inference_[a-z]+(_[a-z]+)*", family.name)
             is_counter = family.type == "counter"
             assert all(s.name.endswith("_total") == is_counter for s in family.samples)
             assert not re.search(r"_(ms|milliseconds|mb|size)$", family.name)
@@ -253,7 +253,9 @@ def test_two_applications_count_apart() -> None:
             await one.post("/vectorize", json={"texts": ["a"]})
             await other.post("/vectorize", json={"texts": ["a", "b"]})
             both = [(await scrape(client)) for client in (one, other)]
-            one_texts, other_texts = (seen("clip_items_total", modality="text") for seen in both)
+            one_texts, other_texts = (
+                seen("inference_items_total", modality="text") for seen in both
+            )
             return one_texts, other_texts
 
     assert asyncio.run(count_in_both()) == (1, 2)
@@ -283,7 +285,7 @@ async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
     given_by_prometheus = {"instance", "job"}
 
     for expression in (query for panel in panels() for query in queries(panel)):
-        names = set(re.findall(r"\b(?:clip|process)_\w+", expression))
+        names = set(re.findall(r"\b(?:inference|process)_\w+", expression))
         assert names
         assert names <= seen.names(), expression
         labels = given_by_prometheus.union(*(seen.labels_of(name) for name in names))
@@ -299,5 +301,5 @@ def test_every_panel_says_how_to_read_it_and_one_names_the_autoscalers_metric() 
     ids = [panel["id"] for panel in dashboard["panels"]]
 
     assert all(len(description) > 30 for description in descriptions)
-    assert any("autoscaler" in d and "clip_queue_items" in d for d in descriptions)
+    assert any("autoscaler" in d and "inference_queue_items" in d for d in descriptions)
     assert len(ids) == len(set(ids))

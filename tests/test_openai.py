@@ -409,5 +409,5 @@ async def test_its_requests_are_counted_and_timed(client: httpx.AsyncClient) -> 
     counted = (await client.get("/metrics")).text
 
     assert "encode;dur=" in answer.headers["server-timing"]
-    assert f'clip_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
-    assert 'clip_items_total{modality="image"} 1.0' in counted
+    assert f'inference_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
+    assert 'inference_items_total{modality="image"} 1.0' in counted

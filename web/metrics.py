@@ -78,12 +78,14 @@ class Metrics:
         )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"clip_{name}", meaning, labels, registry=self._registry)
+        return Counter(f"inference_{name}", meaning, labels, registry=self._registry)
 
     def _histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        return Histogram(f"clip_{name}", meaning, labels, registry=self._registry, buckets=buckets)
+        return Histogram(
+            f"inference_{name}", meaning, labels, registry=self._registry, buckets=buckets
+        )
 
     def observe_request(self, record: Record) -> None:
         """Count a request that was answered."""
@@ -123,33 +125,33 @@ class _States(Collector):
         self._observer_failures = observer_failures
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("clip_build", "The service.", {"version": self._version})
+        yield InfoMetricFamily("inference_build", "The service.", {"version": self._version})
         yield InfoMetricFamily(
-            "clip_model", "What is loaded.", _model_labels(self._vectorizer.info)
+            "inference_model", "What is loaded.", _model_labels(self._vectorizer.info)
         )
         yield _by_lane(
-            "clip_queue_items",
+            "inference_queue_items",
             "Items that wait, are decoded or are computed.",
             self._vectorizer.queue_items,
         )
         yield _by_lane(
-            "clip_queue_seconds",
+            "inference_queue_seconds",
             "Seconds of work that wait or are in progress.",
             self._vectorizer.queue_seconds,
         )
         yield GaugeMetricFamily(
-            "clip_queue_bytes",
+            "inference_queue_bytes",
             "Bodies of all requests that are read, wait or are computed.",
             self._queue_bytes(),
         )
         yield CounterMetricFamily(
-            "clip_observer_failures",
+            "inference_observer_failures",
             "Failures of what counts and logs; the log has each. They change no answer.",
             self._observer_failures(),
         )
         yield from self._cache()
         yield CounterMetricFamily(
-            "clip_truncated_texts",
+            "inference_truncated_texts",
             "Texts longer than the model reads, cut.",
             self._vectorizer.truncated_texts,
         )
@@ -158,7 +160,7 @@ class _States(Collector):
     def _cache(self) -> Iterator[Metric]:
         stats = self._vectorizer.cache_stats
         lookups = CounterMetricFamily(
-            "clip_cache_lookups",
+            "inference_cache_lookups",
             "Inputs: hit (known), shared (being computed for another), miss (computed).",
             labels=["result"],
         )
@@ -169,7 +171,7 @@ class _States(Collector):
         ):
             lookups.add_metric([result], count)
         yield lookups
-        yield GaugeMetricFamily("clip_cache_vectors", "Vectors remembered.", stats.size)
+        yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", stats.size)
 
 
 def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
@@ -200,4 +202,4 @@ def _gpu(memory: GpuMemory | None) -> Iterator[Metric]:
         ("reserved", "GPU memory that this process keeps for tensors.", memory.reserved),
         ("total", "Memory of the GPU.", memory.total),
     ):
-        yield GaugeMetricFamily(f"clip_gpu_memory_{name}_bytes", meaning, value)
+        yield GaugeMetricFamily(f"inference_gpu_memory_{name}_bytes", meaning, value)

@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.service import ROOT, environment
 
 # Of the service's metrics these tests read two.
-_IN_FLIGHT = re.compile(r"^clip_queue_items\{.*\} (\S+)$", re.MULTILINE)
-_ANSWERED = re.compile(r'^clip_requests_total\{.*code="200".*\} (\S+)$', re.MULTILINE)
+_IN_FLIGHT = re.compile(r"^inference_queue_items\{.*\} (\S+)$", re.MULTILINE)
+_ANSWERED = re.compile(r'^inference_requests_total\{.*code="200".*\} (\S+)$', re.MULTILINE)
 _START_S = 60
 
 

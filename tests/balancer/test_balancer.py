@@ -219,7 +219,7 @@ def test_a_lone_replica_restarts_and_its_requests_wait(
 
 def test_what_the_manifests_measure_is_measured(replicas: list[Replica]) -> None:
     manifests = (path.read_text() for path in (ROOT / "deploy/kubernetes").glob("*.yaml"))
-    named = {name for text in manifests for name in re.findall(r"\bclip_\w+", text)}
+    named = {name for text in manifests for name in re.findall(r"\binference_\w+", text)}
 
     assert named
     assert named <= replicas[0].metrics()

@@ -90,7 +90,7 @@ def test_what_is_refused_for_a_while_is_asked_again(tmp_path: Path, client: str)
         metrics = service.metrics()
 
     assert len(vectors) == len(pictures)
-    assert 'clip_requests_total{code="429",endpoint="/v1/embeddings"}' in metrics
+    assert 'inference_requests_total{code="429",endpoint="/v1/embeddings"}' in metrics
     assert f'{{code="200",endpoint="/v1/embeddings"}} {len(pictures)}.0' in metrics
 
 
