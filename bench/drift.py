@@ -32,6 +32,7 @@ from machine import usable_cores
 
 _NEAREST = 10
 _PICTURES = 200
+_BATCH = 4  # a picture may be 17 tiles
 _SEED = 1
 _EVERY: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
 
@@ -47,11 +48,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser("bench.drift", description="Measure what precision costs.")
     parser.add_argument("--family", choices=families.FAMILIES, nargs="*", default=["openai"])
+    parser.add_argument("--pictures", type=int, default=_PICTURES, help="and captions, of each")
     options = parser.parse_args()
     forbid_hub_access()
     limit_compute_threads(usable_cores())
     logging.disable(logging.INFO)
-    gallery = make_gallery(_SEED, _PICTURES)
+    gallery = make_gallery(_SEED, options.pictures)
     rows = _rows("demo", ROOT / "demo/models", gallery)
     for family in options.family:
         rows += _rows(family, families.model_folder(family), gallery)
@@ -84,7 +86,7 @@ def _by_openvino(folder: Path) -> Model:
 def _vectors(model: Model, given: Gallery) -> Vectors:
     texts, pictures = (
         np.concatenate(
-            [embed(tower, inputs[start : start + 16]) for start in range(0, len(inputs), 16)]
+            [embed(tower, inputs[at : at + _BATCH]) for at in range(0, len(inputs), _BATCH)]
         )
         for tower, inputs in (
             (model.towers["text"], given.captions),

@@ -154,12 +154,16 @@ class FairQueue(Generic[E]):
         return len(self._waiting)
 
     def put(self, entry: E) -> None:
-        """Let an entry wait for the turn of one of its callers."""
+        """Let an entry wait for the turn of one of its callers.
+
+        One without a caller has a newcomer's: its last has just gone, and it will be removed, or
+        joined by another. Without a turn it would be waited for in vain.
+        """
         entry.queue = self
         entry.number = next(self._numbers)
         self._waiting[entry.number] = entry
         entry.party.followers.add(entry)
-        for caller in entry.party.callers:
+        for caller in entry.party.callers or [Caller()]:
             self.give_turn(entry, caller)
 
     def give_turn(self, entry: E, caller: Caller) -> None:

@@ -96,6 +96,7 @@ PLACES_FOR_WORDS = {
     "siglip": 64 - 1,
     "siglip1": 64 - 1,
     "siglip2_naflex": 64 - 1,
+    "modernvbert": 8192 - 2,
 }
 
 

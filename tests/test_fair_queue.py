@@ -124,6 +124,17 @@ def test_an_entry_has_the_turns_of_all_that_wait_for_it() -> None:
     assert len(queue) == 0
 
 
+def test_what_waits_is_taken_though_its_last_caller_has_just_gone() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    left = Caller()
+    entry = Named("left", left)
+    entry.party.left(left)
+    queue.put(entry)
+
+    assert taken(queue) == ["left"]
+    assert len(queue) == 0
+
+
 def test_what_is_removed_is_not_taken() -> None:
     queue: FairQueue[Named] = FairQueue()
     entry = Named("gone", Caller())

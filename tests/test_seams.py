@@ -7,6 +7,7 @@ cost; the arrays of a batch are concatenated, and the network gives two poolings
 import asyncio
 import contextlib
 import gc
+import random
 import threading
 import time
 import weakref
@@ -171,6 +172,33 @@ async def test_a_sentence_that_cannot_be_read_fails_its_document_by_name_and_no_
         await vectorizer.embed([document("1. 2"), Input("texts[7]", "text", "2. unreadable. 3")])
 
     assert await good == [1.5]
+
+
+async def test_callers_who_leave_at_any_moment_stop_nobody_and_leave_nothing_behind() -> None:
+    vectorizer = Vectorizer([Library().model, Library().model], Settings(vector_cache_size=0))
+    chance = random.Random(1)
+
+    async def ask() -> None:
+        sentences = [str(chance.randrange(12)) for _ in range(chance.randrange(1, 6))]
+        long = document(". ".join(f"{sentence} 0{' z' * 600}" for sentence in sentences))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(chance.choice([0, 0.001, 0.003, 0.01, 20])):
+                assert await first_of(vectorizer, long) == [
+                    pytest.approx(sum(map(int, sentences)) / len(sentences))
+                ]
+
+    async def asked() -> AsyncIterator[asyncio.Task[None]]:
+        for _ in range(600):
+            yield asyncio.create_task(ask())
+            if chance.random() < 0.3:
+                await asyncio.sleep(0.002 * chance.random())
+
+    await asyncio.gather(*[task async for task in asked()])
+    await asyncio.sleep(0.05)  # what was given up has yet to hear of it
+
+    assert vectorizer.queue_items == {"text": 0}
+    assert vectorizer.queue_seconds == {"text": 0}
+    await vectorizer.aclose()
 
 
 class Watched(str):

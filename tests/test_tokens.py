@@ -12,7 +12,7 @@ from backends.inputs import tokens
 from backends.inputs.one_part import OnePart
 from backends.inputs.tokens import Padding, beginning
 from backends.model import Embedded, Runtime, Shaping
-from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, embed_texts, golden_model
+from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, LAYOUTS, embed_texts, golden_model
 
 LONG = {
     "words": "a photo of a cat " * 1500,
@@ -44,7 +44,8 @@ def test_what_is_not_read_changes_no_vector(
     assert (cut.tokens, cut.truncated) == (whole.tokens, whole.truncated)
 
 
-@EVERY_LAYOUT
+# But for ModernVBERT, which reads 8,192 tokens: of a text of this length little is left out.
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "modernvbert"])
 @pytest.mark.parametrize("unit", ["😀", "a photo of a cat ", "ab"])
 def test_a_very_long_text_costs_little_more_than_a_long_one(layout: str, unit: str) -> None:
     model = golden_model(layout, "trained")
@@ -104,8 +105,11 @@ def test_a_texts_cost_is_its_padded_length_and_about_what_was_estimated(layout: 
         assert prepared.cost == prepared.bucket == len(prepared.arrays[0])
         assert prepared.tokens <= prepared.cost
         assert prepared.nbytes == sum(array.nbytes for array in prepared.arrays)
-        assert 1 <= preparation.estimate(text) <= 128
-    assert preparation.estimate(LONG["words"]) == preparation.prepare(LONG["words"], Shaping()).cost
+        assert preparation.estimate(text) >= 1
+        if prepared.truncated:
+            assert preparation.estimate(text) == prepared.cost
+        else:
+            assert preparation.estimate(text) <= max(128, 2 * prepared.cost)
 
 
 def test_parts_are_added_up_and_divided() -> None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from errors import UnhealthyError
 from meta import meta
-from web.endpoints.openai import ModelList, ModelObject, OpenAIErrors, model_object
+from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.openapi import error_responses
 from web.service import Service
 

@@ -231,7 +231,7 @@ class TextNetwork(nn.Module):
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Compute the vectors of embedded tokens [n, length, dim]."""
-        places = torch.arange(mask.shape[1], device=mask.device)
+        places = torch.arange(mask.shape[1], dtype=torch.int32, device=mask.device)
         distance = (places[:, None] - places[None, :]).abs()
         is_token = (mask > 0)[:, None, None, :]
         # Padding sees itself, as a row that sees nothing would be no number.

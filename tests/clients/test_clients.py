@@ -45,11 +45,11 @@ def asking(service: Service, client: str, way: str, asked: Any = None) -> Any:
     """Let a client ask, and return what it got."""
     is_python = client.endswith(".py")
     programs = INSTALLED / "venv/bin"
-    interpreter = [programs / "python", "-W", "ignore"] if is_python else [programs / "node"]
+    interpreter = ["python", "-W", "ignore"] if is_python else ["node"]
     paths = {"PYTHONPATH": str(ROOT), "NODE_PATH": str(INSTALLED / "node_modules")}
     process = subprocess.run(
         [
-            INSTALLED / "venv/bin" / interpreter[0],
+            programs / interpreter[0],
             *interpreter[1:],
             HERE / client,
             f"http://127.0.0.1:{service.port}/v1",

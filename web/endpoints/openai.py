@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` and the models of `/v1/models`, as clients of OpenAI's API ask for them.
+"""`POST /v1/embeddings`, as clients of OpenAI's API ask it.
 
 Beside that API's texts it takes pictures, as the clients of Jina and Voyage (`{"image": ...}`) and
 of infinity (`"modality": "image"`) send them.
@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import orjson
 import pybase64
-from typing_extensions import TypedDict, override
+from typing_extensions import override
 
 from backends.model import Embedded, Modality, ModelInfo, Shaping, Vector
 from config import Settings
 from errors import ConfigurationError, InvalidInputError
 from inference.request import Finish, Input
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import decode
+from web.endpoints.openai_api import OpenAIErrors, model_id
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 _MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
@@ -114,70 +114,6 @@ class EmbeddingsResponse(msgspec.Struct):
     usage: Usage
 
 
-class ErrorDetail(msgspec.Struct):
-    """What is wrong: in a sentence, by its kind, where, and in a word."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class OpenAIErrorResponse(msgspec.Struct):
-    """What every answer above 399 holds below `/v1/`."""
-
-    error: ErrorDetail
-
-
-class OpenAIErrors(ErrorFormat):
-    """Errors as clients of OpenAI's API read them."""
-
-    prefix = "/v1/"
-    schema = OpenAIErrorResponse
-    _TYPES: ClassVar = {401: "authentication_error", 429: "rate_limit_error"}
-
-    @override
-    def status(self, status: int) -> int:
-        return 400 if status == 422 else status
-
-    @override
-    def body(self, refusal: Refusal) -> bytes:
-        fault = "server_error" if refusal.status >= 500 else "invalid_request_error"
-        error = {
-            "message": refusal.sentence,
-            "type": self._TYPES.get(refusal.status, fault),
-            "param": refusal.where or None,
-            "code": refusal.reason,
-        }
-        return orjson.dumps({"error": error})
-
-
-class ModelObject(TypedDict):
-    """A model, as `GET /v1/models` lists it."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class ModelList(TypedDict):
-    """What `GET /v1/models` answers."""
-
-    object: Literal["list"]
-    data: list[ModelObject]
-
-
-def model_object(settings: Settings, info: ModelInfo, created: int) -> ModelObject:
-    """Describe the model that is loaded, by the operator's name for it or its family's."""
-    name = _model_id(settings, info)
-    return {"id": name, "object": "model", "created": created, "owned_by": "local"}
-
-
-def _model_id(settings: Settings, info: ModelInfo) -> str:
-    return settings.served_model_name or re.sub(r"\W+", "-", info.family).strip("-").lower()
-
-
 @dataclass(frozen=True, slots=True)
 class EmbeddingsAsk(Ask):
     """What is asked for, and how the answer is written.
@@ -216,7 +152,7 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         super().__init__(settings, info)
-        self._model = _model_id(settings, info)
+        self._model = model_id(settings, info)
         self._dimensions = settings.embeddings_dimensions
         try:
             self._check(self._dimensions)

@@ -79,7 +79,7 @@ _NO_CONFIG = VectorConfig()
 class Vectors(Endpoint[VectorsAsk]):
     """The interface of Weaviate's modules for one text, or one picture, a request."""
 
-    paths = ("/vectors", "/vectors/")
+    paths = ("/vectors",)
     description = Description(
         summary="Embed a text, or an image",
         request=VectorsRequest,
