@@ -133,7 +133,7 @@ class _Turn(NamedTuple):
     number: int
 
 
-class Line(NamedTuple):
+class _Line(NamedTuple):
     """A batch is made of the entries of one line."""
 
     is_late: bool  # no query's
@@ -145,7 +145,7 @@ class FairQueue(Generic[E]):
 
     def __init__(self) -> None:
         self._waiting: dict[int, E] = {}  # by their numbers
-        self._lines: dict[Line, list[_Turn]] = {}  # heaps
+        self._lines: dict[_Line, list[_Turn]] = {}  # heaps
         self._clocks = {True: 0, False: 0}  # of queries, and of the others
         self._numbers = count()
 
@@ -170,7 +170,7 @@ class FairQueue(Generic[E]):
         """Give an entry that waits a turn of a caller; it is taken with the first that it has."""
         due = max(self._clocks[caller.is_query], caller.due.get(self, 0)) + entry.cost
         caller.due[self] = due
-        turns = self._lines.setdefault(Line(not caller.is_query, entry.bucket), [])
+        turns = self._lines.setdefault(_Line(not caller.is_query, entry.bucket), [])
         heapq.heappush(turns, _Turn(due, entry.number))
 
     def remove(self, entry: E) -> None:
@@ -184,7 +184,7 @@ class FairQueue(Generic[E]):
         Returns:
             Nothing where nothing waits.
         """
-        line = self.next_line
+        line = self._next_line
         if line is None:
             return []
         turns = self._lines[line]
@@ -203,7 +203,7 @@ class FairQueue(Generic[E]):
         return batch
 
     @property
-    def next_line(self) -> Line | None:
+    def _next_line(self) -> _Line | None:
         """The line that the next batch will be of."""
         for line, turns in list(self._lines.items()):
             while turns and turns[0].number not in self._waiting:
