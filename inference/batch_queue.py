@@ -1,9 +1,9 @@
 """What waits for a model, and which of it makes the next batch.
 
 A lone item is a batch at once; what arrives while one is computed is the next, in fair turns. Only
-right after a batch it lingers a moment, for those who were just answered to come back: callers who
-ask one thing after the other would otherwise fall into two crowds that take turns, in batches of
-half the size.
+right after a batch it lingers, for those who were just answered to come back: callers who ask one
+thing after the other would otherwise fall into two crowds that take turns, in batches of half the
+size, each computed while the event loop wants the same cores to answer the other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from inference.fair_queue import Entry, FairQueue, Party
 
-# Longest wait for those who come back, as a share of the time that the last batch took: what it can
-# cost is this share of the throughput, what it can win is twice the batch.
-LINGER = 0.1
+# Of the time that the last batch took: the longest wait for the next of those who come back, and
+# for all of them together. What the first can cost is that share of the throughput; the second
+# needs someone to come all the time, and what it can win is twice the batch.
+LINGER = 0.2
+MOST_LINGER = 1.0
+# Of the event loop, before nobody is said to come: who does may stand in a socket while it answers.
+_PASSES = 3
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,7 +70,8 @@ class BatchQueue(Generic[T, R]):
         self._queue: FairQueue[Job[T, R]] = FairQueue()
         self._arrival = asyncio.Event()
         self._company = 0  # callers who were there when the last batch ended
-        self._linger_until_s = 0.0  # in the time of time.perf_counter
+        self._last_run_s = 0.0
+        self._ended_s = 0.0  # in the time of time.perf_counter
 
     def put(self, job: Job[T, R]) -> None:
         """Let an item wait for a batch, as long as its caller does."""
@@ -86,17 +91,23 @@ class BatchQueue(Generic[T, R]):
         """Hear that a batch of a runner was answered, and how long it was computed."""
         company = 0 if batch[0].is_alone else len(batch) + len(self._queue)
         self._company = min(company, self.max_batch_size)
-        self._linger_until_s = time.perf_counter() + LINGER * run_s
+        self._last_run_s, self._ended_s = run_s, time.perf_counter()
 
     async def _linger(self) -> None:
         # Whatever waits: those who come back may be due before it.
-        patience_s = self._linger_until_s - time.perf_counter()
-        if patience_s > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
-                    while len(self._queue) < self._company:
-                        self._arrival.clear()
-                        await self._arrival.wait()
+        until_s = self._ended_s + MOST_LINGER * self._last_run_s
+        while len(self._queue) < self._company and time.perf_counter() < until_s:
+            if not await self._someone_comes(LINGER * self._last_run_s):
+                return
+
+    async def _someone_comes(self, within_s: float) -> bool:
+        self._arrival.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                return await self._arrival.wait()
+        for _ in range(_PASSES):
+            await asyncio.sleep(0)
+        return self._arrival.is_set()
 
     def _take(self) -> list[Job[T, R]]:
         batch = self._queue.take(self.max_batch_size, self.max_cost)

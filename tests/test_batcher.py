@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
-from inference.batch_queue import LINGER
+from inference.batch_queue import LINGER, MOST_LINGER
 from inference.batcher import Batcher
 from inference.fair_queue import Caller, Party
 from inference.health import Health
@@ -292,7 +292,42 @@ async def test_callers_who_come_back_after_an_answer_share_one_batch() -> None:
     await batcher.aclose()
 
 
-async def test_who_is_not_joined_waits_a_tenth_of_a_batch_at_most() -> None:
+async def test_the_wait_goes_on_while_one_after_the_other_comes_back() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow)
+
+    async def client(pause_s: float) -> None:
+        for _ in range(4):
+            await ask(batcher, 1)
+            await asyncio.sleep(pause_s)  # the last one's is longer than the wait for one
+
+    await asyncio.gather(*(client(0.022 * number) for number in range(4)))
+
+    assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
+    await batcher.aclose()
+
+
+async def test_the_wait_for_one_after_the_other_is_bounded() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow, size=30)
+    await asyncio.gather(*(ask(batcher, 1) for _ in range(30)))
+
+    async def one_by_one() -> None:
+        async with asyncio.TaskGroup() as others:
+            for _ in range(25):
+                others.create_task(ask(batcher, 1))
+                await asyncio.sleep(0.02)  # of 30 the last would come after three batches
+
+    trickle = asyncio.create_task(one_by_one())
+    started_s = time.perf_counter()
+    await ask(batcher, 1)
+
+    assert time.perf_counter() - started_s < 0.2 * (1 + MOST_LINGER + LINGER) + 0.1
+    await trickle
+    await batcher.aclose()
+
+
+async def test_who_is_not_joined_waits_a_fifth_of_a_batch_at_most() -> None:
     slow = Slow()
     batcher = batcher_of(slow)
     await asyncio.gather(*(ask(batcher, item) for item in range(4)))

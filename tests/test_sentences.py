@@ -1,11 +1,14 @@
 """Sentences are those that nltk's own English Punkt finds."""
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from random import Random
 
 import pytest
 
+from backends.inputs import sentences
 from backends.inputs.sentences import split
 
 TEXTS = [
@@ -24,11 +27,22 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "sentences"), TEXTS)
-def test_a_text_is_split_as_nltk_splits_it(text: str, sentences: list[str] | int) -> None:
+@pytest.mark.parametrize(("text", "expected"), TEXTS)
+def test_a_text_is_split_as_nltk_splits_it(text: str, expected: list[str] | int) -> None:
     found = split(text)
 
-    assert found == sentences if isinstance(sentences, list) else len(found) == sentences
+    assert found == expected if isinstance(expected, list) else len(found) == expected
+
+
+def test_what_needs_no_look_is_what_punkt_finds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(0)
+    parts = ["a", "Dr", "B", ".", "?", "!", ")", '"', "…", "。", "1", "'", " ", " ", "\n", "\x1c"]
+    texts = ["".join(random.choices(parts, k=random.randint(0, 12))) for _ in range(5_000)]
+    found = [split(text) for text in texts]
+
+    monkeypatch.setattr(sentences, "_ENDS", re.compile(""))  # now Punkt looks at every text
+
+    assert found == [split(text) for text in texts]
 
 
 def test_many_threads_may_split_at_a_time() -> None:

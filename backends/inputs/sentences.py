@@ -10,6 +10,7 @@ Linguistics 32 (2006), and https://www.nltk.org/api/nltk.tokenize.punkt.html
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def _without(*packages: str) -> Iterator[None]:
 
 # For its classifiers, which nobody asks for, nltk's package would load these: 1 s and 90 MB.
 with _without("sklearn", "scipy"):
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
 
 _STATISTICS = Path(__file__).parent / "punkt_english"
 
@@ -59,6 +60,8 @@ def _load() -> PunktSentenceTokenizer:
 
 
 _PUNKT = _load()
+# Punkt looks for the end of a sentence at one of these, if more of the text follows.
+_ENDS = re.compile(f"[{re.escape(''.join(PunktLanguageVars.sent_end_chars))}].")
 
 
 def split(text: str) -> list[str]:
@@ -66,5 +69,8 @@ def split(text: str) -> list[str]:
 
     Many threads may call it at a time.
     """
-    sentences: list[str] = _PUNKT.tokenize(" ".join(text.split()))
+    text = " ".join(text.split())
+    if not _ENDS.search(text):  # of searches most: Punkt's patterns take a tenth of a request
+        return [text] if text else []
+    sentences: list[str] = _PUNKT.tokenize(text)
     return sentences
