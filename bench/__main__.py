@@ -43,7 +43,8 @@ def _measure(options: argparse.Namespace, plan: Plan) -> Figures:
     if options.url:
         api = wire.openai(options.model) if options.api == "openai" else wire.reference()
         return run_there(Target.of_url(options.url), api, plan)
-    return run_here(families.model_folder(plan.family), wire.reference(), plan)
+    api = wire.text_reference() if plan.is_of_texts else wire.reference()
+    return run_here(families.model_folder(plan.family), api, plan)
 
 
 def _plan(options: argparse.Namespace) -> Plan:

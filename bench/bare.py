@@ -1,8 +1,9 @@
 """The driver's end of the bare model: what a loop is, and the process that runs it.
 
-Two loops matter. "Bare loop": the best batch size, by the runtime and in the precision that are
-served, which is the ceiling. "One at a time": batches of one by eager torch in float32, decoded and
-computed in turn, as by a service that holds one lock around a request.
+Three loops matter. "Bare loop": the best batch size, by the runtime and in the precision that are
+served, which is the ceiling; "lone": the same in batches of one. "One at a time": batches of one by
+eager torch in float32, decoded and computed in turn, and each sentence of a text by itself, as by a
+service that holds one lock around a request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench import inputs
 from bench.service import ROOT, log_path, stop
 from machine import usable_cores
 
-Modality: TypeAlias = Literal["images", "texts"]
+Modality: TypeAlias = Literal["images", "texts", "passages"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Loop:
         seconds: how long, at least.
         threads: that decode a batch before it is computed; 1 decodes in the loop itself.
         size: width and height of the images.
+        is_apart: whether each sentence of a text has a pass of its own.
     """
 
     modality: Modality
@@ -40,6 +42,7 @@ class Loop:
     seconds: float
     threads: int = 1
     size: Sequence[int] = inputs.SMALL
+    is_apart: bool = False
 
 
 # What "one at a time" is computed by, whatever is served.

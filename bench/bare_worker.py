@@ -17,12 +17,13 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backends.embed import compute, embed
 from backends.load import load_model
-from backends.model import Model, Prepared, Shaping
+from backends.model import Model, Prepared, Shaping, Tower
 from bench import inputs
 from bench.bare import Loop, LoopResult
 from config import Settings, read
@@ -42,7 +43,7 @@ class BareModel:
     """Runs loops on a loaded model."""
 
     def __init__(self, model: Model) -> None:
-        self._text, self._image = model.towers["text"], model.towers["image"]
+        self._towers = model.towers
 
     def run(self, loop: Loop) -> LoopResult:
         """Run a loop: a burn-in, then whole batches until the time is over."""
@@ -61,23 +62,31 @@ class BareModel:
 
     def _step(self, loop: Loop, pool: ThreadPoolExecutor) -> Callable[[int], object]:
         """Return what computes batch `number`; vectors come back to the CPU, so it has finished."""
-        if loop.modality == "texts":
-            return lambda number: embed(self._text, _texts(number, loop.batch))
+        if loop.modality != "images":
+            embed_texts = partial(_embed_apart if loop.is_apart else embed, self._towers["text"])
+            words = inputs.WORDS[loop.modality]
+            return lambda number: embed_texts(
+                [words(number * loop.batch + i) for i in range(loop.batch)]
+            )
+        tower = self._towers["image"]
         files = _files(loop.size)
         each: Any = map if loop.threads == 1 else pool.map
 
+        def decode(file: bytes) -> Prepared:
+            return tower.preparation.prepare(_READER.open(file), Shaping())
+
         def step(number: int) -> object:
             batch = [files[(number * loop.batch + i) % len(files)] for i in range(loop.batch)]
-            return compute(self._image, list(each(self._decode, batch)))
+            return compute(tower, list(each(decode, batch)))
 
         return step
 
-    def _decode(self, file: bytes) -> Prepared:
-        return self._image.preparation.prepare(_READER.open(file), Shaping())
 
-
-def _texts(number: int, batch: int) -> list[str]:
-    return [inputs.text(number * batch + i) for i in range(batch)]
+def _embed_apart(tower: Tower, texts: Sequence[str]) -> None:
+    shaping = tower.preparation.reduce(Shaping())
+    for text in texts:
+        for part in tower.preparation.split(text, shaping).items:
+            compute(tower, [tower.preparation.prepare(part, shaping)])
 
 
 def _files(size: Sequence[int]) -> list[bytes]:

@@ -17,7 +17,11 @@ FAMILIES = (
     "siglip2",
     "naflex",
     "modernvbert",
+    "minilm",
+    "bge-base",
+    "model2vec",
 )
+TEXTS = ("minilm", "bge-base", "model2vec")  # of the text container
 DEFAULT = "openai"
 COMPLETE = "complete"  # a file, written when the rest of a folder is there
 

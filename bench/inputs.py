@@ -17,6 +17,7 @@ from PIL import Image
 from inference.images.decoder import ImageLimits
 
 SEED = 0
+SENTENCES = 10  # of a passage
 LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=100_000_000, shorter_side_px=224)
 SMALL = (640, 480)  # width, height
 SIZES = (SMALL, (1024, 768), (4000, 3000))
@@ -97,6 +98,15 @@ def text(number: int) -> str:
     return f"a {look} {colour} {thing} and a {other_colour} {other} {place} {time}"
 
 
+def passage(number: int) -> str:
+    """Return a text of ten sentences, none of which another number has."""
+    return " ".join(f"{text(SENTENCES * number + i).capitalize()}." for i in range(SENTENCES))
+
+
 def long_text(number: int) -> str:
     """Return a text of over a hundred words: CLIP reads all of its 77 places."""
     return ", ".join(text(number + place * _FAR) for place in range(10))
+
+
+# The words of number n, by what a loop or a load is of.
+WORDS = {"texts": text, "passages": passage}

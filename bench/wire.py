@@ -1,4 +1,4 @@
-"""The wire formats that the driver speaks: the reference container's, and OpenAI's embeddings.
+"""The wire formats that the driver speaks: the reference containers', and OpenAI's embeddings.
 
 Knows bytes only; who sends them and when is `load.py`'s business.
 """
@@ -34,6 +34,7 @@ class Api:
         image: what stands before and after the base64 of an image.
         text: what stands before and after a text.
         vectors: takes the vectors out of a parsed answer.
+        query: what stands around a text that is a search, where the format can say so.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Api:
     image: tuple[bytes, bytes]
     text: tuple[bytes, bytes]
     vectors: Callable[[Any], list[list[float]]]
+    query: tuple[bytes, bytes] | None = None
 
     def image_request(self, size: tuple[int, int], number: int) -> Request:
         """Ask for the vector of picture `number`."""
@@ -51,6 +53,11 @@ class Api:
         """Ask for the vectors of texts that JSON need not escape."""
         before, after = self.text
         return Request("POST", self.path, before + '","'.join(texts).encode() + after)
+
+    def search_request(self, text: str) -> Request:
+        """Ask for the vector of a search."""
+        before, after = self.query or self.text
+        return Request("POST", self.path, before + text.encode() + after)
 
     def ready_request(self) -> Request:
         """Ask whether the service is ready."""
@@ -65,6 +72,18 @@ def reference() -> Api:
         image=(b'{"images":["', b'"]}'),
         text=(b'{"texts":["', b'"]}'),
         vectors=lambda answer: [*answer["textVectors"], *answer["imageVectors"]],
+    )
+
+
+def text_reference() -> Api:
+    """Return the format of semitechnologies/transformers-inference: one text a request."""
+    return Api(
+        path="/vectors",
+        ready_path="/.well-known/ready",
+        image=(b'{"id":"","image":"', b'"}'),
+        text=(b'{"text":"', b'","config":{"task_type":"passage"}}'),
+        query=(b'{"text":"', b'","config":{"task_type":"query"}}'),
+        vectors=lambda answer: [answer["vector"]],
     )
 
 

@@ -70,6 +70,7 @@ class BatchQueue(Generic[T, R]):
         self._queue: FairQueue[Job[T, R]] = FairQueue()
         self._arrival = asyncio.Event()
         self._company = 0  # callers who were there when the last batch ended
+        self._company_is_queries = False
         self._last_run_s = 0.0
         self._ended_s = 0.0  # in the time of time.perf_counter
 
@@ -91,12 +92,15 @@ class BatchQueue(Generic[T, R]):
         """Hear that a batch of a runner was answered, and how long it was computed."""
         company = 0 if batch[0].is_alone else len(batch) + len(self._queue)
         self._company = min(company, self.max_batch_size)
+        self._company_is_queries = batch[0].party.is_query
         self._last_run_s, self._ended_s = run_s, time.perf_counter()
 
     async def _linger(self) -> None:
-        # Whatever waits: those who come back may be due before it.
+        # Whatever waits: those who come back may be due before it. Nothing is due before a query.
         until_s = self._ended_s + MOST_LINGER * self._last_run_s
         while len(self._queue) < self._company and time.perf_counter() < until_s:
+            if self._queue.is_query_next and not self._company_is_queries:
+                return
             if not await self._someone_comes(LINGER * self._last_run_s):
                 return
 

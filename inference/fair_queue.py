@@ -62,6 +62,11 @@ class Party:
         self.followers: set[Follower] = set()
         self.at_end: list[Callable[[], None]] = []
 
+    @property
+    def is_query(self) -> bool:
+        """Whether a query waits for it."""
+        return any(caller.is_query for caller in self.callers)
+
     def joined(self, caller: Caller) -> None:
         """Let another caller wait too."""
         self.callers.append(caller)
@@ -152,6 +157,12 @@ class FairQueue(Generic[E]):
     def __len__(self) -> int:
         """Count the entries."""
         return len(self._waiting)
+
+    @property
+    def is_query_next(self) -> bool:
+        """Whether the next batch will be of queries."""
+        line = self._next_line
+        return line is not None and not line.is_late
 
     def put(self, entry: E) -> None:
         """Let an entry wait for the turn of one of its callers.

@@ -42,8 +42,8 @@ def batcher_of(*run_batches: RunBatch[int, int], size: int = 4) -> Batcher[int, 
     return Batcher("test", run_batches, Health(), max_batch_size=size)
 
 
-async def ask(batcher: Batcher[int, int], item: int) -> int:
-    return (await batcher.submit(item, Party([Caller()]))).result
+async def ask(batcher: Batcher[int, int], item: int, *, is_query: bool = False) -> int:
+    return (await batcher.submit(item, Party([Caller(is_query=is_query)]))).result
 
 
 async def test_a_lone_item_runs_at_once() -> None:
@@ -324,6 +324,32 @@ async def test_the_wait_for_one_after_the_other_is_bounded() -> None:
 
     assert time.perf_counter() - started_s < 0.2 * (1 + MOST_LINGER + LINGER) + 0.1
     await trickle
+    await batcher.aclose()
+
+
+async def test_a_query_waits_for_nobody_who_asked_something_else() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow)
+    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
+    started_s = time.perf_counter()
+    await ask(batcher, 1, is_query=True)
+
+    assert time.perf_counter() - started_s < 0.2 * (1 + LINGER / 2)
+    await batcher.aclose()
+
+
+async def test_queries_that_come_back_share_one_batch() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow)
+
+    async def client() -> None:
+        for _ in range(4):
+            await ask(batcher, 1, is_query=True)
+            await asyncio.sleep(0.001)
+
+    await asyncio.gather(*(client() for _ in range(4)))
+
+    assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
     await batcher.aclose()
 
 

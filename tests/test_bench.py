@@ -319,6 +319,35 @@ def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
     assert "NOT STEADY" not in report.text(figures, plan)
 
 
+def test_a_model_of_texts_is_sent_texts_alone() -> None:
+    figures, plan = Figures(), replace(TINY, family="minilm")
+    model, torch_model = FixedBareModel(), FixedBareModel()
+    with serving({"vector": [1.0, 2.0]}) as server, run._runner() as runner:
+        beside = run.Beside(model, torch_model, plan, figures)
+        api = wire.text_reference()
+        one = run.TextRun(server.target, api, plan, figures, runner, beside)
+        one.rounds(parse_only=None)
+        one.larger_images()
+
+    assert {path for path, _ in server.seen} == {"/vectors"}
+    bodies = [json.loads(body) for _, body in server.seen]
+    tasks = {body["config"]["task_type"] for body in bodies}
+    assert tasks == {"passage", "query"}
+    assert {body["text"].count(".") for body in bodies} == {0, inputs.SENTENCES}
+    assert {loop.is_apart for loop in torch_model.loops} == {True}
+    assert {loop.batch for loop in torch_model.loops} == {1}
+    assert figures.loop_rate("lone/passages") == 10
+    reached = {goal.what for goal in report.goals(figures, plan) if goal.bound}
+    assert "texts, 16 clients / bare loop" not in reached  # two clients were asked for
+    assert "a search during an import, p95 / a pass" in reached
+
+
+def test_sentences_of_passages_differ() -> None:
+    sentences = [one for number in range(500) for one in inputs.passage(number).split(". ")]
+
+    assert len(set(sentences)) == len(sentences) == 500 * inputs.SENTENCES
+
+
 def test_the_openai_format_has_images_as_data_uris() -> None:
     with serving(OPENAI_ANSWER) as server:
         target = server.target._replace(base_path="/v1")
@@ -404,6 +433,8 @@ def test_the_bare_loop_computes_whole_batches() -> None:
     assert len({text for batch in backend.text_batches for text in batch}) >= 10
     assert images.rate_per_s == pytest.approx(3e3 / images.median_ms, rel=0.9)
     assert texts.rate_per_s > 0
+    model.run(Loop("passages", batch=1, seconds=0.02, is_apart=True))
+    assert backend.text_batches[-1][0].count(".") == inputs.SENTENCES  # it knows no sentences
 
 
 def test_a_server_is_started_measured_and_stopped(
