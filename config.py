@@ -40,6 +40,7 @@ def _formats(value: object) -> object:
 Switch = Annotated[bool, BeforeValidator(is_on)]
 Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
 Formats = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_formats)]
+Revision = Annotated[str | None, Field(description="its branch, tag or commit on the hub")]
 
 
 class Settings(BaseSettings):
@@ -130,7 +131,9 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(
         default=100_000,
         ge=1,
-        description="longest text, in characters; of a shorter one the model reads what it can",
+        description="longest text, in characters, or where a model reads sentence by sentence the "
+        "longest sentence (such texts have at most a million characters and 10,000 sentences); of "
+        "a shorter one the model reads what it can",
     )
     max_image_bytes: int = Field(default=50_000_000, ge=1, description="largest image file")
     max_image_pixels: int = Field(
@@ -174,6 +177,11 @@ class Settings(BaseSettings):
         description="`dimensions` of `/v1/embeddings` for clients that cannot send it: vectors are "
         "cut to so many numbers and have length 1, where the model allows it",
     )
+    embeddings_token_ids: Literal["refuse", "own"] = Field(
+        default="refuse",
+        description="token ids in place of texts, to `/v1/embeddings`: `refuse`, or `own`: they "
+        "are ids of this model's own vocabulary",
+    )
     served_model_name: str = Field(
         default="",
         description="the model's name in `/v1/models`; its family's where it is not set",
@@ -182,8 +190,8 @@ class Settings(BaseSettings):
         default=(),
         description="tokens, with commas between them, of which every request but the probes must "
         "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
-        "sends [what its URL says](#use-it-from-weaviate), a browser asks for a user and a "
-        "password, `smoke_test.py` sends none",
+        "and `smoke_test.py` send [what their URL says](#use-it-from-weaviate), a browser asks for "
+        "a user and a password",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
@@ -224,13 +232,9 @@ class DownloadSettings(BaseSettings):
     clip_model_name: str = Field(
         default="", description="model for the images; equal to `TEXT_MODEL_NAME` if it does both"
     )
-    clip_model_revision: str | None = Field(
-        default=None, description="its branch, tag or commit on the hub"
-    )
+    clip_model_revision: Revision = None
     text_model_name: str = Field(default="", description="model for the texts")
-    text_model_revision: str | None = Field(
-        default=None, description="its branch, tag or commit on the hub"
-    )
+    text_model_revision: Revision = None
     clip_model_type: str = Field(
         default="",
         description="`openai`: the pair above is an OpenAI CLIP, as it is for names that begin "
@@ -244,15 +248,11 @@ class DownloadSettings(BaseSettings):
         default=None, description="branch, tag or commit of the checkpoint on the hub"
     )
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
-    siglip_model_revision: str | None = Field(
-        default=None, description="its branch, tag or commit on the hub"
-    )
+    siglip_model_revision: Revision = None
     model_name: str = Field(
         default="", description="a model of texts only; counts where no variable above names one"
     )
-    model_revision: str | None = Field(
-        default=None, description="its branch, tag or commit on the hub"
-    )
+    model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(
         default=False,
         description="`1` or `true`: write the request's `task_type` in front of its texts, when it "
@@ -266,9 +266,7 @@ class DownloadSettings(BaseSettings):
     colpali_engine_model_name: str = Field(
         default="", description="ModernVBERT; the configs of the towers that it names come along"
     )
-    colpali_engine_model_revision: str | None = Field(
-        default=None, description="its branch, tag or commit on the hub"
-    )
+    colpali_engine_model_revision: Revision = None
     trust_remote_code: str = Field(
         default="False",
         description="`1` or `true`: let the model run Python code of its own, here and when it "

@@ -3,8 +3,10 @@
 
     ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
 
-Waits until it is ready, then asks what Weaviate and people ask. `--reference` leaves out what
-semitechnologies/multi2vec-clip is known to answer otherwise. Ends with 1 where an answer is wrong.
+Waits until it is ready, then asks what Weaviate and people ask of its model: texts and pictures, or
+texts only. `--reference` leaves out what semitechnologies/multi2vec-clip and
+semitechnologies/transformers-inference are known to answer otherwise. A token goes into the URL, as
+Weaviate has it: http://any:TOKEN@localhost:8080. Ends with 1 where an answer is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 RED, BLUE = (  # circles, 32x32 PNG
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cFBTlJRwCAAAARElEQVR42n3M"
@@ -37,21 +39,41 @@ class Answer(NamedTuple):
 
 
 class Container:
-    """A running container."""
+    """A running container.
+
+    Args:
+        url: as Weaviate is told it; a token in it (`http://any:TOKEN@host:8080`) is sent along.
+    """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._address = (parts.hostname or "localhost", parts.port or 80)
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        is_safe = parts.scheme == "https"
+        self._connect = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
+        self._address = (parts.hostname or "localhost", parts.port or (443 if is_safe else 80))
+        self._below = parts.path.rstrip("/")
+        self._token = unquote(parts.password or "")
 
     def ask(self, method: str, path: str, body: object = None, kind: str = "json") -> Answer:
         """Send one request; `kind` is the content type's second half."""
-        connection = http.client.HTTPConnection(*self._address, timeout=60)
+        headers = {"Content-Type": f"application/{kind}"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         content = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, content, {"Content-Type": f"application/{kind}"})
+        connection = self._connect(*self._address, timeout=60)
+        connection.request(method, self._below + path, content, headers)
         answer = connection.getresponse()
         raw = answer.read()
         connection.close()
-        return Answer(answer.status, json.loads(raw) if raw else None)
+        return Answer(answer.status, _parsed(raw))
+
+    def serves(self, path: str) -> bool:
+        """Tell whether it has such an interface."""
+        return self.ask("POST", path, {}).status not in {404, 405}
+
+    def reads_pictures(self) -> bool:
+        """Tell whether its model does: this service says so, of the reference's containers one."""
+        service = self.ask("GET", "/meta").body.get("service")
+        return "image" in service["modalities"] if service else self.serves("/vectorize")
 
     def vectorize(self, **body: object) -> dict[str, list[list[float]]]:
         """Ask for vectors, and check their form."""
@@ -64,6 +86,13 @@ class Container:
         for vector in vectors["textVectors"] + vectors["imageVectors"]:
             check(all(map(math.isfinite, vector)) and any(vector), "numbers expected")
         return vectors
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError:  # not every fault is told in JSON
+        return raw.decode(errors="replace")
 
 
 def check(fine: bool, otherwise: str) -> None:
@@ -104,6 +133,18 @@ def test_a_text(container: Container) -> None:
     check(len(vectors["textVectors"]) == 1 and vectors["imageVectors"] == [], "one text expected")
 
 
+def test_a_text_by_itself(container: Container) -> None:
+    """A text by /vectors, as Weaviate's modules of texts send it."""
+    config = {"pooling_strategy": "masked_mean", "task_type": "passage"}
+    body = {"text": "a red circle", "dims": 0, "vector": None, "error": "", "config": config}
+    answer = container.ask("POST", "/vectors", body)
+    check(answer.status == 200 and answer.body["text"] == "a red circle", str(answer))
+    vector = answer.body["vector"]
+    check(len(vector) == answer.body["dim"] and any(vector), "as many numbers as dim expected")
+    other = container.ask("POST", "/vectors", {**body, "text": "a blue square"}).body["vector"]
+    check(vector != other, "two texts, one vector")
+
+
 def test_an_image(container: Container) -> None:
     """An image alone."""
     vectors = container.vectorize(images=[RED])
@@ -140,16 +181,33 @@ def test_a_bad_image_is_named(container: Container) -> None:
     check(answer.status == 422 and answer.body["error"].startswith("images[1]: "), str(answer))
 
 
+def test_a_bad_text_is_named(container: Container) -> None:
+    """The same of a text by /vectors."""
+    answer = container.ask("POST", "/vectors", {"text": 5})
+    check(answer.status == 422 and answer.body["error"].startswith("text: "), str(answer))
+
+
 Test = Callable[[Container], None]
-OF_BOTH: tuple[Test, ...] = (
-    test_probes,
-    test_meta,
-    test_a_text,
-    test_an_image,
-    test_several,
-    test_an_error,
-)
-OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_image_is_named)
+# What is asked of every container, of one that has an interface, or whose model reads pictures; and
+# of this service besides.
+OF_ALL: tuple[Test, ...] = (test_probes, test_meta)
+OF_VECTORIZE: tuple[Test, ...] = (test_a_text,)
+OF_VECTORS: tuple[Test, ...] = (test_a_text_by_itself,)
+OF_PICTURES: tuple[Test, ...] = (test_an_image, test_several, test_an_error)
+OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_text_is_named)
+OF_ITS_PICTURES: tuple[Test, ...] = (test_a_bad_image_is_named,)
+
+
+def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
+    """Choose the tests that fit a container and its model."""
+    of_pictures = OF_PICTURES if is_reference else OF_PICTURES + OF_ITS_PICTURES
+    return (
+        *OF_ALL,
+        *(OF_VECTORIZE if container.serves("/vectorize") else ()),
+        *(OF_VECTORS if container.serves("/vectors") else ()),
+        *(of_pictures if container.reads_pictures() else ()),
+        *(() if is_reference else OF_THIS_SERVICE),
+    )
 
 
 def main() -> int:
@@ -160,13 +218,13 @@ def main() -> int:
     form.add_argument("--reference", action="store_true", help="leave out its known defects")
     options = form.parse_args()
     container = Container(options.url)
-    tests = OF_BOTH if options.reference else OF_BOTH + OF_THIS_SERVICE
     failures = 0
     try:
         wait_until_ready(container, options.wait)
     except AssertionError as error:
         print(f"FAILED  {error}")
         return 1
+    tests = tests_for(container, options.reference)
     for test in tests:
         failures += run(test, container)
     print(f"{len(tests) - failures} of {len(tests)} passed")

@@ -75,7 +75,7 @@ class Vectorizer:
         settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
         reader: Reader = (
-            TextReader(settings.max_text_chars)
+            TextReader(settings.max_text_chars, towers[0].preparation.splits)
             if modality == "text"
             else ImageReader(_image_limits(settings, self.info))
         )
@@ -105,11 +105,6 @@ class Vectorizer:
         """The memory of the devices together, now; None without a GPU."""
         memories = [memory for replica in self._replicas if (memory := replica.gpu_memory())]
         return sum(memories[1:], memories[0]) if memories else None
-
-    @property
-    def truncated_texts(self) -> int:
-        """How many texts were longer than the model reads, since the start."""
-        return sum(pipeline.truncated for pipeline in self._pipelines.values())
 
     @property
     def queue_items(self) -> Mapping[str, int]:

@@ -114,6 +114,11 @@ class Preparation(Protocol):
         """What an operator said of how inputs shall be read, where it shapes their vectors."""
         ...
 
+    @property
+    def splits(self) -> bool:
+        """Whether an input may have several parts."""
+        ...
+
     def reduce(self, shaping: Shaping) -> Shaping:
         """Return what the family reads of a shaping.
 
@@ -144,6 +149,14 @@ class Preparation(Protocol):
 
     def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
         """Make one answer of the parts'."""
+        ...
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text that ids of the model's own vocabulary stand for.
+
+        Raises:
+            InvalidInputError: one is none of it, or the model has no vocabulary.
+        """
         ...
 
 

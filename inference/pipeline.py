@@ -21,12 +21,14 @@ from inference.admission import Claim
 from inference.entrance import Entrance
 from inference.fair_queue import Party
 from inference.lane import Lane
+from inference.request import Content
 from inference.sources import Reader, Source
 from inference.timings import Timings
 from inference.vector_cache import VectorCache, value_of
 from inference.worker_pool import WorkerPool
 
 _BATCHES_AHEAD = 2  # are prepared, so that the model need not wait
+_QUICK_IDS = 1_000  # of tokens: more are turned into their text in a thread
 _OVERHEAD_BYTES = 300  # of a vector that is remembered: its key, and Python's objects around it
 
 
@@ -40,9 +42,6 @@ class Pipeline:
         entrance: to them.
         lane: where batches are computed.
         part_bytes: how many bytes of vectors of parts are remembered.
-
-    Attributes:
-        truncated: how many inputs were longer than the model reads, since the start.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Pipeline:
         part_bytes: int,
     ) -> None:
         self.lane = lane
-        self.truncated = 0
         self._tower = tower
         self._preparation = tower.preparation
         self._reader = reader
@@ -76,11 +74,13 @@ class Pipeline:
         """
         return self._preparation.reduce(shaping)
 
-    def is_quick_to_read(self, content: str) -> bool:
+    def is_quick_to_read(self, content: Content) -> bool:
         """Tell whether reading it needs no thread."""
-        return self._reader.is_quick_to_read(content)
+        if isinstance(content, str):
+            return self._reader.is_quick_to_read(content)
+        return len(content) <= _QUICK_IDS
 
-    async def read(self, content: str, timings: Timings) -> Source:
+    async def read(self, content: Content, timings: Timings) -> Source:
         """Read what a request holds.
 
         Raises:
@@ -88,8 +88,13 @@ class Pipeline:
             RequestTooLargeError: it is beyond the limits.
         """
         if self.is_quick_to_read(content):
-            return self._reader.read(content, timings)
-        return await self._pool.run(self._reader.read, content, timings)
+            return self._read(content, timings)
+        return await self._pool.run(self._read, content, timings)
+
+    def _read(self, content: Content, timings: Timings) -> Source:
+        if not isinstance(content, str):
+            content = self._preparation.text_of(content)
+        return self._reader.read(content, timings)
 
     def estimate(self, source: Source) -> int:
         """Return about what an input costs, in the lane's unit."""
@@ -106,9 +111,8 @@ class Pipeline:
         return await self._pool.run(self._look_up, source, shaping, timings)
 
     def _look_up(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
-        parts = self._preparation.split(source.content, shaping)
+        parts = self._reader.split(self._preparation, source.content, shaping)
         prepared = [self._prepare(part, shaping, timings) for part in parts.items]
-        self.truncated += any(item.truncated for item in prepared)
         with timings.measure("encode"):
             embedded = compute(self._tower, prepared)
         return self._preparation.join(embedded, parts.divisor)
@@ -156,19 +160,17 @@ class Pipeline:
                 embedded = [await self._embed_part(part, shaping, item, claim.set, party)]
             else:
                 embedded = await self._embed_parts(parts.items, shaping, item, claim, party)
-        joined = self._preparation.join(embedded, parts.divisor)
-        self.truncated += joined.truncated
-        return joined
+        return self._preparation.join(embedded, parts.divisor)
 
     async def _split(self, content: Any, shaping: Shaping, party: Party, timings: Timings) -> Parts:
         if self._reader.is_quick_to_split(content):
-            return self._preparation.split(content, shaping)
+            return self._reader.split(self._preparation, content, shaping)
         async with self._entrance.entered(party):
             return await self._pool.run(self._split_in_thread, content, shaping, timings)
 
     def _split_in_thread(self, content: Any, shaping: Shaping, timings: Timings) -> Parts:
         with timings.measure("tokenise"):
-            return self._preparation.split(content, shaping)
+            return self._reader.split(self._preparation, content, shaping)
 
     async def _embed_part(
         self,

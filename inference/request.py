@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,6 +32,9 @@ class Finish:
         return embedded._replace(vector=vector / np.float32(length or 1.0))
 
 
+# A text, the base64 of an image's file, or a text as ids of the model's own vocabulary.
+Content: TypeAlias = str | Sequence[int]
+
 _AS_IT_IS, _AS_IT_COMES = Shaping(), Finish()
 
 
@@ -40,7 +45,7 @@ class Input:
     Attributes:
         name: by which errors call it, such as `images[1]`.
         modality: which tower reads it.
-        content: the text, or the base64 of the image's file.
+        content: what it is.
         shaping: how it is read.
         finish: what is done to its vector.
         is_query: whether it goes before all that are none.
@@ -48,7 +53,7 @@ class Input:
 
     name: str
     modality: Modality
-    content: str
+    content: Content
     shaping: Shaping = _AS_IT_IS
     finish: Finish = _AS_IT_COMES
     is_query: bool = False

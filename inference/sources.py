@@ -8,14 +8,18 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple, Protocol
 
-from backends.model import Preparation, Prepared, Shaping
+from backends.model import Parts, Preparation, Prepared, Shaping
 from errors import RequestTooLargeError
 from inference.timings import Timings
 
 # Longer texts are tokenised in a thread: on the event loop they would hold up every request for a
 # millisecond and more.
 _QUICK_CHARS = 1_000
+_QUICK_CHARS_TO_READ = 100_000  # digesting them takes a tenth of a millisecond
 _QUICK_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 at worst
+# Of a text that is split: seconds of a thread, and a task for each sentence.
+_MOST_CHARS = 1_000_000
+_MOST_SENTENCES = 10_000
 
 
 class Source(NamedTuple):
@@ -50,6 +54,14 @@ class Reader(Protocol):
         """Tell whether it may be split on the event loop."""
         ...
 
+    def split(self, preparation: Preparation, content: Any, shaping: Shaping) -> Parts:
+        """Split an input.
+
+        Raises:
+            RequestTooLargeError: a part is beyond the limits, or there are too many.
+        """
+        ...
+
     def is_quick_to_prepare(self, part: Any) -> bool:
         """Tell whether it may be prepared on the event loop."""
         ...
@@ -74,15 +86,17 @@ class TextReader:
     """Texts: as they are.
 
     Args:
-        max_chars: of a text.
+        max_chars: of what is tokenised in one piece.
+        splits: whether that is a sentence, and not the text.
     """
 
-    def __init__(self, max_chars: int) -> None:
+    def __init__(self, max_chars: int, splits: bool) -> None:
         self._max_chars = max_chars
+        self._max_chars_in_all = max(_MOST_CHARS, max_chars) if splits else max_chars
 
     def is_quick_to_read(self, content: str) -> bool:
-        """Say yes: digesting the longest takes a tenth of a millisecond."""
-        return True
+        """Tell whether a text is not very long."""
+        return len(content) <= _QUICK_CHARS_TO_READ
 
     def read(self, content: str, timings: Timings) -> Source:
         """Check the length.
@@ -90,15 +104,24 @@ class TextReader:
         Raises:
             RequestTooLargeError: it is too long.
         """
-        if len(content) > self._max_chars:
-            raise RequestTooLargeError(
-                f"{len(content)} characters; at most {self._max_chars} are allowed", "text_length"
-            )
+        _check_chars(content, self._max_chars_in_all)
         return Source(content, hashlib.sha256(content.encode()).digest())
 
     def is_quick_to_split(self, content: str) -> bool:
         """Tell whether a text is short."""
         return len(content) <= _QUICK_CHARS_TO_SPLIT
+
+    def split(self, preparation: Preparation, content: str, shaping: Shaping) -> Parts:
+        """Find the sentences, and check their lengths."""
+        parts = preparation.split(content, shaping)
+        if len(parts.items) > _MOST_SENTENCES:
+            raise RequestTooLargeError(
+                f"{len(parts.items)} sentences; at most {_MOST_SENTENCES} are allowed",
+                "text_length",
+            )
+        for sentence in parts.items:
+            _check_chars(sentence, self._max_chars, "a sentence of ")
+        return parts
 
     def is_quick_to_prepare(self, part: str) -> bool:
         """Tell whether a text is short."""
@@ -114,3 +137,10 @@ class TextReader:
     def sample(self) -> str:
         """Return a short text."""
         return "a text"
+
+
+def _check_chars(text: str, most: int, what: str = "") -> None:
+    if len(text) > most:
+        raise RequestTooLargeError(
+            f"{what}{len(text)} characters; at most {most} are allowed", "text_length"
+        )

@@ -21,6 +21,7 @@ from backends.model import (
     Shaping,
     Tower,
 )
+from errors import InvalidInputError
 from inference.request import Input
 from vectorizer import Vectorizer
 
@@ -54,6 +55,7 @@ class AsItIs:
     """A preparation that hands its input on: one part, one bucket, a cost of 1."""
 
     reading = ""
+    splits = False
 
     def reduce(self, shaping: Shaping) -> Shaping:
         return Shaping()
@@ -70,6 +72,11 @@ class AsItIs:
 
     def collate(self, items: Sequence[Prepared]) -> Arrays:
         return (np.array([item.arrays[0].item() for item in items], object),)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        if 0 in ids:
+            raise InvalidInputError("0 is no letter", "body")
+        return "".join(map(chr, ids))
 
     def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
         return parts[0]

@@ -290,6 +290,69 @@ async def test_token_ids_are_told_what_to_do(client: httpx.AsyncClient, ids: lis
     assert "check_embedding_ctx_length=False" in error["message"]
 
 
+@pytest.fixture
+async def own(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
+    """A service whose clients know the model's vocabulary: letters, by their numbers."""
+    async with serving(backend, embeddings_token_ids="own") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts"), [([97, 98], ["ab"]), ([[97, 98], [99]], ["ab", "c"]), ([[97]], ["a"])]
+)
+async def test_ids_of_the_models_own_vocabulary_are_texts(
+    own: httpx.AsyncClient, ids: list[Any], texts: list[str]
+) -> None:
+    answer = (await own.post(PATH, json={"input": ids, "encoding_format": "float"})).json()
+
+    assert [item["embedding"] for item in answer["data"]] == [pytest.approx(unit(t)) for t in texts]
+    assert answer["usage"]["prompt_tokens"] == sum(map(len, texts))
+
+
+async def test_where_ids_are_taken_texts_are_too(own: httpx.AsyncClient) -> None:
+    query = await embedded(own, input=[[97]], input_type="query", dimensions=2)
+
+    assert query == [pytest.approx(unit("query: a", 2))]
+    assert await embedded(own, input=["a"]) == [pytest.approx(unit("a"))]
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([97, 0], "input[0]: 0 is no letter"),
+        ([[97], [98, 0]], "input[1]: 0 is no letter"),
+        ([[97], []], "input[1]: an empty list"),
+        ([[97], 98], "input: numbers and lists of numbers"),
+        ([[97], "a"], "input[1]: Expected"),
+        ([97, 1.5], "input[1]: Expected `int"),
+        ([[]], "input[0]: Expected"),
+    ],
+)
+async def test_ids_that_are_none_are_told(
+    own: httpx.AsyncClient, ids: list[Any], sentence: str
+) -> None:
+    error = await refused(own, input=ids)
+
+    assert error["message"].startswith(sentence)
+
+
+async def test_a_long_text_of_ids_is_bounded_like_any_other(backend: FakeModel) -> None:
+    async with serving(backend, embeddings_token_ids="own", max_text_chars=2000) as client:
+        fits = await embedded(client, input=[[97] * 2000])
+        long = await client.post(PATH, json={"input": [[97], [97] * 2001]})
+
+    assert fits == [pytest.approx(unit("a" * 2000))]
+    assert long.status_code == 413
+    assert long.json()["error"]["message"].startswith("input[1]: 2001 characters")
+
+
+async def test_no_endless_list_of_ids_is_built(own: httpx.AsyncClient) -> None:
+    answer = await own.post(PATH, json={"input": [7] * 300_002})
+
+    assert answer.status_code == 413
+    assert "over 300000 token ids" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [

@@ -321,4 +321,8 @@ def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_p
         expect(ranking(page, "Closest texts").first).to_contain_text("THE LAKE AT DAWN")
         expect(ranking(page, "Closest texts").first).to_contain_text("1.000")
         expect(page.get_by_text("Choose pictures")).to_be_hidden()
+        expect(page.locator("#selected")).not_to_contain_text("Longer than the model reads")
+        add(page, ["bread", "bread and butter " * 200], [])
+        header(page, "bread and butter " * 200).first.click()
+        expect(page.locator("#selected")).to_contain_text("Longer than the model reads")
         page.screenshot(path=SHOTS / "texts.png", full_page=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.inputs.one_part import OnePart
 from backends.model import Arrays, Embedded, Model, Parts, Prepared, Rows, Shaping, Tower
 from config import Settings
 from errors import InvalidInputError, QueueFullError, RequestTooLargeError
@@ -30,10 +31,10 @@ POOLINGS = ("sum", "last")
 LONGEST = 6  # words of a sentence that are read
 
 
-class Documents:
+class Documents(OnePart):
     """Splits into sentences of words; reads the pooling, and no task."""
 
-    reading = ""
+    splits = True
 
     def reduce(self, shaping: Shaping) -> Shaping:
         if shaping.pooling and shaping.pooling not in POOLINGS:
@@ -131,7 +132,40 @@ async def test_a_document_is_the_mean_of_its_sentences_in_either_pooling(
     assert values == pytest.approx([(6 + 9 + 6) / 3, (3 + 5 + 6) / 3, 0])
     (embedded,) = await vectorizer.embed([document("1 2 3 4 5 6 7 8. 1")])
     assert (embedded.tokens, embedded.truncated) == (LONGEST + 1, True)
-    assert vectorizer.truncated_texts == 1
+
+
+async def test_the_limit_of_a_text_is_that_of_its_sentences(library: Library) -> None:
+    vectorizer = Vectorizer([library.model], Settings(max_text_chars=20))
+    fits = "1 2 3 zzzzzzzzzzzzzz"  # 20 characters
+    assert await first_of(vectorizer, document(". ".join([fits] * 9))) == [6]
+
+    for text, sentence in (
+        (f"1. {fits}z. 2", "a sentence of 21 characters; at most 20 are allowed"),
+        ("1. " * 10_001, "10001 sentences; at most 10000 are allowed"),
+        ("1. " * 333_334, "1000002 characters; at most 1000000 are allowed"),
+    ):
+        with pytest.raises(RequestTooLargeError, match=f"^input: {sentence}$"):
+            await vectorizer.embed([document(text)])
+    await vectorizer.aclose()
+
+
+@pytest.mark.parametrize("is_query", [True, False])
+async def test_a_search_is_computed_in_the_midst_of_a_text_of_2000_sentences(
+    vectorizer: Vectorizer, library: Library, is_query: bool
+) -> None:
+    library.gate.clear()
+    text = ". ".join(f"{number} {'z ' * 30}" for number in range(2000))
+    assert len(text) > 100_000  # more than a sentence may have
+    long = asyncio.create_task(first_of(vectorizer, document(text)))
+    await asyncio.to_thread(library.busy.wait, 10)
+    search = asyncio.create_task(first_of(vectorizer, document("7777", is_query=is_query)))
+    await asyncio.sleep(0.1)
+    library.gate.set()
+
+    assert await search == [7777]
+    assert next(at for at, numbers in enumerate(library.read) if 7777 in numbers) <= 2
+    assert not long.done()
+    assert await long == [pytest.approx(1999 / 2)]
 
 
 async def test_sentences_of_many_documents_share_passes(

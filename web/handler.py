@@ -46,6 +46,7 @@ class EndpointHandler:
             self._check(ask)
             async with while_connected(request):
                 answers = await self._vectorizer.embed(ask.inputs, timings)
+        record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         with timings.measure("serialise"):
             return self._endpoint.serialise(ask, answers)
 

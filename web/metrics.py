@@ -58,6 +58,7 @@ class Metrics:
         self._requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
         items = self._counter("items", "Texts and images that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
+        self._truncated = self._counter("truncated_texts", "Texts longer than the model reads.")
         refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
         self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._total = self._histogram(
@@ -92,6 +93,7 @@ class Metrics:
         self._requests.labels(record.endpoint, str(record.status)).inc()
         for modality, count in record.items.items():
             self._items[modality].inc(count)
+        self._truncated.inc(len(record.truncated))
         if record.refused:
             self._refusals[record.refused].inc()
         self._total.observe(record.total_s)
@@ -150,11 +152,6 @@ class _States(Collector):
             self._observer_failures(),
         )
         yield from self._cache()
-        yield CounterMetricFamily(
-            "inference_truncated_texts",
-            "Texts longer than the model reads, cut.",
-            self._vectorizer.truncated_texts,
-        )
         yield from _gpu(self._vectorizer.gpu_memory)
 
     def _cache(self) -> Iterator[Metric]:

@@ -1,13 +1,13 @@
 """What surrounds every HTTP request, from the outside in: its record, its errors, its token.
 
-What the handlers and the errors note in the record ends here: in the headers `X-Request-ID` and
-`Server-Timing`, in the log, and with those who count.
+What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
+`Server-Timing` and `X-Truncated`, in the log, and with those who count.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import getrandbits
 
@@ -22,6 +22,8 @@ from web.errors import ErrorResponder
 from web.logs import log_request
 from web.record import Record
 
+# In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
+_MAX_RUNS = 1024
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _ID_BITS = 128
 
@@ -79,6 +81,8 @@ class RecordMiddleware:
         headers = [(b"x-request-id", record.request_id.encode())]
         if record.endpoint:
             headers.append((b"server-timing", server_timing(record).encode()))
+        if record.truncated:
+            headers.append((b"x-truncated", in_ranges(record.truncated).encode()))
         if self._is_draining():
             headers.append((b"connection", b"close"))
         return headers
@@ -94,6 +98,18 @@ def server_timing(record: Record) -> str:
     """Write the header's value: milliseconds by stage, and in all."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
+
+
+def in_ranges(places: Sequence[int]) -> str:
+    """Write ascending places: `0,3-5`; of many that lie apart the first, and `...`."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][-1] + 1:
+            runs[-1][1:] = [place]
+        else:
+            runs.append([place])
+    shown = ["-".join(map(str, run)) for run in runs[:_MAX_RUNS]]
+    return ",".join(shown + ["..."] * (len(runs) > _MAX_RUNS))
 
 
 class ErrorMiddleware:

@@ -13,6 +13,17 @@ from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.errors import HEADERS, STATUS
 
 _COMPONENTS = "#/components/schemas/"
+_OF_VECTORS = {
+    "X-Truncated": {
+        "description": "Which items are longer than the model reads, so that their ends count for "
+        "nothing: their places in the request, from 0. It is missing where there are none.",
+        "schema": {
+            "type": "string",
+            "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
+            "examples": ["0,3-5"],
+        },
+    }
+}
 
 
 def with_endpoints(
@@ -47,7 +58,11 @@ def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[s
         "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
-            "200": {"description": "The vectors", "content": _json(_schema_of(about.response))},
+            "200": {
+                "description": "The vectors",
+                "headers": _OF_VECTORS,
+                "content": _json(_schema_of(about.response)),
+            },
             **error_responses(STATUS.values(), endpoint.errors),
         },
     }

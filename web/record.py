@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -27,6 +28,7 @@ class Record:
         path: what was asked.
         endpoint: the path by which the interface is known that was asked, or empty.
         items: how many inputs it brought, by modality.
+        truncated: the places of those that were longer than the model reads, from 0.
         timings: where its time went.
         status: what it was answered, 0 before that.
         refused: why it was not answered with vectors, in a word; None where it was.
@@ -40,6 +42,7 @@ class Record:
     path: str = ""
     endpoint: str = ""
     items: Counter[Modality] = field(default_factory=Counter)
+    truncated: Sequence[int] = ()
     timings: Timings = field(default_factory=Timings)
     status: int = 0
     refused: Reason | None = None

@@ -10,6 +10,7 @@ before it converts to RGB.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from backends.families import openclip_portable
+from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
 from backends.inputs.pixels import PixelPreparation, to_pixels
 from backends.inputs.resampling import Pixels
-from backends.inputs.tokens import Padding, TokenPreparation, Tokens, beginning
+from backends.inputs.tokens import Padding, TokenPreparation, Tokens, beginning, unknown_id
 from backends.model import ModelOptions
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
@@ -217,6 +219,22 @@ class _Tokenize:
             ids: list[int] = self._tokenize([text])[0].tolist()
             truncated = self._is_cut(text, ids)
         return Tokens(ids[: self._length_of(ids)], truncated)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        if inner := getattr(self._tokenize, "tokenizer", None):
+            with self._lock:
+                return hf.text_of(inner, ids)
+        plain = [one for one in ids if one not in self._tokenize.all_special_ids]
+        for one in plain:
+            if one not in self._tokenize.decoder:
+                raise unknown_id(one)
+        text: str = self._tokenize.decode(plain)
+        return text.strip()
 
     def _is_cut(self, text: str, ids: list[int]) -> bool:
         # The end token may be the padding too, so a full row shows in its last place but one.

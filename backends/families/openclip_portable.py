@@ -11,7 +11,7 @@ from typing import Any
 from open_clip import tokenizer as texts
 from open_clip.transform import PreprocessCfg
 from PIL.Image import Resampling
-from tokenizers import Regex
+from tokenizers import Regex, decoders
 from tokenizers import Tokenizer as Vocabulary
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -87,6 +87,7 @@ def _simple_vocabulary(tokenizer: texts.SimpleTokenizer) -> Vocabulary:
     words = Split(Regex(f"(?i){tokenizer.pat.pattern}"), behavior="removed", invert=True)
     bytes_as_letters = ByteLevel(add_prefix_space=False, use_regex=False)
     vocabulary.pre_tokenizer = Sequence([words, bytes_as_letters])
+    vocabulary.decoder = decoders.ByteLevel()
     ends = ("<start_of_text>", "<end_of_text>")
     vocabulary.add_special_tokens(list(ends))
     vocabulary.post_processor = TemplateProcessing(

@@ -155,6 +155,11 @@ class _Tokenize:
             ids: list[int] = _tensors(self._model, text)[_IDS][0].tolist()
             return Tokens(ids, hf.is_cut(self._model.tokenizer, text, ids, length))
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out."""
+        with self._lock:
+            return hf.text_of(self._model.tokenizer, ids)
+
 
 class _Features(OnePart):
     """The input of any other text model, as its own library makes it of a text.
@@ -192,6 +197,12 @@ class _Features(OnePart):
     def collate(self, items: Sequence[Prepared]) -> Arrays:
         """Stack rows of equal shapes; what is alone comes with the axis of its batch."""
         return items[0].arrays if items[0].bucket is None else super().collate(items)
+
+    @override
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out."""
+        with self._lock:
+            return hf.text_of(self._model.tokenizer, ids)
 
 
 class _TextNetwork(nn.Module):

@@ -19,7 +19,15 @@ from backends.inputs import siglip1_tokens
 from backends.inputs.cleaning import CLEANING
 from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.inputs.siglip1_tokens import SpecialTokens
-from backends.inputs.tokens import VOCABULARY, TextRecipe, TokenPreparation, Tokens, beginning
+from backends.inputs.tokens import (
+    VOCABULARY,
+    TextRecipe,
+    TokenPreparation,
+    Tokens,
+    beginning,
+    decode,
+    unknown_id,
+)
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     ImageTower,
@@ -95,12 +103,37 @@ class TransformersTokenizer:
             ids: list[int] = encoded["input_ids"]
             return Tokens(ids, is_cut(self._tokenizer, clean, ids, self._max_length))
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        with self._lock:
+            return text_of(self._tokenizer, ids)
+
 
 def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:
     """Tell whether a text has more tokens than those ids, by giving it room for one more."""
     if len(ids) < length:  # most are not tokenised twice
         return False
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of ids, special ones left out; not beside a thread that tokenises.
+
+    Raises:
+        InvalidInputError: one is none of the vocabulary.
+    """
+    vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if isinstance(vocabulary, Vocabulary):
+        return decode(vocabulary, ids)
+    for one in ids:
+        if not 0 <= one < len(tokenizer):
+            raise unknown_id(one)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text
 
 
 def save_vocabulary(tokenizer: Any, folder: Path) -> str:

@@ -63,6 +63,7 @@ class ChunkPreparation(OnePart):
         self._poolings = {name: place for place, name in enumerate(poolings)}
         self._reading = reading
         self.reading = str(reading)
+        self.splits = not reading.is_direct
         self._split: Callable[[str], list[str]] = list_of_one
         if not reading.is_direct:
             from backends.inputs import sentences  # only who splits pays for nltk
@@ -103,6 +104,14 @@ class ChunkPreparation(OnePart):
         """Return ids and a mask of a sentence, [length] int64 each."""
         prepared = self._tokens.prepare(chunk, shaping)
         return replace(prepared, pick=self._poolings.get(shaping.pooling, 0))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        return self._tokens.text_of(ids)
 
 
 def list_of_one(text: str) -> list[str]:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from backends.model import Arrays, Embedded, Parts, Prepared, Shaping, Vector
+from errors import InvalidInputError
 
 
 class OnePart:
     """The half of a `Preparation` that knows nothing of its modality."""
 
     reading = ""
+    splits = False
 
     def reduce(self, _shaping: Shaping) -> Shaping:
         """Read nothing of it: every request gets the same vector."""
@@ -27,6 +29,16 @@ class OnePart:
         """Stack the arrays of items of one bucket: [n, ...] each."""
         columns = zip(*(item.arrays for item in items), strict=True)
         return tuple(np.stack(column) for column in columns)
+
+    def text_of(self, _ids: Sequence[int]) -> str:
+        """Say that there is no vocabulary.
+
+        Raises:
+            InvalidInputError: always.
+        """
+        raise InvalidInputError(
+            "token ids, and this model has no vocabulary to read them by", "body"
+        )
 
     def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
         """Add the vectors up and divide; tokens add up, and one part that was cut makes it cut."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from backends.inputs.cleaning import NO_PUNCTUATION
-from backends.inputs.tokens import TextRecipe, TokenPreparation, Tokens, beginning
+from backends.inputs.tokens import TextRecipe, TokenPreparation, Tokens, beginning, unknown_id
 from backends.model import ModelOptions
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
@@ -80,6 +80,20 @@ class Siglip1Tokenizer:
         ids = list(self._ids(beginning(text, self._max_length)))
         # The end token takes a place, so the text itself fills one less.
         return Tokens(self._ended(ids[: self._max_length - 1]), len(ids) >= self._max_length)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        special = set(self._special.ids.values())
+        plain = [one for one in ids if one not in special]
+        for one in plain:
+            if not 0 <= one < len(self._pieces):
+                raise unknown_id(one)
+        text: str = self._pieces.decode(plain)
+        return text
 
     def _ended(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == [self._special.end] else [*ids, self._special.end]

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer as Vocabulary
 from backends.inputs.cleaning import CLEANING, Cleaning
 from backends.inputs.one_part import OnePart
 from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from errors import InvalidInputError
 
 VOCABULARY = "tokenizer.json"  # in a converted model's folder
+_IDS = 2**32  # the tokenizers library takes no larger ones
 
 
 class Tokens(NamedTuple):
@@ -27,10 +29,18 @@ class Tokens(NamedTuple):
 
 
 class Tokenize(Protocol):
-    """Turns a text into ids, cut to what the model reads; many threads call it at a time."""
+    """Turns a text into ids, cut to what the model reads, and back; for many threads at a time."""
 
     def __call__(self, text: str, /) -> Tokens:
         """Return the ids of a text."""
+        ...
+
+    def text_of(self, ids: Sequence[int], /) -> str:
+        """Return the text of ids, special ones left out.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
         ...
 
 
@@ -132,6 +142,14 @@ class TokenPreparation(OnePart):
         length = len(arrays[0])
         return Prepared(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        return self._tokenize.text_of(ids)
+
 
 @dataclass(frozen=True)
 class TextRecipe:
@@ -175,6 +193,34 @@ class Tokenizer:
         clean = self._clean(beginning(text, self._max_length))
         encoding: Encoding = self._vocabulary.encode_batch_fast([clean])[0]
         return Tokens(encoding.ids, bool(encoding.overflowing))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special ones left out.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        return decode(self._vocabulary, ids)
+
+
+def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    """Return the text of ids, special ones left out; not beside a thread that changes the object.
+
+    Raises:
+        InvalidInputError: one is none of the vocabulary.
+    """
+    for one in ids:
+        if not 0 <= one < _IDS or vocabulary.id_to_token(one) is None:
+            raise unknown_id(one)
+    text: str = vocabulary.decode(ids, skip_special_tokens=True)
+    # CLIP's vocabulary marks the ends of words, and its decoder leaves the marks in.
+    mark = getattr(vocabulary.model, "end_of_word_suffix", None)
+    return text.replace(mark, " ").strip() if mark else text
+
+
+def unknown_id(one: int) -> InvalidInputError:
+    """Say that an id is none of the vocabulary."""
+    return InvalidInputError(f"{one} is the id of no token in this model's vocabulary", "body")
 
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:

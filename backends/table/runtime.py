@@ -8,6 +8,7 @@ what any sentence-transformers model gives.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer as Vocabulary
 from backends.folder import ModelFolder
 from backends.inputs.one_part import OnePart
 from backends.inputs.prompts import Prompts
-from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY
+from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, decode
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.text_folder import TextFolder
 from errors import ModelFolderError, StartupError, describe_error
@@ -110,6 +111,14 @@ class TablePreparation(OnePart):
         encoding = self._vocabulary.encode(whole, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int64)
         return Prepared((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        return decode(self._vocabulary, ids)
 
 
 class TableNetwork:

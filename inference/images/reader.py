@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from PIL import Image
 
-from backends.model import Preparation, Prepared, Shaping
+from backends.model import Parts, Preparation, Prepared, Shaping
 from errors import InvalidInputError
 from inference.images.decoder import ImageDecoder, ImageLimits, decode_base64
 from inference.sources import Source
@@ -49,6 +49,10 @@ class ImageReader:
     def is_quick_to_split(self, content: bytes) -> bool:
         """Say yes: an image is split when it is prepared, if at all."""
         return True
+
+    def split(self, preparation: Preparation, content: bytes, shaping: Shaping) -> Parts:
+        """Split a file."""
+        return preparation.split(content, shaping)
 
     def is_quick_to_prepare(self, part: bytes) -> bool:
         """Say no: decoding takes milliseconds."""

@@ -7,7 +7,7 @@ of infinity (`"modality": "image"`) send them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,11 +19,13 @@ from typing_extensions import override
 from backends.model import Embedded, Modality, ModelInfo, Shaping, Vector
 from config import Settings
 from errors import ConfigurationError, InvalidInputError
-from inference.request import Finish, Input
+from inference.request import Content, Finish, Input
+from web.endpoints import token_ids
 from web.endpoints.base import Ask, Description, Endpoint
 from web.endpoints.json_body import decode
 from web.endpoints.openai_api import OpenAIErrors, model_id
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
+from web.endpoints.token_ids import TokenIds
 
 _MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
 
@@ -33,7 +35,6 @@ _TASKS = {
     **dict.fromkeys(("document", "search_document", "retrieval.passage"), "passage"),
 }
 
-_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[[\s\[]*-?\d')
 _PICTURE_URL = re.compile(r"data:image/", re.IGNORECASE)
 _OTHER_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 # No text has so many of these without a space: base64 of a file does, in lines or in one.
@@ -55,16 +56,9 @@ class EmbeddingInput(msgspec.Struct):
             raise ValueError("neither `text` nor `image`, or both: one of them is needed")
 
 
-class EmbeddingsRequest(msgspec.Struct):
-    """What `POST /v1/embeddings` takes; other fields mean nothing here."""
+class EmbeddingsOptions(msgspec.Struct, kw_only=True):
+    """How to embed, and how to answer; other fields mean nothing here."""
 
-    input: Annotated[
-        str | EmbeddingInput | list[str | EmbeddingInput],
-        msgspec.Meta(
-            description="what to embed: one or up to 2,048; a string is a text, or a picture where "
-            "it is a `data:image/...;base64,` URL"
-        ),
-    ]
     model: Annotated[
         str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
     ] = None
@@ -88,6 +82,24 @@ class EmbeddingsRequest(msgspec.Struct):
     normalized: Annotated[
         bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
     ] = None
+
+
+class EmbeddingsRequest(EmbeddingsOptions):
+    """What `POST /v1/embeddings` takes."""
+
+    input: Annotated[
+        str | EmbeddingInput | list[str | EmbeddingInput],
+        msgspec.Meta(
+            description="what to embed: one or up to 2,048; a string is a text, or a picture where "
+            "it is a `data:image/...;base64,` URL"
+        ),
+    ]
+
+
+class TokenIdsRequest(EmbeddingsOptions):
+    """What it also takes, where the operator says whose token ids they are."""
+
+    input: TokenIds
 
 
 class Embedding(msgspec.Struct):
@@ -128,6 +140,7 @@ class EmbeddingsAsk(Ask):
 
 
 _DECODER = msgspec.json.Decoder(EmbeddingsRequest)
+_IDS_DECODER = msgspec.json.Decoder(TokenIdsRequest)
 
 
 class Embeddings(Endpoint[EmbeddingsAsk]):
@@ -163,22 +176,29 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
 
     @override
     def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
-        wanted = _decode(body)
-        inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
-        if not inputs:
-            raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
+        wanted = self._decode(body)
         task = wanted.input_type or wanted.task or ""
         shaping, finish = Shaping(task=_TASKS.get(task, task)), self._finish(wanted)
-        read = []
-        for i, one in enumerate(inputs):
-            name = f"input[{i}]"
-            modality, content = _content_of(one, wanted.modality, name)
-            is_query = shaping.task == "query"
-            read.append(Input(name, modality, content, shaping, finish, is_query))
-        is_base64 = wanted.encoding_format == "base64"
-        return EmbeddingsAsk(read, self._model if wanted.model is None else wanted.model, is_base64)
+        is_query = shaping.task == "query"
+        inputs = [
+            Input(f"input[{i}]", modality, content, shaping, finish, is_query)
+            for i, (modality, content) in enumerate(_contents_of(wanted))
+        ]
+        model = self._model if wanted.model is None else wanted.model
+        return EmbeddingsAsk(inputs, model, wanted.encoding_format == "base64")
 
-    def _finish(self, wanted: EmbeddingsRequest) -> Finish:
+    def _decode(self, body: bytes | bytearray) -> EmbeddingsRequest | TokenIdsRequest:
+        try:
+            return decode(_DECODER, body)
+        except InvalidInputError as error:
+            if not (error.where.startswith("input") and token_ids.are_sent(body)):
+                raise
+            if self.settings.embeddings_token_ids == "refuse":  # noqa: S105 - no secret
+                raise token_ids.refused().at("input") from error
+        token_ids.check_count(body)
+        return decode(_IDS_DECODER, body)
+
+    def _finish(self, wanted: EmbeddingsOptions) -> Finish:
         dimensions = wanted.dimensions or self._dimensions
         try:
             self._check(dimensions)
@@ -216,35 +236,34 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _decode(body: bytes | bytearray) -> EmbeddingsRequest:
-    try:
-        return decode(_DECODER, body)
-    except InvalidInputError as error:
-        if not (error.where.startswith("input") and _TOKEN_IDS.search(body)):
-            raise
-        raise InvalidInputError(
-            "token ids, not texts: ids of another vocabulary would give wrong vectors. Send texts; "
-            "with langchain-openai by OpenAIEmbeddings(check_embedding_ctx_length=False)",
-            "body",
-        ).at("input") from error
-
-
-def _content_of(
-    one: str | EmbeddingInput, modality: Modality | None, name: str
-) -> tuple[Modality, str]:
-    """Tell what an item is, and return it.
+def _contents_of(
+    wanted: EmbeddingsRequest | TokenIdsRequest,
+) -> Iterator[tuple[Modality, Content]]:
+    """Tell what each item is, and return it.
 
     Raises:
-        InvalidInputError: it is a picture's address, or a file that claims to be a text.
+        InvalidInputError: there is none, or one is a picture's address, or a file that claims to be
+            a text.
     """
-    try:
-        if isinstance(one, EmbeddingInput):
-            return _item_of(one)
-        if modality == "image" or _PICTURE_URL.match(one):
-            return "image", _picture(one)
-        return "text", _text(one)
-    except InvalidInputError as error:
-        raise error.at(name) from error
+    if isinstance(wanted, TokenIdsRequest):
+        yield from (("text", ids) for ids in token_ids.texts_of(wanted.input))
+        return
+    inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
+    if not inputs:
+        raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
+    for i, one in enumerate(inputs):
+        try:
+            yield _content_of(one, wanted.modality)
+        except InvalidInputError as error:
+            raise error.at(f"input[{i}]") from error
+
+
+def _content_of(one: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
+    if isinstance(one, EmbeddingInput):
+        return _item_of(one)
+    if modality == "image" or _PICTURE_URL.match(one):
+        return "image", _picture(one)
+    return "text", _text(one)
 
 
 def _item_of(one: EmbeddingInput) -> tuple[Modality, str]:

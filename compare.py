@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Compares the vectors of two running containers: may a collection keep those that it has?
+
+    ./compare.py OLD_URL NEW_URL [--folder DIR] [--config JSON]
+
+Sends both the same texts and pictures, one a request as Weaviate does, to `/vectorize` and to
+`/vectors`, wherever OLD serves them. Needs nothing but Python, and smoke_test.py beside it.
+
+Ends with 0 where the vectors are the same, 1 where they are nearly, or where NEW has none and OLD
+has one, 3 where everything must be imported anew, and 2 where nothing can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import re
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from smoke_test import BLUE, RED, Container
+
+SAME_COSINE, NEAR_COSINE = 0.999999, 0.999
+SAME_LENGTH = 1e-4
+
+Kind: TypeAlias = Literal["text", "picture"]
+Vector: TypeAlias = Sequence[float]
+
+
+class Sample(NamedTuple):
+    """What is sent: a text, or the base64 of a picture's file, and what it is called."""
+
+    kind: Kind
+    name: str
+    content: str
+
+
+# --- what is sent
+
+TEXTS = (
+    "a red circle",
+    "A Red CIRCLE, and a big blue square!",
+    "How do I bake bread? Mix flour and water. Wait a day. Then bake it, e.g. at 230 °C.",
+    "Zwei Füchse laufen über die Straße; il fait très beau aujourd'hui.",
+    "富士山の写真。两只猫在睡觉。",
+    "  spaces,\n\nlines\tand tabs  ",
+    "emoji 🦊🏔️ and symbols ±≠∞ <b>&amp;</b>",
+    "12345.678 1e-9 C3PO user@example.com https://example.com/a?b=c",
+    "word " * 40 + "end of a long sentence",
+    "A sentence of a long text, with its number. " * 60,
+    "",
+)
+
+
+def _png(width: int, height: int, colour: Callable[[int, int], tuple[int, int, int]]) -> str:
+    rows = b"".join(
+        b"\0" + bytes(value for x in range(width) for value in colour(x, y)) for y in range(height)
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return base64.b64encode(file).decode()
+
+
+def _gradient(x: int, y: int) -> tuple[int, int, int]:
+    return x % 256, y % 256, (x + y) % 256
+
+
+def _rings(x: int, y: int) -> tuple[int, int, int]:
+    return (240, 200, 30) if int(math.hypot(x - 150, y - 150)) // 20 % 2 else (20, 60, 90)
+
+
+def built_in() -> list[Sample]:
+    """Return texts and pictures of many kinds."""
+    pictures = {
+        "red circle, 32x32": RED,
+        "blue circle, 32x32": BLUE,
+        "gradient, 320x240": _png(320, 240, _gradient),
+        "rings, 300x300": _png(300, 300, _rings),
+        "gradient, 60x400": _png(60, 400, _gradient),
+    }
+    texts = [Sample("text", text, text) for text in TEXTS]
+    return texts + [Sample("picture", name, content) for name, content in pictures.items()]
+
+
+_PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])", re.IGNORECASE)
+
+
+def of_folder(folder: Path) -> Iterator[Sample]:
+    """Yield the lines of its text files, and its pictures, those of folders in it included."""
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix.lower() == ".txt":
+            lines = path.read_text("utf-8").splitlines()
+            yield from (Sample("text", line, line) for line in lines if line.strip())
+        elif _PICTURES.fullmatch(path.suffix):
+            yield Sample("picture", name, base64.b64encode(path.read_bytes()).decode())
+
+
+# --- how it is asked
+
+
+class Reply(NamedTuple):
+    """The status of an answer, and its vector where it has one."""
+
+    status: int
+    vector: Vector | None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One way to ask for a vector: a path, the body for a sample, and where its answer has it."""
+
+    name: str
+    path: str
+    body: Callable[[Sample], dict[str, Any] | None]
+    vector_in: Callable[[Any], Vector]
+
+    def ask(self, container: Container, sample: Sample) -> Reply:
+        """Ask for the vector of a sample."""
+        status, answer = container.ask("POST", self.path, self.body(sample))
+        return Reply(status, self.vector_in(answer) if status == 200 else None)
+
+
+def interfaces(config: dict[str, Any]) -> list[Interface]:
+    """Return all ways; `config` goes along with the texts of `/vectors`."""
+
+    def vectorize(sample: Sample) -> dict[str, Any]:
+        return {"texts" if sample.kind == "text" else "images": [sample.content]}
+
+    def vectors(task: str) -> Callable[[Sample], dict[str, Any] | None]:
+        def body(sample: Sample) -> dict[str, Any] | None:
+            if sample.kind == "text":
+                return {"text": sample.content, "config": {**config, "task_type": task}}
+            # A picture has no task: it is asked for once.
+            return {"id": sample.name, "image": sample.content} if task == "passage" else None
+
+        return body
+
+    def first(answer: Any) -> Vector:
+        vector: Vector = (answer["textVectors"] + answer["imageVectors"])[0]
+        return vector
+
+    return [
+        Interface("/vectorize", "/vectorize", vectorize, first),
+        Interface("/vectors", "/vectors", vectors("passage"), itemgetter("vector")),
+        Interface("/vectors, query", "/vectors", vectors("query"), itemgetter("vector")),
+    ]
+
+
+# --- what came of it
+
+Outcome: TypeAlias = Literal["same", "nearly", "DIFFERENT", "old fails", "NEW FAILS", "both fail"]
+
+
+class Row(NamedTuple):
+    """A sample by one interface: what both answered."""
+
+    interface: str
+    sample: Sample
+    old: Reply
+    new: Reply
+
+    @property
+    def cosine(self) -> float:
+        """Of both vectors; NaN where there are not two of one size."""
+        old, new = self.old.vector, self.new.vector
+        if old is None or new is None or len(old) != len(new):
+            return math.nan
+        lengths = length(old) * length(new)
+        if not lengths:  # nothing to read gives no direction
+            return 1.0 if length(old) == length(new) else 0.0
+        return math.fsum(a * b for a, b in zip(old, new, strict=True)) / lengths
+
+    @property
+    def outcome(self) -> Outcome:
+        """What this says of NEW."""
+        if self.old.vector is not None and self.new.vector is not None:
+            return self._likeness(length(self.old.vector), length(self.new.vector))
+        if self.old.vector is not None:
+            return "NEW FAILS"
+        return "both fail" if self.new.vector is None else "old fails"
+
+    def _likeness(self, old: float, new: float) -> Outcome:
+        as_long = math.isclose(old, new, rel_tol=SAME_LENGTH / 10, abs_tol=SAME_LENGTH)
+        if self.cosine >= SAME_COSINE and as_long:
+            return "same"
+        return "nearly" if self.cosine >= NEAR_COSINE else "DIFFERENT"
+
+
+def length(vector: Vector) -> float:
+    """Return the Euclidean length."""
+    return math.sqrt(math.fsum(value * value for value in vector))
+
+
+def compare(
+    old: Container, new: Container, samples: Sequence[Sample], config: dict[str, Any]
+) -> Iterator[Row]:
+    """Ask both for everything that OLD serves."""
+    for interface in interfaces(config):
+        if old.serves(interface.path):
+            yield from _compare_by(interface, old, new, samples)
+
+
+def _compare_by(
+    interface: Interface, old: Container, new: Container, samples: Sequence[Sample]
+) -> Iterator[Row]:
+    unread: set[Kind] = set()
+    read: set[Kind] = set()
+    for sample in samples:
+        if sample.kind in unread or interface.body(sample) is None:
+            continue
+        row = Row(interface.name, sample, *(interface.ask(one, sample) for one in (old, new)))
+        yield row
+        if row.outcome == "both fail" and sample.kind not in read:
+            unread.add(sample.kind)  # the model is none for them
+        read.add(sample.kind)
+
+
+# --- how it is told
+
+_SENTENCES = {
+    "same": "the same vectors: a collection keeps those that it has",
+    "nearly": "nearly the same vectors: searches will hardly differ, but import anew rather than "
+    "let both stand in one collection",
+    "DIFFERENT": "other vectors: import everything anew",
+}
+
+
+def show(row: Row) -> str:
+    """Write a row of the table."""
+    lengths = [_number(reply.vector and length(reply.vector), 5) for reply in row[2:]]
+    cells = [
+        f"{row.interface:16}",
+        f"{row.sample.kind:8}",
+        f"{' '.join(row.sample.name.split())[:34]:34}",
+        f"{_number(row.cosine, 8):>11}",
+        *(f"{one:>10}" for one in lengths),
+        f"{row.old.status:>4} {row.new.status:>4} ",
+        row.outcome,
+    ]
+    return " ".join(cells)
+
+
+_HEADING = f"{'':60} {'cosine':>11} {'old length':>10} {'new length':>10}  old  new"
+
+
+def _number(value: float | Vector | None, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, float) and math.isfinite(value) else "-"
+
+
+def conclude(rows: Sequence[Row]) -> int:
+    """Print the verdicts, for texts and for pictures; return the exit status."""
+    print()
+    verdicts = [_conclude_of(kind, rows) for kind in ("text", "picture")]
+    found = [verdict for verdict in verdicts if verdict is not None]
+    if not found:
+        print("Nothing could be compared: OLD answers none of this with a vector.")
+        return 2
+    return max(found)
+
+
+def _conclude_of(kind: Kind, rows: Sequence[Row]) -> int | None:
+    outcomes = [row.outcome for row in rows if row.sample.kind == kind]
+    order: tuple[Outcome, ...] = ("DIFFERENT", "nearly", "same")
+    worst = next((one for one in order if one in outcomes), None)
+    if lost := outcomes.count("NEW FAILS"):
+        print(f"{kind}s: NEW has no vectors for {lost} that OLD answers.")
+    if gained := outcomes.count("old fails"):
+        print(f"{kind}s: NEW answers {gained} for which OLD has no vectors.")
+    if worst is None:
+        return 1 if lost else None
+    print(f"{kind}s: {_SENTENCES[worst]} ({outcomes.count(worst)} of {len(outcomes)}).")
+    return {"same": int(lost > 0), "nearly": 1, "DIFFERENT": 3}[worst]
+
+
+def main() -> int:
+    """Compare two containers, row by row, and conclude."""
+    form = argparse.ArgumentParser(description="Compare the vectors of two running containers.")
+    form.add_argument("old", help="the container whose vectors you have, such as http://host:8080")
+    form.add_argument("new", help="the one that shall replace it")
+    form.add_argument("--folder", type=Path, help="texts (*.txt, one a line) and pictures of yours")
+    form.add_argument(
+        "--config",
+        type=json.loads,
+        default={},
+        help='what your collection sets for /vectors, such as \'{"pooling_strategy": "cls"}\'',
+    )
+    options = form.parse_args()
+    samples = [*built_in(), *(of_folder(options.folder) if options.folder else [])]
+    rows = []
+    print(_HEADING)
+    try:
+        pair = Container(options.old), Container(options.new)
+        for row in compare(*pair, samples, options.config):
+            rows.append(row)
+            print(show(row), flush=True)
+    except (OSError, HTTPException) as error:
+        print(f"\nNo comparison: {error}")
+        return 2
+    return conclude(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

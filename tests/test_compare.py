@@ -1,0 +1,199 @@
+"""`compare.py` as people run it: against services, and a stand-in for a container of old."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from compare import Reply, Row, Sample
+from tests.golden_cases import GOLDEN
+from tests.golden_texts import GOLDEN_TEXTS
+from tests.pictures import plain
+from tests.service import ROOT, Service, free_port, running
+
+Answer = tuple[int, Any]
+
+
+class Verdict(NamedTuple):
+    status: int
+    rows: list[str]
+    sentences: list[str]
+
+
+def compare(old: str, new: str, *options: str) -> Verdict:
+    command = [sys.executable, "-E", "-s", "compare.py", old, new, *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not run.stderr, run.stderr
+    table, _, conclusion = run.stdout.partition("\n\n")
+    return Verdict(run.returncode, table.splitlines()[1:], conclusion.splitlines())
+
+
+def url(service: Service, credentials: str = "") -> str:
+    return f"http://{credentials}127.0.0.1:{service.port}"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("clip") / "log"
+    with running(log, MODELS_DIR=GOLDEN / "openai") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("bert") / "log"
+    with running(log, MODELS_DIR=GOLDEN_TEXTS / "bert") as service:
+        yield service
+
+
+def test_the_same_model_keeps_a_collection(clip: Service, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    (folder / "lines.txt").write_text("one line of mine\n\nanother one\n")
+    (folder / "more" / "green.PNG").write_bytes(plain((0, 200, 0)))
+    (folder / "notes.md").write_text("neither text nor picture")
+    token = {"AUTHENTICATION_ALLOWED_TOKENS": "a+token"}
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN / "openai", **token) as other:
+        new = url(other, credentials="weaviate:a%2Btoken@")
+        verdict = compare(url(clip), new, "--folder", str(folder))
+
+    assert verdict.status == 0
+    assert [sentence.split(":")[0] for sentence in verdict.sentences] == ["texts", "pictures"]
+    assert all("the same vectors: a collection keeps" in one for one in verdict.sentences)
+    assert all(row.endswith("200  200  same") for row in verdict.rows)
+    assert {row.split()[0] for row in verdict.rows} == {"/vectorize", "/vectors", "/vectors,"}
+    for name in ("one line of mine", "another one", "more/green.PNG"):
+        assert any(f" {name} " in row for row in verdict.rows)
+    assert not any("notes" in row or "neither" in row for row in verdict.rows)
+
+
+def test_another_model_must_be_imported_anew(bert: Service, tmp_path: Path) -> None:
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / "distilbert") as other:
+        verdict = compare(url(bert), url(other))
+
+    assert verdict.status == 3
+    (sentence,) = verdict.sentences
+    assert "texts: other vectors: import everything anew" in sentence
+    assert all("DIFFERENT" in row for row in verdict.rows if " text " in row)
+    # Neither reads pictures: one of them is enough to see it.
+    pictures = [row for row in verdict.rows if " picture " in row]
+    assert [row.split()[0] for row in pictures] == ["/vectorize", "/vectors"]
+    assert all(row.endswith("422  422  both fail") for row in pictures)
+
+
+def test_what_the_collection_sets_goes_along(bert: Service) -> None:
+    verdict = compare(url(bert), url(bert), "--config", '{"pooling_strategy": "max"}')
+
+    of_vectors = [row for row in verdict.rows if row.startswith("/vectors") and " text " in row]
+    assert of_vectors
+    assert all("both fail" in row for row in of_vectors)
+
+
+@contextmanager
+def stand_in(answer: Callable[[str, Any], Answer]) -> Iterator[str]:
+    """A container of old: `answer` gets the path and the body of a POST."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, content = answer(self.path, body)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_faults_of_the_old_are_no_difference(clip: Service) -> None:
+    def as_the_reference(path: str, body: Any) -> Answer:
+        if path != "/vectorize":
+            return 404, {"detail": "Not Found"}
+        if any(len(text) > 100 for text in body.get("texts", ())):
+            return 500, {"error": "index out of range in self"}
+        return clip.request("POST", path, body)
+
+    with stand_in(as_the_reference) as old:
+        verdict = compare(old, url(clip))
+
+    assert verdict.status == 0
+    assert {row.split()[0] for row in verdict.rows} == {"/vectorize"}
+    assert sum(row.endswith("500  200  old fails") for row in verdict.rows) == 2
+    assert "texts: NEW answers 2 for which OLD has no vectors." in verdict.sentences
+
+
+def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
+    def without_pictures(path: str, body: Any) -> Answer:
+        return (500, {}) if body.get("images") else clip.request("POST", path, body)
+
+    with stand_in(without_pictures) as new:
+        verdict = compare(url(clip), new)
+
+    assert verdict.status == 1
+    assert "pictures: NEW has no vectors for 5 that OLD answers." in verdict.sentences
+
+
+def test_vectors_that_are_close_are_nearly_the_same(clip: Service) -> None:
+    def rounded(path: str, body: Any) -> Answer:
+        status, answer = clip.request("POST", path, body)
+        if path == "/vectorize" and status == 200:
+            for vector in answer["textVectors"]:
+                vector[0] += 0.01
+        return status, answer
+
+    with stand_in(rounded) as new:
+        verdict = compare(url(clip), new)
+
+    assert verdict.status == 1
+    assert verdict.sentences[0].startswith("texts: nearly the same vectors: searches will hardly")
+    assert verdict.sentences[1].startswith("pictures: the same vectors")
+
+
+def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    with stand_in(lambda _path, _body: (404, {})) as other:
+        verdicts = compare(nobody, url(clip)), compare(other, url(clip))
+
+    assert [verdict.status for verdict in verdicts] == [2, 2]
+    assert verdicts[0].sentences[0].startswith("No comparison: [Errno")
+    assert verdicts[1].sentences == [
+        "Nothing could be compared: OLD answers none of this with a vector."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [
+        ([3, 4], [3, 4.00005], "same"),
+        ([3, 4], [3.003, 4.004], "nearly"),  # the same direction, another length
+        ([300, 400], [300.001, 400.001], "same"),  # of a long one float32 holds no more
+        ([3, 4], [4, 3], "DIFFERENT"),
+        ([3, 4], [3, 4, 0], "DIFFERENT"),
+        ([0, 0], [0, 0], "same"),  # of a text without a word
+        ([0, 0], [3, 4], "DIFFERENT"),
+    ],
+)
+def test_vectors_are_the_same_by_their_direction_and_length(
+    old: list[float], new: list[float], outcome: str
+) -> None:
+    row = Row("/vectors", Sample("text", "a", "a"), Reply(200, old), Reply(200, new))
+
+    assert row.outcome == outcome

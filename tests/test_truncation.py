@@ -1,0 +1,108 @@
+"""`X-Truncated`: which items of a request are longer than the model reads, on every interface."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.asgi import serving
+from tests.fakes import TOO_LONG, FakeModel
+from tests.golden_texts import GOLDEN_TEXTS
+from tests.other_endpoint import Embeddings as OtherEmbeddings
+from tests.pictures import base64_of, plain
+from tests.service import running
+from web.endpoints import ENDPOINTS
+from web.middleware import in_ranges
+
+pytestmark = pytest.mark.anyio
+
+LONG = ["a" * TOO_LONG, "b" * TOO_LONG]
+PICTURE = base64_of(plain((9, 8, 7)))
+# Of each interface a request, the places of what is cut in it, and how many they are.
+REQUESTS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "/vectorize": ({"images": [PICTURE], "texts": ["a", LONG[0], "b", *LONG]}, "1,3-4", 3),
+    "/vectors": ({"text": LONG[0]}, "0", 1),
+    "/v1/embeddings": ({"input": [{"image": PICTURE}, LONG[0], "a", {"text": LONG[1]}]}, "1,3", 2),
+    "/other/embeddings": ({"input": ["a", LONG[0]]}, "1", 1),
+}
+
+
+async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 200
+    return answer
+
+
+def test_every_interface_is_tried() -> None:
+    assert {one.paths[0] for one in (*ENDPOINTS, OtherEmbeddings)} == REQUESTS.keys()
+
+
+@pytest.mark.parametrize("path", REQUESTS)
+async def test_what_is_cut_is_named_when_it_is_computed_and_when_it_is_remembered(
+    path: str,
+) -> None:
+    body, places, count = REQUESTS[path]
+    async with serving(FakeModel(), (*ENDPOINTS, OtherEmbeddings)) as client:
+        computed = await post(client, path, body)
+        remembered = await post(client, path, body)
+        counted = (await client.get("/metrics")).text
+
+    named = [answer.headers["x-truncated"] for answer in (computed, remembered)]
+    assert named == [places, places]
+    assert 'inference_cache_lookups_total{result="hit"}' in counted
+    assert f"inference_truncated_texts_total {2 * count}.0" in counted
+
+
+@pytest.mark.parametrize("path", ["/vectorize", "/vectors", "/v1/embeddings"])
+async def test_what_is_read_whole_is_not_named(path: str) -> None:
+    body = {"texts": ["a"], "text": "a", "input": "a"}
+    async with serving(FakeModel()) as client:
+        answer = await post(client, path, body)
+        refused = await client.post(path, json={"texts": [7], "text": 7, "input": 7})
+
+    assert "x-truncated" not in answer.headers
+    assert "x-truncated" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("places", "written"),
+    [
+        ([], ""),
+        ([0], "0"),
+        ([0, 1], "0-1"),
+        ([2, 3, 4, 6, 8, 9], "2-4,6,8-9"),
+        (range(2048), "0-2047"),
+    ],
+)
+def test_neighbours_are_written_as_one(places: list[int], written: str) -> None:
+    assert in_ranges(places) == written
+
+
+def test_a_header_stays_short() -> None:
+    every_other = in_ranges(range(0, 2048, 2))
+    assert every_other.split(",")[-1] == "2046"
+    assert len(every_other) < 8000
+
+    assert in_ranges(range(0, 2050, 2)).endswith(",2046,...")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_cut"),
+    [
+        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
+        ("bert", "Each of them is short. " * 6000, False),
+        ("model2vec", "and on " * 600, False),  # it reads a text of any length
+    ],
+)
+def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
+    name: str, text: str, is_cut: bool, tmp_path: Any
+) -> None:
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
+        answers = [
+            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
+            for _ in range(2)
+        ]
+
+    assert [answer.headers.get("x-truncated") for answer in answers] == [
+        ("0" if is_cut else None)
+    ] * 2
