@@ -62,10 +62,11 @@ class Settings(BaseSettings):
         description="the GPU to use, where it is enabled; several with commas between them, or "
         "`all`: a copy of the model on each",
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32",
-        description="`float32`: the reference's vectors; `bfloat16` (GPUs, and CPUs with AMX or "
-        "AVX512-BF16) and `float16` (GPUs): faster, and off by what the chapter on precision says",
+    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="[what is computed in](#runtime-and-precision): `float32`, the reference's "
+        "vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` (GPUs) or `int8` "
+        "(CPUs); where it is not set `float32`, unless the folder holds `int8` alone",
     )
     runtime: Literal["openvino", "torch"] = Field(
         default="openvino",

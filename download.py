@@ -114,7 +114,7 @@ def convert(settings: DownloadSettings) -> None:
 
     forbid_hub_access()
     try:
-        converted(folder, options_for(folder, service))
+        converted(folder, options_for(folder, service), written=True)
     except ConversionError as error:
         logger.warning("Not converted for OpenVINO, so torch will serve it, slower: %s", error)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from backends.model import Weights
 from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ Family = Literal[
     "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "text", "converted"
 ]
 
-FORMAT = 1  # of a converted model; raised when this version can no longer read what the last wrote
+# Of a converted model, by what its weights are: an older version, which would take 8 bits for
+# float32, does not read 2. Raised when this version can no longer read what the last one wrote.
+FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
 CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
@@ -116,7 +119,7 @@ def _is_readable(description: Path) -> bool:
         content = json.loads(description.read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return isinstance(content, dict) and content.get("format") in FORMATS.values()
 
 
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:

@@ -118,8 +118,10 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
 
     devices.check(options.device)
     supported = devices.precisions(options.device)
-    log_choice(devices.describe(options.device), options.precision, supported)
     precision = usable(options.precision, supported)
+    log_choice(
+        f"torch on {devices.describe(options.device)}", options.precision, precision, supported
+    )
     loaded = load_towers(folder, replace(options, precision=precision))
     return _named(runtime.model_of(loaded), _identity(folder, content, loaded.text_modes))
 

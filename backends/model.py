@@ -21,7 +21,8 @@ Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
 Rows: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions], or [n, poolings, dimensions]
 Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
+Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, from the best on
 Runtime: TypeAlias = Literal["openvino", "torch"]
 Engine: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
 
@@ -190,7 +191,8 @@ class ModelOptions:
         text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
             container makes them.
         trust_remote_code: whether the model folder may run Python code of its own.
-        precision: to compute in; float32 is taken where the device would imitate it.
+        precision: to compute in; float32 is taken where the device would imitate it. None for
+            what the folder holds, float32 first.
         runtime: what computes; OpenVINO runs on the CPU only.
         cache_dir: where models are kept that were converted for the runtime.
         cores: how many the computation may use; None for all.
@@ -203,7 +205,7 @@ class ModelOptions:
     device: str = "cpu"
     text_mode: TextMode = "trained"
     trust_remote_code: bool = False
-    precision: Precision = "float32"
+    precision: Precision | None = None
     runtime: Runtime = "torch"
     cache_dir: Path | None = None
     cores: int | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.folder import CONVERSIONS, FORMAT, detect
+from backends.folder import CONVERSIONS, FORMATS, detect
 from backends.load import load_replica
 from backends.model import ModelOptions, Shaping, TextMode
 from backends.openvino.store import converted
@@ -202,7 +202,7 @@ def test_a_broken_one_without_its_original_ends_with_a_sentence(tmp_path: Path) 
 def test_another_form_without_the_original_names_what_converts(tmp_path: Path, where: str) -> None:
     folder = tmp_path / where
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps({"format": FORMAT + 1}))
+    (folder / "model.json").write_text(json.dumps({"format": max(FORMATS.values()) + 1}))
     with pytest.raises(ModelFolderError, match=r"does not read.*download\.py --convert"):
         detect(tmp_path)
 

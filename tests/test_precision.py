@@ -1,6 +1,7 @@
 """Which precision is used, and the line of the log that says so."""
 
 import logging
+import re
 
 import pytest
 
@@ -23,24 +24,48 @@ def test_what_a_device_would_have_to_imitate_is_not_used() -> None:
 @pytest.mark.parametrize(
     ("wanted", "supported", "line"),
     [
-        ("float32", ("float32",), "Computing in float32; it has no instructions for less"),
-        ("float32", GPU, "it also has instructions for float16 and bfloat16: PRECISION=float16"),
+        ("float32", ("float32",), "Computing in float32; it computes in nothing faster"),
+        ("float32", GPU, "it is faster with PRECISION=float16 (a cosine of about 0.999999) or "),
         ("bfloat16", GPU, "Computing in bfloat16; PRECISION=float32 gives the reference's"),
         ("float16", ("float32", "bfloat16"), "PRECISION=float16: it has no instructions for it"),
+        (None, ("float32",), "Computing in float32; it computes in nothing faster"),
     ],
 )
 def test_the_log_says_what_there_is_and_what_is_used(
-    wanted: Precision,
+    wanted: Precision | None,
     supported: tuple[Precision, ...],
     line: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        log_choice("it", wanted, supported)
+        log_choice("it", wanted, usable(wanted, supported), supported)
 
     (record,) = caplog.records
     assert line in record.message
-    assert (record.levelno == logging.WARNING) == (wanted not in supported)
+    assert (record.levelno == logging.WARNING) == bool(wanted and wanted not in supported)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "named"),
+    [
+        ("float32", "float32", ["int8 (a product 4.0 times", "bfloat16 (a product 2.5 times"]),
+        ("int8", "float32", ["bfloat16 (a product 2.5 times"]),  # it was refused
+        (None, "int8", []),
+    ],
+)
+def test_only_what_was_measured_to_be_faster_is_named_and_the_fastest_first(
+    wanted: Precision | None,
+    used: Precision,
+    named: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    every: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8")
+    measured: dict[Precision, float] = {"bfloat16": 2.5, "float16": 0.6, "int8": 4}
+    with caplog.at_level(logging.INFO):
+        log_choice("it", wanted, used, every, lambda: measured)
+
+    (record,) = caplog.records
+    assert re.findall(r"PRECISION=(\w+ \(a product ... times)", record.message) == named
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

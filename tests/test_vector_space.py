@@ -15,7 +15,8 @@ from backends.identity import RECIPES, Identity
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision
 from backends.openvino.description import Description
-from backends.openvino.runtime import OpenVinoNetwork, precisions
+from backends.openvino.offers import precisions
+from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
 from tests.golden_texts import text_model

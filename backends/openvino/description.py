@@ -1,7 +1,7 @@
 """A converted model's `model.json`: all that its other files do not say, so that it serves alone.
 
-    model.json          identity, what is shown of the model, and for each tower its preparation
-                        (kind and parameters) and its network (kind and file)
+    model.json          identity, what the weights are, what is shown of the model, and for each
+                        tower its preparation (kind and parameters) and its network (kind and file)
     tokenizer.json      the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
     text.xml, text.bin, image.xml, image.bin       the networks
     source.json         the sizes and times of the original's files, where it was converted
@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.folder import DESCRIPTION, FORMAT
+from backends.folder import DESCRIPTION, FORMATS
 from backends.identity import Identity
 from backends.inputs.kinds import Described
-from backends.model import Modality, ModelInfo
+from backends.model import Modality, ModelInfo, Weights
 
 _REFUSAL = "refusal.json"
 _SHOWN = ("family", "dimensions", "parameters", "image_px", "is_demo", "config", "cuts")
@@ -47,11 +47,13 @@ class Description:
         identity: what it was made of.
         shown: what a `ModelInfo` says of it, whatever computes it.
         towers: one for each modality.
+        weights: what those of its products are.
     """
 
     identity: Identity
     shown: Mapping[str, Any]
     towers: Mapping[Modality, TowerDescription]
+    weights: Weights = "float32"
 
     @classmethod
     def of(
@@ -62,14 +64,15 @@ class Description:
 
     def write(self, folder: Path) -> None:
         """Write it into a converted model's folder."""
-        _write(folder / DESCRIPTION, {"format": FORMAT, **asdict(self)})
+        _write(folder / DESCRIPTION, {"format": FORMATS[self.weights], **asdict(self)})
 
     @classmethod
     def read(cls, folder: Path) -> Description:
         """Read it from there."""
         parts = _read(folder / DESCRIPTION)
         towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
-        return cls(Identity(**parts["identity"]), parts["shown"], towers)
+        weights = parts.get("weights", "float32")  # said since there are others
+        return cls(Identity(**parts["identity"]), parts["shown"], towers, weights)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ See https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -20,29 +20,21 @@ from backends.folder import ModelFolder
 from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower
+from backends.openvino import eight_bits
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
+from backends.openvino.offers import NAMES, factors, precisions, properties_of
 from backends.openvino.store import converted
 from backends.precision import log_choice, usable
+from backends.proof import compare_rough, embed_few
 from errors import ConversionError, describe_error
+
+logger = logging.getLogger(__name__)
 
 # OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
 # meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
 ov.Type.f32.to_dtype()
 
-
-class _Names(NamedTuple):
-    """What OpenVINO calls a precision: as a capability, and in its hint and its graph."""
-
-    capability: str
-    short: str
-
-
-_PRECISIONS: dict[Precision, _Names] = {
-    "float32": _Names("FP32", "f32"),
-    "bfloat16": _Names("BF16", "bf16"),
-    "float16": _Names("FP16", "f16"),
-}
 
 # As OpenVINO's graph calls the operations with weights.
 _PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
@@ -57,20 +49,35 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
     """
     path = converted(folder, options)
     try:
-        model = load_converted(path, options)
+        model = _load_proven(path, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
-    log_choice("this CPU", options.precision, precisions())
+    log_choice("this CPU", options.precision, model.info.precision, precisions(), factors)
+    return model
+
+
+def _load_proven(path: Path, options: ModelOptions) -> Model:
+    """Load a converted model; one that is turned into 8 bits here proves itself before."""
+    if options.precision != "int8" or Description.read(path).weights == "int8":
+        return load_converted(path, options)
+    exact = replace(options, precision="float32")
+    expected = embed_few(load_converted(path, exact))  # never both in memory
+    model = load_converted(path, options)
+    try:
+        logger.info("In 8 bits: %s", compare_rough(expected, embed_few(model)))
+    except ConversionError as error:
+        logger.warning("PRECISION=int8: %s, so float32 is used", error)
+        return load_converted(path, exact)
     return model
 
 
 def load_converted(path: Path, options: ModelOptions) -> Model:
     """Load a converted model; what it takes lies in its folder."""
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
-    options = replace(options, precision=usable(options.precision, precisions()))
     description = Description.read(path)
+    options = replace(options, precision=_precision(options, description))
     networks = {
         modality: _NETWORKS[tower.network["kind"]](path / tower.network["file"], options)
         for modality, tower in description.towers.items()
@@ -79,23 +86,31 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         modality: Tower(read_preparation(path, tower.preparation, options), networks[modality])
         for modality, tower in description.towers.items()
     }
-    arithmetic = {modality: network.precision() for modality, network in networks.items()}
+    used = {modality: network.precision() for modality, network in networks.items()}
+    arithmetic = {modality: networks[modality].of_8_bits or used[modality] for modality in used}
     info = ModelInfo(
         **description.shown,
         runtime="openvino",
         device="cpu",
-        precision=next((one for one in arithmetic.values() if one != "float32"), "float32"),
+        precision=next((one for one in used.values() if one != "float32"), "float32"),
         text_mode=options.text_mode,
         vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
+    if "int8 weights" in arithmetic.values():
+        logger.info(
+            "Some of this model's products (%s) have 8 bits in their weights only, as this CPU or "
+            "their size allows no more: these take a quarter of the memory, and are not faster",
+            arithmetic,
+        )
     return Model(info, towers)
 
 
-@cache
-def precisions() -> tuple[Precision, ...]:
-    """Return what this CPU computes in by instructions of its own."""
-    found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name, names in _PRECISIONS.items() if names.capability in found)
+def _precision(options: ModelOptions, description: Description) -> Precision:
+    if description.weights == "int8":  # and what was lost is in no other precision
+        return "int8"
+    if options.precision in (None, "float32"):
+        return "float32"
+    return usable(options.precision, precisions())
 
 
 class OpenVinoNetwork:
@@ -104,19 +119,29 @@ class OpenVinoNetwork:
     Args:
         path: the network's description; its weights lie beside it.
         options: the precision, and how many cores.
+
+    Attributes:
+        of_8_bits: what it computes in on this machine, where its weights have 8 bits.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
-        compiled = ov.Core().compile_model(path, "CPU", _properties(options))
+        network = ov.Core().read_model(path)
+        self.of_8_bits: eight_bits.Arithmetic | None = None
+        if options.precision == "int8":
+            eight_bits.compress(network)
+            self.of_8_bits = eight_bits.arithmetic(network)
+        self._asked = options.precision or "float32"
+        compiled = ov.Core().compile_model(network, "CPU", _properties(self._asked, options.cores))
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
-        self._asked = options.precision
         self._calls = 0
 
     def precision(self) -> Precision:
         """Return what a pass computes its products in, whatever was asked for."""
-        if self._asked == "float32":  # nothing is ever computed in more
+        if self.of_8_bits:
+            return "int8"
+        if self._asked in ("float32", "int8"):  # nothing is ever computed in more
             return "float32"
         compiled = self._request.get_compiled_model()
         self(*map(_smallest, compiled.inputs))
@@ -126,7 +151,7 @@ class OpenVinoNetwork:
             for info in products
             if info["layerType"].value in _PRODUCTS
         }
-        rough = (name for name, names in _PRECISIONS.items() if names.short in used)
+        rough = (name for name, names in NAMES.items() if names.short in used)
         return next((name for name in rough if name != "float32"), "float32")
 
     @translate_device_errors
@@ -145,15 +170,14 @@ class OpenVinoNetwork:
             drop_mapped_pages(self._weights)
 
 
-def _properties(options: ModelOptions) -> dict[str, Any]:
+def _properties(precision: Precision, cores: int | None) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": options.cores or 0,
+        "INFERENCE_NUM_THREADS": cores or 0,
         # Two networks compute side by side: each pinned to the same cores would wait for the other.
         "ENABLE_CPU_PINNING": False,
-        # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
-        "INFERENCE_PRECISION_HINT": _PRECISIONS[options.precision].short,
+        **properties_of(precision),
     }
 
 

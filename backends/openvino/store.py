@@ -1,11 +1,12 @@
 """Converted models: found where they were kept, or made once, in a process of its own.
 
-    cache_dir/<family>-<text modes>-<recipe>-<content>/     see `description.py`
+    cache_dir/<family>-<text modes>-<recipe>-<content>[-int8]/     see `description.py`
 
 One is known by its identity: the content of the original, the recipe, and the text modes that it
 says it serves; neither by this code nor by a library's version. A process of its own makes it, as
 otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
-`backends/convert`) before that gets its name.
+`backends/convert`) before that gets its name. In 8 bits it is made of what was made in float32, by
+another process (`bake.py`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from backends import fingerprint
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
 from backends.identity import RECIPES, Identity
 from backends.jobs import JobError, JobKilledError, run_in_subprocess
-from backends.model import ModelOptions, TextMode
+from backends.model import ModelOptions, Precision, Weights
 from backends.openvino.description import Description, Refusal
 from backends.staging import install, set_aside, staging
 from errors import ConversionError, DownloadError, ModelFolderError, describe_error
@@ -32,9 +33,16 @@ from errors import ConversionError, DownloadError, ModelFolderError, describe_er
 logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
-_CONVERT = "backends.convert.job"
+_CONVERT, _BAKE = "backends.convert.job", "backends.openvino.bake"
 _TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
 _MOST_TRIES = 2
+# What serves a precision, the best first; the others are computed from float32.
+_Serving: TypeAlias = Mapping[Precision | None, Sequence[Weights]]
+_SERVING: _Serving = {
+    None: ("float32", "int8"),
+    "int8": ("int8", "float32"),
+}
+_WRITTEN: _Serving = {**_SERVING, "int8": ("int8",)}
 
 
 class _Kept(NamedTuple):
@@ -42,6 +50,7 @@ class _Kept(NamedTuple):
 
     path: Path
     identity: Identity
+    weights: Weights = "float32"
     reason: str | None = None  # of a refusal
 
     @property
@@ -54,8 +63,14 @@ class _Kept(NamedTuple):
         return stamps
 
 
-def converted(folder: ModelFolder, options: ModelOptions) -> Path:
+def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = False) -> Path:
     """Return the folder of the converted model; where there is none yet, make it.
+
+    Args:
+        folder: the model folder.
+        options: among them the precision: one in float32 serves each.
+        written: whether it shall be there in 8 bits, where these are asked for, so that no start
+            has to make them.
 
     Raises:
         ConversionError: it cannot be converted, or not be kept; torch may serve it.
@@ -63,10 +78,11 @@ def converted(folder: ModelFolder, options: ModelOptions) -> Path:
             nothing but converted models, and none that fits.
     """
     if folder.family == "converted":
-        return _only_one(folder, options.text_mode)
+        return _only_one(folder, options)
     cache = _cache_of(folder, options)
+    weights = (_WRITTEN if written else _SERVING).get(options.precision, ("float32",))
     try:
-        kept = _find(folder, options) or _make(folder, options, cache)
+        kept = _find(folder, options, weights) or _make(folder, options, weights)
     except (ConversionError, ModelFolderError):
         raise
     except Exception as error:  # whatever it is, the model can be served without this
@@ -83,22 +99,30 @@ def content_of(folder: ModelFolder, options: ModelOptions) -> str:
     return next(known, None) or fingerprint.of_content(folder)
 
 
-def _only_one(folder: ModelFolder, mode: TextMode) -> Path:
-    where = folder.root.absolute()
-    identities = {path: Description.read(path).identity for path in lone_conversions(folder.root)}
-    fitting = {path: one for path, one in identities.items() if mode in one.text_modes}
-    if not fitting:
+def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
+    where, mode = folder.root.absolute(), options.text_mode
+    weights = _SERVING.get(options.precision, ("float32",))
+    every = [_kept(path) for path in lone_conversions(folder.root)]
+    of_mode = [kept for kept in every if mode in kept.identity.text_modes]
+    fitting = [kept for kept in of_mode if kept.weights in weights]
+    if not of_mode:
         raise ModelFolderError(
             f"{where} holds a model converted for another TEXT_MODE than {mode}, and not the "
             "original: set the other, or bring the original back"
         )
-    if len({one.content for one in fitting.values()}) > 1:
-        names = ", ".join(path.name for path in fitting)
+    if not fitting:
+        raise ModelFolderError(
+            f"{where} holds a model in 8 bits, and neither float32 nor the original: unset "
+            f"PRECISION={options.precision}, or bring the original back"
+        )
+    if len({kept.identity.content for kept in fitting}) > 1:
+        names = ", ".join(kept.path.name for kept in fitting)
         raise ModelFolderError(
             f"{where} holds several converted models and no original: let MODELS_DIR name one of "
             f"{names} in {CONVERSIONS}/"
         )
-    return max(fitting, key=lambda path: fitting[path].recipe)
+    fitting.sort(key=lambda kept: (-kept.identity.recipe, weights.index(kept.weights)))
+    return fitting[0].path
 
 
 def _cache_of(folder: ModelFolder, options: ModelOptions) -> Path:
@@ -116,19 +140,29 @@ def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[_Kept]:
 
 
 def _converted_in(place: Path) -> Iterator[_Kept]:
-    return (_Kept(path, Description.read(path).identity) for path in conversions(place))
+    return map(_kept, conversions(place))
+
+
+def _kept(path: Path) -> _Kept:
+    description = Description.read(path)
+    return _Kept(path, description.identity, description.weights)
 
 
 def _refused_in(place: Path) -> Iterator[_Kept]:
     for path in Refusal.all_in(place):
         refusal = Refusal.read(path)
         if refusal.code == fingerprint.of_code():
-            yield _Kept(path, refusal.identity, refusal.reason)
+            yield _Kept(path, refusal.identity, reason=refusal.reason)
 
 
-def _find(folder: ModelFolder, options: ModelOptions) -> _Kept | None:
+def _find(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]) -> _Kept | None:
     mode = options.text_mode
-    fitting = [kept for kept in _all(folder, options) if mode in kept.identity.text_modes]
+    fitting = [
+        kept
+        for kept in _all(folder, options)
+        if mode in kept.identity.text_modes and kept.weights in weights
+    ]
+    fitting.sort(key=lambda kept: (kept.reason is not None, weights.index(kept.weights)))
     stamps = fingerprint.stamps(folder)
     unchanged = next((kept for kept in fitting if kept.stamps == stamps), None)
     if unchanged or not fitting:
@@ -137,17 +171,12 @@ def _find(folder: ModelFolder, options: ModelOptions) -> _Kept | None:
     return next((kept for kept in fitting if kept.identity.content == content), None)
 
 
-def _make(folder: ModelFolder, options: ModelOptions, cache: Path) -> _Kept:
-    if find_spec("torch") is None:
-        raise ModelFolderError(
-            f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
-            "and torch, which would do that, is not installed: install requirements.txt, or run "
-            "download.py --convert where it is"
-        )
+def _make(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]) -> _Kept:
+    cache = _cache_of(folder, options)
     try:
         with staging(cache, wait=True) as scratch:
             # Another start may have made it meanwhile.
-            return _find(folder, options) or _make_in(scratch, folder, options, cache)
+            return _find(folder, options, weights) or _make_in(scratch, folder, options)
     except DownloadError as error:
         raise ConversionError(
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
@@ -157,25 +186,55 @@ def _make(folder: ModelFolder, options: ModelOptions, cache: Path) -> _Kept:
         raise ConversionError(str(error)) from error
 
 
-def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions, cache: Path) -> _Kept:
-    content, stamps = fingerprint.of_content(folder), fingerprint.stamps(folder)
-    target = scratch / "made"
-    with _tried(cache / f"{folder.family}-{options.text_mode}-{content[:16]}.tries"):
-        _convert(folder, options, content, target)
-    (target / _SOURCE).write_text(json.dumps(stamps), "utf-8")
-    made = next(chain(_converted_in(scratch), _refused_in(scratch)))
-    name = _name_of(made.identity)
-    target.rename(scratch / name)
+def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept:
+    exact = _find(folder, options, ("float32",)) if options.precision == "int8" else None
+    made = exact or _convert_in(scratch, folder, options)
+    if options.precision == "int8" and made.reason is None:
+        made = _in_8_bits(made, scratch)
+    if made is exact:
+        return made
+    cache, name = _cache_of(folder, options), _name_of(made)
+    made.path.rename(scratch / name)
     install(scratch, cache, [name])
     if made.reason is None:
         _delete_older(cache, made.identity, scratch)
     return made._replace(path=cache / name)
 
 
-def _name_of(identity: Identity) -> str:
+def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept:
+    if find_spec("torch") is None:
+        raise ModelFolderError(
+            f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
+            "and torch, which would do that, is not installed: install requirements.txt, or run "
+            "download.py --convert where it is"
+        )
+    content, stamps = fingerprint.of_content(folder), fingerprint.stamps(folder)
+    target = scratch / "made"
+    mark = f"{folder.family}-{options.text_mode}-{content[:16]}.tries"
+    with _tried(_cache_of(folder, options) / mark):
+        _convert(folder, options, content, target)
+    (target / _SOURCE).write_text(json.dumps(stamps), "utf-8")
+    return next(chain(_converted_in(scratch), _refused_in(scratch)))
+
+
+def _in_8_bits(exact: _Kept, scratch: Path) -> _Kept:
+    """Make the same model in 8 bits; where it is not the same, there is no other than this one."""
+    target = scratch / "in-8-bits"
+    job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
+    try:
+        told = run_in_subprocess(_BAKE, job, called="the turn to 8 bits", timeout_s=_TIMEOUT_S)
+    except JobError as error:
+        logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
+        return exact
+    logger.info("Turned into 8 bits: %s", told["drift"])
+    return _kept(target)
+
+
+def _name_of(kept: _Kept) -> str:
     """Name a folder for people; no start relies on it."""
-    modes = "-".join(sorted(identity.text_modes))
-    return f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
+    identity, modes = kept.identity, "-".join(sorted(kept.identity.text_modes))
+    name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
+    return name if kept.weights == "float32" else f"{name}-{kept.weights}"
 
 
 def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:

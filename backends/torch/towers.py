@@ -130,7 +130,7 @@ def describe(
         parameters=sum(weights.values()),
         runtime="torch",
         device=options.device,
-        precision=options.precision,
+        precision=options.precision or "float32",
         text_mode=options.text_mode,
         image_px=image_px,
         is_demo=folder.is_demo,
@@ -209,5 +209,5 @@ def place(model: nn.Module, options: ModelOptions) -> Any:
 
 def dtype_of(options: ModelOptions) -> torch.dtype:
     """Return the precision as a type of torch."""
-    dtype: torch.dtype = getattr(torch, options.precision)
+    dtype: torch.dtype = getattr(torch, options.precision or "float32")
     return dtype

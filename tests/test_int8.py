@@ -1,0 +1,229 @@
+"""8 bits: made at conversion or at a start, the same bits, and served as such or not at all."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from backends.embed import embed
+from backends.folder import CONVERSIONS, detect
+from backends.load import load_replica
+from backends.model import Modality, ModelOptions, Precision, Rows
+from backends.openvino import eight_bits, store
+from backends.openvino.description import Description
+from backends.openvino.runtime import OpenVinoNetwork
+from backends.openvino.store import converted
+from bench.neighbours import docstrings, likeness, recall, trained_encoder
+from demo.evaluate import make_gallery
+from errors import ModelFolderError
+from tests.golden_cases import EVERY_LAYOUT, GOLDEN
+from tests.golden_texts import GOLDEN_TEXTS
+from tests.service import CONVERTED, ROOT
+
+DEMO = ROOT / "demo/models"
+OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
+INT8 = replace(OPENVINO, precision="int8")
+FLOAT32 = replace(OPENVINO, precision="float32")
+HAS_VNNI = "vnni" in Path("/proc/cpuinfo").read_text()
+NEEDS_VNNI = pytest.mark.skipif(
+    not HAS_VNNI, reason="this CPU has no VNNI: it multiplies no 8 bits"
+)
+
+
+def has_8_bits(path: Path) -> bool:
+    return Description.read(path).weights == "int8"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact() -> Path:
+    """The demo model in float32: always there, so that none of 8 bits alone gets to other tests."""
+    return converted(detect(DEMO), FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def baked(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model in 8 bits, as it is written without torch."""
+    cache = tmp_path_factory.mktemp("cache")
+    shutil.copytree(exact, cache / "exact")
+    path = converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
+    assert {one.name for one in cache.iterdir()} == {"exact", path.name}
+    return path
+
+
+@EVERY_LAYOUT
+def test_every_family_is_served_in_8_bits(layout: str) -> None:
+    space = load_replica(detect(GOLDEN / layout), FLOAT32).info.vector_space
+    info = load_replica(detect(GOLDEN / layout), INT8).info
+
+    assert (info.precision, info.runtime) == ("int8", "openvino")
+    assert info.vector_space != space
+
+
+def test_an_encoder_of_texts_is_served_in_8_bits() -> None:
+    precisions = [
+        load_replica(detect(GOLDEN_TEXTS / "bert"), options).info.precision
+        for options in (FLOAT32, INT8)
+    ]
+    assert precisions == ["float32", "int8"]
+
+
+def test_baked_or_derived_it_has_the_same_bits_and_the_same_space(exact: Path, baked: Path) -> None:
+    by_start, by_download = load_replica(detect(DEMO), INT8), load_replica(detect(baked), OPENVINO)
+    gallery = make_gallery(seed=1, size=4)
+
+    assert not has_8_bits(exact)
+    assert has_8_bits(baked)
+    assert by_start.info == by_download.info
+    given: dict[Modality, Sequence[Any]] = {"text": gallery.captions, "image": gallery.pictures}
+    for modality, contents in given.items():
+        one, other = (embed(of.towers[modality], contents) for of in (by_start, by_download))
+        assert np.array_equal(one, other)
+
+
+def test_it_takes_a_quarter_of_what_the_products_took(exact: Path, baked: Path) -> None:
+    """What is left in float32 is small but for the tables of tokens."""
+    before, after = ((path / "image.bin").stat().st_size for path in (exact, baked))
+
+    assert after < 0.35 * before
+
+
+def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
+    shutil.copytree(exact, tmp_path / "exact")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    model = load_replica(detect(DEMO), replace(INT8, cache_dir=tmp_path))
+
+    assert model.info.precision == "int8"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@NEEDS_VNNI
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_on_vnni_what_is_multiplied_has_8_bits_too(tower: str, exact: Path) -> None:
+    network = OpenVinoNetwork(exact / f"{tower}.xml", INT8)
+    assert network.of_8_bits == "int8"
+
+
+@NEEDS_VNNI
+def test_the_pass_of_a_product_tells_what_that_of_the_network_tells(exact: Path) -> None:
+    """That a width is quantised is found by a small product; here by the demo's network itself."""
+    network = ov.Core().read_model(exact / "text.xml")
+    eight_bits.compress(network)
+    ids = [np.ones((1, 8), port.element_type.to_dtype()) for port in network.inputs]
+    by_group = [
+        ov.Core().compile_model(
+            network, "CPU", {**eight_bits.PROPERTIES, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+        )(ids)[0]
+        for group in (eight_bits.PROPERTIES["DYNAMIC_QUANTIZATION_GROUP_SIZE"], 0)
+    ]
+
+    assert eight_bits.arithmetic(network) == "int8"
+    assert not np.array_equal(*by_group)
+
+
+def test_where_only_weights_have_8_bits_the_space_is_another(
+    exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything = load_replica(detect(DEMO), INT8).info
+    monkeypatch.setattr(eight_bits, "_quantises", lambda _width: False)
+    with caplog.at_level(logging.INFO):
+        weights_only = load_replica(detect(DEMO), INT8).info
+
+    assert "have 8 bits in their weights only" in caplog.text
+    assert weights_only.precision == everything.precision == "int8"
+    assert weights_only.vector_space != everything.vector_space
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_no_vector_depends_on_its_batch_mates(modality: Modality) -> None:
+    tower = load_replica(detect(DEMO), INT8).towers[modality]
+    gallery = make_gallery(seed=2, size=24)
+    contents: Sequence[Any] = gallery.captions if modality == "text" else gallery.pictures
+    together = embed(tower, contents)
+    alone = np.concatenate([embed(tower, [content]) for content in contents])
+
+    apart = np.linalg.norm(alone - together, axis=1) / np.linalg.norm(alone, axis=1)
+    assert apart.max() <= 1e-5
+
+
+def test_the_demo_finds_what_it_finds_in_float32() -> None:
+    gallery = make_gallery(seed=1, size=200)
+
+    def found(options: ModelOptions) -> Rows:
+        towers = load_replica(detect(DEMO), options).towers
+        return likeness(
+            embed(towers["text"], gallery.captions), embed(towers["image"], gallery.pictures)
+        )
+
+    assert recall(found(FLOAT32), found(INT8)) >= 0.975
+
+
+def test_a_trained_encoder_finds_what_it_finds_in_float32(tmp_path: Path) -> None:
+    folder, texts = detect(trained_encoder(tmp_path)), docstrings()[::3]
+
+    def found(options: ModelOptions) -> Rows:
+        return likeness(embed(load_replica(folder, options).towers["text"], texts))
+
+    assert recall(found(FLOAT32), found(INT8)) >= 0.96  # in this order, see `exact`
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
+def test_a_folder_of_8_bits_alone_gives_them_and_nothing_else(
+    precision: Precision | None, baked: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(baked, tmp_path / CONVERSIONS / baked.name)
+    options = ModelOptions(runtime="openvino", precision=precision)
+    if precision is None:
+        assert load_replica(detect(tmp_path), options).info.precision == "int8"
+        return
+    with pytest.raises(ModelFolderError, match=f"8 bits, .* unset PRECISION={precision}"):
+        load_replica(detect(tmp_path), options)
+
+
+def test_unset_it_is_what_the_folder_holds_and_float32_first(
+    exact: Path, baked: Path, tmp_path: Path
+) -> None:
+    options = replace(OPENVINO, cache_dir=tmp_path)
+    shutil.copytree(baked, tmp_path / baked.name)
+    assert load_replica(detect(DEMO), options).info.precision == "int8"
+    shutil.copytree(exact, tmp_path / exact.name)
+    assert load_replica(detect(DEMO), options).info.precision == "float32"
+    assert converted(detect(DEMO), replace(options, precision="int8")) == tmp_path / baked.name
+
+
+def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
+    exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(eight_bits, "_LARGEST", 3)  # as many steps as 3 bits have
+    model = load_replica(detect(DEMO), INT8)
+
+    assert "PRECISION=int8: in 8 bits this model's" in caplog.text
+    assert "so float32 is used" in caplog.text
+    assert model.info == load_replica(detect(DEMO), FLOAT32).info
+
+
+def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
+    exact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = Path(shutil.copytree(exact, tmp_path / "exact"))
+    monkeypatch.setattr(store, "_BAKE", "tests.job_for_a_process")
+    options = replace(INT8, cache_dir=tmp_path)
+
+    assert converted(detect(DEMO), options, written=True) == path
+    assert "PRECISION=int8: " in caplog.text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_torch_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = load_replica(detect(GOLDEN / "openai"), replace(INT8, runtime="torch"))
+
+    assert model.info.precision == "float32"
+    assert "PRECISION=int8: torch on this CPU has no instructions for it" in caplog.text
