@@ -24,7 +24,7 @@ from backends.folder import LAYOUTS, Family, detect
 from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
 from backends.staging import install, staging
-from backends.text_folder import is_table
+from backends.text_folder import is_served_as_it_is
 from config import DownloadSettings, Settings, forbid_hub_access, read
 from errors import ConversionError, DownloadError, StartupError
 from fetch import catalogue
@@ -108,7 +108,7 @@ def convert(settings: DownloadSettings) -> None:
     if service.runtime != "openvino":
         return
     folder = detect(settings.models_dir or Path("./models"))
-    if is_table(folder):
+    if is_served_as_it_is(folder):
         return
     from backends.openvino.store import converted
 

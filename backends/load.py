@@ -17,7 +17,7 @@ from backends.identity import RECIPES, Identity, readings_of
 from backends.model import Model, ModelOptions, TextMode
 from backends.openvino.store import content_of
 from backends.precision import log_choice, usable
-from backends.text_folder import is_table
+from backends.text_folder import is_served_as_it_is, kind_of
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
 from machine import keep_freed_memory, usable_cores
@@ -69,7 +69,7 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
         ModelFolderError: the folder's content cannot be loaded.
         DeviceUnavailableError: a device is not there, or cannot run this build of torch.
     """
-    if devices == "cpu" or is_table(folder):
+    if devices == "cpu" or is_served_as_it_is(folder):
         return [load_replica(folder, options)]
     with _torch_wanted("ENABLE_CUDA"):
         from backends.torch.devices import gpus
@@ -86,11 +86,8 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
         ModelFolderError: the folder's content cannot be loaded.
         DeviceUnavailableError: the device is not there.
     """
-    if is_table(folder):
-        from backends.table import runtime as table
-
-        identity = _identity(folder, content_of(folder, options), get_args(TextMode))
-        return _named(table.load(folder, options), identity)
+    if is_served_as_it_is(folder):
+        return _load_as_it_is(folder, options)
     if options.runtime == "openvino" and options.device == "cpu":
         try:
             from backends.openvino import runtime
@@ -101,6 +98,18 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
                 raise ModelFolderError(describe_error(error)) from error
             logger.warning("Not served by OpenVINO but by torch, which is slower: %s", error)
     return _load_by_torch(folder, options, _content_for_torch(folder, options))
+
+
+def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
+    if kind_of(folder) == "onnx":
+        from backends.openvino import onnx
+
+        model = onnx.load(folder, options)
+    else:
+        from backends.table import runtime as table
+
+        model = table.load(folder, options)
+    return _named(model, _identity(folder, content_of(folder, options), get_args(TextMode)))
 
 
 def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:

@@ -109,8 +109,9 @@ def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -
 
 
 def _shapings(tower: Tower) -> set[Shaping]:
-    """Return what can be asked for of the network itself."""
-    return {tower.preparation.reduce(Shaping(pooling)) for pooling in ("", "cls")}
+    """Return what can be asked for: the network's poolings, and the prompts."""
+    asked = (Shaping(), Shaping("cls"), Shaping(task="query"))
+    return {tower.preparation.reduce(shaping) for shaping in asked}
 
 
 def compare(what: str, expected: Rows, given: Rows) -> None:

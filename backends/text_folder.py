@@ -16,6 +16,7 @@ from backends.folder import ModelFolder, hub_snapshot, text_of
 from errors import ModelFolderError
 
 TextKind = Literal["encoder", "dpr", "onnx", "sentence_transformers", "model2vec"]
+ONNX = "model_quantized.onnx"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TextFolder:
         Raises:
             ModelFolderError: there is no model, or only half of one.
         """
-        if (self.path / "model_quantized.onnx").is_file():
+        if (self.path / ONNX).is_file():
             return "onnx"
         if (self.path / "model_name").is_file():
             return "model2vec" if self._is_table() else "sentence_transformers"
@@ -77,9 +78,14 @@ def _class_of(module: Mapping[str, Any]) -> str:
     return name
 
 
-def is_table(folder: ModelFolder) -> bool:
-    """Tell whether a model only looks rows up: no runtime needs to compute it."""
-    return folder.family == "text" and TextFolder.of(folder).kind == "model2vec"
+def kind_of(folder: ModelFolder) -> TextKind | None:
+    """Return the kind of a model of texts only; None for another family."""
+    return TextFolder.of(folder).kind if folder.family == "text" else None
+
+
+def is_served_as_it_is(folder: ModelFolder) -> bool:
+    """Tell whether there is one way to serve a model, with neither torch nor a conversion."""
+    return kind_of(folder) in ("model2vec", "onnx")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from backends.embed import embed_all
 from backends.folder import detect
 from backends.load import load_replica, options_for
-from backends.model import Model, Runtime, Shaping
+from backends.model import Model, Runtime, Shaping, TextMode
 from config import Settings
 from inference.request import Finish
 from tests.service import CONVERTED
@@ -21,7 +21,13 @@ ENCODERS = [
     *("bert", "bert_cased", "bert_unigram", "distilbert", "mpnet", "prefixes", "roberta"),
     "xlm_roberta",
 ]
-DIRECT = ["bert", "xlm_roberta"]  # were recorded so as well
+DPR = ["dpr_context", "dpr_question"]
+SENTENCE_TRANSFORMERS = [
+    *("sentence_transformers", "sentence_transformers_prefixes", "sentence_transformers_qwen3"),
+    *("sentence_transformers_t5", "flan_t5"),
+]
+NETWORKS = [*ENCODERS, *DPR, *SENTENCE_TRANSFORMERS]  # computed by either runtime
+DIRECT = ["bert", "dpr_context", "xlm_roberta"]  # were recorded so as well
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ def _read(name: str) -> dict[str, Any]:
 
 
 @lru_cache
-def text_model(name: str, runtime: Runtime = "torch", direct: bool = False) -> Model:
+def text_model(
+    name: str, runtime: Runtime = "torch", direct: bool = False, mode: TextMode = "reference"
+) -> Model:
     folder = detect(GOLDEN_TEXTS / name)
     settings = Settings(
-        text_mode="reference",
+        text_mode=mode,
         runtime=runtime,
         runtime_cache_dir=CONVERTED,
         t2v_transformers_direct_tokenize=direct,

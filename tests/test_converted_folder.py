@@ -14,6 +14,7 @@ from backends.folder import CONVERSIONS, FORMATS, detect
 from backends.load import load_replica
 from backends.model import ModelOptions, Shaping, TextMode
 from backends.openvino.store import converted
+from backends.text_folder import is_served_as_it_is
 from errors import ModelFolderError
 from tests.golden_cases import (
     EVERY_LAYOUT,
@@ -104,14 +105,18 @@ def test_it_serves_where_torch_is_not_installed(layout: str, tmp_path: Path) -> 
     assert (family, space) == (original.family, original.vector_space)
 
 
-@pytest.mark.parametrize("name", ["bert_unigram", "prefixes", "model2vec"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert_unigram", "dpr_question", "sentence_transformers_qwen3", "flan_t5", "model2vec", "onnx"],
+)
 def test_models_of_texts_only_serve_where_torch_is_not_installed(name: str, tmp_path: Path) -> None:
     original = text_model(name, "openvino")
     root = GOLDEN_TEXTS / name
-    if original.info.runtime == "openvino":  # a table is served as it is
-        root = Path(shutil.copytree(converted(detect(root), KEPT), tmp_path / "models"))
+    if not is_served_as_it_is(detect(root)):
+        path = converted(detect(root), replace(KEPT, text_mode="reference"))
+        root = Path(shutil.copytree(path, tmp_path / "models"))
     cases = [case for case in encoder_cases(name) if case.is_plain and case.vector.any()]
-    answer = start_without_torch(root, *(case.text for case in cases))
+    answer = start_without_torch(root, *(case.text for case in cases), TEXT_MODE="reference")
 
     assert answer.returncode == 0, answer.stderr
     family, space, vectors = json.loads(answer.stdout.splitlines()[-1])

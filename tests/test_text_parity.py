@@ -9,18 +9,29 @@ from backends.embed import embed
 from backends.model import Runtime, Shaping
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, Case, assert_same
-from tests.golden_texts import DIRECT, ENCODERS, recorded_meta, text_cases, text_model, vector_of
+from tests.golden_texts import (
+    DIRECT,
+    DPR,
+    ENCODERS,
+    NETWORKS,
+    SENTENCE_TRANSFORMERS,
+    recorded_meta,
+    text_cases,
+    text_model,
+    vector_of,
+)
 
-WAYS = [*((name, False) for name in ENCODERS), *((name, True) for name in DIRECT)]
+WAYS = [*((name, False) for name in NETWORKS), *((name, True) for name in DIRECT)]
 EVERY_WAY = pytest.mark.parametrize(
     ("name", "direct"), WAYS, ids=[name + ".direct" * direct for name, direct in WAYS]
 )
 EVERY_ENCODER = pytest.mark.parametrize("name", ENCODERS)
+EVERY_NETWORK = pytest.mark.parametrize("name", NETWORKS)
 
 
 @EVERY_RUNTIME
 @EVERY_WAY
-def test_encoders_give_the_recorded_vectors(name: str, direct: bool, runtime: Runtime) -> None:
+def test_every_family_gives_the_recorded_vectors(name: str, direct: bool, runtime: Runtime) -> None:
     model = text_model(name, runtime, direct)
 
     assert model.info.runtime == runtime
@@ -29,7 +40,7 @@ def test_encoders_give_the_recorded_vectors(name: str, direct: bool, runtime: Ru
 
 
 @EVERY_RUNTIME
-@EVERY_ENCODER
+@EVERY_NETWORK
 def test_a_texts_vector_does_not_depend_on_its_batch_mates(name: str, runtime: Runtime) -> None:
     tower = text_model(name, runtime).towers["text"]
     texts = [case.text for case in text_cases(name)]
@@ -54,7 +65,30 @@ def test_model2vec_gives_the_recorded_vectors_whole_and_cut() -> None:
             assert vector.shape == case.vector.shape
 
 
-@EVERY_ENCODER
+@EVERY_RUNTIME
+def test_an_onnx_file_is_computed_as_it_is_stored_whatever_else_is_asked_for(
+    runtime: Runtime,
+) -> None:
+    model = text_model("onnx", runtime)
+
+    assert (model.info.runtime, model.info.precision) == ("openvino", "int8")
+    assert not model.info.cuts
+    for case in text_cases("onnx"):
+        vector = vector_of(model, case).astype(np.float64)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+        assert vector @ case.vector >= 0.9999  # the recorded ones are of length 1 as well
+
+
+def test_its_texts_share_no_pass_as_their_scales_would_be_shared() -> None:
+    tower = text_model("onnx").towers["text"]
+    texts = list(dict.fromkeys(case.text for case in text_cases("onnx")))
+
+    together = embed(tower, texts)
+
+    np.testing.assert_array_equal(together, [embed(tower, [text])[0] for text in texts])
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *DPR])
 @pytest.mark.parametrize("pooling", ["masked_mean", "cls"])
 def test_a_blank_text_is_read_in_one_piece(name: str, pooling: str) -> None:
     split, direct = (text_model(name, direct=on).towers["text"] for on in (False, True))
@@ -76,13 +110,23 @@ def test_only_what_a_family_reads_is_kept_of_a_shaping() -> None:
     asked = Shaping("cls", "query")
     kept = {
         name: text_model(name).towers["text"].preparation.reduce(asked)
-        for name in ("bert", "prefixes", "model2vec")
+        for name in ("bert", "prefixes", "model2vec", "dpr_context", *SENTENCE_TRANSFORMERS)
     }
 
-    assert kept == {"bert": Shaping("cls"), "prefixes": asked, "model2vec": Shaping()}
+    assert kept == {
+        "bert": Shaping("cls"),
+        "prefixes": asked,
+        "model2vec": Shaping(),
+        "dpr_context": Shaping(),
+        "sentence_transformers": Shaping(task="query"),
+        "sentence_transformers_prefixes": Shaping(task="query"),
+        "sentence_transformers_qwen3": Shaping(task="query"),
+        "sentence_transformers_t5": Shaping(),
+        "flan_t5": Shaping(),
+    }
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, "model2vec"])
+@pytest.mark.parametrize("name", [*NETWORKS, "model2vec", "onnx"])
 def test_meta_holds_what_the_reference_tells_of_a_model(name: str) -> None:
     config, recorded = text_model(name).info.config, recorded_meta(name)
 
@@ -92,6 +136,21 @@ def test_meta_holds_what_the_reference_tells_of_a_model(name: str) -> None:
     assert isinstance(model, dict)
     for key in ("model_type", "hidden_size", "vocab_size", "architectures"):
         assert model.get(key) == recorded["model"].get(key)
+
+
+@EVERY_RUNTIME
+def test_dpr_averages_all_sentences_as_trained(runtime: Runtime) -> None:
+    texts = ["The first sentence. The second one. And a third!", "A lone one."]
+    trained, reference = (
+        embed(text_model("dpr_question", runtime, mode=mode).towers["text"], texts)
+        for mode in ("trained", "reference")
+    )
+    sentences = ["The first sentence.", "The second one.", "And a third!"]
+    alone = embed(text_model("dpr_question", runtime).towers["text"], sentences)
+
+    np.testing.assert_allclose(trained[0], alone.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(reference[0], alone[0] / 3, atol=1e-6)
+    np.testing.assert_allclose(trained[1], reference[1], atol=1e-6)
 
 
 def test_two_sentences_are_two_parts_and_a_long_one_is_cut() -> None:

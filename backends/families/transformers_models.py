@@ -22,12 +22,15 @@ from backends.inputs.siglip1_tokens import SpecialTokens
 from backends.inputs.tokens import (
     VOCABULARY,
     TextRecipe,
+    Tokenize,
+    Tokenizer,
     TokenPreparation,
     Tokens,
     beginning,
     decode,
     unknown_id,
 )
+from backends.model import ModelOptions
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     ImageTower,
@@ -111,6 +114,27 @@ class TransformersTokenizer:
         """
         with self._lock:
             return text_of(self._tokenizer, ids)
+
+
+def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
+    """Load the tokenizer of a model of texts, as its `tokenizer.json` stands.
+
+    The classes that a model's tokenizer names make parts of it anew by rules of their own, and
+    where these do not fit the file, the vectors are other ones.
+    """
+    if (folder / VOCABULARY).is_file():
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=options.trust_remote_code, local_files_only=True
+    )
+
+
+def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
+    """Tokenise by a tokenizer's vocabulary alone, where it has one of the tokenizers library."""
+    vocabulary = getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(vocabulary, Vocabulary) and tokenizer.truncation_side == "right":
+        return Tokenizer(vocabulary, recipe)
+    return TransformersTokenizer(tokenizer, recipe)
 
 
 def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:

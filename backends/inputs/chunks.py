@@ -13,6 +13,7 @@ from typing import Any
 
 from backends.inputs import tokens
 from backends.inputs.one_part import OnePart
+from backends.inputs.prompts import prefixed, wants_prefixes
 from backends.inputs.tokens import TokenPreparation
 from backends.model import ModelOptions, Parts, Prepared, Shaping
 from errors import InvalidInputError
@@ -46,7 +47,7 @@ class Reading:
             options: what the operator says.
             prefixes: what the model's folder says; it beats them.
         """
-        return cls(options.direct_tokenize, options.prefixes if prefixes is None else prefixes)
+        return cls(options.direct_tokenize, wants_prefixes(options, prefixes))
 
 
 class ChunkPreparation(OnePart):
@@ -55,13 +56,18 @@ class ChunkPreparation(OnePart):
     Args:
         tokens: of a sentence.
         poolings: that the network computes, by name and in this order; the first is the default.
+            None: it pools in one way, whatever is asked for.
         reading: how texts are read.
+        every: of so many sentences the first is read, and counts for itself alone.
     """
 
-    def __init__(self, tokens: TokenPreparation, poolings: Sequence[str], reading: Reading) -> None:
+    def __init__(
+        self, tokens: TokenPreparation, poolings: Sequence[str], reading: Reading, every: int = 1
+    ) -> None:
         self._tokens = tokens
         self._poolings = {name: place for place, name in enumerate(poolings)}
         self._reading = reading
+        self._every = every
         self.reading = str(reading)
         self.splits = not reading.is_direct
         self._split: Callable[[str], list[str]] = list_of_one
@@ -76,6 +82,9 @@ class ChunkPreparation(OnePart):
         Raises:
             InvalidInputError: there is no such pooling.
         """
+        task = shaping.task if self._reading.has_prefixes else ""
+        if not self._poolings:
+            return Shaping(task=task)
         default, *_ = self._poolings
         pooling = shaping.pooling or default
         if pooling not in self._poolings:
@@ -83,7 +92,7 @@ class ChunkPreparation(OnePart):
             raise InvalidInputError(
                 f"unknown pooling_strategy {pooling!r}; this model knows {known}", "config"
             )
-        return Shaping(pooling, shaping.task if self._reading.has_prefixes else "")
+        return Shaping(pooling, task)
 
     def estimate(self, text: str) -> int:
         """Guess the padded tokens from the number of characters."""
@@ -95,10 +104,9 @@ class ChunkPreparation(OnePart):
 
     def split(self, text: str, shaping: Shaping) -> Parts:
         """Return a text's sentences, or itself where there are none."""
-        if shaping.task:
-            text = f"{shaping.task}: {text}"
+        text = prefixed(text, shaping.task)
         chunks = self._split(text) or [text]
-        return Parts(chunks, len(chunks))
+        return Parts(chunks[:: self._every], len(chunks))
 
     def prepare(self, chunk: str, shaping: Shaping) -> Prepared:
         """Return ids and a mask of a sentence, [length] int64 each."""
@@ -123,4 +131,4 @@ def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> C
     """Make the preparation of a converted model's folder."""
     reading = Reading.of(options, described["prefixes"])
     of_tokens = tokens.read(folder, described["tokens"], options)
-    return ChunkPreparation(of_tokens, described["poolings"], reading)
+    return ChunkPreparation(of_tokens, described["poolings"], reading, described.get("every", 1))

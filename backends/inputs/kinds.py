@@ -17,6 +17,7 @@ _KINDS = {
     "tokens": "backends.inputs.tokens",
     "siglip1_tokens": "backends.inputs.siglip1_tokens",
     "chunks": "backends.inputs.chunks",
+    "prompts": "backends.inputs.prompts",
     "pixels": "backends.inputs.pixels",
     "patches": "backends.inputs.patches",
     "tiles": "backends.inputs.tiles",

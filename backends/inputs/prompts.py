@@ -1,38 +1,112 @@
-"""The prompts of a sentence-transformers model: what it has learnt to find in front of a text."""
+"""What a model has learnt to find in front of a text: its prompts, or the name of the task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from backends.model import Shaping
+from backends.inputs.kinds import read_preparation
+from backends.inputs.one_part import OnePart
+from backends.model import Arrays, ModelOptions, Preparation, Prepared, Shaping
 
 _QUERY = "query"
-_DOCUMENTS = ("document", "passage", "corpus")  # of the names of a document's, the first counts
 
 
 @dataclass(frozen=True)
 class Prompts:
     """One for a query, and one for everything else.
 
-    Source: `encode_query` and `encode_document` of sentence-transformers.
+    Source: `encode_query` and `encode_document` of sentence-transformers. Its documentation names
+    other prompts that the latter would take; as there always is one called `document`, be it
+    empty, it never does.
     """
 
     query: str = ""
     document: str = ""
 
     @classmethod
-    def of_json(cls, prompts: Mapping[str, str]) -> Prompts:
+    def of_json(cls, prompts: Mapping[str, str | None]) -> Prompts:
         """Read those of a `config_sentence_transformers.json`, by their names."""
-        document = next((prompts[name] for name in _DOCUMENTS if name in prompts), "")
-        return cls(prompts.get(_QUERY, ""), document)
+        return cls(prompts.get(_QUERY) or "", prompts.get("document") or "")
+
+    def as_json(self) -> dict[str, object]:
+        """Describe them in JSON's types."""
+        return asdict(self)
 
     def reduce(self, shaping: Shaping) -> Shaping:
         """Keep whether it is a query, where that makes a difference."""
         is_query = shaping.task == _QUERY and self.query != self.document
         return Shaping(task=_QUERY) if is_query else Shaping()
 
-    def put_before(self, text: str, shaping: Shaping) -> str:
-        """Put the prompt before a text; both together are stripped."""
-        prompt = self.query if shaping.task == _QUERY else self.document
+    def put_before(self, text: str, task: str) -> str:
+        """Put the prompt of a task before a text; both together are stripped."""
+        prompt = self.query if task == _QUERY else self.document
         return (prompt + text).strip()
+
+
+def wants_prefixes(options: ModelOptions, said: bool | None) -> bool:
+    """Tell whether the name of the task is written in front of a text.
+
+    Args:
+        options: what the operator says.
+        said: what the model's folder says; it beats them.
+    """
+    return options.prefixes if said is None else said
+
+
+def prefixed(text: str, task: str) -> str:
+    """Write the name of a task in front of a text, as E5 and its like have learnt it."""
+    return f"{task}: {text}" if task else text
+
+
+class PromptedPreparation(OnePart):
+    """Puts a prompt before a text, and prepares both together.
+
+    Args:
+        preparation: of texts in one piece.
+        prompts: of the model.
+        has_prefixes: whether the name of the task stands between them.
+    """
+
+    def __init__(self, preparation: Preparation, prompts: Prompts, has_prefixes: bool) -> None:
+        self._preparation = preparation
+        self._prompts = prompts
+        self._has_prefixes = has_prefixes
+        self.reading = "prefixes" if has_prefixes else ""
+
+    def reduce(self, shaping: Shaping) -> Shaping:
+        """Keep the task, where the text's vector depends on it."""
+        return Shaping(task=shaping.task) if self._has_prefixes else self._prompts.reduce(shaping)
+
+    def estimate(self, text: str) -> int:
+        """Guess what a text costs with the prompt of a document."""
+        return self._preparation.estimate(self._whole(text, ""))
+
+    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+        """Return what is made of both."""
+        return self._preparation.prepare(self._whole(text, shaping.task), shaping)
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        """Put items of one bucket together."""
+        return self._preparation.collate(items)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids.
+
+        Raises:
+            InvalidInputError: one is none of the vocabulary.
+        """
+        return self._preparation.text_of(ids)
+
+    def _whole(self, text: str, task: str) -> str:
+        return self._prompts.put_before(prefixed(text, task if self._has_prefixes else ""), task)
+
+
+def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PromptedPreparation:
+    """Make the preparation of a converted model's folder."""
+    prompts = Prompts(described["query"], described["document"])
+    has_prefixes = wants_prefixes(options, described["prefixes"])
+    of_texts = read_preparation(folder, described["of"], options)
+    return PromptedPreparation(of_texts, prompts, has_prefixes)

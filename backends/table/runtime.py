@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Vocabulary
 
 from backends.folder import ModelFolder
 from backends.inputs.one_part import OnePart
-from backends.inputs.prompts import Prompts
+from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
 from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, decode
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.text_folder import TextFolder
@@ -65,8 +65,12 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         config={"model": model.model_config, "model_path": "./models/model"},
         cuts=True,
     )
-    preparation = TablePreparation(vocabulary, _read_prompts(path / _PROMPTS))
-    return Model(info, {"text": Tower(preparation, TableNetwork(table), is_table=True)})
+    texts = PromptedPreparation(
+        TablePreparation(vocabulary),
+        _read_prompts(path / _PROMPTS),
+        wants_prefixes(options, folder.prefixes),
+    )
+    return Model(info, {"text": Tower(texts, TableNetwork(table), is_table=True)})
 
 
 def _read_table(path: Path) -> npt.NDArray[np.float32]:
@@ -89,26 +93,19 @@ class TablePreparation(OnePart):
 
     Args:
         vocabulary: it is changed: it pads no more.
-        prompts: of the model.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prompts: Prompts) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         vocabulary.no_padding()
         self._vocabulary = vocabulary
-        self._prompts = prompts
-
-    def reduce(self, shaping: Shaping) -> Shaping:
-        """Keep the task, where the model has a prompt for it."""
-        return self._prompts.reduce(shaping)
 
     def estimate(self, text: str) -> int:
         """Guess the tokens."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
-    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, _shaping: Shaping) -> Prepared:
         """Return the ids, [length] int64; of a text without a word there are none."""
-        whole = self._prompts.put_before(text, shaping)
-        encoding = self._vocabulary.encode(whole, add_special_tokens=False)
+        encoding = self._vocabulary.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int64)
         return Prepared((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
 

@@ -1,0 +1,53 @@
+"""DPR: two encoders, one of questions and one of passages, each in a folder of its own.
+
+See https://arxiv.org/abs/2004.04906. Source of the vectors: the reference's text container, which
+takes them as the model pools them, whatever pooling is asked for.
+"""
+
+from __future__ import annotations
+
+import transformers
+from torch import Tensor
+from typing_extensions import override
+
+from backends.families import transformers_models as hf
+from backends.families.encoder import EncoderModule, chunked_tower, describe_encoder
+from backends.folder import ModelFolder
+from backends.model import ModelOptions
+from backends.text_folder import TextFolder
+from backends.torch.towers import TorchModel, place
+from errors import ModelFolderError
+
+_CLASSES = ("DPRContextEncoder", "DPRQuestionEncoder")
+# The reference gathers the vectors of 25 sentences, and takes the first of them.
+_GATHERED = 25
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load `model/` by the class that its configuration names.
+
+    Raises:
+        ModelFolderError: that is no encoder.
+    """
+    path = TextFolder.of(folder).path
+    (name,) = hf.read_config(path)["architectures"]
+    if name not in _CLASSES:
+        raise ModelFolderError(
+            f"{path.absolute()} holds a {name}, where a {' or a '.join(_CLASSES)} is needed"
+        )
+    model = getattr(transformers, name).from_pretrained(path, **hf.load_options())
+    module = PooledByItself(place(model, options))
+    dimensions = model.config.projection_dim or model.config.hidden_size
+    info = describe_encoder(folder, options, "DPR", model, dimensions)
+    every = _GATHERED if options.text_mode == "reference" else 1
+    tower = chunked_tower(module, folder, options, every=every)
+    return TorchModel(info, {"text": tower}, (options.text_mode,))
+
+
+class PooledByItself(EncoderModule):
+    """The vector that an encoder pools: ids and a mask, [n, length] -> [n, dim]."""
+
+    @override
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        pooled: Tensor = self.model(input_ids=ids, attention_mask=mask).pooler_output
+        return pooled.float()

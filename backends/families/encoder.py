@@ -1,0 +1,135 @@
+"""Text encoders: BERT and its relatives, and whatever else transformers' `AutoModel` reads.
+
+Source of the vectors: the reference's text container. It pools the tokens of each sentence, and
+its vectors keep their own length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from typing_extensions import override
+
+from backends.families import transformers_models as hf
+from backends.folder import ModelFolder
+from backends.inputs.chunks import LONGEST_CHUNK, ChunkPreparation, Reading
+from backends.inputs.kinds import Described
+from backends.inputs.tokens import Padding, TextRecipe, TokenPreparation
+from backends.model import ModelInfo, ModelOptions
+from backends.text_folder import TextFolder
+from backends.torch.towers import (
+    EVERY_TEXT_MODE,
+    TorchModel,
+    TorchTower,
+    describe,
+    place,
+    portable_texts,
+)
+
+_NAMES = {
+    "bert": "BERT",
+    "distilbert": "DistilBERT",
+    "mpnet": "MPNet",
+    "roberta": "RoBERTa",
+    "xlm-roberta": "XLM-RoBERTa",
+}
+POOLINGS = ("masked_mean", "cls")  # the first is the default
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load `model/`, as `save_pretrained` left it."""
+    path = TextFolder.of(folder).path
+    model = AutoModel.from_pretrained(
+        path, trust_remote_code=options.trust_remote_code, **hf.load_options()
+    )
+    name = _NAMES.get(model.config.model_type, model.config.model_type)
+    module = PooledEncoder(place(model, options))
+    info = describe_encoder(folder, options, name, model, model.config.hidden_size)
+    tower = chunked_tower(module, folder, options, poolings=POOLINGS)
+    return TorchModel(info, {"text": tower}, EVERY_TEXT_MODE)
+
+
+def describe_encoder(
+    folder: ModelFolder, options: ModelOptions, family: str, model: Any, dimensions: int
+) -> ModelInfo:
+    """Describe an encoder, and tell its configuration as the reference does."""
+    config = {"model": hf.full_config(model), "model_path": "./models/model"}
+    return describe(folder, options, family, dimensions, 0, [model], config)
+
+
+def chunked_tower(
+    module: EncoderModule,
+    folder: ModelFolder,
+    options: ModelOptions,
+    poolings: Sequence[str] = (),
+    every: int = 1,
+) -> TorchTower:
+    """Build the tower of an encoder that reads texts sentence by sentence.
+
+    Args:
+        module: ids and a mask -> [n, poolings, dim], or [n, dim] where it pools in one way.
+        folder: with the tokenizer, and what it says of prefixes.
+        options: what the operator says of how texts are read.
+        poolings: that the module computes, by name; none where it is not asked for.
+        every: of so many sentences the first is read.
+    """
+    tokenizer = hf.load_tokenizer(TextFolder.of(folder).path, options)
+    longest = _most_tokens(module.model)
+    padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
+    recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
+    tokens = TokenPreparation(hf.tokenize_by(tokenizer, recipe), padding)
+    whole = portable_texts(module, recipe, partial(hf.save_vocabulary, tokenizer))
+    prefixes = folder.prefixes
+
+    def describe_chunks(target: Path) -> Described:
+        kind = {"kind": "chunks", "poolings": poolings, "prefixes": prefixes, "every": every}
+        return {**kind, "tokens": whole.describe(target)}
+
+    return TorchTower(
+        ChunkPreparation(tokens, poolings, Reading.of(options, prefixes), every),
+        module,
+        lambda: replace(whole, describe=describe_chunks),
+    )
+
+
+class EncoderModule(nn.Module):
+    """A network over an encoder.
+
+    Args:
+        model: transformers' own.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+
+class PooledEncoder(EncoderModule):
+    """Every pooling of a sentence's tokens in one pass: ids and a mask -> [n, poolings, dim].
+
+    Both are [n, length]; the mask is 1 for a token and 0 for padding.
+    """
+
+    @override
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        weights = mask.unsqueeze(-1).float()
+        means = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return torch.stack([means, states[:, 0]], dim=1)
+
+
+def _most_tokens(model: Any) -> int:
+    """Return how many tokens are read of a sentence, special ones included."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    if not positions:
+        return LONGEST_CHUNK
+    # RoBERTa and its relatives count positions from behind that of the padding.
+    padding: int | None = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    return min(LONGEST_CHUNK, positions if padding is None else positions - padding - 1)

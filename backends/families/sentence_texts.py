@@ -1,0 +1,85 @@
+"""sentence-transformers as models of texts only: any network, pooling and further modules.
+
+Source of the vectors: the reference's text container, which asks for `encode_query` or
+`encode_document`, and for length 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from backends.families import transformers_models as hf
+from backends.families.sentence_modules import load_sentence_transformer, text_tower
+from backends.folder import ModelFolder
+from backends.inputs.kinds import Described
+from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
+from backends.inputs.tokens import VOCABULARY
+from backends.model import ModelOptions
+from backends.text_folder import TextFolder
+from backends.torch.towers import (
+    EVERY_TEXT_MODE,
+    Portable,
+    TorchModel,
+    TorchTower,
+    describe,
+    unit_length,
+)
+from errors import ModelFolderError
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load the hub cache in `model/`.
+
+    Raises:
+        ModelFolderError: its modules need to be told more than a text.
+    """
+    text = TextFolder.of(folder)
+    path = text.snapshot
+    model = load_sentence_transformer(path, options)
+    if reason := _why_not(model):
+        raise ModelFolderError(f"{path.absolute()} cannot be served: {reason}")
+    info = describe(
+        folder,
+        options,
+        family="sentence-transformers",
+        dimensions=model.get_embedding_dimension() or 0,
+        image_px=0,
+        networks=[model],
+        config={"model": text.model_config, "model_path": "./models/model"},
+    )
+    files = path / next((module["path"] for module in text.modules[:1]), "")
+    has_vocabulary = (files / VOCABULARY).is_file()
+    tokenizer = hf.load_tokenizer(files, options) if has_vocabulary else None
+    prompts = Prompts.of_json(model.prompts)
+    plain = text_tower(model, tokenizer, unit_length)
+    tower = _prompted(plain, prompts, folder.prefixes, options)
+    return TorchModel(replace(info, cuts=True), {"text": tower}, EVERY_TEXT_MODE)
+
+
+def _why_not(model: SentenceTransformer) -> str | None:
+    if any(isinstance(module, Router) for module in model):
+        return "its queries and its documents have networks of their own"
+    if any(not getattr(module, "include_prompt", True) for module in model):
+        return "its pooling leaves the prompt out"
+    return None
+
+
+def _prompted(
+    plain: TorchTower, prompts: Prompts, prefixes: bool | None, options: ModelOptions
+) -> TorchTower:
+    def portable() -> Portable:
+        portable = plain.portable()
+
+        def describe_prompts(target: Path) -> Described:
+            kind = {"kind": "prompts", "prefixes": prefixes, **prompts.as_json()}
+            return {**kind, "of": portable.describe(target)}
+
+        return replace(portable, describe=describe_prompts)
+
+    has_prefixes = wants_prefixes(options, prefixes)
+    texts = PromptedPreparation(plain.preparation, prompts, has_prefixes)
+    return TorchTower(texts, plain.module, portable)

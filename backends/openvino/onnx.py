@@ -1,0 +1,106 @@
+"""The text container's ONNX layout: a network in 8 bits, which OpenVINO reads as it lies there.
+
+Source of the vectors: the reference's text container, with ONNX Runtime. It reads a text in one
+piece, and takes the mean of its tokens' states, at length 1. The scales of its activations are
+those of a whole pass, so a text has a pass of its own, and no padding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from tokenizers import Tokenizer as Vocabulary
+
+from backends.folder import ModelFolder
+from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
+from backends.model import Model, ModelInfo, ModelOptions, Precision, Prepared, Rows, Shaping, Tower
+from backends.openvino.runtime import OpenVinoNetwork
+from backends.text_folder import ONNX, TextFolder
+from errors import ModelFolderError, describe_error
+
+_IDS, _MASK = "input_ids", "attention_mask"
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> Model:
+    """Load `model/`; whatever precision is asked for, it computes in that of its file.
+
+    Raises:
+        ModelFolderError: the folder's content cannot be loaded.
+    """
+    try:
+        return _load(folder, options)
+    except Exception as error:
+        raise ModelFolderError(
+            f"The ONNX model in {folder.root.absolute()} cannot be loaded: {describe_error(error)}"
+        ) from error
+
+
+def _load(folder: ModelFolder, options: ModelOptions) -> Model:
+    path = TextFolder.of(folder).path
+    network = PooledNetwork(path / ONNX, replace(options, precision="float32"))
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    info = ModelInfo(
+        family="ONNX",
+        dimensions=config["hidden_size"],
+        parameters=network.parameters,
+        runtime="openvino",
+        device="cpu",
+        precision=cast(Precision, "int8"),
+        text_mode=options.text_mode,
+        image_px=0,
+        is_demo=folder.is_demo,
+        config={"model": config, "model_path": "./models/model"},
+    )
+    padding = Padding("nothing", _most_tokens(path, config), masked=True)
+    vocabulary = Vocabulary.from_file(str(path / VOCABULARY))
+    texts = LonePreparation(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
+    return Model(info, {"text": Tower(texts, network)})
+
+
+def _most_tokens(path: Path, config: dict[str, int]) -> int:
+    tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    # One that knows no limit says 10**30.
+    return min(int(tokenizer["model_max_length"]), config["max_position_embeddings"])
+
+
+class LonePreparation(TokenPreparation):
+    """Tokenises; no text shares a pass with another."""
+
+    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+        """Return ids and a mask of ones, [length] int64."""
+        return replace(super().prepare(text, shaping), bucket=None)
+
+
+class PooledNetwork:
+    """The mean of the states of a lone text's tokens, of length 1.
+
+    Args:
+        path: of the ONNX file.
+        options: how many cores.
+
+    Attributes:
+        parameters: number of weights.
+    """
+
+    def __init__(self, path: Path, options: ModelOptions) -> None:
+        network = ov.Core().read_model(path)
+        self._names: Sequence[str] = [port.any_name for port in network.inputs]
+        weights = (op for op in network.get_ops() if op.get_type_name() == "Constant")
+        self.parameters = sum(int(np.prod(tuple(op.output(0).shape))) for op in weights)
+        self._network = OpenVinoNetwork(path, options)
+
+    def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Rows:
+        """Compute: both [1, length] -> [1, dim] float32."""
+        given = {_IDS: ids, _MASK: mask}
+        # Whatever else it takes, such as token_type_ids, is 0 in a lone text.
+        arrays = [given[name] if name in given else np.zeros_like(ids) for name in self._names]
+        means = self._network(*arrays).mean(axis=1)
+        rows: Rows = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return rows
