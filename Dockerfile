@@ -1,33 +1,20 @@
-# The service with a model in it; custom.Dockerfile is the same without one.
+# The service with a model in it; custom.Dockerfile is the base for models of your own.
 #
 #   docker build --build-arg CLIP_MODEL_NAME=clip-ViT-B-32 --build-arg TEXT_MODEL_NAME=clip-ViT-B-32 .
-#   ... --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu   without CUDA
-#   ... --build-arg RUNTIME=torch                                          for GPUs: nothing converted
-#   ... --secret id=hf_token,env=HF_TOKEN                                  for gated models
-ARG PYTHON_IMAGE=python:3.11-slim
-
-FROM ${PYTHON_IMAGE} AS packages
-ARG TORCH_INDEX_URL=
-WORKDIR /build
-COPY requirements.txt .
-# torch first: its CPU flavour has an index of its own.
-RUN python3 -m venv /venv \
- && grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt > torch.txt \
- && /venv/bin/pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
-      -r torch.txt \
- && /venv/bin/pip install --no-cache-dir -r requirements.txt
+#   ... --build-arg PRECISION=bfloat16      in which it then computes
+#   ... --target cuda -t my/clip-cuda       for GPUs: with torch, and the model unconverted
+#   ... --target serving                    no model: for one that was converted elsewhere
+#   ... --secret id=hf_token,env=HF_TOKEN   for gated models
+# openvino's wheels for arm64 need glibc 2.35 or newer; this Debian's is 2.41.
+ARG PYTHON_IMAGE=python:3.11-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS base
-COPY --from=packages /venv /venv
 # HOME: a place that every user may write to, also where the root file system is read-only.
 ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 # Group 0 may do what the user may: Kubernetes may run the container as any user of that group.
 RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
-COPY download.py config.py errors.py machine.py ./
-COPY fetch fetch
-COPY backends backends
 USER 10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "-c", \
@@ -35,8 +22,33 @@ HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "-c"
 ENTRYPOINT ["/bin/sh", "-c"]
 CMD ["exec python3 app.py"]
 
-# The weights, before the rest of the code: a change of that fetches nothing anew.
-FROM base AS service
+# Torch and the model libraries beside what serves; from pip's own index, so for GPUs.
+FROM ${PYTHON_IMAGE} AS whole
+ARG TORCH_INDEX_URL=
+ENV PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY requirements.txt .
+COPY cicd/install_requirements.sh cicd/
+RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+
+FROM ${PYTHON_IMAGE} AS packages
+WORKDIR /build
+COPY requirements-serve.txt .
+RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir -r requirements-serve.txt
+
+# Fetches the model and looks whether it works, by torch's CPU flavour, and on the machine that
+# builds, whatever machine the image is for. Nothing of this stage but the model is in an image.
+FROM --platform=$BUILDPLATFORM ${PYTHON_IMAGE} AS original
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY requirements.txt .
+COPY cicd/install_requirements.sh cicd/
+RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+WORKDIR /app
+COPY download.py config.py errors.py machine.py ./
+COPY fetch fetch
+COPY backends backends
 ARG CLIP_MODEL_NAME=
 ARG CLIP_MODEL_REVISION=
 ARG TEXT_MODEL_NAME=
@@ -54,13 +66,35 @@ ARG MODEL_REVISION=
 ARG USE_QUERY_PASSAGE_PREFIXES=
 ARG USE_SENTENCE_TRANSFORMERS_VECTORIZER=
 ARG TRUST_REMOTE_CODE=
-ARG TEXT_MODE=
-ARG RUNTIME=
 ARG HF_ENDPOINT=
 # Of an empty HF_ENDPOINT the hub's library would make no address at all.
-RUN --mount=type=secret,id=hf_token,uid=10001 \
+RUN --mount=type=secret,id=hf_token \
     [ -n "$HF_ENDPOINT" ] || unset HF_ENDPOINT; \
-    HF_TOKEN="$(cat /run/secrets/hf_token 2>/dev/null)" ./download.py
-# What the model was converted for, or not, is what a start should ask for.
-ENV TEXT_MODE=$TEXT_MODE RUNTIME=$RUNTIME
+    HF_TOKEN="$(cat /run/secrets/hf_token 2>/dev/null)" RUNTIME=torch ./download.py
+
+FROM original AS converted
+ARG TEXT_MODE=
+ARG PRECISION=
+RUN ./download.py --convert --export /export
+
+FROM base AS serving
+COPY --from=packages /venv /venv
+COPY . .
+
+FROM base AS cuda
+COPY --from=whole /venv /venv
+COPY --from=original --chown=10001:0 /app/models models
+ARG TEXT_MODE=
+ARG PRECISION=
+ENV RUNTIME=torch TEXT_MODE=$TEXT_MODE PRECISION=$PRECISION
+COPY . .
+
+# The weights before the code, so that a change of that leaves their layer alone.
+FROM base AS service
+COPY --from=packages /venv /venv
+COPY --from=converted /export models
+# What the model was converted for is what a start should ask for.
+ARG TEXT_MODE=
+ARG PRECISION=
+ENV TEXT_MODE=$TEXT_MODE PRECISION=$PRECISION
 COPY . .

@@ -11,17 +11,21 @@ IMAGE ?= multi2vec-clip-service
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
+compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 SOURCES := *.py web inference backends fetch tests bench demo examples
-pins = $(shell grep -oE '^(torch|torchvision)==[^ ;]+' requirements.txt)
+# What takes more than serving a converted model does: whoever converts, and torch itself.
+converted = $(wildcard $(MODELS_DIR)/model.json $(MODELS_DIR)/converted/*/model.json)
+with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter torch,$(RUNTIME)),\
+	$(if $(converted),,$(MODELS_DIR)))
 
 .DEFAULT_GOAL := help
 .PHONY: help run photos test test-clients test-long test-images image lint type format lock demo \
-	bench clean
+	demo-converted bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: .venv/service ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
+run: $(if $(with_torch),.venv/models,.venv/serving) ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
 	$(if $(MODEL),$(VENV)/python download.py --model $(MODEL))
 	@echo "Serving $(MODELS_DIR) on http://localhost:$(PORT)"
 	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
@@ -41,7 +45,7 @@ test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's A
 test-long: .venv/dev ## the tests that take minutes
 	$(VENV)/python -m pytest -m long
 
-test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (15 minutes)
+test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (half an hour)
 	$(VENV)/python -m tests.images
 
 image: ## build IMAGE with the model that the variables name, such as CLIP_MODEL_NAME
@@ -64,18 +68,23 @@ lock: .venv/dev ## derive each requirements.txt from its requirements.in
 	$(VENV)/pip install -q uv
 	@# CUDA's packages are left out: torch names its own exactly, and its CPU flavour needs none.
 	{ echo '# Locked from requirements.in by `make lock`; torch brings the CUDA packages it needs.'; \
-	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
-	    requirements.in | grep -vE '^(cuda|nvidia)-|^triton='; } > requirements.txt.new
+	  $(compile) requirements.in | grep -vE '^(cuda|nvidia)-|^triton='; } > requirements.txt.new
 	mv requirements.txt.new requirements.txt
+	{ echo '# Locked from requirements-serve.in by `make lock`, in the versions of requirements.txt.'; \
+	  $(compile) --generate-hashes -c requirements.txt requirements-serve.in; } > requirements.txt.new
+	mv requirements.txt.new requirements-serve.txt
 	{ echo '# Locked from requirements.in by `make lock`.'; \
-	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
-	    examples/requirements.in; } > requirements.txt.new
+	  $(compile) examples/requirements.in; } > requirements.txt.new
 	mv requirements.txt.new examples/requirements.txt
 
-demo: .venv/service ## train the demo model again from scratch (half an hour and more on 2 cores)
+demo: .venv/models ## train the demo model again from scratch (half an hour and more on 2 cores)
 	$(VENV)/python -m demo.train
+	$(VENV)/python -m demo.convert
 
-bench: .venv/service ## measure the service beside the bare model on this machine
+demo-converted: .venv/models ## convert the demo model again, for `make run` without torch
+	$(VENV)/python -m demo.convert
+
+bench: .venv/models ## measure the service beside the bare model on this machine
 	$(VENV)/python -m bench
 
 clean: ## remove what was installed and built; models stay
@@ -88,13 +97,17 @@ clean: ## remove what was installed and built; models stay
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/service: .venv/python requirements.txt
-	@echo "Installing the service: torch alone is several gigabytes with CUDA's libraries"
-	$(VENV)/pip install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(pins)
-	$(VENV)/pip install -r requirements.txt
+.venv/serving: .venv/python requirements-serve.txt
+	@echo "Installing what serves a converted model: about 110 MB"
+	$(VENV)/pip install -r requirements-serve.txt
 	@touch $@
 
-.venv/dev: .venv/service requirements-dev.txt
+.venv/models: .venv/serving requirements.txt cicd/install_requirements.sh
+	@echo "Installing torch and the model libraries: several gigabytes with CUDA's"
+	TORCH_INDEX_URL=$(TORCH_INDEX_URL) cicd/install_requirements.sh $(VENV)/pip
+	@touch $@
+
+.venv/dev: .venv/models requirements-dev.txt
 	@echo "Installing what the tests need"
 	$(VENV)/pip install -r requirements-dev.txt
 	@touch $@

@@ -4,7 +4,7 @@
     environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
                                         save in the layout, load, embed <--'
                                         (a process without network) -----> into place
-                                        convert for OpenVINO (another) --> beside it
+                                        convert for OpenVINO (another) --> beside it, or exported
 
 Needs `fetch/`, `backends/` and what these import, nothing else of the service, so that an image
 build can run it before the rest of the code is copied. The layouts are those of the reference's
@@ -18,6 +18,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from backends.folder import LAYOUTS, Family, detect
@@ -28,6 +29,7 @@ from backends.text_folder import is_served_as_it_is
 from config import DownloadSettings, Settings, forbid_hub_access, read
 from errors import ConversionError, DownloadError, StartupError
 from fetch import catalogue
+from fetch.export import export
 from fetch.hub import Hub
 from fetch.plan import fetch_model, plan
 from fetch.record import RECORD, is_whole, write_record
@@ -43,6 +45,11 @@ def download(settings: DownloadSettings) -> None:
     Raises:
         DownloadError: it could not be fetched, or what was fetched does not work.
     """
+    if find_spec("torch") is None:
+        raise DownloadError(
+            "download.py needs torch, which looks whether a model works: install "
+            "requirements.txt, or run it in the custom image"
+        )
     wanted = plan(settings)
     root = settings.models_dir or Path("./models")
     _refuse_other_family(root, wanted.family)
@@ -149,6 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="fetch nothing: prepare the model that is there already for the CPU's runtime",
     )
+    parser.add_argument(
+        "--export",
+        metavar="FOLDER",
+        type=Path,
+        help="convert it and copy what serves without torch, and nothing else, into this folder",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
@@ -157,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = of_tag(settings, options.model) if options.model else settings
         if not options.convert:
             download(settings)
-        convert(settings)
+        if options.export:
+            folder = detect(settings.models_dir or Path("./models"))
+            export(folder, options_for(folder, read(Settings)), options.export)
+        else:
+            convert(settings)
     except StartupError as error:
         sys.exit(f"Fatal: {error}")
     except KeyboardInterrupt:

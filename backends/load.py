@@ -24,6 +24,9 @@ from machine import keep_freed_memory, usable_cores
 
 logger = logging.getLogger(__name__)
 
+# What an operator of the image without torch can do.
+_WITH_TORCH = "use the image with torch and the original, whose tag ends in -cuda"
+
 
 def load_model(settings: Settings) -> list[Model]:
     """Load the model that the settings name, in a process made ready for it.
@@ -71,7 +74,7 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
     """
     if devices == "cpu" or is_served_as_it_is(folder):
         return [load_replica(folder, options)]
-    with _torch_wanted("ENABLE_CUDA"):
+    with _torch_wanted("ENABLE_CUDA=1"):
         from backends.torch.devices import gpus
     content = _content_for_torch(folder, options)
     return [
@@ -116,13 +119,13 @@ def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
     if folder.family == "converted":
         raise ModelFolderError(
             f"{folder.root.absolute()} holds a converted model and not the original, which "
-            "RUNTIME=torch and ENABLE_CUDA need"
+            f"RUNTIME=torch and ENABLE_CUDA need: unset them, or {_WITH_TORCH}"
         )
     return content_of(folder, options)
 
 
 def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> Model:
-    with _torch_wanted("the model"):
+    with _torch_wanted("RUNTIME=torch" if options.runtime == "torch" else "this model"):
         from backends.torch import devices, runtime
 
     devices.check(options.device)
@@ -153,5 +156,5 @@ def _torch_wanted(by: str) -> Iterator[None]:
     except ImportError as error:
         raise DeviceUnavailableError(
             f"{by} needs torch, which cannot be imported ({describe_error(error)}): install "
-            "requirements.txt, or convert the model with download.py --convert where torch is"
+            f"requirements.txt, or {_WITH_TORCH}"
         ) from error

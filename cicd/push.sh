@@ -1,10 +1,11 @@
-# Sourced: push REMOTE_REPO for amd64 and arm64, with the tags of the reference.
+# Sourced: push REMOTE_REPO with the tags of the reference, a list of what is in it (SBOM), and where it
+# comes from (provenance); the base image by its digest, which is recorded in labels and told.
 #   a commit on main:  <name>-<7 digits of the commit>
 #   a git tag:         <name>-<tag>, <name>-latest, <name>
 # shellcheck shell=bash
-push() { # name, then further arguments of docker build
-  local name=$1 hash tags=() repository=${REMOTE_REPO:?names the repository}
-  shift
+push() { # name, platforms, then further arguments of docker build
+  local name=$1 platforms=$2 hash base digest tags=() repository=${REMOTE_REPO:?names the repository}
+  shift 2
   hash=$(git rev-parse --short=7 HEAD)
   if [ -n "${GIT_TAG:-}" ]; then
     tags=("$name-$GIT_TAG" "$name-latest" "$name")
@@ -16,6 +17,13 @@ push() { # name, then further arguments of docker build
   fi
   echo "${DOCKER_PASSWORD:?of the registry}" |
     docker login --username "${DOCKER_USERNAME:?of the registry}" --password-stdin
-  docker buildx build --platform linux/amd64,linux/arm64 --push "$@" \
+  base=${PYTHON_IMAGE:-$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)}
+  digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$base")
+  echo "$repository:${tags[0]} is built on $base@$digest" >> "${GITHUB_STEP_SUMMARY:-/dev/stdout}"
+  docker buildx build --platform "$platforms" --push --sbom=true --provenance=mode=max "$@" \
+    --build-arg "PYTHON_IMAGE=$base@$digest" \
+    --label "org.opencontainers.image.base.name=$base" \
+    --label "org.opencontainers.image.base.digest=$digest" \
+    --label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
     "${tags[@]/#/--tag=$repository:}" .
 }

@@ -1,23 +1,29 @@
 """Builds the images and runs them, as people do: `make test-images`; BUILDER=docker by default.
 
-Weights come from a small hub on loopback. It takes a quarter of an hour and several gigabytes, so
-it is no part of `make test`. Any BUILDER will do that knows docker's `build`, `run` and `tag`.
+Weights come from a small hub on loopback. It takes half an hour and several gigabytes, so it is no
+part of `make test`. Any BUILDER will do that knows docker's `build`, `run`, `save` and `tag`.
+TORCH_INDEX_URL, where it is set, takes the place of the Dockerfiles' own. At the end it prints a
+table.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.golden_cases import GOLDEN
@@ -29,6 +35,8 @@ BUILDER = shlex.split(os.environ.get("BUILDER", "docker"))
 CUSTOM = "semitechnologies/multi2vec-clip:custom"
 CUSTOM_OF_THE_DOCUMENTATION = "semitechnologies/transformers-inference:custom"
 STANDARD = "multi2vec-clip-service:standard"
+CUDA = "multi2vec-clip-service:standard-cuda"
+SERVING = "multi2vec-clip-service:serving"
 CLIP = {"CLIP_MODEL_NAME": "clip-ViT-B-32", "TEXT_MODEL_NAME": "clip-ViT-B-32"}
 # Word for word what the documentation prints, but for the first line's name in the second.
 TWO_LINES_BY_NAME = f"""FROM {CUSTOM}
@@ -38,26 +46,110 @@ TWO_LINES_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-text-model /app/models/text
 COPY ./my-clip-model /app/models/clip
 """
+# As README.md has it: a model that nobody else shall have, in a small image.
+PRIVATE = f"""FROM {CUSTOM} AS converted
+COPY ./my-text-model /app/models/text
+COPY ./my-clip-model /app/models/clip
+RUN ./download.py --convert --export /tmp/export
+
+FROM {SERVING}
+COPY --from=converted /tmp/export /app/models
+"""
+UNCONVERTED = f"""FROM {SERVING}
+COPY ./my-text-model /app/models/text
+COPY ./my-clip-model /app/models/clip
+"""
+OURS = ("app/", "venv/")  # where the Dockerfiles write
 
 
-def builder(*words: str) -> None:
-    """Run the builder; its output is ours."""
+@dataclass
+class Measured:
+    """What is known of an image.
+
+    Attributes:
+        build_s: how long it took to build, on top of what was there.
+        size_mb: on disk, beside its base and the weights.
+        ready_s: from its start to the first 204.
+        memory_mb: resident, after it was asked.
+    """
+
+    build_s: float
+    size_mb: int = 0
+    ready_s: float = 0
+    memory_mb: int = 0
+
+
+measured: dict[str, Measured] = {}
+
+
+def builder(*words: str) -> float:
+    """Run the builder, whose output is ours; return the seconds that it took."""
     print("+", *words, flush=True)
     started_s = time.perf_counter()
     subprocess.run([*BUILDER, *words], check=True, cwd=ROOT)
-    print(f"  took {time.perf_counter() - started_s:.0f} s", flush=True)
+    return time.perf_counter() - started_s
 
 
 def build(tag: str, folder: Path, *options: str) -> None:
     """Build an image; the hub on loopback is within reach."""
-    builder("build", "--network=host", *options, "-t", tag, str(folder))
+    if (index := os.environ.get("TORCH_INDEX_URL")) is not None:
+        options = ("--build-arg", f"TORCH_INDEX_URL={index}", *options)
+    taken_s = builder("build", "--network=host", *options, "-t", tag, str(folder))
+    measured.setdefault(tag, Measured(taken_s))
 
 
-def build_standard(folder: Path, hub: Hub) -> None:
-    """Build the image with a model in it."""
+def build_standard(tag: str, folder: Path, hub: Hub, target: str = "service") -> None:
+    """Build an image of `Dockerfile`, with a model in it."""
     arguments = {**CLIP, "HF_ENDPOINT": hub.url}
     pairs = [("--build-arg", f"{name}={value}") for name, value in arguments.items()]
-    build(STANDARD, folder, *itertools.chain(*pairs), "-f", str(folder / "Dockerfile"))
+    options = [*itertools.chain(*pairs), "--target", target, "-f", str(folder / "Dockerfile")]
+    build(tag, folder, *options)
+
+
+def output_of(image: str, script: str, *options: str) -> str:
+    """Run a line of shell in an image, and return what it prints."""
+    command = [*BUILDER, "run", "--rm", *options, image, script]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return answer.stdout
+
+
+def size_mb(image: str) -> int:
+    """Measure what lies in an image beside its base and the weights."""
+    printed = output_of(image, "du -sk --exclude=/app/models /app /venv")
+    return sum(int(line.split()[0]) for line in printed.splitlines()) * 1024 // 1_000_000
+
+
+def assert_nothing_is_there_twice(image: str, scratch: Path) -> None:
+    """Look into the layers: none deletes or replaces what an earlier one of ours wrote."""
+    archive = scratch / "image.tar"
+    builder("save", "-o", str(archive), image)
+    written: Counter[str] = Counter()
+    with tarfile.open(archive) as layers:
+        for member in layers:
+            if member.isfile() and not member.name.endswith(".json"):
+                written.update(files_of(layers, member))
+    archive.unlink()
+    ours = {name: count for name, count in written.items() if name.startswith(OURS)}
+    assert len(ours) > 1000, f"{image}: its layers could not be read"
+    assert not [name for name in ours if Path(name).name.startswith(".wh.")]
+    assert not [name for name, count in ours.items() if count > 1]
+
+
+def files_of(layers: tarfile.TarFile, member: tarfile.TarInfo) -> list[str]:
+    """Name the files of a layer; of what is none, nothing."""
+    try:
+        with tarfile.open(fileobj=layers.extractfile(member)) as layer:
+            return [one.name.removeprefix("./") for one in layer if not one.isdir()]
+    except tarfile.ReadError:
+        return []
+
+
+def assert_ends_with(image: str, sentence: str, *options: str) -> None:
+    """Start what cannot start: the log says what to do."""
+    said = output_of(image, "exec python3 app.py 2>&1", *options)
+    found = re.search(rf".*{sentence}$", said, re.MULTILINE)
+    assert found, said
+    print(f"  {image} {' '.join(options)}: {found[0]}", flush=True)
 
 
 @contextmanager
@@ -79,6 +171,7 @@ def running(image: str, *options: str) -> Iterator[Service]:
             wait_until_ready(service)
             ready_s = time.perf_counter() - started_s
             print(f"  {image} {' '.join(options)}: ready after {ready_s:.1f} s", flush=True)
+            measured[image].ready_s = measured[image].ready_s or ready_s
             yield service
         finally:
             process.send_signal(signal.SIGTERM)
@@ -107,7 +200,14 @@ def try_out(image: str, *options: str) -> None:
     """Run an image, ask it, and stop it while it works."""
     with running(image, *options) as service:
         smoke_test(service)
+        measured[image].memory_mb = memory_mb(service)
         stop_during_requests(service)
+
+
+def memory_mb(service: Service) -> int:
+    """Read what the service says of its own memory."""
+    (resident,) = re.findall(r"^process_resident_memory_bytes (\S+)", service.metrics(), re.M)
+    return round(float(resident) / 1_000_000)
 
 
 def changed_code(scratch: Path) -> Path:
@@ -129,34 +229,75 @@ def two_lines(scratch: Path, text: str) -> Path:
     return folder
 
 
+def table() -> str:
+    """Show what was measured, in Markdown."""
+    rows = ["| image | MB beside base and weights | built in | ready after | memory |"]
+    rows += ["|---|---|---|---|---|"]
+    for image, one in measured.items():
+        figures = f"{one.size_mb} | {one.build_s:.0f} s | {one.ready_s:.1f} s | {one.memory_mb} MB"
+        rows.append(f"| {image} | {figures} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Build and try everything."""
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         with serving(small_hub(scratch)) as hub:
             prove(scratch, hub)
+    print(table())
     print("All images were built and answer as they should.")
 
 
 def prove(scratch: Path, hub: Hub) -> None:
     """The order of it: bases first, then what is made of them."""
-    build(CUSTOM, ROOT, "-f", "custom.Dockerfile")
-    builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
-    build_standard(ROOT, hub)
+    try_small(scratch, hub)
+    try_custom(scratch, hub)
+    try_cuda(hub)
+    for image, one in measured.items():
+        one.size_mb = size_mb(image)
+
+
+def try_small(scratch: Path, hub: Hub) -> None:
+    """The image without torch, and what it cannot do."""
+    build_standard(STANDARD, ROOT, hub)
     try_out(STANDARD)
     try_out(STANDARD, "--user=54321:0")
     try_out(STANDARD, "--read-only", "--tmpfs=/tmp")
+    assert_nothing_is_there_twice(STANDARD, scratch)
+    assert_ends_with(STANDARD, "ENABLE_CUDA=1 needs torch.* ends in -cuda", "-e", "ENABLE_CUDA=1")
+    assert_ends_with(STANDARD, "RUNTIME=torch and .* ends in -cuda", "-e", "RUNTIME=torch")
 
     asked = len(hub.asked)
-    build_standard(changed_code(scratch), hub)
+    build_standard(STANDARD, changed_code(scratch), hub)
     assert len(hub.asked) == asked, "changed code fetched weights anew"
 
+
+def try_custom(scratch: Path, hub: Hub) -> None:
+    """The base for models of one's own, and all that is made of it."""
+    build(CUSTOM, ROOT, "-f", "custom.Dockerfile")
+    builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
     build("two-lines:folder", two_lines(scratch, TWO_LINES_BY_FOLDER))
     try_out("two-lines:folder")
+
+    build(SERVING, ROOT, "--target", "serving")
+    build("private:small", two_lines(scratch, PRIVATE))
+    try_out("private:small")
+    assert_nothing_is_there_twice("private:small", scratch)
+    build("private:unconverted", two_lines(scratch, UNCONVERTED))
+    assert_ends_with("private:unconverted", "download.py --convert in the custom image.*")
+
     with_hub = f"FROM {CUSTOM}\nENV HF_ENDPOINT={hub.url}\n"
     build(CUSTOM, two_lines(scratch, with_hub))
     build("two-lines:name", two_lines(scratch, TWO_LINES_BY_NAME))
     try_out("two-lines:name")
+
+
+def try_cuda(hub: Hub) -> None:
+    """The image for GPUs, by torch on this machine's CPU; without a GPU it says so."""
+    build_standard(CUDA, ROOT, hub, target="cuda")
+    try_out(CUDA)
+    assert_ends_with(CUDA, "ENABLE_CUDA is on, but .*", "-e", "ENABLE_CUDA=1")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from backends import fingerprint
 ROOT = Path(__file__).parent.parent
 # Each model is converted once for all tests, and anew when the code has changed: a start would not.
 CONVERTED = ROOT / "build" / "test-converted" / fingerprint.of_code()[:8]
+SERVING_ONLY = ROOT / "tests" / "serving_only"  # as PYTHONPATH: what serving needs, and no more
 LAUNCHER = (sys.executable, "app.py")
 
 

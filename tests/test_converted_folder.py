@@ -30,22 +30,12 @@ from tests.golden_cases import (
 from tests.golden_texts import GOLDEN_TEXTS, text_model
 from tests.golden_texts import text_cases as encoder_cases
 from tests.pictures import READER
-from tests.service import CONVERTED, ROOT, environment
+from tests.service import CONVERTED, ROOT, SERVING_ONLY, environment
 
 OPENVINO = ModelOptions(runtime="openvino")
 KEPT = replace(OPENVINO, cache_dir=CONVERTED)
-# Every model library but OpenVINO is kept from being found, as where only the service is installed.
-_WITHOUT_TORCH = """
+_EMBED = """
 import json, sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "torchvision", "transformers", "sentence_transformers",
-                                  "open_clip"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocked())
-from importlib import util
-found = util.find_spec
-util.find_spec = lambda name, *rest: None if name == "torch" else found(name, *rest)
 from backends.embed import embed
 from backends.load import load_model
 from config import Settings, read
@@ -67,9 +57,9 @@ def kept(layout: str, mode: TextMode = "trained") -> Path:
 def start_without_torch(
     root: Path, *texts: str, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    own = {"RUNTIME_CACHE_DIR": "", "MODELS_DIR": root, **settings}
+    own = {"PYTHONPATH": SERVING_ONLY, "RUNTIME_CACHE_DIR": "", "MODELS_DIR": root, **settings}
     return subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TORCH, json.dumps(texts)],
+        [sys.executable, "-c", _EMBED, json.dumps(texts)],
         cwd=ROOT,
         env=environment(**own),
         capture_output=True,
@@ -164,16 +154,21 @@ def test_what_was_never_converted_needs_torch_and_says_so(tmp_path: Path) -> Non
     assert "Traceback" not in answer.stderr
     sentence = answer.stderr.splitlines()[-1]
     assert sentence.startswith(f"ModelFolderError: The openai model in {root} is not converted")
-    assert "download.py --convert" in sentence
+    assert "run download.py --convert in the custom image" in sentence
 
 
 @pytest.mark.parametrize("setting", [{"RUNTIME": "torch"}, {"ENABLE_CUDA": "1"}])
-def test_what_needs_torch_says_so(setting: dict[str, str]) -> None:
-    answer = start_without_torch(GOLDEN / "openai", **setting)
+@pytest.mark.parametrize("original", [True, False])
+def test_what_needs_torch_says_so(setting: dict[str, str], original: bool) -> None:
+    root = GOLDEN / "openai" if original else kept("openai")
+    answer = start_without_torch(root, **setting)
 
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
-    assert "needs torch, which cannot be imported" in answer.stderr.splitlines()[-1]
+    sentence = answer.stderr.splitlines()[-1]
+    told = ("needs torch, which cannot be imported", "and not the original, which RUNTIME=torch")
+    assert any(words in sentence for words in told)
+    assert sentence.endswith("the image with torch and the original, whose tag ends in -cuda")
 
 
 def test_a_converted_model_alone_is_for_cpus_and_openvino() -> None:

@@ -4,13 +4,23 @@ import itertools
 import json
 import os
 import random
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backends.embed import embed
+from backends.folder import detect
+from backends.model import Modality, ModelOptions
+from backends.openvino.description import Description
+from backends.openvino.runtime import load_converted
+from backends.openvino.store import converted
+from backends.proof import compare
 from demo import evaluate
 from demo.captions import full_caption, partial_caption
+from demo.convert import SHIPPED, convert
 from demo.drawing import picture
 from demo.layout import MODELS
 from demo.samples import read_samples
@@ -125,3 +135,22 @@ def test_the_model_folder_has_the_layout_of_sentence_transformers() -> None:
 def test_a_text_longer_than_the_model_reads_is_cut(model: Any) -> None:
     vector = model.encode("a red circle " * 200, show_progress_bar=False)
     assert np.isfinite(vector).all()
+
+
+def test_what_is_shipped_is_the_model_converted(tmp_path: Path) -> None:
+    """`make run` serves it without torch; `make demo-converted` makes it again."""
+    convert(tmp_path / "anew")
+    captions, pictures = read_samples()
+    shipped, anew = (load_converted(path, ModelOptions()) for path in (SHIPPED, tmp_path / "anew"))
+
+    assert Description.read(SHIPPED) == Description.read(tmp_path / "anew")
+    samples: dict[Modality, Sequence[Any]] = {"text": captions, "image": pictures}
+    for modality, contents in samples.items():
+        compare(modality, *(embed(model.towers[modality], contents) for model in (shipped, anew)))
+    names = {path.name for path in (tmp_path / "anew").iterdir()}
+    assert names == {path.name for path in SHIPPED.iterdir()}
+
+
+def test_a_start_takes_what_is_shipped_for_the_model() -> None:
+    """By its content: the times of its files are those of a clone."""
+    assert converted(detect(MODELS), ModelOptions(runtime="openvino")) == SHIPPED

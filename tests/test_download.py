@@ -361,7 +361,7 @@ def test_make_run_downloads_a_tag_and_serves_it(hub: Hub, tmp_path: Path) -> Non
     for name in ("Makefile", "download.py", "app.py"):
         (tmp_path / name).symlink_to(ROOT / name)  # models/<tag> belongs to the working directory
     command = ["make", "-C", str(tmp_path), "run", f"MODEL={MADE}", "PORT={port}"]
-    command += ["-o", ".venv/service", f"VENV={Path(sys.executable).parent}"]
+    command += ["-o", ".venv/models", f"VENV={Path(sys.executable).parent}"]
     variables = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": 0, "TRANSFORMERS_OFFLINE": 0}
     with running(tmp_path / "log", command, **variables) as service:
         status, answer = service.vectorize(texts=["a cat"])

@@ -17,7 +17,7 @@ MAKE_RUN = (
     "make",
     "run",
     "-o",
-    ".venv/service",
+    ".venv/serving",
     "PORT={port}",
     f"VENV={Path(sys.executable).parent}",
 )

@@ -12,6 +12,7 @@ from tests.other_endpoint import Embeddings as OtherEmbeddings
 from tests.pictures import base64_of, plain
 from tests.service import running
 from web.endpoints import ENDPOINTS
+from web.endpoints.base import Endpoint
 from web.middleware import in_ranges
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +35,8 @@ async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> ht
 
 
 def test_every_interface_is_tried() -> None:
-    assert {one.paths[0] for one in (*ENDPOINTS, OtherEmbeddings)} == REQUESTS.keys()
+    interfaces: tuple[type[Endpoint[Any]], ...] = (*ENDPOINTS, OtherEmbeddings)
+    assert {one.paths[0] for one in interfaces} == REQUESTS.keys()
 
 
 @pytest.mark.parametrize("path", REQUESTS)

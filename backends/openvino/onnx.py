@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer as Vocabulary
 
 from backends.folder import ModelFolder
 from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
-from backends.model import Model, ModelInfo, ModelOptions, Precision, Prepared, Rows, Shaping, Tower
+from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.openvino.runtime import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder
 from errors import ModelFolderError, describe_error
@@ -52,7 +51,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         parameters=network.parameters,
         runtime="openvino",
         device="cpu",
-        precision=cast(Precision, "int8"),
+        precision="int8",
         text_mode=options.text_mode,
         image_px=0,
         is_demo=folder.is_demo,

@@ -205,8 +205,8 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _K
     if find_spec("torch") is None:
         raise ModelFolderError(
             f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
-            "and torch, which would do that, is not installed: install requirements.txt, or run "
-            "download.py --convert where it is"
+            "and torch, which would do that, is not installed: run download.py --convert in the "
+            "custom image, or install requirements.txt"
         )
     content, stamps = fingerprint.of_content(folder), fingerprint.stamps(folder)
     target = scratch / "made"
