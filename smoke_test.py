@@ -182,7 +182,7 @@ def test_a_bad_image_is_named(container: Container) -> None:
 
 
 def test_a_bad_text_is_named(container: Container) -> None:
-    """The same of a text by /vectors."""
+    """A bad text by /vectors is named, and the fault is the request's."""
     answer = container.ask("POST", "/vectors", {"text": 5})
     check(answer.status == 422 and answer.body["error"].startswith("text: "), str(answer))
 

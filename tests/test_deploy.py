@@ -139,6 +139,17 @@ def test_each_file_of_the_kustomization_is_there() -> None:
     assert named == {str(path.relative_to(ROOT / "deploy")) for path in MANIFESTS}
 
 
+def test_a_model_of_texts_runs_by_the_same_manifests() -> None:
+    """What is to be uncommented is an overlay of the image that the manifests name."""
+    text = (ROOT / "deploy/kustomization.yaml").read_text()
+    overlay = yaml.safe_load(text[text.index("# namespace:") :].replace("# ", ""))
+    (pod,) = (pod_of(d) for d in documents(ROOT / "deploy/kubernetes/service.yaml") if pod_of(d))
+    (image,) = overlay["images"]
+
+    assert pod["containers"][0]["image"].startswith(f"{image['name']}:")
+    assert image["newTag"] in json.loads((ROOT / "fetch/catalogue.json").read_text())
+
+
 def test_the_balancer_asks_for_a_name_that_the_replicas_have() -> None:
     envoy = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["clusters"][0]
     endpoint = envoy["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
@@ -194,7 +205,12 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
         for container in pod_of(document).get("containers", [])
     ]
     in_kubernetes = {variable["name"] for c in containers for variable in c.get("env", [])}
-    services = [documents(path)[0]["services"]["multi2vec-clip"] for path in COMPOSE]
+    services = [
+        service
+        for path in COMPOSE
+        for name, service in documents(path)[0]["services"].items()
+        if name not in {"weaviate", "balancer"}
+    ]
     in_compose = {name for service in services for name in service["environment"]}
     settings = {name.upper() for name in Settings.model_fields}
 
