@@ -245,9 +245,7 @@ class DownloadSettings(BaseSettings):
         default="", description="OpenCLIP architecture; counts with `OPEN_CLIP_PRETRAINED` only"
     )
     open_clip_pretrained: str = Field(default="", description="OpenCLIP pretrained tag")
-    open_clip_revision: str | None = Field(
-        default=None, description="branch, tag or commit of the checkpoint on the hub"
-    )
+    open_clip_revision: Revision = None
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
     siglip_model_revision: Revision = None
     model_name: str = Field(
@@ -263,6 +261,9 @@ class DownloadSettings(BaseSettings):
         default=False,
         description="`1` or `true`: keep it as a sentence-transformers model, as models of the "
         "types `model2vec` and `t5` always are",
+    )
+    onnx_runtime: Switch = Field(
+        default=False, description="`1` or `true`: read it as the `-onnx` images do, in 8 bits"
     )
     colpali_engine_model_name: str = Field(
         default="", description="ModernVBERT; the configs of the towers that it names come along"

@@ -137,7 +137,8 @@ def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
     names: dict[str, object] = {
         field: "" for field in DownloadSettings.model_fields if field.endswith(ends)
     }
-    names |= {field: False for field in DownloadSettings.model_fields if field.startswith("use_")}
+    switches = ("use_", "onnx_")
+    names |= {field: False for field in DownloadSettings.model_fields if field.startswith(switches)}
     names |= {name.lower(): value for name, value in model.variables.items()}
     root = settings.models_dir or Path("models") / tag
     return settings.model_copy(update={**names, "models_dir": root})

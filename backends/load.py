@@ -14,7 +14,7 @@ from typing import get_args
 from backends.families import load_towers
 from backends.folder import ModelFolder, detect
 from backends.identity import RECIPES, Identity, readings_of
-from backends.model import Model, ModelOptions, TextMode
+from backends.model import Model, ModelOptions, Precision, TextMode
 from backends.openvino.store import content_of
 from backends.precision import log_choice, usable
 from backends.text_folder import is_served_as_it_is, kind_of
@@ -46,10 +46,11 @@ def load_model(settings: Settings) -> list[Model]:
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
     """Return how the settings, and what download.py left in the folder, want a model loaded."""
     baked = folder.trust_remote_code  # as download.py left it; it beats the variable
+    stored: Precision | None = "int8" if kind_of(folder) == "onnx_recipe" else None
     return ModelOptions(
         text_mode=settings.text_mode,
         trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
-        precision=settings.precision,
+        precision=settings.precision or stored,
         runtime=settings.runtime,
         cache_dir=settings.runtime_cache_dir,
         cores=usable_cores(),

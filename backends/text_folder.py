@@ -15,7 +15,7 @@ from typing import Any, Literal
 from backends.folder import ModelFolder, hub_snapshot, text_of
 from errors import ModelFolderError
 
-TextKind = Literal["encoder", "dpr", "onnx", "sentence_transformers", "model2vec"]
+TextKind = Literal["encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec"]
 ONNX = "model_quantized.onnx"
 
 
@@ -41,6 +41,8 @@ class TextFolder:
             return "onnx"
         if (self.path / "model_name").is_file():
             return "model2vec" if self._is_table() else "sentence_transformers"
+        if text_of(self.path / "onnx_runtime") == "true":  # as this project downloads it
+            return "onnx_recipe"
         return "dpr" if _json(self.path / "config.json").get("model_type") == "dpr" else "encoder"
 
     @property

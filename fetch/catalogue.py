@@ -54,17 +54,18 @@ def load(file: Path = FILE) -> dict[str, Model]:
 
 
 def find(tag: str) -> Model:
-    """Return the model of a tag.
+    """Return the model of a tag; Weaviate's documentation writes some with capitals.
 
     Raises:
         DownloadError: there is none.
     """
     models = load()
-    if tag not in models:
+    found = [model for name, model in models.items() if name.lower() == tag.lower()]
+    if not found:
         close = get_close_matches(tag, models, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(models)}")
-    return models[tag]
+    return found[0]
 
 
 def matrix() -> dict[str, list[dict[str, str]]]:

@@ -12,7 +12,7 @@ from errors import ConversionError, DownloadError, describe_error
 
 
 def export(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
-    """Copy it into a model folder of its own, for all to read; what needs no conversion as it is.
+    """Copy it, as it is served, into a model folder of its own, for all to read.
 
     Args:
         folder: the model, which is converted where it was not.

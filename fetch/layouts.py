@@ -126,14 +126,22 @@ def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> 
 def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
     if "model" not in sources:  # it stays in its hub cache
         return
-    from transformers import AutoModel
-
     source, target = sources["model"], folder / "model"
-    _load(AutoModel, source, dtype="auto", trust_remote_code=trust).save_pretrained(target)
+    kind = _kind_of_texts(source)
+    _load(kind, source, dtype="auto", trust_remote_code=trust).save_pretrained(target)
     # As they are: saved by their class, the tokenizer might be another one.
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
+
+
+def _kind_of_texts(source: Path) -> Any:
+    """Return what loads an encoder; of DPR's, `AutoModel` knows only the one of questions."""
+    import transformers
+
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    is_dpr = config.get("model_type") == "dpr"
+    return getattr(transformers, config["architectures"][0] if is_dpr else "AutoModel")
 
 
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:

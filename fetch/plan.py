@@ -8,8 +8,8 @@ Which files a family needs, and where it looks for them without a network.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -30,14 +30,14 @@ class Plan:
         family: the layout.
         wanted: the models on the hub, by the part of the layout that they are for.
         pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
-        prefixes: of a model of texts only, whether a text's task is written in front of it.
+        markers: of a model of texts only, the files that say how it is read, and their content.
         as_hub_cache: of a model of texts only, whether it stays as the hub has it, whatever it is.
     """
 
     family: Family
     wanted: dict[str, Wanted]
     pretrained: str = ""
-    prefixes: bool = False
+    markers: Mapping[str, str] = field(default_factory=dict)
     as_hub_cache: bool = False
 
     def request(self, trust_remote_code: str) -> dict[str, str]:
@@ -46,7 +46,7 @@ class Plan:
         return {
             **models,
             "pretrained": self.pretrained,
-            "prefixes": str(self.prefixes),
+            **self.markers,
             "as_hub_cache": str(self.as_hub_cache),
             "trust_remote_code": trust_remote_code,
         }
@@ -73,10 +73,14 @@ def plan(settings: DownloadSettings) -> Plan:
 
 
 def _plan_texts(settings: DownloadSettings) -> Plan:
+    wanted = {"model": Wanted(settings.model_name, "MODEL_NAME", settings.model_revision)}
+    if settings.onnx_runtime:
+        return Plan("text", wanted, markers={"onnx_runtime": "true"})
+    prefixes = str(settings.use_query_passage_prefixes).lower()
     return Plan(
         "text",
-        {"model": Wanted(settings.model_name, "MODEL_NAME", settings.model_revision)},
-        prefixes=settings.use_query_passage_prefixes,
+        wanted,
+        markers={"use_query_passage_prefixes": prefixes},
         as_hub_cache=settings.use_sentence_transformers_vectorizer,
     )
 
@@ -137,10 +141,12 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
 def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
     """Leave a sentence-transformers model in a hub cache; an encoder is still to be saved."""
     folder.mkdir()
-    (folder / "use_query_passage_prefixes").write_text(str(wanted.prefixes).lower())
+    for name, content in wanted.markers.items():
+        (folder / name).write_text(content)
     path = snapshot.path / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if not (wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE):
+    is_kept = wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE
+    if "onnx_runtime" in wanted.markers or not is_kept:
         return {"model": snapshot.path}
     files = [path for path in snapshot.path.rglob("*") if path.is_file()]
     as_hub_cache(snapshot, [str(path.relative_to(snapshot.path)) for path in files], folder)

@@ -69,21 +69,37 @@ def golden_of_texts() -> dict[str, str]:
     of_family = {"BERT": "bert", "DistilBERT": "distilbert", "MPNet": "mpnet"} | {
         "XLM-RoBERTa": "xlm_roberta",
         "model2vec": "model2vec",
+        "sentence-transformers": "sentence_transformers_t5",
+        "DPR": "dpr_context",
     }
-    of_name = {"sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": "bert_unigram"}
-    return {
-        name: of_name.get(name, of_family[model.family])
+    of_name = {
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": "bert_unigram",
+        "mixedbread-ai/mxbai-embed-large-v1": "sentence_transformers",
+    }
+    families = {
+        name: model.family
         for model in catalogue.load().values()
         if (name := model.variables.get("MODEL_NAME"))
     }
+    return {
+        name: of_name.get(name) or _kind_of(name) or of_family[family]
+        for name, family in families.items()
+    }
+
+
+def _kind_of(name: str) -> str | None:
+    kinds = {"flan-t5": "flan_t5", "dpr-question": "dpr_question"}
+    return next((golden for kind, golden in kinds.items() if kind in name), None)
 
 
 def texts(golden: str) -> Repository:
-    """As on the hub: a table's snapshot with its config, or an encoder with all that is beside."""
+    """As on the hub: a snapshot, a table's with its config, or an encoder with what is beside."""
     folder = GOLDEN_TEXTS / golden / "model"
-    if tables := list(folder.glob("models--*/snapshots/*")):
-        config = of_bytes(b'{"model_type": "model2vec", "architectures": ["StaticModel"]}')
-        return Repository.of_folders(tables[0], **{"config.json": config, "onnx/model.onnx": DECOY})
+    if snapshots := list(folder.glob("models--*/snapshots/*")):
+        files = {"onnx/model.onnx": DECOY}
+        if golden == "model2vec":
+            files["config.json"] = of_bytes(b'{"model_type": "model2vec"}')
+        return Repository.of_folders(snapshots[0], **files)
     decoys = dict.fromkeys(["pytorch_model.bin", "onnx/model.onnx", "rust_model.ot"], DECOY)
     modules = {"modules.json": of_bytes(b"[]"), "1_Pooling/config.json": of_bytes(b"{}")}
     return Repository.of_folders(folder, **decoys, **modules)

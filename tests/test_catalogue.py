@@ -14,8 +14,7 @@ from fetch import catalogue
 from fetch.plan import plan
 from tests.service import ROOT
 
-# Source: the image tags of the references, of their text container those that can be served; and
-# NaFlex, which none of them serves.
+# Source: the image tags of the references, and NaFlex, which none of them serves.
 TAGS = {
     "sentence-transformers-clip-ViT-B-32",
     "sentence-transformers-clip-ViT-B-32-multilingual-v1",
@@ -51,6 +50,25 @@ TAGS = {
     "minishlab-potion-base-4m",
     "minishlab-potion-base-8m",
     "minishlab-potion-base-32m",
+    "sentence-transformers-gtr-t5-base",
+    "sentence-transformers-gtr-t5-large",
+    "sentence-transformers-sentence-t5-base",
+    "google-flan-t5-base",
+    "google-flan-t5-large",
+    "mixedbread-ai-mxbai-embed-large-v1",
+    "facebook-dpr-ctx_encoder-single-nq-base",
+    "facebook-dpr-question_encoder-single-nq-base",
+    "vblagoje-dpr-ctx_encoder-single-lfqa-wiki",
+    "vblagoje-dpr-question_encoder-single-lfqa-wiki",
+    "sentence-transformers-all-minilm-l6-v2-onnx",
+    "baai-bge-small-en-v1.5-onnx",
+    "baai-bge-base-en-v1.5-onnx",
+    "baai-bge-m3-onnx",
+    "mixedbread-ai-mxbai-embed-large-v1-onnx",
+    "snowflake-snowflake-arctic-embed-xs-onnx",
+    "snowflake-snowflake-arctic-embed-s-onnx",
+    "snowflake-snowflake-arctic-embed-m-onnx",
+    "snowflake-snowflake-arctic-embed-l-onnx",
 }
 FAMILY_OF = {
     "sentence-transformers": "sentence_transformers",
@@ -61,7 +79,6 @@ FAMILY_OF = {
     "SigLIP 2": "siglip",
     "SigLIP 2 NaFlex": "siglip",
     "ModernVBERT": "modernvbert",
-    **dict.fromkeys(["BERT", "DistilBERT", "MPNet", "XLM-RoBERTa", "model2vec"], "text"),
 }
 
 
@@ -85,8 +102,17 @@ def test_a_tag_means_its_variables_whatever_the_environment_says(tag: str) -> No
     noise = dict.fromkeys(["siglip_model_name", "clip_model_type", "text_model_name"], "openai/x")
     settings = of_tag(DownloadSettings.model_validate(noise), tag)
 
-    assert plan(settings).family == FAMILY_OF[catalogue.find(tag).family]
+    model = catalogue.find(tag)
+    is_text = "MODEL_NAME" in model.variables
+    assert plan(settings).family == ("text" if is_text else FAMILY_OF[model.family])
     assert str(settings.models_dir) == f"models/{tag}"
+
+
+def test_capitals_do_not_matter_in_a_tag() -> None:
+    written = "sentence-transformers-multi-qa-MiniLM-L6-cos-v1"
+
+    assert catalogue.find(written).tag == written.lower()
+    assert catalogue.find("vit-b-16-laion2b_s34b_b88k").tag == "ViT-B-16-laion2b_s34b_b88k"
 
 
 def test_the_matrix_is_what_github_reads() -> None:

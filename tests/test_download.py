@@ -64,6 +64,7 @@ TEXTS_OF = {
     for tag, model in catalogue.load().items()
     if "MODEL_NAME" in model.variables
 }
+AS_ONNX = [tag for tag in TEXTS_OF if tag.endswith("-onnx")]  # read by a recipe of their own
 # Checkpoints of hundreds of megabytes, and twins: one of each kind is in every run.
 LONG = set(TEXTS_OF) - {
     "distilbert-base-uncased",
@@ -72,6 +73,10 @@ LONG = set(TEXTS_OF) - {
     "sentence-transformers-all-mpnet-base-v2",
     "sentence-transformers-paraphrase-multilingual-mpnet-base-v2",
     "minishlab-potion-base-8m",
+    "sentence-transformers-gtr-t5-base",
+    "mixedbread-ai-mxbai-embed-large-v1",
+    "facebook-dpr-ctx_encoder-single-nq-base",
+    "sentence-transformers-all-minilm-l6-v2-onnx",
 } | {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
@@ -270,7 +275,10 @@ def test_every_model_of_the_catalogue_is_downloaded_and_embeds_without_network(
     assert answer.returncode == 0, answer.stderr
     assert "Fetching" in answer.stderr  # the progress bar
     assert load(root).info.family == catalogue.find(tag).family
-    if tag in TEXTS_OF:
+    if tag in AS_ONNX:
+        assert not load(root).towers["text"].preparation.reading  # neither sentences nor prefixes
+        assert_unit_length(load(root), TEXTS_OF[tag])
+    elif tag in TEXTS_OF:
         assert_golden_texts(root, TEXTS_OF[tag])
     elif tag in GOLDEN_OF:
         assert_golden(root, GOLDEN_OF[tag])
@@ -292,10 +300,16 @@ def assert_golden(root: Path, layout: str, trust: bool = False) -> None:
 
 def assert_golden_texts(root: Path, golden: str) -> None:
     folder = detect(root)
-    model = load_replica(folder, options_for(folder, Settings(runtime="torch")))
+    settings = Settings(runtime="torch", text_mode="reference")
+    model = load_replica(folder, options_for(folder, settings))
     for case in encoder_cases(golden):
         if case.vector.any():
             assert_same(vector_of(model, case), Case(case.text, case.vector))
+
+
+def assert_unit_length(model: Model, golden: str) -> None:
+    texts = [case.text for case in encoder_cases(golden)]
+    np.testing.assert_allclose(np.linalg.norm(embed_texts(model, texts), axis=1), 1, atol=1e-5)
 
 
 def assert_embeds(model: Model, dimensions: int) -> None:
@@ -344,17 +358,30 @@ def test_a_text_model_in_a_folder_may_stand_where_a_name_is_expected(tmp_path: P
     assert_golden_texts(tmp_path, "roberta")
 
 
-def test_a_kind_of_text_model_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
-    with serving(Hub({"org/bert": texts_of("bert")})) as hub:
+def test_the_documented_two_lines_for_a_model_of_texts(tmp_path: Path) -> None:
+    """`RUN MODEL_NAME=distilroberta-base ./download.py`, in the image's working directory."""
+    with serving(Hub({"distilroberta-base": texts_of("roberta")})) as hub:
+        answer = run_by_its_first_line(tmp_path, hub.url, MODEL_NAME="distilroberta-base")
+
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "models/model/config.json").is_file()
+    assert_golden_texts(tmp_path / "models", "roberta")
+
+
+def test_an_encoder_stays_a_sentence_transformers_model_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    with serving(Hub({"org/e5": texts_of("sentence_transformers_prefixes")})) as hub:
         answer = run(
             hub.url,
-            MODELS_DIR=tmp_path / "models",
-            MODEL_NAME="org/bert",
+            MODELS_DIR=tmp_path,
+            MODEL_NAME="org/e5",
             USE_SENTENCE_TRANSFORMERS_VECTORIZER="true",
+            USE_QUERY_PASSAGE_PREFIXES="true",
         )
 
-    assert_failed(answer, "of the kind sentence_transformers, which this version cannot serve yet")
-    assert list(tmp_path.iterdir()) == []
+    assert answer.returncode == 0, answer.stderr
+    assert_golden_texts(tmp_path, "sentence_transformers_prefixes")
 
 
 def test_make_run_downloads_a_tag_and_serves_it(hub: Hub, tmp_path: Path) -> None:

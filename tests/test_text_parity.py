@@ -1,12 +1,16 @@
 """Models of texts only give the vectors of the reference's text container."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from backends.embed import embed
-from backends.model import Runtime, Shaping
+from backends.folder import detect
+from backends.load import load_replica, options_for
+from backends.model import ModelOptions, Precision, Runtime, Shaping
+from config import Settings
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, Case, assert_same
 from tests.golden_texts import (
@@ -20,6 +24,7 @@ from tests.golden_texts import (
     text_model,
     vector_of,
 )
+from tests.onnx_weights import unquantised
 
 WAYS = [*((name, False) for name in NETWORKS), *((name, True) for name in DIRECT)]
 EVERY_WAY = pytest.mark.parametrize(
@@ -77,6 +82,29 @@ def test_an_onnx_file_is_computed_as_it_is_stored_whatever_else_is_asked_for(
         vector = vector_of(model, case).astype(np.float64)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
         assert vector @ case.vector >= 0.9999  # the recorded ones are of length 1 as well
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_recipe_of_the_onnx_images_gives_about_what_their_file_gives(
+    precision: Precision, tmp_path: Path
+) -> None:
+    """8 bits are not the same 8 bits here and there, so as near as two of them come."""
+    unquantised(tmp_path / "model")
+    model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino", precision=precision))
+
+    assert (model.info.runtime, model.info.precision) == ("openvino", precision)
+    for case in text_cases("onnx"):
+        vector = vector_of(model, case).astype(np.float64)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+        assert vector @ case.vector >= 0.999
+
+
+def test_it_is_in_8_bits_unless_something_else_is_asked_for(tmp_path: Path) -> None:
+    unquantised(tmp_path / "model")
+    folder = detect(tmp_path)
+
+    assert options_for(folder, Settings()).precision == "int8"
+    assert options_for(folder, Settings(precision="float32")).precision == "float32"
 
 
 def test_its_texts_share_no_pass_as_their_scales_would_be_shared() -> None:

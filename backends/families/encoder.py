@@ -26,6 +26,7 @@ from backends.model import ModelInfo, ModelOptions
 from backends.text_folder import TextFolder
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
+    Portable,
     TorchModel,
     TorchTower,
     describe,
@@ -45,15 +46,21 @@ POOLINGS = ("masked_mean", "cls")  # the first is the default
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `model/`, as `save_pretrained` left it."""
-    path = TextFolder.of(folder).path
-    model = AutoModel.from_pretrained(
-        path, trust_remote_code=options.trust_remote_code, **hf.load_options()
-    )
-    name = _NAMES.get(model.config.model_type, model.config.model_type)
-    module = PooledEncoder(place(model, options))
-    info = describe_encoder(folder, options, name, model, model.config.hidden_size)
-    tower = chunked_tower(module, folder, options, poolings=POOLINGS)
+    model, info = load_encoder(folder, options)
+    tower = chunked_tower(PooledEncoder(model), folder, options, poolings=POOLINGS)
     return TorchModel(info, {"text": tower}, EVERY_TEXT_MODE)
+
+
+def load_encoder(folder: ModelFolder, options: ModelOptions) -> tuple[Any, ModelInfo]:
+    """Load the network in `model/` by transformers' `AutoModel`, and describe it."""
+    model = AutoModel.from_pretrained(
+        TextFolder.of(folder).path,
+        trust_remote_code=options.trust_remote_code,
+        **hf.load_options(),
+    )
+    kind = model.config.model_type
+    name, dimensions = _NAMES.get(kind, kind), model.config.hidden_size
+    return place(model, options), describe_encoder(folder, options, name, model, dimensions)
 
 
 def describe_encoder(
@@ -81,22 +88,41 @@ def chunked_tower(
         every: of so many sentences the first is read.
     """
     tokenizer = hf.load_tokenizer(TextFolder.of(folder).path, options)
-    longest = _most_tokens(module.model)
-    padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
-    recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
-    tokens = TokenPreparation(hf.tokenize_by(tokenizer, recipe), padding)
-    whole = portable_texts(module, recipe, partial(hf.save_vocabulary, tokenizer))
+    plain = piece_tower(module, tokenizer, LONGEST_CHUNK)
     prefixes = folder.prefixes
 
-    def describe_chunks(target: Path) -> Described:
-        kind = {"kind": "chunks", "poolings": poolings, "prefixes": prefixes, "every": every}
-        return {**kind, "tokens": whole.describe(target)}
+    def portable() -> Portable:
+        whole = plain.portable()
 
+        def describe_chunks(target: Path) -> Described:
+            kind = {"kind": "chunks", "poolings": poolings, "prefixes": prefixes, "every": every}
+            return {**kind, "tokens": whole.describe(target)}
+
+        return replace(whole, describe=describe_chunks)
+
+    reading = Reading.of(options, prefixes)
+    texts = ChunkPreparation(plain.preparation, poolings, reading, every)
+    return TorchTower(texts, module, portable)
+
+
+def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> TorchTower:
+    """Build the tower of an encoder that reads texts in one piece, cut to so many tokens."""
+    longest = min(most_tokens, _places(module.model) or most_tokens)
+    padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
+    recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
     return TorchTower(
-        ChunkPreparation(tokens, poolings, Reading.of(options, prefixes), every),
+        TokenPreparation(hf.tokenize_by(tokenizer, recipe), padding),
         module,
-        lambda: replace(whole, describe=describe_chunks),
+        lambda: portable_texts(module, recipe, partial(hf.save_vocabulary, tokenizer)),
     )
+
+
+def _places(model: Any) -> int | None:
+    """Return how many tokens a model has positions for, special ones included, if it says so."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    # RoBERTa and its relatives count positions from behind that of the padding.
+    padding: int | None = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    return positions if positions is None or padding is None else positions - padding - 1
 
 
 class EncoderModule(nn.Module):
@@ -110,6 +136,11 @@ class EncoderModule(nn.Module):
         super().__init__()
         self.model = model
 
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the last states of tokens: both [n, length] -> [n, length, dim] float32."""
+        states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states.float()
+
 
 class PooledEncoder(EncoderModule):
     """Every pooling of a sentence's tokens in one pass: ids and a mask -> [n, poolings, dim].
@@ -119,17 +150,11 @@ class PooledEncoder(EncoderModule):
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        weights = mask.unsqueeze(-1).float()
-        means = (states * weights).sum(dim=1) / weights.sum(dim=1)
-        return torch.stack([means, states[:, 0]], dim=1)
+        states = self.states(ids, mask)
+        return torch.stack([mean(states, mask), states[:, 0]], dim=1)
 
 
-def _most_tokens(model: Any) -> int:
-    """Return how many tokens are read of a sentence, special ones included."""
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    if not positions:
-        return LONGEST_CHUNK
-    # RoBERTa and its relatives count positions from behind that of the padding.
-    padding: int | None = getattr(getattr(model, "embeddings", None), "padding_idx", None)
-    return min(LONGEST_CHUNK, positions if padding is None else positions - padding - 1)
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the states of tokens: [n, length, dim], [n, length] -> [n, dim]."""
+    weights = mask.unsqueeze(-1).float()
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)

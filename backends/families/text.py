@@ -15,6 +15,7 @@ from errors import ModelFolderError
 _KINDS: dict[TextKind, str] = {
     "encoder": "backends.families.encoder",
     "dpr": "backends.families.dpr",
+    "onnx_recipe": "backends.families.onnx_recipe",
     "sentence_transformers": "backends.families.sentence_texts",
 }
 

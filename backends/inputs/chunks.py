@@ -14,8 +14,7 @@ from typing import Any
 from backends.inputs import tokens
 from backends.inputs.one_part import OnePart
 from backends.inputs.prompts import prefixed, wants_prefixes
-from backends.inputs.tokens import TokenPreparation
-from backends.model import ModelOptions, Parts, Prepared, Shaping
+from backends.model import ModelOptions, Parts, Preparation, Prepared, Shaping
 from errors import InvalidInputError
 
 LONGEST_CHUNK = 500  # tokens; the reference cuts a sentence here, or a text read in one piece
@@ -51,7 +50,7 @@ class Reading:
 
 
 class ChunkPreparation(OnePart):
-    """Splits texts into sentences, and prepares each by a `TokenPreparation`.
+    """Splits texts into sentences, and prepares each by another preparation.
 
     Args:
         tokens: of a sentence.
@@ -62,7 +61,7 @@ class ChunkPreparation(OnePart):
     """
 
     def __init__(
-        self, tokens: TokenPreparation, poolings: Sequence[str], reading: Reading, every: int = 1
+        self, tokens: Preparation, poolings: Sequence[str], reading: Reading, every: int = 1
     ) -> None:
         self._tokens = tokens
         self._poolings = {name: place for place, name in enumerate(poolings)}
