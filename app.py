@@ -61,6 +61,8 @@ def create_app(
         title="multi2vec-clip-service",
         version=VERSION,
         summary="Vectors of texts and images for Weaviate's modules",
+        docs_url=None,  # FastAPI's pages take their scripts from the internet; see `web/docs.py`
+        redoc_url=None,
         lifespan=partial(_lifespan, settings=settings, make_vectorizer=make_vectorizer),
     )
     add_routes(app)

@@ -17,12 +17,17 @@ NO_SAMPLES = '<script type="application/json" id="samples">[]</script>'
 
 def page_response() -> Response:
     """Answer the page; a new version of the service hands out a new page at once."""
-    content, policy = load_page()
+    response = html_response(*load_page())
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def html_response(content: bytes, allowed: str) -> Response:
+    """Answer a page under its Content-Security-Policy."""
     headers = {
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": allowed,
         "Cache-Control": "no-cache",
         "Referrer-Policy": "no-referrer",
-        "Vary": "Accept",
         "X-Content-Type-Options": "nosniff",
     }
     return Response(content, headers=headers, media_type="text/html")
@@ -32,7 +37,7 @@ def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:
     """Return the page and its Content-Security-Policy; without samples on disk it offers none."""
     html = PAGE.read_text("utf-8")
     block = NO_SAMPLES.replace("[]", _samples_json(samples))
-    return html.replace(NO_SAMPLES, block).encode(), _policy(html)
+    return html.replace(NO_SAMPLES, block).encode(), policy(html)
 
 
 def _samples_json(folder: Path) -> str:
@@ -46,8 +51,8 @@ def _data_url(picture: Path) -> str:
     return f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
 
 
-def _policy(html: str) -> str:
-    """Allow the page's own script and style, its pictures and its service, and nothing else."""
+def policy(html: str) -> str:
+    """Allow a page's own scripts and style, its pictures and its service, and nothing else."""
     own = {tag: f"{tag}-src {_hash_of(tag, html)}" for tag in ("script", "style")}
     return (
         f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "

@@ -10,9 +10,12 @@ from starlette.exceptions import HTTPException
 
 from errors import UnhealthyError
 from meta import meta
+from web.docs import docs_response
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.openapi import error_responses
 from web.service import Service
+
+DOCS = "/docs"
 
 
 def add_routes(app: FastAPI) -> None:
@@ -35,6 +38,7 @@ def add_routes(app: FastAPI) -> None:
         response_class=Response,
         responses=refused,
     )(_metrics)
+    app.get(DOCS, include_in_schema=False)(_docs)
     app.get(
         "/",
         summary="A page to try the model on, for browsers",
@@ -112,6 +116,10 @@ async def _metrics(request: Request) -> Response:
     return Response(content, headers={"Content-Type": content_type})
 
 
+async def _docs() -> Response:
+    return docs_response()
+
+
 async def _root(request: Request) -> Response:
     page = _service(request).page
     if page and "text/html" in request.headers.get("accept", ""):
@@ -128,4 +136,4 @@ def _routes(app: FastAPI) -> dict[str, str]:
         for path, operations in app.openapi()["paths"].items()
         for method, operation in operations.items()
     }
-    return described | {f"GET {app.docs_url}": "The description of the interface"}
+    return described | {f"GET {DOCS}": "The description of the interface"}

@@ -1,0 +1,31 @@
+"""The description of the interface for browsers: Swagger UI in one file, which asks nobody else."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from fastapi import Response
+
+from web.page import html_response, policy
+
+TEMPLATE = Path(__file__).with_name("docs.html")
+SWAGGER_UI = Path(__file__).with_name("swagger_ui")
+_PARTS = ("swagger-ui.css", "swagger-ui-bundle.js")
+
+
+def docs_response() -> Response:
+    """Answer the page."""
+    html = load_docs()
+    return html_response(html.encode(), policy(html))
+
+
+@cache
+def load_docs() -> str:
+    """Put the parts of Swagger UI into the page."""
+    html = TEMPLATE.read_text("utf-8")
+    for part in _PARTS:
+        # After "<!--" and "<script" a browser would not see where a script ends.
+        text = (SWAGGER_UI / part).read_text("utf-8").replace("<!--", "\\x3c!--")
+        html = html.replace(f"/* {part} */", text)
+    return html
