@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
         description="`trained`: texts as the model learnt them; `reference`: as "
-        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP and MetaCLIP 2)",
+        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR)",
     )
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(

@@ -7,9 +7,9 @@ import pytest
 from backends.model import Model, Preparation, Runtime, Shaping
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, LAYOUTS, golden_model
-from tests.golden_texts import ENCODERS, text_model
+from tests.golden_texts import NETWORKS, text_model
 
-EVERY_MODEL = pytest.mark.parametrize("name", [*LAYOUTS, *ENCODERS, "model2vec"])
+EVERY_MODEL = pytest.mark.parametrize("name", [*LAYOUTS, *NETWORKS, "model2vec", "onnx"])
 TEXT = "a photo of a cat and two cats"
 
 
