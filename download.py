@@ -67,14 +67,15 @@ def download(settings: DownloadSettings) -> None:
         (parts / "trust_remote_code").write_text(settings.trust_remote_code)
         write_record(parts, request, hub.commits)
         # The first part of a layout is what a start looks for.
-        install(parts, root, [RECORD, "trust_remote_code", *reversed(LAYOUTS[wanted.family])])
+        of_layout = reversed(LAYOUTS[wanted.family].parts)
+        install(parts, root, [RECORD, "trust_remote_code", *of_layout])
     told = f"{answer['family']}, {answer['dimensions']} dimensions"
     logger.info("The model is in %s: %s", root.absolute(), told)
 
 
 def _refuse_other_family(root: Path, family: Family) -> None:
-    for other, (first, *_) in LAYOUTS.items():
-        if other != family and (root / first).exists():
+    for other, layout in LAYOUTS.items():
+        if other != family and (root / layout.parts[0]).exists():
             raise DownloadError(
                 f"{root.absolute()} already holds another family, {other}: "
                 "empty it, or point MODELS_DIR elsewhere"

@@ -61,7 +61,7 @@ def of_content(folder: ModelFolder) -> str:
 
 
 def _files(folder: ModelFolder) -> Iterator[Path]:
-    for name in (*LAYOUTS[folder.family], "trust_remote_code", "demo.json"):
+    for name in (*LAYOUTS[folder.family].parts, "trust_remote_code", "demo.json"):
         part = folder.part(name)
         if part.is_file():
             yield part

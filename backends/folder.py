@@ -29,15 +29,32 @@ FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
 CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
-# The parts of each layout, in the order in which the reference looks for them.
-LAYOUTS: dict[Family, tuple[str, ...]] = {
-    "openai": ("openai_clip", "openai_clip_processor"),
-    "openclip": ("openclip",),
-    "siglip": ("siglip", "model_name"),
-    "modernvbert": ("colpali_engine_model", "colpali_engine_processor", "model_name"),
-    "sentence_transformers": ("clip", "text"),
-    "text": ("model",),  # of the reference's text container; see `text_folder.py`
-    "converted": (DESCRIPTION,),  # of this project: serves without the original
+
+@dataclass(frozen=True)
+class Layout:
+    """A family's model folder.
+
+    Attributes:
+        parts: what lies in it; the first is what it is known by.
+        module: of `families/`, which loads it: imported only when it is chosen. None where torch
+            has nothing to load.
+    """
+
+    parts: tuple[str, ...]
+    module: str | None
+
+
+# The families, in the order in which the reference looks for them.
+LAYOUTS: dict[Family, Layout] = {
+    "openai": Layout(("openai_clip", "openai_clip_processor"), "hf_clip"),
+    "openclip": Layout(("openclip",), "openclip"),
+    "siglip": Layout(("siglip", "model_name"), "siglip"),
+    "modernvbert": Layout(
+        ("colpali_engine_model", "colpali_engine_processor", "model_name"), "modernvbert"
+    ),
+    "sentence_transformers": Layout(("clip", "text"), "sentence_transformer"),
+    "text": Layout(("model",), "text"),  # of the reference's text container: see `text_folder.py`
+    "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
 }
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
 
@@ -87,7 +104,7 @@ def detect(root: Path) -> ModelFolder:
     Raises:
         ModelFolderError: there is no known layout, or only half of one.
     """
-    found = [family for family, parts in LAYOUTS.items() if (root / parts[0]).is_dir()]
+    found = [family for family, one in LAYOUTS.items() if (root / one.parts[0]).is_dir()]
     if not found and lone_conversions(root):
         return ModelFolder(root, "converted")
     if not found:
@@ -95,11 +112,12 @@ def detect(root: Path) -> ModelFolder:
     if len(found) > 1:
         logger.warning("%s holds %s; %s is used", root, " and ".join(found), found[0])
     family = found[0]
-    missing = [part for part in LAYOUTS[family] if not (root / part).exists()]
+    first, *_ = parts = LAYOUTS[family].parts
+    missing = [part for part in parts if not (root / part).exists()]
     if missing:
         raise ModelFolderError(
             f"{root.absolute()} holds half a {family} model: {' and '.join(missing)} is missing "
-            f"beside {LAYOUTS[family][0]}"
+            f"beside {first}"
         )
     return ModelFolder(root, family)
 
@@ -163,7 +181,7 @@ def _nothing_found(root: Path) -> str:
             f"{root.absolute()} holds a converted model in a form that this version does not read, "
             "and not the original: bring that back and run download.py --convert"
         )
-    expected = "; ".join(" + ".join(parts) for parts in LAYOUTS.values())
+    expected = "; ".join(" + ".join(one.parts) for one in LAYOUTS.values())
     return (
         f"No model in {root.absolute()}: looked there for {expected}. Mount or COPY a model "
         "folder, run download.py, or point MODELS_DIR to one"

@@ -1,6 +1,7 @@
-"""The model families: a table of where each is implemented, imported only when it is chosen.
+"""The model families, one module each: by its own libraries it makes torch modules of a folder.
 
-One module a family: by its own libraries it makes torch modules, and describes its inputs.
+Each has a function `load`: (ModelFolder, ModelOptions) -> TorchModel. The table of them, which
+also says by what a folder is known, is `LAYOUTS` of `backends/folder.py`.
 """
 
 from __future__ import annotations
@@ -8,22 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from backends.folder import Family, ModelFolder
+from backends.folder import LAYOUTS, ModelFolder
 from backends.model import ModelOptions
 from errors import ModelFolderError, StartupError, describe_error
 
 if TYPE_CHECKING:
     from backends.torch.towers import TorchModel
-
-# Each names a function (ModelFolder, ModelOptions) -> TorchModel.
-LOADERS: dict[Family, str] = {
-    "openai": "backends.families.hf_clip:load",
-    "openclip": "backends.families.openclip:load",
-    "siglip": "backends.families.siglip:load",
-    "modernvbert": "backends.families.modernvbert:load",
-    "sentence_transformers": "backends.families.sentence_transformer:load",
-    "text": "backends.families.text:load",
-}
 
 
 def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -32,8 +23,7 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
-    module_name, function_name = LOADERS[folder.family].split(":")
-    load = getattr(import_module(module_name), function_name)
+    load = import_module(f"{__name__}.{LAYOUTS[folder.family].module}").load
     try:
         return cast("TorchModel", load(folder, options))
     except StartupError:

@@ -63,7 +63,9 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 def _why_not(model: SentenceTransformer) -> str | None:
     if any(isinstance(module, Router) for module in model):
         return "its queries and its documents have networks of their own"
-    if any(not getattr(module, "include_prompt", True) for module in model):
+    if any(not getattr(module, "include_prompt", True) for module in model) and any(
+        model.prompts.values()
+    ):
         return "its pooling leaves the prompt out"
     return None
 

@@ -11,12 +11,12 @@ from backends.text_folder import TextFolder, TextKind
 from backends.torch.towers import TorchModel
 from errors import ModelFolderError
 
-# Each module has a function `load`: (ModelFolder, ModelOptions) -> TorchModel.
+# Modules beside this one, each a family of its own.
 _KINDS: dict[TextKind, str] = {
-    "encoder": "backends.families.encoder",
-    "dpr": "backends.families.dpr",
-    "onnx_recipe": "backends.families.onnx_recipe",
-    "sentence_transformers": "backends.families.sentence_texts",
+    "encoder": "encoder",
+    "dpr": "dpr",
+    "onnx_recipe": "onnx_recipe",
+    "sentence_transformers": "sentence_texts",
 }
 
 
@@ -29,4 +29,6 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     text = TextFolder.of(folder)
     if text.kind not in _KINDS:
         raise ModelFolderError(f"torch computes no model of the kind {text.kind}")
-    return cast(TorchModel, import_module(_KINDS[text.kind]).load(folder, options))
+    return cast(
+        TorchModel, import_module(f"{__package__}.{_KINDS[text.kind]}").load(folder, options)
+    )

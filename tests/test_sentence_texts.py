@@ -1,0 +1,75 @@
+"""sentence-transformers models of texts only, beside those of the golden data."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from backends.embed import embed, embed_all
+from backends.folder import detect
+from backends.inputs.prompts import Prompts
+from backends.load import load_replica
+from backends.model import ModelOptions, Shaping
+from errors import ModelFolderError
+from tests.golden_texts import GOLDEN_TEXTS, text_model
+
+
+def without_its_prompt(snapshot: Path) -> None:
+    path = snapshot / "1_Pooling/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "include_prompt": False}))
+
+
+def of_two_networks(snapshot: Path) -> None:
+    modules = list(SentenceTransformer(str(snapshot), device="cpu"))
+    shutil.rmtree(snapshot)
+    router = Router.for_query_document(query_modules=modules, document_modules=modules)
+    SentenceTransformer(modules=[router], device="cpu").save(str(snapshot))
+
+
+def changed(folder: Path, change: Callable[[Path], None]) -> Path:
+    shutil.copytree(GOLDEN_TEXTS / "sentence_transformers", folder, dirs_exist_ok=True)
+    (snapshot,) = folder.glob("model/models--*/snapshots/*")
+    change(snapshot)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(without_its_prompt, "leaves the prompt out"), (of_two_networks, "networks of their own")],
+)
+def test_a_model_that_needs_more_than_a_text_is_refused_and_not_served_wrongly(
+    change: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFolderError, match=reason):
+        load_replica(detect(changed(tmp_path, change)), ModelOptions())
+
+
+def test_one_whose_tokenizer_pads_on_the_left_has_the_same_vectors(tmp_path: Path) -> None:
+    def pad_left(snapshot: Path) -> None:
+        path = snapshot / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+
+    texts = ["a cat", "two dogs on a mat", ""]
+    left = load_replica(detect(changed(tmp_path, pad_left)), ModelOptions()).towers["text"]
+    right = text_model("sentence_transformers").towers["text"]
+
+    assert (embed(left, texts) == embed(right, texts)).all()
+
+
+def test_a_long_text_is_cut_with_its_prompt() -> None:
+    tower = text_model("sentence_transformers").towers["text"]
+    (plain,) = embed_all(tower, ["a " * 254])  # of 256 tokens two are special
+    (asked,) = embed_all(tower, ["a " * 254], Shaping(task="query"))
+
+    assert (plain.tokens, plain.truncated) == (256, False)
+    assert (asked.tokens, asked.truncated) == (256, True)
+
+
+def test_only_the_prompts_that_its_library_would_take_are_taken() -> None:
+    prompts = Prompts.of_json({"query": "q: ", "passage": "p: ", "document": None})
+
+    assert prompts == Prompts("q: ", "")
