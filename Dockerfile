@@ -31,6 +31,12 @@ COPY requirements.txt .
 COPY cicd/install_requirements.sh cicd/
 RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
 
+# Compiled once: a start could not keep what it compiles.
+FROM ${PYTHON_IMAGE} AS code
+WORKDIR /app
+COPY . .
+RUN python3 -m compileall -q .
+
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /build
 COPY requirements-serve.txt .
@@ -80,7 +86,7 @@ RUN ./download.py --convert --export /export
 
 FROM base AS serving
 COPY --from=packages /venv /venv
-COPY . .
+COPY --from=code /app .
 
 FROM base AS cuda
 COPY --from=whole /venv /venv
@@ -88,7 +94,7 @@ COPY --from=original --chown=10001:0 /app/models models
 ARG TEXT_MODE=
 ARG PRECISION=
 ENV RUNTIME=torch TEXT_MODE=$TEXT_MODE PRECISION=$PRECISION
-COPY . .
+COPY --from=code /app .
 
 # The weights before the code, so that a change of that leaves their layer alone.
 FROM base AS service
@@ -98,4 +104,4 @@ COPY --from=converted /export models
 ARG TEXT_MODE=
 ARG PRECISION=
 ENV TEXT_MODE=$TEXT_MODE PRECISION=$PRECISION
-COPY . .
+COPY --from=code /app .

@@ -29,6 +29,12 @@ COPY requirements.txt .
 COPY cicd/install_requirements.sh cicd/
 RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
 
+# Compiled once: a start could not keep what it compiles.
+FROM ${PYTHON_IMAGE} AS code
+WORKDIR /app
+COPY . .
+RUN python3 -m compileall -q .
+
 FROM base AS service
 COPY --from=whole /venv /venv
-COPY . .
+COPY --from=code /app .

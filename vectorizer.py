@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from backends.load import load_model
-from backends.model import Embedded, GpuMemory, Modality, Model, ModelInfo
+from backends.model import Embedded, Engine, GpuMemory, Modality, Model, ModelInfo
 from config import Settings
 from errors import (
     DeviceUnavailableError,
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 # What vectors of sentences may take beside those of whole inputs, as a share of these.
 _PART_BYTES_PER_VECTOR = 1_000
+# Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
+_WARM_UP: dict[Engine, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
 _POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode"}  # of threads that prepare
 
 
@@ -219,7 +221,7 @@ class Vectorizer:
             DeviceUnavailableError: the model fails.
         """
         try:
-            await self._try_out(sizes=(1, 2))
+            await self._try_out(_WARM_UP[self.info.runtime])
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"

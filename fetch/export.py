@@ -37,7 +37,7 @@ def _copy_conversion(folder: ModelFolder, options: ModelOptions, target: Path) -
     from backends.openvino.store import converted
 
     try:
-        path = converted(folder, options)
+        path = converted(folder, options, written=True)
     except ConversionError as error:
         raise DownloadError(
             f"this model needs torch, as it cannot be converted ({error}): build it with "

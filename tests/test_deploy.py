@@ -58,9 +58,11 @@ def test_the_two_dockerfiles_share_all_but_their_ends() -> None:
     """They cannot include each other; what they share must not drift apart."""
     standard, custom = map(stages_of, DOCKERFILES)
 
-    assert list(custom) == ["base", "whole", "service"]
-    assert [custom[name] for name in ("base", "whole")] == [standard["base"], standard["whole"]]
-    assert custom["service"] == "FROM base AS service\nCOPY --from=whole /venv /venv\nCOPY . .\n"
+    assert list(custom) == ["base", "whole", "code", "service"]
+    shared = [(custom[name], standard[name]) for name in ("base", "whole", "code")]
+    assert all(one == other for one, other in shared)
+    copies = ["COPY --from=whole /venv /venv", "COPY --from=code /app ."]
+    assert custom["service"].splitlines() == ["FROM base AS service", *copies]
     bases = [re.findall(r"^ARG PYTHON_IMAGE=.+$", path.read_text(), re.M) for path in DOCKERFILES]
     assert bases[0] == bases[1]
 
@@ -70,8 +72,9 @@ def test_what_serves_on_cpus_has_no_torch_and_no_original() -> None:
     sources = {name: re.findall(r"--from=(\w+) (\S+)", text) for name, text in stages.items()}
 
     assert list(stages)[-1] == "service"  # what is built where no target is named
-    assert sources["service"] == [("packages", "/venv"), ("converted", "/export")]
-    assert sources["serving"] == [("packages", "/venv")]
+    code = ("code", "/app")
+    assert sources["service"] == [("packages", "/venv"), ("converted", "/export"), code]
+    assert sources["serving"] == [("packages", "/venv"), code]
     assert "requirements.txt" not in stages["packages"]
     for name in ("service", "serving", "cuda"):
         assert "\nRUN " not in stages[name], "what an image holds is copied into it"
@@ -103,7 +106,7 @@ def test_the_weights_come_before_the_code_that_does_not_make_them() -> None:
 
     for name in ("service", "cuda"):
         copied = re.findall(r"^COPY .+$", stages[name], re.M)
-        assert copied[-1] == "COPY . ."
+        assert copied[-1] == "COPY --from=code /app ."
         assert copied[-2].endswith(" models")
     for path in ("app.py", "vectorizer.py", "web", "inference", "COPY . ."):
         assert path not in stages["original"] + stages["converted"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,18 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     description = Description.read(path)
     options = replace(options, precision=_precision(options, description))
-    networks = {
-        modality: _NETWORKS[tower.network["kind"]](path / tower.network["file"], options)
-        for modality, tower in description.towers.items()
-    }
+    with ThreadPoolExecutor(1) as beside:  # vocabularies are read while networks are compiled
+        preparations = {
+            modality: beside.submit(read_preparation, path, tower.preparation, options)
+            for modality, tower in description.towers.items()
+        }
+        networks = {
+            modality: _NETWORKS[tower.network["kind"]](path / tower.network["file"], options)
+            for modality, tower in description.towers.items()
+        }
     towers = {
-        modality: Tower(read_preparation(path, tower.preparation, options), networks[modality])
-        for modality, tower in description.towers.items()
+        modality: Tower(preparations[modality].result(), network)
+        for modality, network in networks.items()
     }
     used = {modality: network.precision() for modality, network in networks.items()}
     arithmetic = {modality: networks[modality].of_8_bits or used[modality] for modality in used}
