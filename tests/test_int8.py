@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 from backends.embed import embed
 from backends.folder import CONVERSIONS, detect
@@ -87,10 +88,23 @@ def test_baked_or_derived_it_has_the_same_bits_and_the_same_space(exact: Path, b
 
 
 def test_it_takes_a_quarter_of_what_the_products_took(exact: Path, baked: Path) -> None:
-    """What is left in float32 is small but for the tables of tokens."""
+    """And half of what tables took; the rest is small."""
     before, after = ((path / "image.bin").stat().st_size for path in (exact, baked))
 
     assert after < 0.35 * before
+
+
+def test_a_table_is_halved_and_no_row_of_it_moves() -> None:
+    rows = np.random.default_rng(0).standard_normal((100, 48)).astype(np.float32)
+    rows[0, 0] = 1e6  # beyond float16
+    ids = ops.parameter([-1], ov.Type.i64)
+    network = ov.Model([ops.gather(ops.constant(rows), ids, ops.constant(0))], [ids])
+    eight_bits.compress(network)
+    found = ov.Core().compile_model(network, "CPU", eight_bits.PROPERTIES)(np.arange(100))[0]
+
+    assert {str(node.get_element_type()) for node in network.get_ops()} >= {"<Type: 'float16'>"}
+    assert np.abs(found[1:] - rows[1:]).max() <= np.abs(rows[1:]).max() / 2**11
+    assert np.isfinite(found).all()
 
 
 def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
@@ -188,12 +202,15 @@ def test_a_folder_of_8_bits_alone_gives_them_and_nothing_else(
 def test_unset_it_is_what_the_folder_holds_and_float32_first(
     exact: Path, baked: Path, tmp_path: Path
 ) -> None:
-    options = replace(OPENVINO, cache_dir=tmp_path)
-    shutil.copytree(baked, tmp_path / baked.name)
-    assert load_replica(detect(DEMO), options).info.precision == "int8"
-    shutil.copytree(exact, tmp_path / exact.name)
-    assert load_replica(detect(DEMO), options).info.precision == "float32"
-    assert converted(detect(DEMO), replace(options, precision="int8")) == tmp_path / baked.name
+    original = tmp_path / "models"
+    shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
+    cache = tmp_path / "cache"
+    options = replace(OPENVINO, cache_dir=cache)
+    shutil.copytree(baked, cache / baked.name)
+    assert load_replica(detect(original), options).info.precision == "int8"
+    shutil.copytree(exact, cache / exact.name)
+    assert load_replica(detect(original), options).info.precision == "float32"
+    assert converted(detect(original), replace(options, precision="int8")) == cache / baked.name
 
 
 def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
