@@ -16,7 +16,7 @@ from backends.embed import embed
 from backends.folder import CONVERSIONS, detect
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision, Rows
-from backends.openvino import eight_bits, store
+from backends.openvino import eight_bits, runtime, store
 from backends.openvino.description import Description
 from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
@@ -222,6 +222,16 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
     assert "PRECISION=int8: in 8 bits this model's" in caplog.text
     assert "so float32 is used" in caplog.text
     assert model.info == load_replica(detect(DEMO), FLOAT32).info
+
+
+def test_a_machine_without_code_for_it_serves_float32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
+    model = load_replica(detect(DEMO), INT8)
+
+    assert model.info == load_replica(detect(DEMO), FLOAT32).info
+    assert "PRECISION=int8: this CPU has no instructions for it, so float32" in caplog.text
 
 
 def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(

@@ -61,7 +61,8 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 def _load_proven(path: Path, options: ModelOptions) -> Model:
     """Load a converted model; one that is turned into 8 bits here proves itself before."""
-    if options.precision != "int8" or Description.read(path).weights == "int8":
+    description = Description.read(path)
+    if description.weights == "int8" or _precision(options, description) != "int8":
         return load_converted(path, options)
     exact = replace(options, precision="float32")
     expected = embed_few(load_converted(path, exact))  # never both in memory
