@@ -55,9 +55,11 @@ def small_hub(scratch: Path) -> Hub:
         "FacebookAI/xlm-roberta-base": Repository.of_folders(tower, **{"model.safetensors": DECOY}),
     }
     repositories |= {name: texts(golden) for name, golden in golden_of_texts().items()}
+    repositories["distilroberta-base"] = texts("roberta")  # of the documentation's two lines
     moved = {
         "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
         "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
+        "distilroberta-base": "distilbert/distilroberta-base",
     }
     for old, new in moved.items():
         repositories.setdefault(new, repositories.pop(old, Repository({})))

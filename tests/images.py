@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.golden_cases import GOLDEN
+from tests.golden_texts import GOLDEN_TEXTS
 from tests.hub_models import small_hub
 from tests.hub_server import Hub, serving
 from tests.service import ROOT, Service, free_port, wait_until_ready
@@ -45,6 +46,12 @@ RUN CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
 TWO_LINES_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-text-model /app/models/text
 COPY ./my-clip-model /app/models/clip
+"""
+TWO_LINES_OF_TEXTS_BY_NAME = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
+RUN MODEL_NAME=distilroberta-base ./download.py
+"""
+TWO_LINES_OF_TEXTS_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
+COPY ./my-model /app/models/model
 """
 # As README.md has it: a model that nobody else shall have, in a small image.
 PRIVATE = f"""FROM {CUSTOM} AS converted
@@ -221,11 +228,12 @@ def changed_code(scratch: Path) -> Path:
 
 
 def two_lines(scratch: Path, text: str) -> Path:
-    """Return a folder with a two-line Dockerfile and the model that it may copy."""
+    """Return a folder with a two-line Dockerfile and the models that it may copy."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     (folder / "Dockerfile").write_text(text)
     for part in ("clip", "text"):
         shutil.copytree(GOLDEN / "sentence_transformers" / part, folder / f"my-{part}-model")
+    shutil.copytree(GOLDEN_TEXTS / "mpnet/model", folder / "my-model")
     return folder
 
 
@@ -279,6 +287,8 @@ def try_custom(scratch: Path, hub: Hub) -> None:
     builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
     build("two-lines:folder", two_lines(scratch, TWO_LINES_BY_FOLDER))
     try_out("two-lines:folder")
+    build("two-lines:texts-folder", two_lines(scratch, TWO_LINES_OF_TEXTS_BY_FOLDER))
+    try_out("two-lines:texts-folder")
 
     build(SERVING, ROOT, "--target", "serving")
     build("private:small", two_lines(scratch, PRIVATE))
@@ -291,6 +301,9 @@ def try_custom(scratch: Path, hub: Hub) -> None:
     build(CUSTOM, two_lines(scratch, with_hub))
     build("two-lines:name", two_lines(scratch, TWO_LINES_BY_NAME))
     try_out("two-lines:name")
+    builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
+    build("two-lines:texts-name", two_lines(scratch, TWO_LINES_OF_TEXTS_BY_NAME))
+    try_out("two-lines:texts-name")
 
 
 def try_cuda(hub: Hub) -> None:

@@ -358,10 +358,9 @@ def test_a_text_model_in_a_folder_may_stand_where_a_name_is_expected(tmp_path: P
     assert_golden_texts(tmp_path, "roberta")
 
 
-def test_the_documented_two_lines_for_a_model_of_texts(tmp_path: Path) -> None:
+def test_the_documented_two_lines_for_a_model_of_texts(hub: Hub, tmp_path: Path) -> None:
     """`RUN MODEL_NAME=distilroberta-base ./download.py`, in the image's working directory."""
-    with serving(Hub({"distilroberta-base": texts_of("roberta")})) as hub:
-        answer = run_by_its_first_line(tmp_path, hub.url, MODEL_NAME="distilroberta-base")
+    answer = run_by_its_first_line(tmp_path, hub.url, MODEL_NAME="distilroberta-base")
 
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "models/model/config.json").is_file()
