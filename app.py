@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
-from config import VERSION, Settings, read
+from config import VERSION, Settings, read, without_effect
 from errors import ConfigurationError, StartupError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
@@ -156,6 +156,8 @@ def main() -> None:
 def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer) -> NoReturn:
     """Serve until a signal comes, and end the process."""
     configure(settings)
+    if unused := without_effect():
+        logger.warning("No effect here, and none is needed (see README): %s", ", ".join(unused))
     allow_many_connections()
     app = create_app(settings, make_vectorizer)
     server = Server(

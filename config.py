@@ -212,12 +212,14 @@ class Settings(BaseSettings):
 
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
+# The first bounds memory, which one batch at a time does; the second starts a process a GPU.
+_WITHOUT_EFFECT = ("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS")
 _NO_HUB = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",  # one lane thread tokenises; a second pool would compete
+    "TOKENIZERS_PARALLELISM": "false",  # texts come one by one; its threads would compete
 }
 
 
@@ -317,3 +319,8 @@ def forbid_hub_access() -> None:
 def limit_compute_threads(cores: int) -> None:
     """Keep the number libraries to these cores; must run before any of them is imported."""
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def without_effect() -> list[str]:
+    """Return the variables of the references' containers that are set and mean nothing here."""
+    return [name for name in _WITHOUT_EFFECT if os.environ.get(name)]

@@ -28,9 +28,7 @@ _MODES = ("RGB", "RGBA", "L")
 # Of the pictures, each computed three times. They count one each, all 20 of them; in tiles of
 # 512x512 pixels, of which two cores do about one a second, the first two count 14.
 _MOST_COST = 20
-_ROUGH_COST = (
-    6  # of those compared in 8 bits, each once by either; a picture in tiles has 5 or more
-)
+_ROUGH_COST = 6  # of those compared in 8 bits, once by either; one in tiles has 5 or more
 _NEAREST = 3
 
 _PROOF_TEXTS = (

@@ -31,7 +31,8 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log = tmp_path_factory.mktemp("service") / "log"
-    with running(log, MODELS_DIR=GOLDEN / "openai", PYTHONPATH=LOOPBACK_ONLY) as service:
+    settings: dict[str, object] = {"MODELS_DIR": GOLDEN / "openai", "PYTHONPATH": LOOPBACK_ONLY}
+    with running(log, LAUNCHER, **settings, CUDA_PER_PROCESS_MEMORY_FRACTION=0.5) as service:
         yield service
 
 
@@ -40,6 +41,11 @@ def weaviate_body(case: Case, is_image: bool) -> dict[str, list[str]]:
     if not is_image:
         return {"texts": [case.content]}
     return {"images": [base64_of((GOLDEN / "images" / case.content).read_bytes())]}
+
+
+def test_a_variable_of_the_references_that_means_nothing_here_is_told(service: Service) -> None:
+    assert "No effect here, and none is needed" in service.log.read_text()
+    assert "CUDA_PER_PROCESS_MEMORY_FRACTION\n" in service.log.read_text()
 
 
 def test_single_objects_at_a_time_get_each_its_own_vector(service: Service) -> None:
