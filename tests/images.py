@@ -242,8 +242,8 @@ def table() -> str:
     rows = ["| image | MB beside base and weights | built in | ready after | memory |"]
     rows += ["|---|---|---|---|---|"]
     for image, one in measured.items():
-        figures = f"{one.size_mb} | {one.build_s:.0f} s | {one.ready_s:.1f} s | {one.memory_mb} MB"
-        rows.append(f"| {image} | {figures} |")
+        ran = f"{one.ready_s:.1f} s | {one.memory_mb} MB" if one.memory_mb else " | "
+        rows.append(f"| {image} | {one.size_mb} | {one.build_s:.0f} s | {ran} |")
     return "\n".join(rows)
 
 
