@@ -69,6 +69,7 @@ class BatchQueue(Generic[T, R]):
         self.max_cost = math.inf
         self._queue: FairQueue[Job[T, R]] = FairQueue()
         self._arrival = asyncio.Event()
+        self._free = 0  # runners that ask for a batch
         self._company = 0  # callers who were there when the last batch ended
         self._company_is_queries = False
         self._last_run_s = 0.0
@@ -82,11 +83,15 @@ class BatchQueue(Generic[T, R]):
 
     async def next_batch(self) -> list[Job[T, R]]:
         """Wait for the next batch: at least one item, whose caller is still there."""
-        while True:
-            await self._arrival.wait()
-            await self._linger()
-            if batch := self._take():
-                return batch
+        self._free += 1
+        try:
+            while True:
+                await self._arrival.wait()
+                await self._linger()
+                if batch := self._take():
+                    return batch
+        finally:
+            self._free -= 1
 
     def batch_ended(self, batch: Sequence[Job[T, R]], run_s: float) -> None:
         """Hear that a batch of a runner was answered, and how long it was computed."""
@@ -96,13 +101,17 @@ class BatchQueue(Generic[T, R]):
         self._last_run_s, self._ended_s = run_s, time.perf_counter()
 
     async def _linger(self) -> None:
-        # Whatever waits: those who come back may be due before it. Nothing is due before a query.
         until_s = self._ended_s + MOST_LINGER * self._last_run_s
-        while len(self._queue) < self._company and time.perf_counter() < until_s:
-            if self._queue.is_query_next and not self._company_is_queries:
-                return
+        while self._is_company_missed and time.perf_counter() < until_s:
             if not await self._someone_comes(LINGER * self._last_run_s):
                 return
+
+    @property
+    def _is_company_missed(self) -> bool:
+        # Whatever waits: those who come back may be due before it. Nothing is due before a query.
+        is_urgent = self._queue.is_query_next and not self._company_is_queries
+        does_one_stand_still = self._free > 1  # of the devices, which had rather share the company
+        return len(self._queue) < self._company and not is_urgent and not does_one_stand_still
 
     async def _someone_comes(self, within_s: float) -> bool:
         self._arrival.clear()

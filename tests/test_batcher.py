@@ -338,6 +338,16 @@ async def test_a_query_waits_for_nobody_who_asked_something_else() -> None:
     await batcher.aclose()
 
 
+async def test_nobody_waits_for_company_while_a_second_device_is_free() -> None:
+    batcher = batcher_of(Slow(), Slow())
+    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
+    started_s = time.perf_counter()
+    await ask(batcher, 1)
+
+    assert time.perf_counter() - started_s < 0.2 * (1 + LINGER / 2)
+    await batcher.aclose()
+
+
 async def test_queries_that_come_back_share_one_batch() -> None:
     slow = Slow()
     batcher = batcher_of(slow)
