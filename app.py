@@ -123,7 +123,7 @@ async def _lifespan(
         routes = ", ".join(f"POST {one.paths[0]}" for one in app.endpoints)
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
-            "Ready on port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
+            "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
         )
         yield
 

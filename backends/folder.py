@@ -181,6 +181,13 @@ def _nothing_found(root: Path) -> str:
             f"{root.absolute()} holds a converted model in a form that this version does not read, "
             "and not the original: bring that back and run download.py --convert"
         )
+    if not root.is_dir():
+        return f"MODELS_DIR: there is no folder {root.absolute()}"
+    if (root / "config.json").is_file():
+        return (
+            f"No model in {root.absolute()}, but it looks like one itself: put it into a folder "
+            "`model` there if it reads texts alone, or see README for the names of others"
+        )
     expected = "; ".join(" + ".join(one.parts) for one in LAYOUTS.values())
     return (
         f"No model in {root.absolute()}: looked there for {expected}. Mount or COPY a model "

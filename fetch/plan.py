@@ -88,7 +88,9 @@ def _plan_texts(settings: DownloadSettings) -> Plan:
 def _plan_pair(settings: DownloadSettings) -> Plan:
     for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
         if not getattr(settings, name.lower()):
-            raise DownloadError(f"{name} is required")
+            raise DownloadError(
+                f"{name} is required, or MODEL_NAME for a model of texts alone; README has others"
+            )
     clip, text = settings.clip_model_name, settings.text_model_name
     revision = settings.clip_model_revision
     forced = settings.clip_model_type.lower() == "openai"

@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> 
         check=True,
     )
 
-    assert "No model in" in json.loads(answer.stdout.splitlines()[-1])["error"]
+    assert "there is no folder" in json.loads(answer.stdout.splitlines()[-1])["error"]
     assert not (tmp_path / "x").exists()
 
 

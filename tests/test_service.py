@@ -163,7 +163,7 @@ def failed_start(**settings: object) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"MODELS_DIR": "nowhere"}, "No model in"),
+        ({"MODELS_DIR": "nowhere"}, "MODELS_DIR: there is no folder"),
         ({"MODELS_DIR": GOLDEN / "openai/openai_clip"}, "No model in"),
         ({"PORT": "many"}, "Cannot start: PORT='many'"),
         ({"MODELS_DIR": GOLDEN / "openai", "ENABLE_CUDA": "1", "CUDA_CORE": "cuda:99"}, "cuda:99"),
