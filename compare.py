@@ -98,15 +98,29 @@ def built_in() -> list[Sample]:
 _PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])", re.IGNORECASE)
 
 
-def of_folder(folder: Path) -> Iterator[Sample]:
-    """Yield the lines of its text files, and its pictures, those of folders in it included."""
+def of_folder(folder: Path) -> list[Sample]:
+    """Return the lines of its text files, and its pictures, those of folders in it included.
+
+    Raises:
+        ValueError: there are none, or a text file is not UTF-8.
+    """
+    found = []
     for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
         if path.suffix.lower() == ".txt":
-            lines = path.read_text("utf-8").splitlines()
-            yield from (Sample("text", line, line) for line in lines if line.strip())
+            found += [Sample("text", line, line) for line in _lines(path) if line.strip()]
         elif _PICTURES.fullmatch(path.suffix):
-            yield Sample("picture", name, base64.b64encode(path.read_bytes()).decode())
+            content = base64.b64encode(path.read_bytes()).decode()
+            found.append(Sample("picture", str(path.relative_to(folder)), content))
+    if not found:
+        raise ValueError(f"{folder} is no folder with lines in *.txt, or pictures")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
 
 
 # --- how it is asked
@@ -286,6 +300,11 @@ def _conclude_of(kind: Kind, rows: Sequence[Row]) -> int | None:
     return {"same": int(lost > 0), "nearly": 1, "DIFFERENT": 3}[worst]
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """Read an object; argparse tells what is none by this function's name."""
+    return {**json.loads(text)}
+
+
 def main() -> int:
     """Compare two containers, row by row, and conclude."""
     form = argparse.ArgumentParser(description="Compare the vectors of two running containers.")
@@ -294,16 +313,19 @@ def main() -> int:
     form.add_argument("--folder", type=Path, help="texts (*.txt, one a line) and pictures of yours")
     form.add_argument(
         "--config",
-        type=json.loads,
+        type=json_object,
         default={},
         help='what your collection sets for /vectors, such as \'{"pooling_strategy": "cls"}\'',
     )
     options = form.parse_args()
-    samples = [*built_in(), *(of_folder(options.folder) if options.folder else [])]
+    try:
+        samples = [*built_in(), *(of_folder(options.folder) if options.folder else [])]
+        pair = Container(options.old), Container(options.new)
+    except (OSError, ValueError) as error:
+        form.error(str(error))  # ends with 2
     rows = []
     print(_HEADING)
     try:
-        pair = Container(options.old), Container(options.new)
         for row in compare(*pair, samples, options.config):
             rows.append(row)
             print(show(row), flush=True)

@@ -10,6 +10,7 @@ knows no interface and no model library.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -179,7 +180,8 @@ class Vectorizer:
             shaping = pipeline.reduce(one.shaping)
             source = await pipeline.read(one.content, timings)
         space = f"{self.info.vector_space}/{one.modality}/{shaping.key}/".encode()
-        return Asked(one, pipeline, source, shaping, space + source.digest)
+        key = hashlib.sha256(space + source.digest).digest()
+        return Asked(one, pipeline, source, shaping, key)
 
     def _pipeline_for(self, modality: Modality) -> Pipeline:
         if pipeline := self._pipelines.get(modality):

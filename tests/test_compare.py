@@ -180,6 +180,36 @@ def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--folder", "{mine}/typo"], "{mine}/typo is no folder with lines in *.txt, or pictures"),
+        (["--folder", "{mine}/notes.md"], "{mine}/notes.md is no folder with"),
+        (["--folder", "{mine}/empty"], "{mine}/empty is no folder with"),
+        (["--folder", "{mine}/latin"], "{mine}/latin/a.txt is not UTF-8: 'utf-8' codec can't"),
+        (["--config", "[1]"], "argument --config: invalid json_object value: '[1]'"),
+        (["--config", "cls"], "argument --config: invalid json_object value: 'cls'"),
+        (["--config", "[]"], "argument --config: invalid json_object value: '[]'"),
+        ([], "Port could not be cast to integer value as 'x'"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_in_a_sentence(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    for name in ("empty", "latin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.md").touch()
+    (tmp_path / "latin" / "a.txt").write_bytes("Füchse".encode("latin-1"))
+    said = [option.replace("{mine}", str(tmp_path)) for option in options]
+    command = [sys.executable, "-E", "-s", "compare.py", "http://a:1", "http://a:x", *said]
+
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    expected = sentence.replace("{mine}", str(tmp_path))
+    assert run.stderr.splitlines()[-1].startswith(f"compare.py: error: {expected}")
+    assert (run.returncode, run.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
     ("old", "new", "outcome"),
     [
         ([3, 4], [3, 4.00005], "same"),

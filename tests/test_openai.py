@@ -256,6 +256,16 @@ async def test_what_it_is_for_chooses_the_models_own_prompt(
     assert await embedded(client, input="a", **said) == [pytest.approx(unit(f"{prompt}a"))]
 
 
+@pytest.mark.parametrize("field", ["input_type", "task"])
+@pytest.mark.parametrize("content", ["a", [97]])
+async def test_what_it_is_for_is_a_word(own: httpx.AsyncClient, field: str, content: Any) -> None:
+    fits = await own.post(PATH, json={"input": content, field: "t" * 64})
+    error = await refused(own, **{"input": content, field: "t" * 65})
+
+    assert fits.status_code == 200
+    assert error["message"] == f"{field}: Expected `str` of length <= 64"
+
+
 async def test_queries_go_first(
     backend: FakeModel, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +360,7 @@ async def test_no_endless_list_of_ids_is_built(own: httpx.AsyncClient) -> None:
     answer = await own.post(PATH, json={"input": [7] * 300_002})
 
     assert answer.status_code == 413
-    assert "over 300000 token ids" in answer.json()["error"]["message"]
+    assert "over 300000 commas" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

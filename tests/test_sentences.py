@@ -7,9 +7,11 @@ from importlib import import_module
 from random import Random
 
 import pytest
+from nltk import redos
 
 from backends.inputs import sentences
 from backends.inputs.sentences import split
+from errors import RequestTooLargeError
 
 TEXTS = [
     ("", []),
@@ -55,7 +57,11 @@ def test_many_threads_may_split_at_a_time() -> None:
 @pytest.mark.parametrize(
     "unit", [".", "!", "a.", "a. ", "A! ", ". ", '."', "1. ", ".) ", ",!", "a!.", "-", "😀"]
 )
-def test_no_text_takes_much_longer_than_its_length(unit: str) -> None:
+def test_no_text_takes_much_longer_than_its_length(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    monkeypatch.setattr(sentences, "_MOST_ENDS", 50_000)
+
     def seconds(characters: int) -> float:
         started_s = time.process_time()
         split(unit * (characters // len(unit)))
@@ -63,6 +69,27 @@ def test_no_text_takes_much_longer_than_its_length(unit: str) -> None:
 
     few, many = seconds(5_000), seconds(50_000)
     assert many < 40 * few + 0.1  # of ten times the length; quadratic would be a hundred
+
+
+@pytest.mark.parametrize("unit", ["a. ", "A! ", "Why?) "])
+def test_too_many_possible_ends_are_refused_before_they_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    monkeypatch.setattr(redos, "DEFAULT_TIMEOUT", 1e-6)  # Punkt would fail otherwise
+
+    with pytest.raises(RequestTooLargeError, match=r"^10001 possible ends .* at most 10000"):
+        split(unit * 10_001 + "a")
+
+
+def test_numbers_and_dots_are_no_ends() -> None:
+    assert len(split("3.50 " * 100_000 + "." * 100_000)) == 1
+
+
+def test_a_text_that_takes_too_long_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redos, "DEFAULT_TIMEOUT", 1e-6)
+
+    with pytest.raises(RequestTooLargeError, match=r"^60000 characters, whose sentences were not"):
+        split("Words. " * 8_571 + "End")
 
 
 def test_libraries_that_splitting_does_not_need_are_there_for_others() -> None:

@@ -88,6 +88,11 @@ async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
         ({"text": "a", "config": []}, "config: "),
         ({"text": "a", "config": "cls"}, "config: "),
         ({"text": "a", "config": {"pooling_strategy": 1}}, "config.pooling_strategy: "),
+        ({"text": "a", "config": {"pooling_strategy": "m" * 65}}, "config.pooling_strategy: "),
+        (
+            {"text": "a", "config": {"task_type": "t" * 65}},
+            "config.task_type: Expected `str` of length <= 64",
+        ),
         ({"text": "a", "config": {"dimensions": "many"}}, "config.dimensions: "),
         ({"text": "a", "config": {"dimensions": 1.5}}, "config.dimensions: "),
         ({"text": "a", "config": {"dimensions": -3}}, "config.dimensions: -3; expected how many"),

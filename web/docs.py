@@ -16,16 +16,15 @@ _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 def docs_response() -> Response:
     """Answer the page."""
-    html = load_docs()
-    return html_response(html.encode(), policy(html))
+    return html_response(*load_docs())
 
 
 @cache
-def load_docs() -> str:
-    """Put the parts of Swagger UI into the page."""
+def load_docs() -> tuple[bytes, str]:
+    """Return the page, the parts of Swagger UI in it, and its Content-Security-Policy."""
     html = TEMPLATE.read_text("utf-8")
     for part in _PARTS:
         # After "<!--" and "<script" a browser would not see where a script ends.
         text = (SWAGGER_UI / part).read_text("utf-8").replace("<!--", "\\x3c!--")
         html = html.replace(f"/* {part} */", text)
-    return html
+    return html.encode(), policy(html)

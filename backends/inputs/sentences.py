@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from errors import RequestTooLargeError
+
 
 @contextmanager
 def _without(*packages: str) -> Iterator[None]:
@@ -60,17 +62,32 @@ def _load() -> PunktSentenceTokenizer:
 
 
 _PUNKT = _load()
-# Punkt looks for the end of a sentence at one of these, if more of the text follows.
-_ENDS = re.compile(f"[{re.escape(''.join(PunktLanguageVars.sent_end_chars))}].")
+# Where Punkt looks closer, which takes it most of its time: white space follows, or punctuation.
+_ENDS = re.compile(rf"[{re.escape(''.join(PunktLanguageVars.sent_end_chars))}](?=[^\w.])")
+_MOST_ENDS = 10_000  # half a second; after five of them nltk's searches give up
 
 
 def split(text: str) -> list[str]:
     """Return the sentences of a text, white space collapsed; none of a blank one.
 
     Many threads may call it at a time.
+
+    Raises:
+        RequestTooLargeError: there may be too many, or it takes too long to find them.
     """
     text = " ".join(text.split())
-    if not _ENDS.search(text):  # of searches most: Punkt's patterns take a tenth of a request
+    ends = len(_ENDS.findall(text))
+    if not ends:  # of searches most: Punkt's patterns take a tenth of a request
         return [text] if text else []
-    sentences: list[str] = _PUNKT.tokenize(text)
+    if ends > _MOST_ENDS:
+        raise RequestTooLargeError(
+            f"{ends} possible ends of sentences; at most {_MOST_ENDS} are allowed", "text_length"
+        )
+    try:
+        sentences: list[str] = _PUNKT.tokenize(text)
+    except TimeoutError as error:  # nltk's own bound of each search, by the clock
+        raise RequestTooLargeError(
+            f"{len(text)} characters, whose sentences were not found in time; send less at a time",
+            "text_length",
+        ) from error
     return sentences

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from errors import InvalidInputError, RequestTooLargeError
 
 T = TypeVar("T")
+
+# How an input shall be read. It may be written in front of a text, and errors repeat it: a long one
+# would be another way to send a long text, past all bounds of texts.
+Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 # A string takes 50 bytes and more, however short it is: 100 MB of them would grow to 2 GB.
 _MAX_QUOTES = 2_000_000

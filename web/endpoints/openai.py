@@ -22,7 +22,7 @@ from errors import ConfigurationError, InvalidInputError
 from inference.request import Content, Finish, Input
 from web.endpoints import token_ids
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.json_body import decode
+from web.endpoints.json_body import Word, decode
 from web.endpoints.openai_api import OpenAIErrors, model_id
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 from web.endpoints.token_ids import TokenIds
@@ -75,10 +75,10 @@ class EmbeddingsOptions(msgspec.Struct, kw_only=True):
         msgspec.Meta(description="`image`: the strings in `input` are pictures"),
     ] = None
     input_type: Annotated[
-        str | None,
+        Word | None,
         msgspec.Meta(description="`query` or `document`: chooses the model's own prompt"),
     ] = None
-    task: Annotated[str | None, msgspec.Meta(description="means `input_type`")] = None
+    task: Annotated[Word | None, msgspec.Meta(description="means `input_type`")] = None
     normalized: Annotated[
         bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
     ] = None
@@ -195,7 +195,7 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
                 raise
             if self.settings.embeddings_token_ids == "refuse":  # noqa: S105 - no secret
                 raise token_ids.refused().at("input") from error
-        token_ids.check_count(body)
+        token_ids.check_commas(body)
         return decode(_IDS_DECODER, body)
 
     def _finish(self, wanted: EmbeddingsOptions) -> Finish:

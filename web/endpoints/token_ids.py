@@ -28,15 +28,17 @@ def are_sent(body: bytes | bytearray) -> bool:
     return bool(_START.search(body))
 
 
-def check_count(body: bytes | bytearray) -> None:
-    """Check that there are not too many of them.
+def check_commas(body: bytes | bytearray) -> None:
+    """Check that a body cannot hold too many token ids, before they are read.
 
     Raises:
-        RequestTooLargeError: there are.
+        RequestTooLargeError: it has more commas than ids are allowed, whatever they stand between.
     """
     if body.count(b",") > _MAX_IDS:
         raise RequestTooLargeError(
-            f"over {_MAX_IDS} token ids; so many are allowed in one request", "body"
+            f"the request body: over {_MAX_IDS} commas, and so many token ids are allowed in one "
+            "request",
+            "body",
         )
 
 

@@ -18,7 +18,7 @@ from backends.model import Embedded, Shaping
 from errors import InvalidInputError
 from inference.request import Finish, Input
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.json_body import decode
+from web.endpoints.json_body import Word, decode
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 
@@ -26,11 +26,11 @@ class VectorConfig(msgspec.Struct):
     """How a text is read; each model reads what it knows, and ignores the rest."""
 
     pooling_strategy: Annotated[
-        str | None,
+        Word | None,
         msgspec.Meta(description="`masked_mean` or `cls`, of models that are not pooled already"),
     ] = None
     task_type: Annotated[
-        str | None,
+        Word | None,
         msgspec.Meta(description="`query` (goes before all that is none) or `passage`"),
     ] = None
     dimensions: Annotated[
