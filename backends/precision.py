@@ -28,6 +28,8 @@ def log_choice(
     used: Precision,
     supported: Sequence[Precision],
     factors: Callable[[], Mapping[Precision, float]] = dict,
+    *,
+    exact: bool = True,
 ) -> None:
     """Tell in a line what the device can do, what is used, and what the other would bring.
 
@@ -38,13 +40,15 @@ def log_choice(
         supported: what the device computes in by instructions of its own.
         factors: measures how many times as fast as in float32 it computes in the others; of those
             that it does not measure, their being there has to do.
+        exact: whether the model can be had in float32.
     """
     if wanted and wanted not in supported:
         logger.warning(
             "PRECISION=%s: %s has no instructions for it, so float32 is used", wanted, device
         )
     elif used != "float32":
-        logger.info("Computing in %s; PRECISION=float32 gives the reference's vectors", used)
+        hint = "; PRECISION=float32 gives the reference's vectors" if exact else ""
+        logger.info("Computing in %s%s", used, hint)
     elif faster := _faster([name for name in supported if name != wanted], factors()):
         logger.info(
             "Computing in float32, the reference's vectors; %s is faster with PRECISION=%s, whose "

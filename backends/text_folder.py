@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backends.folder import ModelFolder, hub_snapshot, text_of
-from errors import ModelFolderError
+from errors import ModelFolderError, describe_error
 
 TextKind = Literal["encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec"]
 ONNX = "model_quantized.onnx"
+_JSON: Mapping[type, str] = {dict: "object", list: "array"}
+_NO_LIMIT = 10**20  # as transformers sees it
+_USUAL_LIMIT = 512  # of BERT and its relatives, where neither tokenizer nor model says one
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,7 @@ class TextFolder:
     def modules(self) -> list[dict[str, Any]]:
         """The steps of a sentence-transformers model; none where it does not name them."""
         path = self.snapshot / "modules.json"
-        modules: list[dict[str, Any]] = (
-            json.loads(path.read_text("utf-8")) if path.is_file() else []
-        )
+        modules: list[dict[str, Any]] = _parsed(path, list) if path.is_file() else []
         return modules
 
     def _is_table(self) -> bool:
@@ -90,9 +91,29 @@ def is_served_as_it_is(folder: ModelFolder) -> bool:
     return kind_of(folder) in ("model2vec", "onnx")
 
 
+def most_tokens(stated: int | None, positions: int | None) -> int:
+    """Return how many tokens of a text the ONNX images' recipe reads, special ones included.
+
+    Args:
+        stated: the tokenizer's `model_max_length`; one that knows no limit says 10**30.
+        positions: that the model has, if it says so.
+    """
+    known = [length for length in (stated, positions) if length and length < _NO_LIMIT]
+    return min(known, default=_USUAL_LIMIT)
+
+
 def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = _parsed(path, dict)
+    return content
+
+
+def _parsed(path: Path, kind: type) -> Any:
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path.absolute()} is missing") from error
+    except ValueError as error:
+        raise ModelFolderError(f"{path.absolute()} is broken: {describe_error(error)}") from error
+    if not isinstance(content, kind):
+        raise ModelFolderError(f"{path.absolute()} is broken: it holds no JSON {_JSON[kind]}")
     return content

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 RECORD = "download.json"
+_NOTHING = ("", None, "False", "false")
 
 
 def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
@@ -16,14 +17,24 @@ def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str,
 
 
 def is_whole(root: Path, request: Mapping[str, str]) -> bool:
-    """Tell whether a run for the same request left all of its files in `root`."""
+    """Tell whether a run for the same request left all of its files in `root`.
+
+    Keys come and go with versions: one that the other lacks may ask for nothing.
+    """
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        return record["request"] == dict(request) and all(
+        return _are_equal(record["request"], request) and all(
             (root / name).stat().st_size == size for name, size in record["bytes"].items()
         )
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _are_equal(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    differing = {key for key, _ in one.items() ^ other.items()}
+    return not differing & one.keys() & other.keys() and all(
+        (one.get(key) or other.get(key)) in _NOTHING for key in differing
+    )
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -24,6 +24,7 @@ from errors import DownloadError, ModelFolderError
 from fetch import catalogue
 from fetch.layouts import Job, do
 from fetch.plan import plan
+from fetch.record import is_whole, write_record
 from tests.golden_cases import (
     GOLDEN,
     MODES,
@@ -347,6 +348,27 @@ def test_prefixes_that_were_asked_for_are_kept_with_the_model(tmp_path: Path) ->
 
     assert answer.returncode == 0, answer.stderr
     assert_golden_texts(tmp_path, "prefixes")
+
+
+@pytest.mark.parametrize(
+    ("older", "same"),
+    [
+        ({"prefixes": "False"}, True),
+        ({"prefixes": "True"}, False),  # its place has changed
+        ({"MODEL_NAME": "org/other@"}, False),
+        ({"trust_remote_code": "true"}, False),
+    ],
+)
+def test_what_an_older_version_downloaded_is_not_downloaded_again(
+    older: dict[str, str], same: bool, tmp_path: Path
+) -> None:
+    settings = DownloadSettings(model_name="org/model", clip_model_name="", text_model_name="")
+    request = plan(settings).request("")
+    markers = ("use_query_passage_prefixes",)  # the older version's request had none
+    before = {key: value for key, value in request.items() if key not in markers} | older
+    write_record(tmp_path, before, {})
+
+    assert is_whole(tmp_path, request) == same
 
 
 def test_a_text_model_in_a_folder_may_stand_where_a_name_is_expected(tmp_path: Path) -> None:

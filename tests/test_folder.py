@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from backends.folder import detect, find_weights, hub_snapshot
-from backends.load import load_replica
+from backends.load import load_replica, options_for
 from backends.model import ModelOptions
+from config import Settings
 from errors import DeviceUnavailableError, ModelFolderError
 from tests.golden_cases import GOLDEN, LAYOUTS
 
@@ -71,6 +72,20 @@ def test_a_folder_without_weights_ends_in_one_sentence(
     with pytest.raises(ModelFolderError, match="cannot be loaded") as failure:
         load_replica(detect(tmp_path / "models"), ModelOptions())
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("{", "is broken: "), ("[]", "is broken: it holds no JSON object")]
+)
+def test_a_broken_config_of_a_model_of_texts_ends_in_one_sentence(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(content)
+
+    with pytest.raises(ModelFolderError, match=r"config\.json") as failure:
+        options_for(detect(tmp_path), Settings())
+    assert said in str(failure.value)
 
 
 def test_a_gpu_that_is_not_there_ends_in_one_sentence() -> None:

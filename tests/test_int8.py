@@ -2,6 +2,9 @@
 
 import logging
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from openvino import opset13 as ops
 
 from backends.embed import embed
 from backends.folder import CONVERSIONS, detect
+from backends.jobs import JobError
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision, Rows
 from backends.openvino import eight_bits, runtime, store
@@ -25,7 +29,7 @@ from demo.evaluate import make_gallery
 from errors import ModelFolderError
 from tests.golden_cases import EVERY_LAYOUT, GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS
-from tests.service import CONVERTED, ROOT
+from tests.service import CONVERTED, ROOT, environment
 
 DEMO = ROOT / "demo/models"
 OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
@@ -232,6 +236,80 @@ def test_a_machine_without_code_for_it_serves_float32(
 
     assert model.info == load_replica(detect(DEMO), FLOAT32).info
     assert "PRECISION=int8: this CPU has no instructions for it, so float32" in caplog.text
+
+
+@pytest.mark.parametrize("precision", [None, "int8"])
+def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
+    precision: Precision | None,
+    exact: Path,
+    baked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
+    options = replace(OPENVINO, precision=precision)
+    shutil.copytree(baked, tmp_path / CONVERSIONS / baked.name)
+    with pytest.raises(ModelFolderError, match=r"this CPU cannot compute.*PRECISION=float32"):
+        load_replica(detect(tmp_path), options)
+
+    shutil.copytree(exact, tmp_path / CONVERSIONS / exact.name)
+    model = load_replica(detect(tmp_path), options)
+    assert model.info == load_replica(detect(DEMO), FLOAT32).info
+    assert "so float32 is used" in caplog.text or precision is None
+
+
+@NEEDS_VNNI
+def test_a_cpu_with_avx2_alone_says_that_it_cannot_compute_8_bits(baked: Path) -> None:
+    """What it says is not to be deleted: it is as good as ever on another CPU."""
+    answer = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=environment(MODELS_DIR=baked, ONEDNN_MAX_CPU_ISA="AVX2", PORT=0),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert answer.returncode == 1
+    assert "which this CPU cannot compute" in answer.stderr
+    assert "delete" not in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_where_8_bits_are_all_there_is_float32_is_not_recommended(
+    exact: Path, baked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load_replica(detect(baked), OPENVINO)
+        assert "Computing in int8" in caplog.text
+        assert "PRECISION=float32" not in caplog.text
+        load_replica(detect(DEMO), INT8)
+        assert "PRECISION=float32 gives" in caplog.text
+
+
+def test_both_jobs_of_a_start_share_its_time(
+    exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is timed by what the other left."""
+    original = tmp_path / "models"
+    shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
+    given: list[float] = []
+
+    def convert(*arguments: Any) -> None:
+        time.sleep(0.2)
+        shutil.copytree(exact, arguments[-1])
+
+    def refuse(*_: object, timeout_s: float, **__: object) -> None:
+        given.append(timeout_s)
+        raise JobError("no time")
+
+    monkeypatch.setattr(store, "_convert", convert)
+    monkeypatch.setattr(store, "run_in_subprocess", refuse)
+    converted(detect(original), replace(INT8, cache_dir=tmp_path / "cache"), written=True)
+
+    (left_s,) = given
+    assert left_s <= store._TIMEOUT_S - 0.2
 
 
 def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(

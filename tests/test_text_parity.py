@@ -1,6 +1,8 @@
 """Models of texts only give the vectors of the reference's text container."""
 
+import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions, Precision, Runtime, Shaping
+from backends.text_folder import most_tokens
 from config import Settings
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, Case, assert_same
@@ -17,6 +20,7 @@ from tests.golden_texts import (
     DIRECT,
     DPR,
     ENCODERS,
+    GOLDEN_TEXTS,
     NETWORKS,
     SENTENCE_TRANSFORMERS,
     recorded_meta,
@@ -105,6 +109,34 @@ def test_it_is_in_8_bits_unless_something_else_is_asked_for(tmp_path: Path) -> N
 
     assert options_for(folder, Settings()).precision == "int8"
     assert options_for(folder, Settings(precision="float32")).precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("stated", "positions", "read"),
+    [
+        (256, 512, 256),
+        (10**30, 300, 300),
+        (None, 300, 300),
+        (10**30, None, 512),
+        (8192, 8194, 8192),
+    ],
+)
+def test_it_is_cut_where_the_tokenizer_or_the_model_says_or_at_512(
+    stated: int | None, positions: int | None, read: int
+) -> None:
+    assert most_tokens(stated, positions) == read
+
+
+def test_an_onnx_folder_whose_tokenizer_says_no_length_is_served(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN_TEXTS / "onnx", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model/tokenizer_config.json"
+    said = json.loads(path.read_text())
+    del said["model_max_length"]
+    path.write_text(json.dumps(said))
+    model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino"))
+
+    case = text_cases("onnx")[0]
+    np.testing.assert_array_equal(vector_of(model, case), vector_of(text_model("onnx"), case))
 
 
 def test_its_texts_share_no_pass_as_their_scales_would_be_shared() -> None:

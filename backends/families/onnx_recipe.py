@@ -13,7 +13,7 @@ from backends.families import transformers_models as hf
 from backends.families.encoder import EncoderModule, load_encoder, mean, piece_tower
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
-from backends.text_folder import TextFolder
+from backends.text_folder import TextFolder, most_tokens
 from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, unit_length
 
 
@@ -21,7 +21,9 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `model/`, as `save_pretrained` left it."""
     model, info = load_encoder(folder, options)
     tokenizer = hf.load_tokenizer(TextFolder.of(folder).path, options)
-    tower = piece_tower(MeanEncoder(model), tokenizer, tokenizer.model_max_length)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = most_tokens(tokenizer.model_max_length, positions)
+    tower = piece_tower(MeanEncoder(model), tokenizer, longest)
     return TorchModel(info, {"text": tower}, EVERY_TEXT_MODE)
 
 

@@ -18,17 +18,20 @@ _PASSES = 5
 
 
 class Names(NamedTuple):
-    """What OpenVINO calls a precision: as a capability of a device, and in its hint and graph."""
+    """What OpenVINO calls a precision: as a capability of a device, and in its hint and graph.
+
+    8 bits have no name there: the weights are what asks for them (see `eight_bits.arithmetic`).
+    """
 
     capability: str
-    short: str
+    short: str | None = None
 
 
 NAMES: dict[Precision, Names] = {
     "float32": Names("FP32", "f32"),
     "bfloat16": Names("BF16", "bf16"),
     "float16": Names("FP16", "f16"),
-    "int8": Names("INT8", "i8"),
+    "int8": Names("INT8"),
 }
 
 

@@ -21,7 +21,7 @@ from backends.folder import ModelFolder
 from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.openvino.runtime import OpenVinoNetwork
-from backends.text_folder import ONNX, TextFolder
+from backends.text_folder import ONNX, TextFolder, most_tokens
 from errors import ModelFolderError, describe_error
 
 _IDS, _MASK = "input_ids", "attention_mask"
@@ -57,16 +57,12 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         is_demo=folder.is_demo,
         config={"model": config, "model_path": "./models/model"},
     )
-    padding = Padding("nothing", _most_tokens(path, config), masked=True)
+    tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    longest = most_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
+    padding = Padding("nothing", int(longest), masked=True)
     vocabulary = Vocabulary.from_file(str(path / VOCABULARY))
     texts = LonePreparation(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
     return Model(info, {"text": Tower(texts, network)})
-
-
-def _most_tokens(path: Path, config: dict[str, int]) -> int:
-    tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
-    # One that knows no limit says 10**30.
-    return min(int(tokenizer["model_max_length"]), config["max_position_embeddings"])
 
 
 class LonePreparation(TokenPreparation):

@@ -25,10 +25,10 @@ from backends.openvino import eight_bits
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.offers import NAMES, factors, precisions, properties_of
-from backends.openvino.store import converted
+from backends.openvino.store import converted, has_float32
 from backends.precision import log_choice, usable
 from backends.proof import compare_rough, embed_few
-from errors import ConversionError, describe_error
+from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,39 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
     Raises:
         ConversionError: it cannot be converted, or what is kept of it cannot be loaded.
-        ModelFolderError: see `store.converted`.
+        ModelFolderError: see `store.converted`; or it is there in 8 bits alone, and this CPU
+            computes none.
     """
-    path = converted(folder, options)
+    path = _computable(converted(folder, options), folder, options)
     try:
         model = _load_proven(path, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
-    log_choice("this CPU", options.precision, model.info.precision, precisions(), factors)
+    log_choice(
+        "this CPU",
+        options.precision,
+        model.info.precision,
+        precisions(),
+        factors,
+        exact=Description.read(path).weights == "float32" or has_float32(folder, options),
+    )
     return model
+
+
+def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
+    """Return what this CPU can compute: the same model in float32, where it has no 8 bits."""
+    if Description.read(path).weights != "int8" or "int8" in precisions():
+        return path
+    if not has_float32(folder, options):
+        raise ModelFolderError(
+            f"The model in {path.absolute()} is in 8 bits, which this CPU cannot compute, and is "
+            "not there in float32: build it with PRECISION=float32, or take a CPU with AVX-512 "
+            "or VNNI"
+        )
+    logger.warning("%s is in 8 bits, which this CPU cannot compute, so float32 is used", path)
+    return converted(folder, replace(options, precision="float32"))
 
 
 def _load_proven(path: Path, options: ModelOptions) -> Model:

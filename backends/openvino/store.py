@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
 _CONVERT, _BAKE = "backends.convert.job", "backends.openvino.bake"
-_TIMEOUT_S = 540  # deploy/kubernetes gives a start ten minutes
+_TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
 _MOST_TRIES = 2
 # What serves a precision, the best first; the others are computed from float32.
 _Serving: TypeAlias = Mapping[Precision | None, Sequence[Weights]]
@@ -97,6 +97,15 @@ def content_of(folder: ModelFolder, options: ModelOptions) -> str:
     stamps = fingerprint.stamps(folder)
     known = (kept.identity.content for kept in _all(folder, options) if kept.stamps == stamps)
     return next(known, None) or fingerprint.of_content(folder)
+
+
+def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
+    """Tell whether a start can have the model in float32: it is kept so, or can be converted."""
+    if folder.family == "converted":
+        kept = map(_kept, lone_conversions(folder.root))
+        mode = options.text_mode
+        return any(one.weights == "float32" and mode in one.identity.text_modes for one in kept)
+    return find_spec("torch") is not None or _find(folder, options, ("float32",)) is not None
 
 
 def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
@@ -187,10 +196,11 @@ def _make(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
 
 
 def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept:
+    ends_s = time.monotonic() + _TIMEOUT_S
     exact = _find(folder, options, ("float32",)) if options.precision == "int8" else None
     made = exact or _convert_in(scratch, folder, options)
     if options.precision == "int8" and made.reason is None:
-        made = _in_8_bits(made, scratch)
+        made = _in_8_bits(made, scratch, ends_s - time.monotonic())
     if made is exact:
         return made
     cache, name = _cache_of(folder, options), _name_of(made)
@@ -217,12 +227,12 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _K
     return next(chain(_converted_in(scratch), _refused_in(scratch)))
 
 
-def _in_8_bits(exact: _Kept, scratch: Path) -> _Kept:
+def _in_8_bits(exact: _Kept, scratch: Path, timeout_s: float) -> _Kept:
     """Make the same model in 8 bits; where it is not the same, there is no other than this one."""
     target = scratch / "in-8-bits"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
     try:
-        told = run_in_subprocess(_BAKE, job, called="the turn to 8 bits", timeout_s=_TIMEOUT_S)
+        told = run_in_subprocess(_BAKE, job, called="the turn to 8 bits", timeout_s=timeout_s)
     except JobError as error:
         logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
         return exact
