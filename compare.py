@@ -278,6 +278,11 @@ def _number(value: float | Vector | None, digits: int) -> str:
 def conclude(rows: Sequence[Row]) -> int:
     """Print the verdicts, for texts and for pictures; return the exit status."""
     print()
+    answered = {row.interface for row in rows if row.outcome != "both fail"}
+    silent = sorted({row.interface for row in rows} - answered)
+    if answered and silent:
+        print(f"Neither answers by {' and by '.join(silent)}: is --config right?")
+        return 2
     verdicts = [_conclude_of(kind, rows) for kind in ("text", "picture")]
     found = [verdict for verdict in verdicts if verdict is not None]
     if not found:
@@ -330,7 +335,7 @@ def main() -> int:
             rows.append(row)
             print(show(row), flush=True)
     except (OSError, HTTPException) as error:
-        print(f"\nNo comparison: {error}")
+        print(f"\nNo comparison of {options.old} and {options.new}: {error}")
         return 2
     return conclude(rows)
 

@@ -94,6 +94,10 @@ def test_what_the_collection_sets_goes_along(bert: Service) -> None:
     of_vectors = [row for row in verdict.rows if row.startswith("/vectors") and " text " in row]
     assert of_vectors
     assert all("both fail" in row for row in of_vectors)
+    assert verdict.status == 2
+    assert verdict.sentences == [
+        "Neither answers by /vectors and by /vectors, query: is --config right?"
+    ]
 
 
 @contextmanager
@@ -173,7 +177,7 @@ def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
         verdicts = compare(nobody, url(clip)), compare(other, url(clip))
 
     assert [verdict.status for verdict in verdicts] == [2, 2]
-    assert verdicts[0].sentences[0].startswith("No comparison: [Errno")
+    assert verdicts[0].sentences[0].startswith(f"No comparison of {nobody} and ")
     assert verdicts[1].sentences == [
         "Nothing could be compared: OLD answers none of this with a vector."
     ]
