@@ -24,12 +24,13 @@ import numpy as np
 
 from backends.embed import embed
 from backends.folder import detect
+from backends.likeness import cosines, likeness, recall
 from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from bench import families
-from bench.neighbours import docstrings, likeness, recall, trained_encoder, unit
 from bench.report import table
 from bench.service import ROOT
+from bench.trained import docstrings, trained_encoder
 from config import forbid_hub_access, limit_compute_threads
 from demo.evaluate import make_gallery
 from machine import usable_cores
@@ -97,17 +98,14 @@ def _vectors(model: Model, given: Given) -> Vectors:
 
 
 def _compare(exact: Vectors, rough: Vectors) -> tuple[str, str, str]:
-    cosines = {
-        modality: np.einsum("ij,ij->i", unit(rows).astype(np.float64), unit(rough[modality]))
-        for modality, rows in exact.items()
-    }
-    found = [likeness(of["text"], of.get("image")) for of in (exact, rough)]
-    pictures, texts = (_told(cosines.get(modality)) for modality in ("image", "text"))
-    return pictures, texts, f"{recall(*found):.3f}"
+    of_each = {modality: cosines(rows, rough[modality]) for modality, rows in exact.items()}
+    before, after = (likeness(of["text"], of.get("image")) for of in (exact, rough))
+    pictures, texts = (_told(of_each.get(modality)) for modality in ("image", "text"))
+    return pictures, texts, f"{recall(before, after):.3f}"
 
 
-def _told(cosines: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None) -> str:
-    return "" if cosines is None else f"{np.median(cosines):.6f}, {np.min(cosines):.6f}"
+def _told(found: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None) -> str:
+    return "" if found is None else f"{np.median(found):.6f}, {np.min(found):.6f}"
 
 
 if __name__ == "__main__":

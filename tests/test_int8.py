@@ -18,13 +18,14 @@ from openvino import opset13 as ops
 from backends.embed import embed
 from backends.folder import CONVERSIONS, detect
 from backends.jobs import JobError
+from backends.likeness import likeness, recall
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision, Rows
 from backends.openvino import eight_bits, runtime, store
 from backends.openvino.description import Description
 from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
-from bench.neighbours import docstrings, likeness, recall, trained_encoder
+from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
 from errors import ModelFolderError
 from tests.golden_cases import EVERY_LAYOUT, GOLDEN

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bench.neighbours import trained_encoder
+from bench.trained import trained_encoder
 from tests.service import Service, running
 
 PASSAGES = {

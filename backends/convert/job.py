@@ -2,7 +2,7 @@
 
     python -m backends.convert.job < job.json      (see `jobs.py`)
 
-What was made is proven against the family's own libraries (`backends/proof.py`).
+What was made is proven against the family's own libraries (`proof.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import openvino as ov
 import torch
 
 from backends import fingerprint
+from backends.convert.proof import prove
 from backends.families import load_towers
 from backends.folder import detect
 from backends.identity import RECIPES, Identity
@@ -23,7 +24,6 @@ from backends.jobs import Answer, subprocess_main
 from backends.model import Modality, ModelOptions, TextMode
 from backends.openvino.description import Description, Refusal, TowerDescription
 from backends.openvino.runtime import load_converted
-from backends.proof import prove
 from backends.torch.runtime import model_of
 from backends.torch.towers import Portable, TorchModel
 from errors import describe_error

@@ -17,8 +17,8 @@ from backends.jobs import Answer, subprocess_main
 from backends.model import ModelOptions
 from backends.openvino import eight_bits
 from backends.openvino.description import Description
+from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.runtime import load_converted
-from backends.proof import compare_rough, embed_few
 
 
 @dataclass(frozen=True)

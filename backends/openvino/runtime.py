@@ -25,9 +25,9 @@ from backends.openvino import eight_bits
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.offers import NAMES, factors, precisions, properties_of
+from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.store import converted, has_float32
 from backends.precision import log_choice, usable
-from backends.proof import compare_rough, embed_few
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)

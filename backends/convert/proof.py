@@ -1,0 +1,60 @@
+"""The proof of a conversion: the original's vectors and those of what was made, for many inputs.
+
+Whatever a family does that was not carried over shows here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.embed import embed
+from backends.likeness import cosines, lengths
+from backends.model import Modality, Model, Rows, Shaping, Tower
+from backends.proof_inputs import proof_inputs
+from errors import ConversionError
+
+LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
+
+# Of the pictures, each computed three times. They count one each, all 20 of them; in tiles of
+# 512x512 pixels, of which two cores do about one a second, the first two count 14.
+_MOST_COST = 20
+
+
+def prove(original: Model, made: Model) -> None:
+    """Compare what both make of the same inputs, each alone and all in the batches that they form.
+
+    Raises:
+        ConversionError: the vectors differ.
+    """
+    for modality, tower in original.towers.items():
+        for shaping in _shapings(tower):
+            _prove(modality, tower, made.towers[modality], shaping)
+
+
+def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -> None:
+    contents = proof_inputs(modality, original.preparation, _MOST_COST)
+    expected = embed(original, contents, shaping)
+    compare(f"{modality}s", expected, embed(made, contents, shaping))
+    alone = [embed(made, [content], shaping) for content in contents]
+    compare(f"{modality}s", expected, np.concatenate(alone))
+
+
+def _shapings(tower: Tower) -> set[Shaping]:
+    """Return what can be asked for: the network's poolings, and the prompts."""
+    asked = (Shaping(), Shaping("cls"), Shaping(task="query"))
+    return {tower.preparation.reduce(shaping) for shaping in asked}
+
+
+def compare(what: str, expected: Rows, given: Rows) -> None:
+    """Compare vectors, each [n, dimensions].
+
+    Raises:
+        ConversionError: they differ by more than this project promises.
+    """
+    found, length = cosines(expected, given), lengths(expected)
+    apart = np.abs(length - lengths(given)) / np.maximum(length, 1)
+    if not (found.min() >= LEAST_COSINE and apart.max() <= LENGTH_TOLERANCE):
+        raise ConversionError(
+            f"the converted model's {what} differ from the original's: cosine {found.min():.7f}, "
+            f"lengths by {apart.max():.1g}"
+        )
