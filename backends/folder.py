@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from backends.model import Weights
-from errors import ModelFolderError
+from errors import ModelFolderError, StartupError, describe_error
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Family = Literal[
     "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "text", "converted"
@@ -138,6 +140,22 @@ def _is_readable(description: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") in FORMATS.values()
+
+
+def loaded(folder: ModelFolder, kind: str, load: Callable[[], T]) -> T:
+    """Load the model of a folder; whatever goes wrong is told in a sentence.
+
+    Raises:
+        ModelFolderError: its content cannot be loaded.
+        StartupError: as `load` raised it.
+    """
+    try:
+        return load()
+    except StartupError:
+        raise
+    except Exception as error:
+        what = f"The {kind} model in {folder.root.absolute()}"
+        raise ModelFolderError(f"{what} cannot be loaded: {describe_error(error)}") from error
 
 
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:

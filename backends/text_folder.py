@@ -91,6 +91,11 @@ def is_served_as_it_is(folder: ModelFolder) -> bool:
     return kind_of(folder) in ("model2vec", "onnx")
 
 
+def meta_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the reference's `GET /meta` says of a model with this configuration."""
+    return {"model": config, "model_path": "./models/model"}
+
+
 def most_tokens(stated: int | None, positions: int | None) -> int:
     """Return how many tokens of a text the ONNX images' recipe reads, special ones included.
 

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}
     | {"backends", "errors"},
     "backends.openvino": {"backends.inputs", "backends", "errors"},
-    "backends.table": {"backends.inputs", "backends", "errors"},
+    "backends.table": {"backends.inputs", "backends"},
     "backends.families": {"backends.torch", "backends.inputs", "backends", "errors"},
     "backends.torch": {"backends.inputs", "backends", "errors"},
     "backends.inputs": {"backends", "errors"},

@@ -6,12 +6,12 @@ also says by what a folder is known, is `LAYOUTS` of `backends/folder.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from backends.folder import LAYOUTS, ModelFolder
+from backends.folder import LAYOUTS, ModelFolder, loaded
 from backends.model import ModelOptions
-from errors import ModelFolderError, StartupError, describe_error
 
 if TYPE_CHECKING:
     from backends.torch.towers import TorchModel
@@ -23,11 +23,13 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
-    load = import_module(f"{__name__}.{LAYOUTS[folder.family].module}").load
-    try:
-        return cast("TorchModel", load(folder, options))
-    except StartupError:
-        raise
-    except Exception as error:
-        what = f"The {folder.family} model in {folder.root.absolute()}"
-        raise ModelFolderError(f"{what} cannot be loaded: {describe_error(error)}") from error
+    load = loader_of(LAYOUTS[folder.family].module)
+    return loaded(folder, folder.family, lambda: load(folder, options))
+
+
+def loader_of(module: str | None) -> Callable[[ModelFolder, ModelOptions], TorchModel]:
+    """Return the function `load` of a module of this package."""
+    return cast(
+        "Callable[[ModelFolder, ModelOptions], TorchModel]",
+        import_module(f"{__name__}.{module}").load,
+    )

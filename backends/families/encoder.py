@@ -23,7 +23,7 @@ from backends.inputs.chunks import LONGEST_CHUNK, ChunkPreparation, Reading
 from backends.inputs.kinds import Described
 from backends.inputs.tokens import Padding, TextRecipe, TokenPreparation
 from backends.model import ModelInfo, ModelOptions
-from backends.text_folder import TextFolder
+from backends.text_folder import TextFolder, meta_of
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
@@ -67,7 +67,7 @@ def describe_encoder(
     folder: ModelFolder, options: ModelOptions, family: str, model: Any, dimensions: int
 ) -> ModelInfo:
     """Describe an encoder, and tell its configuration as the reference does."""
-    config = {"model": hf.full_config(model), "model_path": "./models/model"}
+    config = meta_of(hf.full_config(model))
     return describe(folder, options, family, dimensions, 0, [model], config)
 
 

@@ -19,7 +19,7 @@ from backends.inputs.kinds import Described
 from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
 from backends.inputs.tokens import VOCABULARY
 from backends.model import ModelOptions
-from backends.text_folder import TextFolder
+from backends.text_folder import TextFolder, meta_of
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
@@ -49,7 +49,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         dimensions=model.get_embedding_dimension() or 0,
         image_px=0,
         networks=[model],
-        config={"model": text.model_config, "model_path": "./models/model"},
+        config=meta_of(text.model_config),
     )
     files = path / next((module["path"] for module in text.modules[:1]), "")
     has_vocabulary = (files / VOCABULARY).is_file()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import cast
-
+from backends.families import loader_of
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.text_folder import TextFolder, TextKind
@@ -26,9 +24,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     Raises:
         ModelFolderError: it is of a kind that torch cannot compute.
     """
-    text = TextFolder.of(folder)
-    if text.kind not in _KINDS:
-        raise ModelFolderError(f"torch computes no model of the kind {text.kind}")
-    return cast(
-        TorchModel, import_module(f"{__package__}.{_KINDS[text.kind]}").load(folder, options)
-    )
+    kind = TextFolder.of(folder).kind
+    if kind not in _KINDS:
+        raise ModelFolderError(f"torch computes no model of the kind {kind}")
+    return loader_of(_KINDS[kind])(folder, options)

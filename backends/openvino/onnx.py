@@ -17,12 +17,11 @@ import numpy.typing as npt
 import openvino as ov
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.folder import ModelFolder
+from backends.folder import ModelFolder, loaded
 from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.openvino.runtime import OpenVinoNetwork
-from backends.text_folder import ONNX, TextFolder, most_tokens
-from errors import ModelFolderError, describe_error
+from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
 
 _IDS, _MASK = "input_ids", "attention_mask"
 
@@ -33,12 +32,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
-    try:
-        return _load(folder, options)
-    except Exception as error:
-        raise ModelFolderError(
-            f"The ONNX model in {folder.root.absolute()} cannot be loaded: {describe_error(error)}"
-        ) from error
+    return loaded(folder, "ONNX", lambda: _load(folder, options))
 
 
 def _load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -55,7 +49,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         text_mode=options.text_mode,
         image_px=0,
         is_demo=folder.is_demo,
-        config={"model": config, "model_path": "./models/model"},
+        config=meta_of(config),
     )
     tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
     longest = most_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))

@@ -17,13 +17,12 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.folder import ModelFolder
+from backends.folder import ModelFolder, loaded
 from backends.inputs.one_part import OnePart
 from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
 from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, decode
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
-from backends.text_folder import TextFolder
-from errors import ModelFolderError, StartupError, describe_error
+from backends.text_folder import TextFolder, meta_of
 
 _WEIGHTS = "model.safetensors"
 _PROMPTS = "config_sentence_transformers.json"
@@ -35,15 +34,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
-    try:
-        return _load(folder, options)
-    except StartupError:
-        raise
-    except Exception as error:
-        raise ModelFolderError(
-            f"The model2vec model in {folder.root.absolute()} cannot be loaded: "
-            f"{describe_error(error)}"
-        ) from error
+    return loaded(folder, "model2vec", lambda: _load(folder, options))
 
 
 def _load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -62,7 +53,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         text_mode=options.text_mode,
         image_px=0,
         is_demo=folder.is_demo,
-        config={"model": model.model_config, "model_path": "./models/model"},
+        config=meta_of(model.model_config),
         cuts=True,
     )
     texts = PromptedPreparation(
