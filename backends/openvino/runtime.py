@@ -20,7 +20,7 @@ from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
-from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower
+from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
@@ -50,8 +50,9 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
             computes none.
     """
     path = _computable(converted(folder, options), folder, options)
+    weights = Description.read(path).weights
     try:
-        model = _load_proven(path, options)
+        model = _load_proven(path, weights, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
@@ -62,7 +63,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
         model.info.precision,
         precisions(),
         factors,
-        exact=Description.read(path).weights == "float32" or has_float32(folder, options),
+        exact=weights == "float32" or has_float32(folder, options),
     )
     return model
 
@@ -81,10 +82,9 @@ def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
     return converted(folder, replace(options, precision="float32"))
 
 
-def _load_proven(path: Path, options: ModelOptions) -> Model:
+def _load_proven(path: Path, weights: Weights, options: ModelOptions) -> Model:
     """Load a converted model; one that is turned into 8 bits here proves itself before."""
-    description = Description.read(path)
-    if description.weights == "int8" or _precision(options, description) != "int8":
+    if weights == "int8" or _precision(options, weights) != "int8":
         return load_converted(path, options)
     exact = replace(options, precision="float32")
     expected = embed_few(load_converted(path, exact))  # never both in memory
@@ -101,7 +101,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     """Load a converted model; what it takes lies in its folder."""
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     description = Description.read(path)
-    options = replace(options, precision=_precision(options, description))
+    options = replace(options, precision=_precision(options, description.weights))
     with ThreadPoolExecutor(1) as beside:  # vocabularies are read while networks are compiled
         preparations = {
             modality: beside.submit(read_preparation, path, tower.preparation, options)
@@ -134,8 +134,8 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     return Model(info, towers)
 
 
-def _precision(options: ModelOptions, description: Description) -> Precision:
-    if description.weights == "int8":  # and what was lost is in no other precision
+def _precision(options: ModelOptions, weights: Weights) -> Precision:
+    if weights == "int8":  # and what was lost is in no other precision
         return "int8"
     if options.precision in (None, "float32"):
         return "float32"

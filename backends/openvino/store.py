@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from backends import fingerprint
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
@@ -37,12 +37,11 @@ _CONVERT, _BAKE = "backends.convert.job", "backends.openvino.bake"
 _TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
 _MOST_TRIES = 2
 # What serves a precision, the best first; the others are computed from float32.
-_Serving: TypeAlias = Mapping[Precision | None, Sequence[Weights]]
-_SERVING: _Serving = {
+_SERVING: Mapping[Precision | None, Sequence[Weights]] = {
     None: ("float32", "int8"),
     "int8": ("int8", "float32"),
 }
-_WRITTEN: _Serving = {**_SERVING, "int8": ("int8",)}
+_WRITTEN: Sequence[Weights] = ("int8",)
 
 
 class _Kept(NamedTuple):
@@ -80,7 +79,7 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
     if folder.family == "converted":
         return _only_one(folder, options)
     cache = _cache_of(folder, options)
-    weights = (_WRITTEN if written else _SERVING).get(options.precision, ("float32",))
+    weights = _WRITTEN if written and options.precision == "int8" else _serving(options)
     try:
         kept = _find(folder, options, weights) or _make(folder, options, weights)
     except (ConversionError, ModelFolderError):
@@ -102,22 +101,18 @@ def content_of(folder: ModelFolder, options: ModelOptions) -> str:
 def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
     """Tell whether a start can have the model in float32: it is kept so, or can be converted."""
     if folder.family == "converted":
-        kept = map(_kept, lone_conversions(folder.root))
-        mode = options.text_mode
-        return any(one.weights == "float32" and mode in one.identity.text_modes for one in kept)
+        return any(kept.weights == "float32" for kept in _alone(folder, options))
     return find_spec("torch") is not None or _find(folder, options, ("float32",)) is not None
 
 
 def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
-    where, mode = folder.root.absolute(), options.text_mode
-    weights = _SERVING.get(options.precision, ("float32",))
-    every = [_kept(path) for path in lone_conversions(folder.root)]
-    of_mode = [kept for kept in every if mode in kept.identity.text_modes]
+    where, weights = folder.root.absolute(), _serving(options)
+    of_mode = _alone(folder, options)
     fitting = [kept for kept in of_mode if kept.weights in weights]
     if not of_mode:
         raise ModelFolderError(
-            f"{where} holds a model converted for another TEXT_MODE than {mode}, and not the "
-            "original: set the other, or bring the original back"
+            f"{where} holds a model converted for another TEXT_MODE than {options.text_mode}, "
+            "and not the original: set the other, or bring the original back"
         )
     if not fitting:
         raise ModelFolderError(
@@ -132,6 +127,16 @@ def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
         )
     fitting.sort(key=lambda kept: (-kept.identity.recipe, weights.index(kept.weights)))
     return fitting[0].path
+
+
+def _alone(folder: ModelFolder, options: ModelOptions) -> list[_Kept]:
+    """Return what lies there without the original, for this text mode."""
+    every = map(_kept, lone_conversions(folder.root))
+    return [kept for kept in every if options.text_mode in kept.identity.text_modes]
+
+
+def _serving(options: ModelOptions) -> Sequence[Weights]:
+    return _SERVING.get(options.precision, ("float32",))
 
 
 def _cache_of(folder: ModelFolder, options: ModelOptions) -> Path:
