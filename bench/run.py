@@ -93,6 +93,7 @@ class Beside:
         self._one_at_a_time = one_at_a_time
         self._figures = figures
         self._seconds, self._batches = plan.seconds, plan.batches
+        self._is_of_texts = plan.is_of_texts
         self._best: dict[Modality, Loop] = {}
 
     @contextmanager
@@ -106,7 +107,7 @@ class Beside:
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
         self._figures.add_loop(f"one/{modality}", one)
-        if modality != "images":
+        if self._is_of_texts:  # a picture's, or a CLIP's text, is compared with one at a time
             lone = self._bare.run(replace(best, batch=1))
             self._figures.add_loop(f"lone/{modality}", lone)
 
@@ -153,12 +154,16 @@ class Run:
         self._check()
         for number in range(1, self._plan.rounds + 1):
             _say(f"round {number} of {self._plan.rounds}")
-            self._counts("images", self._image)
-            self._counts("texts", self._text)
-            self._mix()
-            self._turns()
-            self._repeats(parse_only)
-            self._open_loop(seed=number)
+            self._round(number, parse_only)
+
+    def _round(self, number: int, parse_only: Target | None) -> None:
+        self._counts("images", self._image)
+        self._counts("texts", self._text)
+        self._mix()
+        self._turns()
+        _say("the same image again")
+        self._again(self._image(), parse_only)
+        self._open_loop(seed=number)
 
     def larger_images(self) -> None:
         """Measure the other sizes."""
@@ -192,10 +197,6 @@ class Run:
             _say(f"a search behind {BULK_CLIENTS} requests of {BULK_TEXTS} {name} texts")
             bulk = Group(partial(self._text, words, BULK_TEXTS), BULK_CLIENTS)
             self._closed({f"bulk/{name}": bulk, f"bulk/search, {name}": Group(self._text, 1)})
-
-    def _repeats(self, parse_only: Target | None) -> None:
-        _say("the same image again")
-        self._again(self._image(), parse_only)
 
     def _again(self, same: Request, parse_only: Target | None = None) -> None:
         group = Group(lambda: same, CROWD)
@@ -241,16 +242,12 @@ class Run:
 class TextRun(Run):
     """Drives a service of texts alone, one a request."""
 
-    def rounds(self, parse_only: Target | None) -> None:
-        """Measure all that is measured in every round."""
-        self._check()
-        for number in range(1, self._plan.rounds + 1):
-            _say(f"round {number} of {self._plan.rounds}")
-            self._counts("texts", self._text)
-            self._counts("passages", self._passage)
-            self._mix()
-            _say("the same text again")
-            self._again(self._text())
+    def _round(self, number: int, parse_only: Target | None) -> None:
+        self._counts("texts", self._text)
+        self._counts("passages", self._passage)
+        self._mix()
+        _say("the same text again")
+        self._again(self._text())
 
     def larger_images(self) -> None:
         """Measure nothing."""
