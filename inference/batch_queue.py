@@ -108,10 +108,12 @@ class BatchQueue(Generic[T, R]):
 
     @property
     def _is_company_missed(self) -> bool:
+        if len(self._queue) >= self._company:
+            return False
+        if self._free > 1:  # a device stands still: two had rather share the company
+            return False
         # Whatever waits: those who come back may be due before it. Nothing is due before a query.
-        is_urgent = self._queue.is_query_next and not self._company_is_queries
-        does_one_stand_still = self._free > 1  # of the devices, which had rather share the company
-        return len(self._queue) < self._company and not is_urgent and not does_one_stand_still
+        return self._company_is_queries or not self._queue.is_query_next
 
     async def _someone_comes(self, within_s: float) -> bool:
         self._arrival.clear()
