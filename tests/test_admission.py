@@ -119,6 +119,9 @@ def test_a_lone_request_is_let_in_where_it_could_be_answered_in_time() -> None:
     admission = admission_with_history(seconds_per_item=1.0, timeout_s=10)
 
     admission.check(Caller(), cost=10, items=10)
+    claim(admission, 1)
+    with pytest.raises(QueueFullError):  # it is the claim alone that makes the difference
+        admission.check(Caller(), cost=10, items=10)
 
 
 def test_what_no_idle_service_could_answer_is_too_large_and_told_what_fits() -> None:
@@ -133,6 +136,8 @@ def test_what_no_idle_service_could_answer_is_too_large_and_told_what_fits() -> 
 
 def test_what_is_too_large_is_so_by_the_best_rate_that_was_seen() -> None:
     admission = admission_with_history(seconds_per_item=1.0, timeout_s=10)
+    with pytest.raises(RequestTooLargeError):
+        admission.check(Caller(), cost=20, items=10)
     admission.observe(run_s=1, cost=4)
 
     admission.check(Caller(), cost=20, items=10)

@@ -277,14 +277,15 @@ class Slow(Doubler):
         return super().__call__(items)
 
 
-async def test_callers_who_come_back_after_an_answer_share_one_batch() -> None:
+@pytest.mark.parametrize("is_query", [False, True])
+async def test_callers_who_come_back_after_an_answer_share_one_batch(is_query: bool) -> None:
     slow = Slow()
     batcher = batcher_of(slow)
 
     async def client() -> None:
         for _ in range(4):
-            await ask(batcher, 1)
-            await asyncio.sleep(0.001)  # less than a tenth of a batch
+            await ask(batcher, 1, is_query=is_query)
+            await asyncio.sleep(0.001)  # less than the wait for one
 
     await asyncio.gather(*(client() for _ in range(4)))
 
@@ -345,21 +346,6 @@ async def test_nobody_waits_for_company_while_a_second_device_is_free() -> None:
     await ask(batcher, 1)
 
     assert time.perf_counter() - started_s < 0.2 * (1 + LINGER / 2)
-    await batcher.aclose()
-
-
-async def test_queries_that_come_back_share_one_batch() -> None:
-    slow = Slow()
-    batcher = batcher_of(slow)
-
-    async def client() -> None:
-        for _ in range(4):
-            await ask(batcher, 1, is_query=True)
-            await asyncio.sleep(0.001)
-
-    await asyncio.gather(*(client() for _ in range(4)))
-
-    assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
     await batcher.aclose()
 
 
