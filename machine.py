@@ -11,6 +11,7 @@ from pathlib import Path
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER_BYTES = 1 << 30
+_HEAPS = 2
 
 
 def usable_cores() -> int:
@@ -39,12 +40,13 @@ def keep_freed_memory() -> None:
 
     glibc gives large blocks back to the kernel at once, which then clears every page anew: for a
     batch of 16 images 13,000 page faults a pass and a tenth of its time. It also gives each thread
-    a heap of its own, which keeps what it freed from the others; with one heap for all the passes
-    of a lane's thread take half the faults. Elsewhere (musl, macOS) this does nothing.
+    a heap of its own, which keeps what it freed from the others; with few heaps for all the passes
+    of a lane's thread take half the faults. A single one makes two towers that are compiled at once
+    wait for each other, so there are two. Elsewhere (musl, macOS) this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_ARENA_MAX, _HEAPS)
         mallopt(_M_MMAP_THRESHOLD, _NEVER_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
 
