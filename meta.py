@@ -24,6 +24,7 @@ def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> 
             "runtime": info.runtime,
             "device": info.device,
             "precision": info.precision,
+            "precision_refused": info.refused or None,
             "text_mode": info.text_mode,
             "vector_space": info.vector_space,
             "demo": info.is_demo,

@@ -16,7 +16,7 @@ from backends.folder import ModelFolder, detect
 from backends.identity import RECIPES, Identity, readings_of
 from backends.model import Model, ModelOptions, Precision, TextMode
 from backends.openvino.store import content_of
-from backends.precision import log_choice, usable
+from backends.precision import log_choice, tell_refusal, usable
 from backends.text_folder import is_served_as_it_is, kind_of
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
@@ -113,7 +113,10 @@ def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
         from backends.table import runtime as table
 
         model = table.load(folder, options)
-    return _named(model, _identity(folder, content_of(folder, options), get_args(TextMode)))
+    why = "this model is computed in one precision alone"
+    refused = tell_refusal(options.precision, model.info.precision, why)
+    identity = _identity(folder, content_of(folder, options), get_args(TextMode))
+    return _named(model, identity, refused)
 
 
 def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
@@ -130,24 +133,33 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
         from backends.torch import devices, runtime
 
     devices.check(options.device)
-    supported = devices.precisions(options.device)
-    precision = usable(options.precision, supported)
-    log_choice(
-        f"torch on {devices.describe(options.device)}", options.precision, precision, supported
-    )
+    device = f"torch on {devices.describe(options.device)}"
+    wanted, supported = options.precision, devices.precisions(options.device)
+    precision = usable(wanted, supported)
+    # Of 8 bits the device may well have instructions; nothing here asks for them by torch.
+    why = "torch computes no 8 bits" if wanted == "int8" else f"{device} has no instructions for it"
+    refused = tell_refusal(wanted, precision, why)
+    log_choice(device, wanted, precision, supported)
     loaded = load_towers(folder, replace(options, precision=precision))
-    return _named(runtime.model_of(loaded), _identity(folder, content, loaded.text_modes))
+    identity = _identity(folder, content, loaded.text_modes)
+    return _named(runtime.model_of(loaded), identity, refused)
 
 
 def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode]) -> Identity:
     return Identity(folder.family, content, RECIPES[folder.family], text_modes)
 
 
-def _named(model: Model, identity: Identity) -> Model:
-    """Say the vector space of a model whose towers compute in the precision that it says."""
+def _named(model: Model, identity: Identity, refused: str) -> Model:
+    """Say the vector space of a model whose towers compute in the precision that it says.
+
+    Args:
+        model: without it.
+        identity: of the model.
+        refused: as in `ModelInfo`.
+    """
     arithmetic = dict.fromkeys(model.towers, model.info.precision)
     space = identity.vector_space(arithmetic, readings_of(model.towers))
-    return replace(model, info=replace(model.info, vector_space=space))
+    return replace(model, info=replace(model.info, vector_space=space, refused=refused))
 
 
 @contextmanager

@@ -232,6 +232,7 @@ class ModelInfo:
         config: the body that the reference's `GET /meta` has for the family.
         vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.
         cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
+        refused: why the precision that was asked for is not used, a sentence; empty where it is.
     """
 
     family: str
@@ -246,6 +247,7 @@ class ModelInfo:
     config: Mapping[str, object]
     vector_space: str = ""
     cuts: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,24 @@ def usable(wanted: Precision | None, supported: Sequence[Precision]) -> Precisio
     return wanted if wanted and wanted in supported else "float32"
 
 
+def tell_refusal(wanted: Precision | None, used: Precision, why: str) -> str:
+    """Warn that another precision is used than was asked for.
+
+    Args:
+        wanted: what was asked for.
+        used: what is computed in.
+        why: the reason, where they are not the same.
+
+    Returns:
+        The same sentence, for `ModelInfo.refused`; empty where nothing else was asked for.
+    """
+    if wanted in (None, used):
+        return ""
+    refused = f"PRECISION={wanted}: {why}, so {used} is used"
+    logger.warning("%s", refused)
+    return refused
+
+
 def log_choice(
     device: str,
     wanted: Precision | None,
@@ -35,18 +53,14 @@ def log_choice(
 
     Args:
         device: as a sentence calls it.
-        wanted: what was asked for.
+        wanted: what was asked for; it is not offered.
         used: what is computed in.
         supported: what the device computes in by instructions of its own.
         factors: measures how many times as fast as in float32 it computes in the others; of those
             that it does not measure, their being there has to do.
         exact: whether the model can be had in float32.
     """
-    if wanted and wanted not in supported:
-        logger.warning(
-            "PRECISION=%s: %s has no instructions for it, so float32 is used", wanted, device
-        )
-    elif used != "float32":
+    if used != "float32":
         hint = "; PRECISION=float32 gives the reference's vectors" if exact else ""
         logger.info("Computing in %s%s", used, hint)
     elif faster := _faster([name for name in supported if name != wanted], factors()):

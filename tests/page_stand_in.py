@@ -57,7 +57,11 @@ async def answer_vectorize(request: Request) -> Response:
     return JSONResponse(answer, headers={"Server-Timing": timing})
 
 
-def stand_in(samples: Path | None, modalities: Sequence[Modality] = ("text", "image")) -> Starlette:
+def stand_in(
+    samples: Path | None,
+    modalities: Sequence[Modality] = ("text", "image"),
+    refused: str | None = None,
+) -> Starlette:
     """Serve the page as app.py does; with samples of what it reads, as the demo model's service."""
 
     async def answer_page(_request: Request) -> Response:
@@ -76,6 +80,7 @@ def stand_in(samples: Path | None, modalities: Sequence[Modality] = ("text", "im
             "runtime": "openvino",
             "device": "cpu",
             "precision": "float32",
+            "precision_refused": refused,
             "text_mode": "trained",
             "demo": samples is not None and "image" in modalities,
         }

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -58,9 +59,19 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     assert answer["service"]["modalities"] == ["text", "image"]
     assert answer["service"]["dimensions"] == 4
     assert answer["service"]["text_mode"] == "trained"
+    assert answer["service"]["precision_refused"] is None
     assert answer["service"]["vector_space"] == ""
     assert answer["service"]["demo"] is False
     assert answer["service"]["cache"] == {"hits": 0, "shared": 0, "misses": 0, "size": 0}
+
+
+async def test_meta_says_why_a_precision_is_not_used(backend: FakeModel) -> None:
+    backend.info = replace(backend.info, refused="PRECISION=int8: it cannot, so float32 is used")
+    async with serving(backend) as client:
+        answer = (await client.get("/meta")).json()
+
+    assert answer["service"]["precision"] == "float32"
+    assert answer["service"]["precision_refused"] == backend.info.refused
 
 
 @pytest.mark.parametrize(

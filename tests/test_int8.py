@@ -16,7 +16,7 @@ import pytest
 from openvino import opset13 as ops
 
 from backends.embed import embed
-from backends.folder import CONVERSIONS, detect
+from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.jobs import JobError
 from backends.likeness import likeness, recall
 from backends.load import load_replica
@@ -27,15 +27,17 @@ from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
 from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
-from errors import ModelFolderError
+from errors import ConversionError, ModelFolderError
 from tests.golden_cases import EVERY_LAYOUT, GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS
-from tests.service import CONVERTED, ROOT, environment
+from tests.service import CONVERTED, ROOT, environment, running
+from tests.warned import warnings_of
 
 DEMO = ROOT / "demo/models"
 OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
 INT8 = replace(OPENVINO, precision="int8")
 FLOAT32 = replace(OPENVINO, precision="float32")
+LACKING = "PRECISION=int8: this CPU has no instructions for it, so float32 is used"
 HAS_VNNI = "vnni" in Path("/proc/cpuinfo").read_text()
 NEEDS_VNNI = pytest.mark.skipif(
     not HAS_VNNI, reason="this CPU has no VNNI: it multiplies no 8 bits"
@@ -67,7 +69,7 @@ def test_every_family_is_served_in_8_bits(layout: str) -> None:
     space = load_replica(detect(GOLDEN / layout), FLOAT32).info.vector_space
     info = load_replica(detect(GOLDEN / layout), INT8).info
 
-    assert (info.precision, info.runtime) == ("int8", "openvino")
+    assert (info.precision, info.runtime, info.refused) == ("int8", "openvino", "")
     assert info.vector_space != space
 
 
@@ -224,19 +226,46 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
     monkeypatch.setattr(eight_bits, "_LARGEST", 3)  # as many steps as 3 bits have
     model = load_replica(detect(DEMO), INT8)
 
-    assert "PRECISION=int8: in 8 bits this model's" in caplog.text
-    assert "so float32 is used" in caplog.text
-    assert model.info == load_replica(detect(DEMO), FLOAT32).info
+    refused = model.info.refused
+    assert refused.startswith("PRECISION=int8: in 8 bits this model's texts differ too much")
+    assert refused.endswith("at worst, so float32 is used")
+    assert warnings_of(caplog) == [refused]
+    assert replace(model.info, refused="") == load_replica(detect(DEMO), FLOAT32).info
+
+
+def test_a_model_without_products_that_8_bits_are_for_says_so(
+    exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(eight_bits, "compress", lambda _network: None)
+    info = load_replica(detect(DEMO), INT8).info
+
+    assert info.precision == "float32"
+    assert info.refused == (
+        "PRECISION=int8: no product of this model is computed in it, so float32 is used"
+    )
+    assert warnings_of(caplog) == [info.refused]
 
 
 def test_a_machine_without_code_for_it_serves_float32(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
-    model = load_replica(detect(DEMO), INT8)
+    info = load_replica(detect(DEMO), INT8).info
 
-    assert model.info == load_replica(detect(DEMO), FLOAT32).info
-    assert "PRECISION=int8: this CPU has no instructions for it, so float32" in caplog.text
+    assert info.refused == LACKING
+    assert warnings_of(caplog) == [LACKING]
+    assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
+
+
+def test_log_meta_and_what_is_served_agree_where_a_machine_has_no_code_for_it(
+    tmp_path: Path,
+) -> None:
+    asked = running(tmp_path / "log", MODELS_DIR=DEMO, PRECISION="int8", ONEDNN_MAX_CPU_ISA="AVX2")
+    with asked as service:
+        said = service.request("GET", "/meta")[1]["service"]
+
+    assert (said["precision"], said["precision_refused"]) == ("float32", LACKING)
+    assert service.log.read_text().count(LACKING) == 1
 
 
 @pytest.mark.parametrize("precision", [None, "int8"])
@@ -255,9 +284,33 @@ def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
         load_replica(detect(tmp_path), options)
 
     shutil.copytree(exact, tmp_path / CONVERSIONS / exact.name)
-    model = load_replica(detect(tmp_path), options)
-    assert model.info == load_replica(detect(DEMO), FLOAT32).info
-    assert "so float32 is used" in caplog.text or precision is None
+    info = load_replica(detect(tmp_path), options).info
+    # Where it holds both, 8 bits are served if they are asked for.
+    assert info.refused == (LACKING if precision else "")
+    assert warnings_of(caplog) == [LACKING] * bool(precision)
+    assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
+
+
+@pytest.mark.parametrize("precision", [None, "int8"])
+def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
+    precision: Precision | None,
+    exact: Path,
+    baked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who kept 8 bits and nothing else asked for them, whatever this start is told."""
+    original, cache = tmp_path / "models", tmp_path / "cache"
+    shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
+    shutil.copytree(baked, cache / baked.name)
+    monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
+    monkeypatch.setattr(store, "_convert", lambda *given: shutil.copytree(exact, given[-1]))
+    options = replace(OPENVINO, cache_dir=cache, precision=precision)
+    info = load_replica(detect(original), options).info
+
+    assert (info.precision, info.refused) == ("float32", LACKING)
+    assert warnings_of(caplog) == [LACKING]
 
 
 @NEEDS_VNNI
@@ -328,8 +381,61 @@ def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_start_says_why_a_download_kept_float32(
+    exact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise JobError("in 8 bits it is another model")
+
+    def starts(precision: Precision | None) -> str:
+        caplog.clear()
+        info = load_replica(detect(DEMO), replace(INT8, cache_dir=cache, precision=precision)).info
+        assert warnings_of(caplog) == [info.refused] * bool(info.refused)
+        return info.refused
+
+    cache = tmp_path / "cache"
+    path = Path(shutil.copytree(exact, cache / "exact"))
+    (path / DESCRIPTION).chmod(0o604)
+    assert starts(None) == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "run_in_subprocess", refuse)
+        converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
+
+    why = "in 8 bits it is another model"
+    assert starts(None) == f"PRECISION=int8: {why}, so float32 is used"
+    assert starts("float32") == ""  # it is what was asked for
+    assert starts("int8") == ""  # it is tried, and goes well
+    assert (path / DESCRIPTION).stat().st_mode & 0o777 == 0o604
+    assert {one.name for one in path.iterdir()} == {one.name for one in exact.iterdir()}
+    # Another download may succeed, and neither folder says any longer that one did not.
+    baked = converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
+    assert [Description.read(one).refused for one in (path, baked)] == ["", ""]
+    assert has_8_bits(baked)
+    assert starts(None) == ""
+
+
 def test_torch_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     model = load_replica(detect(GOLDEN / "openai"), replace(INT8, runtime="torch"))
 
     assert model.info.precision == "float32"
-    assert "PRECISION=int8: torch on this CPU has no instructions for it" in caplog.text
+    assert model.info.refused == "PRECISION=int8: torch computes no 8 bits, so float32 is used"
+    assert warnings_of(caplog) == [model.info.refused]
+
+
+def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_8_bits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConversionError("it has an operation of its own")
+
+    monkeypatch.setattr(runtime, "converted", refuse)
+    info = load_replica(detect(GOLDEN / "openai"), INT8).info
+
+    assert (info.runtime, info.precision) == ("torch", "float32")
+    assert info.refused == "PRECISION=int8: torch computes no 8 bits, so float32 is used"
+    why, refused = warnings_of(caplog)
+    assert "it has an operation of its own" in why
+    assert refused == info.refused

@@ -45,6 +45,10 @@ pytestmark = [
 ]
 DEMO_MODELS = ROOT / "demo/models"
 SHOTS = ROOT / "build/page-shots"
+REFUSED = (  # a long one
+    "PRECISION=int8: in 8 bits this model's texts differ too much from those in float32: cosine "
+    "0.9412 in the median, 0.8731 at worst, so float32 is used"
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +59,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Stand-ins below one address: /plain/ lacks samples and metrics, /texts/ reads texts only."""
+    """Stand-ins below one address: /plain/ lacks samples and metrics, /texts/ reads texts only.
+
+    /drawn/ is not in the precision that was asked for.
+    """
     own = draw_samples(tmp_path_factory.mktemp("samples"))
-    mounts = {"/plain": None, "/demo": own, "/drawn": SAMPLES}
-    routes = [Mount(path, stand_in(samples)) for path, samples in mounts.items()]
-    routes.append(Mount("/texts", stand_in(SAMPLES, modalities=["text"])))
+    stand_ins = {
+        "/plain": stand_in(None),
+        "/demo": stand_in(own),
+        "/drawn": stand_in(SAMPLES, refused=REFUSED),
+        "/texts": stand_in(SAMPLES, modalities=["text"]),
+    }
+    routes = [Mount(path, one) for path, one in stand_ins.items()]
     with serving(Starlette(routes=routes)) as url:
         yield url
 
@@ -80,6 +91,14 @@ def test_says_what_model_is_served_and_that_it_is_ready(page: Page, service: str
     for fact in ("transformers-clip", "151M parameters", "cpu", "float32, openvino", "trained"):
         expect(page.locator("#facts")).to_contain_text(fact)
     expect(page.locator("#throughput")).to_have_count(0)
+    expect(page.locator("#refused")).to_be_hidden()
+
+
+def test_says_why_the_precision_is_not_the_one_that_was_asked_for(page: Page, service: str) -> None:
+    page.goto(f"{service}/drawn/")
+
+    expect(page.locator("#refused")).to_be_visible()
+    expect(page.locator("#refused")).to_have_text(REFUSED)
 
 
 def test_ranks_the_right_picture_first(page: Page, service: str) -> None:
@@ -308,6 +327,24 @@ def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
             expect(page.locator("#timing")).to_contain_text(f"{stage} ")
         expect(page.locator("#throughput")).to_contain_text("items/s")
         page.screenshot(path=SHOTS / "service.png", full_page=True)
+
+
+def test_log_meta_and_page_say_the_same_of_a_refused_precision(
+    browser: Browser, tmp_path: Path
+) -> None:
+    lesser = {"PRECISION": "int8", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    settings: dict[str, Any] = {"MODELS_DIR": DEMO_MODELS, **lesser}
+    with (
+        running(tmp_path / "log", **settings) as service,
+        watching(browser) as page,
+    ):
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        said = service.request("GET", "/meta")[1]["service"]["precision_refused"]
+        assert said.startswith("PRECISION=int8: this CPU has no instructions")
+        expect(page.locator("#refused")).to_be_visible()
+        expect(page.locator("#refused")).to_have_text(said)
+        expect(page.locator("#facts")).to_contain_text("float32, openvino")
+        assert said in service.log.read_text()
 
 
 def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from backends.folder import detect
 from backends.load import load_replica
-from backends.model import ModelOptions, Precision
-from backends.precision import log_choice, usable
+from backends.model import ModelOptions, Precision, Runtime
+from backends.precision import log_choice, tell_refusal, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
 from tests.service import CONVERTED, ROOT
+from tests.warned import warnings_of
 
 GPU: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 
@@ -31,7 +32,7 @@ def test_what_a_device_would_have_to_imitate_is_not_used() -> None:
         ("float32", ("float32",), "Computing in float32; it computes in nothing faster"),
         ("float32", GPU, "it is faster with PRECISION=float16 (a cosine of about 0.999999) or "),
         ("bfloat16", GPU, "Computing in bfloat16; PRECISION=float32 gives the reference's"),
-        ("float16", ("float32", "bfloat16"), "PRECISION=float16: it has no instructions for it"),
+        ("float16", ("float32", "bfloat16"), "it is faster with PRECISION=bfloat16 (a cosine of"),
         (None, ("float32",), "Computing in float32; it computes in nothing faster"),
     ],
 )
@@ -46,7 +47,24 @@ def test_the_log_says_what_there_is_and_what_is_used(
 
     (record,) = caplog.records
     assert line in record.message
-    assert (record.levelno == logging.WARNING) == bool(wanted and wanted not in supported)
+    assert record.levelno == logging.INFO
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "sentence"),
+    [
+        ("int8", "float32", "PRECISION=int8: it cannot, so float32 is used"),
+        ("float32", "int8", "PRECISION=float32: it cannot, so int8 is used"),
+        ("bfloat16", "bfloat16", ""),
+        ("float32", "float32", ""),
+        (None, "int8", ""),
+    ],
+)
+def test_a_warning_says_why_what_was_asked_for_is_not_used(
+    wanted: Precision | None, used: Precision, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert tell_refusal(wanted, used, "it cannot") == sentence
+    assert warnings_of(caplog) == [sentence] * bool(sentence)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +102,23 @@ def test_every_start_says_so_and_serves_in_a_precision_that_it_has(
     with caplog.at_level(logging.INFO):
         model = load_replica(detect(GOLDEN / "openai"), options)
 
-    used = model.info.precision
-    assert ("so float32 is used" in caplog.text) == (used == "float32")
-    assert model.info.runtime == runtime
+    info = model.info
+    assert info.runtime == runtime
+    if info.precision == "float16":
+        assert (info.refused, warnings_of(caplog)) == ("", [])
+    else:
+        assert "this CPU has no instructions for it, so float32 is used" in info.refused
+        assert warnings_of(caplog) == [info.refused]
+
+
+@pytest.mark.parametrize("wanted", [None, "float32"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_nothing_is_refused_where_nothing_else_was_asked_for(
+    runtime: Runtime, wanted: Precision | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ModelOptions(precision=wanted, runtime=runtime, cache_dir=CONVERTED)
+    assert load_replica(detect(GOLDEN / "openai"), options).info.refused == ""
+    assert warnings_of(caplog) == []
 
 
 @pytest.mark.skipif(

@@ -29,6 +29,7 @@ from tests.golden_texts import (
     vector_of,
 )
 from tests.onnx_weights import unquantised
+from tests.warned import warnings_of
 
 WAYS = [*((name, False) for name in NETWORKS), *((name, True) for name in DIRECT)]
 EVERY_WAY = pytest.mark.parametrize(
@@ -86,6 +87,23 @@ def test_an_onnx_file_is_computed_as_it_is_stored_whatever_else_is_asked_for(
         vector = vector_of(model, case).astype(np.float64)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
         assert vector @ case.vector >= 0.9999  # the recorded ones are of length 1 as well
+
+
+@pytest.mark.parametrize(("name", "used"), [("onnx", "int8"), ("model2vec", "float32")])
+def test_a_model_of_one_precision_says_that_another_is_not_to_be_had(
+    name: str, used: Precision, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted: tuple[Precision | None, ...] = (None, "float32", "bfloat16", "int8")
+    folder = detect(GOLDEN_TEXTS / name)
+    refused = [load_replica(folder, ModelOptions(precision=one)).info.refused for one in wanted]
+
+    assert refused == [
+        f"PRECISION={one}: this model is computed in one precision alone, so {used} is used"
+        if one not in (None, used)
+        else ""
+        for one in wanted
+    ]
+    assert warnings_of(caplog) == list(filter(None, refused))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -57,7 +57,7 @@ def bake(source: Path, target: Path) -> None:
         network = ov.Core().read_model(source / name)
         eight_bits.compress(network)
         ov.save_model(network, target / name, compress_to_fp16=False)
-    replace(description, weights="int8").write(target)
+    replace(description, weights="int8", refused="").write(target)
 
 
 if __name__ == "__main__":

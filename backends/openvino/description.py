@@ -1,7 +1,8 @@
 """A converted model's `model.json`: all that its other files do not say, so that it serves alone.
 
-    model.json          identity, what the weights are, what is shown of the model, and for each
-                        tower its preparation (kind and parameters) and its network (kind and file)
+    model.json          identity, what the weights are (and why not 8 bits, if these failed), what
+                        is shown of the model, and for each tower its preparation (kind and
+                        parameters) and its network (kind and file)
     tokenizer.json      the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
     text.xml, text.bin, image.xml, image.bin       the networks
     source.json         the sizes and times of the original's files, where it was converted
@@ -12,6 +13,7 @@ In place of all but `source.json`, a model that could not be converted has a `re
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 from backends.folder import DESCRIPTION, FORMATS
 from backends.identity import Identity
 from backends.inputs.kinds import Described
-from backends.model import Modality, ModelInfo, Weights
+from backends.model import Modality, ModelInfo, Precision, Weights
 
 _REFUSAL = "refusal.json"
 _SHOWN = ("family", "dimensions", "parameters", "image_px", "is_demo", "config", "cuts")
@@ -48,12 +50,19 @@ class Description:
         shown: what a `ModelInfo` says of it, whatever computes it.
         towers: one for each modality.
         weights: what those of its products are.
+        refused: why it could not be written in 8 bits, where these were asked for; else empty.
     """
 
     identity: Identity
     shown: Mapping[str, Any]
     towers: Mapping[Modality, TowerDescription]
     weights: Weights = "float32"
+    refused: str = ""
+
+    @property
+    def made_for(self) -> Precision | None:
+        """The precision that was asked for when it was written; None for none in particular."""
+        return "int8" if self.weights == "int8" or self.refused else None
 
     @classmethod
     def of(
@@ -72,7 +81,8 @@ class Description:
         parts = _read(folder / DESCRIPTION)
         towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
         weights = parts.get("weights", "float32")  # said since there are others
-        return cls(Identity(**parts["identity"]), parts["shown"], towers, weights)
+        refused = parts.get("refused", "")
+        return cls(Identity(**parts["identity"]), parts["shown"], towers, weights, refused)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,11 @@ class Refusal:
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    if path.exists():
+        shutil.copymode(path, part)
+    part.replace(path)  # a start that reads it meanwhile has the one or the other
 
 
 def _read(path: Path) -> dict[str, Any]:

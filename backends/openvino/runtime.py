@@ -27,7 +27,7 @@ from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.offers import NAMES, factors, precisions, properties_of
 from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.store import converted, has_float32
-from backends.precision import log_choice, usable
+from backends.precision import log_choice, tell_refusal, usable
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 # meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
 ov.Type.f32.to_dtype()
 
+# Why another precision is used than was asked for, where no proof says it.
+_LACKING = "this CPU has no instructions for it"
+_UNUSED = "no product of this model is computed in it"
 
 # As OpenVINO's graph calls the operations with weights.
 _PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
@@ -49,23 +52,20 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
         ModelFolderError: see `store.converted`; or it is there in 8 bits alone, and this CPU
             computes none.
     """
-    path = _computable(converted(folder, options), folder, options)
-    weights = Description.read(path).weights
+    path = converted(folder, options)
+    wanted = options.precision or Description.read(path).made_for
+    path = _computable(path, folder, options)
     try:
-        model = _load_proven(path, weights, options)
+        model, why = _load_proven(path, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
-    log_choice(
-        "this CPU",
-        options.precision,
-        model.info.precision,
-        precisions(),
-        factors,
-        exact=weights == "float32" or has_float32(folder, options),
-    )
-    return model
+    used = model.info.precision
+    refused = tell_refusal(wanted, used, why or (_UNUSED if wanted in precisions() else _LACKING))
+    exact = used != "int8" or has_float32(folder, options)
+    log_choice("this CPU", wanted, used, precisions(), factors, exact=exact)
+    return replace(model, info=replace(model.info, refused=refused))
 
 
 def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
@@ -78,23 +78,28 @@ def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
             "not there in float32: build it with PRECISION=float32, or take a CPU with AVX-512 "
             "or VNNI"
         )
-    logger.warning("%s is in 8 bits, which this CPU cannot compute, so float32 is used", path)
     return converted(folder, replace(options, precision="float32"))
 
 
-def _load_proven(path: Path, weights: Weights, options: ModelOptions) -> Model:
-    """Load a converted model; one that is turned into 8 bits here proves itself before."""
-    if weights == "int8" or _precision(options, weights) != "int8":
-        return load_converted(path, options)
+def _load_proven(path: Path, options: ModelOptions) -> tuple[Model, str]:
+    """Load a converted model; one that is turned into 8 bits here proves itself before.
+
+    Returns:
+        The model, and why it is not in 8 bits, where it differs too much in these.
+    """
+    description = Description.read(path)
+    if options.precision is None:  # what was refused when it was written is not tried again
+        return load_converted(path, options), description.refused
+    if description.weights == "int8" or _precision(options, description.weights) != "int8":
+        return load_converted(path, options), ""
     exact = replace(options, precision="float32")
     expected = embed_few(load_converted(path, exact))  # never both in memory
     model = load_converted(path, options)
     try:
         logger.info("In 8 bits: %s", compare_rough(expected, embed_few(model)))
     except ConversionError as error:
-        logger.warning("PRECISION=int8: %s, so float32 is used", error)
-        return load_converted(path, exact)
-    return model
+        return load_converted(path, exact), str(error)
+    return model, ""
 
 
 def load_converted(path: Path, options: ModelOptions) -> Model:

@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -240,9 +241,19 @@ def _in_8_bits(exact: _Kept, scratch: Path, timeout_s: float) -> _Kept:
         told = run_in_subprocess(_BAKE, job, called="the turn to 8 bits", timeout_s=timeout_s)
     except JobError as error:
         logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
+        _note_refusal(exact.path, str(error))
         return exact
     logger.info("Turned into 8 bits: %s", told["drift"])
+    _note_refusal(exact.path, "")
     return _kept(target)
+
+
+def _note_refusal(path: Path, why: str) -> None:
+    """Leave beside float32 why it is not in 8 bits, for a start that nobody tells PRECISION."""
+    description = Description.read(path)
+    if description.refused != why:
+        with suppress(OSError):  # it serves all the same
+            replace(description, refused=why).write(path)
 
 
 def _name_of(kept: _Kept) -> str:
