@@ -37,6 +37,7 @@ CUSTOM = "semitechnologies/multi2vec-clip:custom"
 CUSTOM_OF_THE_DOCUMENTATION = "semitechnologies/transformers-inference:custom"
 STANDARD = "multi2vec-clip-service:standard"
 CUDA = "multi2vec-clip-service:standard-cuda"
+IN_8_BITS = "multi2vec-clip-service:standard-int8"
 SERVING = "multi2vec-clip-service:serving"
 CLIP = {"CLIP_MODEL_NAME": "clip-ViT-B-32", "TEXT_MODEL_NAME": "clip-ViT-B-32"}
 # Word for word what the documentation prints, but for the first line's name in the second.
@@ -105,9 +106,9 @@ def build(tag: str, folder: Path, *options: str) -> None:
     measured.setdefault(tag, Measured(taken_s))
 
 
-def build_standard(tag: str, folder: Path, hub: Hub, target: str = "service") -> None:
-    """Build an image of `Dockerfile`, with a model in it."""
-    arguments = {**CLIP, "HF_ENDPOINT": hub.url}
+def build_standard(tag: str, folder: Path, hub: Hub, target: str = "service", **more: str) -> None:
+    """Build an image of `Dockerfile`, with a model in it, and with more build arguments."""
+    arguments = {**CLIP, "HF_ENDPOINT": hub.url, **more}
     pairs = [("--build-arg", f"{name}={value}") for name, value in arguments.items()]
     options = [*itertools.chain(*pairs), "--target", target, "-f", str(folder / "Dockerfile")]
     build(tag, folder, *options)
@@ -149,6 +150,12 @@ def files_of(layers: tarfile.TarFile, member: tarfile.TarInfo) -> list[str]:
             return [one.name.removeprefix("./") for one in layer if not one.isdir()]
     except tarfile.ReadError:
         return []
+
+
+def assert_weights_are_in_8_bits(image: str) -> None:
+    """Look for converted models: there are some, and none has weights of another kind."""
+    said = output_of(image, "cat /app/models/converted/*/model.json | grep '\"weights\":'")
+    assert {line.strip(" ,") for line in said.splitlines()} == {'"weights": "int8"'}, said
 
 
 def assert_ends_with(image: str, sentence: str, *options: str) -> None:
@@ -279,6 +286,10 @@ def try_small(scratch: Path, hub: Hub) -> None:
     asked = len(hub.asked)
     build_standard(STANDARD, changed_code(scratch), hub)
     assert len(hub.asked) == asked, "changed code fetched weights anew"
+
+    build_standard(IN_8_BITS, ROOT, hub, PRECISION="int8")
+    try_out(IN_8_BITS)
+    assert_weights_are_in_8_bits(IN_8_BITS)
 
 
 def try_custom(scratch: Path, hub: Hub) -> None:
