@@ -68,7 +68,7 @@ def run_in_subprocess(
 def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer:
     if process.returncode < 0:
         raise JobKilledError(
-            f"{called} was killed by signal {-process.returncode}: is there enough memory?"
+            f"{called} was killed by signal {-process.returncode}, as for want of memory"
         )
     if process.returncode != 0:
         end = process.stderr.strip().rpartition("\n")[2]

@@ -117,10 +117,13 @@ class Refusal:
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    if path.exists():
-        shutil.copymode(path, part)
-    part.replace(path)  # a start that reads it meanwhile has the one or the other
+    try:
+        part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)  # a start that reads it meanwhile has the one or the other
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

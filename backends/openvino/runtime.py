@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
 # meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
 ov.Type.f32.to_dtype()
+ov.Type(np.float32)  # the other way round, as for constants
 
 # Why another precision is used than was asked for, where no proof says it.
 _LACKING = "this CPU has no instructions for it"
@@ -63,7 +64,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
         ) from error
     used = model.info.precision
     refused = tell_refusal(wanted, used, why or (_UNUSED if wanted in precisions() else _LACKING))
-    exact = used != "int8" or has_float32(folder, options)
+    exact = Description.read(path).weights == "float32" or has_float32(folder, options)
     log_choice("this CPU", wanted, used, precisions(), factors, exact=exact)
     return replace(model, info=replace(model.info, refused=refused))
 
@@ -88,7 +89,9 @@ def _load_proven(path: Path, options: ModelOptions) -> tuple[Model, str]:
         The model, and why it is not in 8 bits, where it differs too much in these.
     """
     description = Description.read(path)
-    if options.precision is None:  # what was refused when it was written is not tried again
+    # What was refused when it was written is tried again only where a start asks for it: another
+    # version may succeed.
+    if options.precision is None:
         return load_converted(path, options), description.refused
     if description.weights == "int8" or _precision(options, description.weights) != "int8":
         return load_converted(path, options), ""
