@@ -16,7 +16,7 @@ from backends.folder import ModelFolder, detect
 from backends.identity import RECIPES, Identity, readings_of
 from backends.model import Model, ModelOptions, Precision, TextMode
 from backends.openvino.store import content_of
-from backends.precision import log_choice, tell_refusal, usable
+from backends.precision import lacking, log_choice, tell_refusal, usable
 from backends.text_folder import is_served_as_it_is, kind_of
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
@@ -137,7 +137,7 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
     wanted, supported = options.precision, devices.precisions(options.device)
     precision = usable(wanted, supported)
     # Of 8 bits the device may well have instructions; nothing here asks for them by torch.
-    why = "torch computes no 8 bits" if wanted == "int8" else f"{device} has no instructions for it"
+    why = "torch computes no 8 bits" if wanted == "int8" else lacking(device)
     refused = tell_refusal(wanted, precision, why)
     log_choice(device, wanted, precision, supported)
     loaded = load_towers(folder, replace(options, precision=precision))

@@ -22,6 +22,11 @@ def usable(wanted: Precision | None, supported: Sequence[Precision]) -> Precisio
     return wanted if wanted and wanted in supported else "float32"
 
 
+def lacking(device: str) -> str:
+    """Return the reason that a device has for another precision, for `tell_refusal`."""
+    return f"{device} has no instructions for it"
+
+
 def tell_refusal(wanted: Precision | None, used: Precision, why: str) -> str:
     """Warn that another precision is used than was asked for.
 

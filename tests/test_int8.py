@@ -246,10 +246,14 @@ def test_a_model_without_products_that_8_bits_are_for_says_so(
     assert warnings_of(caplog) == [info.refused]
 
 
-def test_a_machine_without_code_for_it_serves_float32(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def without_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that has no code for them."""
     monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
+
+
+@pytest.mark.usefixtures("without_8_bits")
+def test_a_machine_without_code_for_it_serves_float32(caplog: pytest.LogCaptureFixture) -> None:
     info = load_replica(detect(DEMO), INT8).info
 
     assert info.refused == LACKING
@@ -268,16 +272,15 @@ def test_log_meta_and_what_is_served_agree_where_a_machine_has_no_code_for_it(
     assert service.log.read_text().count(LACKING) == 1
 
 
+@pytest.mark.usefixtures("without_8_bits")
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
     precision: Precision | None,
     exact: Path,
     baked: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
     options = replace(OPENVINO, precision=precision)
     shutil.copytree(baked, tmp_path / CONVERSIONS / baked.name)
     with pytest.raises(ModelFolderError, match=r"this CPU cannot compute.*PRECISION=float32"):
@@ -291,6 +294,7 @@ def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
     assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
 
 
+@pytest.mark.usefixtures("without_8_bits")
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
     precision: Precision | None,
@@ -304,7 +308,6 @@ def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
     original, cache = tmp_path / "models", tmp_path / "cache"
     shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
     shutil.copytree(baked, cache / baked.name)
-    monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
     monkeypatch.setattr(store, "_convert", lambda *given: shutil.copytree(exact, given[-1]))
     options = replace(OPENVINO, cache_dir=cache, precision=precision)
     info = load_replica(detect(original), options).info

@@ -27,7 +27,7 @@ from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.offers import NAMES, factors, precisions, properties_of
 from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.store import converted, has_float32
-from backends.precision import log_choice, tell_refusal, usable
+from backends.precision import lacking, log_choice, tell_refusal, usable
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,7 @@ logger = logging.getLogger(__name__)
 ov.Type.f32.to_dtype()
 ov.Type(np.float32)  # the other way round, as for constants
 
-# Why another precision is used than was asked for, where no proof says it.
-_LACKING = "this CPU has no instructions for it"
+_DEVICE = "this CPU"
 _UNUSED = "no product of this model is computed in it"
 
 # As OpenVINO's graph calls the operations with weights.
@@ -54,25 +53,27 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
             computes none.
     """
     path = converted(folder, options)
-    wanted = options.precision or Description.read(path).made_for
-    path = _computable(path, folder, options)
+    description = Description.read(path)
+    wanted = options.precision or description.made_for
+    if description.weights == "int8" and "int8" not in precisions():
+        path = _in_float32(path, folder, options)
+        description = Description.read(path)
     try:
-        model, why = _load_proven(path, options)
+        model, why = _load_proven(path, description, options)
     except Exception as error:  # whatever it is, the model can be served without this
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
     used = model.info.precision
-    refused = tell_refusal(wanted, used, why or (_UNUSED if wanted in precisions() else _LACKING))
-    exact = Description.read(path).weights == "float32" or has_float32(folder, options)
-    log_choice("this CPU", wanted, used, precisions(), factors, exact=exact)
+    unproven = _UNUSED if wanted in precisions() else lacking(_DEVICE)
+    refused = tell_refusal(wanted, used, why or unproven)
+    exact = description.weights == "float32" or has_float32(folder, options)
+    log_choice(_DEVICE, wanted, used, precisions(), factors, exact=exact)
     return replace(model, info=replace(model.info, refused=refused))
 
 
-def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
-    """Return what this CPU can compute: the same model in float32, where it has no 8 bits."""
-    if Description.read(path).weights != "int8" or "int8" in precisions():
-        return path
+def _in_float32(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
+    """Return where the model of a folder in 8 bits, which this CPU does not compute, is exact."""
     if not has_float32(folder, options):
         raise ModelFolderError(
             f"The model in {path.absolute()} is in 8 bits, which this CPU cannot compute, and is "
@@ -82,13 +83,12 @@ def _computable(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
     return converted(folder, replace(options, precision="float32"))
 
 
-def _load_proven(path: Path, options: ModelOptions) -> tuple[Model, str]:
+def _load_proven(path: Path, description: Description, options: ModelOptions) -> tuple[Model, str]:
     """Load a converted model; one that is turned into 8 bits here proves itself before.
 
     Returns:
         The model, and why it is not in 8 bits, where it differs too much in these.
     """
-    description = Description.read(path)
     # What was refused when it was written is tried again only where a start asks for it: another
     # version may succeed.
     if options.precision is None:
