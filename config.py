@@ -66,8 +66,8 @@ class Settings(BaseSettings):
         default=None,
         description="[what is computed in](#runtime-and-precision): `float32`, the reference's "
         "vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` (GPUs, and CPUs "
-        "with AVX512-FP16) or `int8` (CPUs with AVX-512 or VNNI); unset, `float32`, unless the "
-        "folder holds `int8` alone",
+        "with AVX512-FP16) or `int8` (CPUs; fast ones by AMX or VNNI); unset, `float32`, unless "
+        "the folder holds `int8` alone",
     )
     runtime: Literal["openvino", "torch"] = Field(
         default="openvino",

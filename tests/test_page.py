@@ -332,7 +332,7 @@ def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
 def test_log_meta_and_page_say_the_same_of_a_refused_precision(
     browser: Browser, tmp_path: Path
 ) -> None:
-    lesser = {"PRECISION": "int8", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    lesser = {"PRECISION": "bfloat16", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     settings: dict[str, Any] = {"MODELS_DIR": DEMO_MODELS, **lesser}
     with (
         running(tmp_path / "log", **settings) as service,
@@ -340,7 +340,7 @@ def test_log_meta_and_page_say_the_same_of_a_refused_precision(
     ):
         page.goto(f"http://127.0.0.1:{service.port}/")
         said = service.request("GET", "/meta")[1]["service"]["precision_refused"]
-        assert said.startswith("PRECISION=int8: this CPU has no instructions")
+        assert said.startswith("PRECISION=bfloat16: this CPU has no instructions")
         expect(page.locator("#refused")).to_be_visible()
         expect(page.locator("#refused")).to_have_text(said)
         expect(page.locator("#facts")).to_contain_text("float32, openvino")

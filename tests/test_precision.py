@@ -14,7 +14,7 @@ from backends.load import load_replica
 from backends.model import ModelOptions, Precision, Runtime
 from backends.precision import log_choice, tell_refusal, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
-from tests.service import CONVERTED, ROOT
+from tests.service import CONVERTED, ROOT, running
 from tests.warned import warnings_of
 
 GPU: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
@@ -146,3 +146,21 @@ print(*(name for name, factor in factors().items() if factor >= 1.2 and name != 
     )
 
     assert set(answer.stdout.split()) == worth_naming
+
+
+def test_log_meta_and_what_is_served_agree_where_a_machine_has_no_code_for_it(
+    tmp_path: Path,
+) -> None:
+    """By AVX2 alone OpenVINO compiles bfloat16, and then raises."""
+    asked = running(
+        tmp_path / "log",
+        MODELS_DIR=ROOT / "demo/models",
+        PRECISION="bfloat16",
+        ONEDNN_MAX_CPU_ISA="AVX2",
+    )
+    with asked as service:
+        said = service.request("GET", "/meta")[1]["service"]
+
+    lacking = "PRECISION=bfloat16: this CPU has no instructions for it, so float32 is used"
+    assert (said["precision"], said["precision_refused"]) == ("float32", lacking)
+    assert service.log.read_text().count(lacking) == 1

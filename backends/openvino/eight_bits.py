@@ -1,9 +1,14 @@
-"""8 bits: the weights of each product, with a scale for each of its outputs; nothing is calibrated.
+"""8 bits: of the weights of products, and of what is multiplied with them; nothing is calibrated.
 
-What is multiplied with them OpenVINO quantises by itself, in groups along each token's own width:
-so no vector depends on its batch mates. All else is computed in float32: with bfloat16 in its
-place, OpenVINO quantises nothing but weights where there is AMX, and there a picture's vector
-changes by 7e-4 of its length with the size of the batch.
+Weights have a scale for each output. Each token has a range of its own, from its least value to its
+largest, in 255 steps, so that no vector depends on its batch mates: as GELU makes almost nothing
+that is negative, steps that are as many below 0 as above would be twice as wide. With q of 8 bits,
+r the width of a token's range and l its least value, a product is
+
+    sum(x w) = r sum(q/255 w) + l sum(w)      where  x = l + r q/255
+
+The first sum is one of whole numbers: exact, by whatever instructions. All else is computed in
+float32, so a machine whose float32 differs in the last place may round to the next step.
 
 Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
 of a cosine: OpenVINO then reads them where the file is mapped, and copies none of it.
@@ -13,24 +18,19 @@ See https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/wei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-# Of a network with such weights; the second where a machine quantises nothing else.
-Arithmetic: TypeAlias = Literal["int8", "int8 weights"]
-
-# Values that share a scale. OpenVINO quantises nothing for products that are narrower. ViT-B/32,
-# batches of 16 on 2 cores with VNNI, against float32: groups of 32, 64 and 128 compute 1.7, 2.0 and
-# 2.2 times as many pictures, and 1.9, 2.2 and 2.5 times as many texts.
-_GROUP = 128
-PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP}
+# OpenVINO would quantise what is multiplied as well, in groups, for weights that it finds packed.
+PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 _LARGEST = 127  # of 8 bits with a sign, as far below 0 as above
+_STEPS = 255  # of 8 bits without a sign
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def compress(network: ov.Model) -> None:
@@ -38,27 +38,61 @@ def compress(network: ov.Model) -> None:
 
     Those that are so already stay.
     """
-    for product, port in _operands(network):
-        weights = port.get_source_output().get_node()
+    for product in _products(network):
+        weights = product.input_value(1).get_node()
         if _is_matrix(weights):
-            scaled = _in_8_bits(weights.data, _axis(product, port))
-            port.replace_source_output(scaled.output(0))
+            scaled = _in_8_bits(weights.data, _axis(product))
+            product.input(1).replace_source_output(scaled.output(0))
     for lookup in network.get_ordered_ops():
         if lookup.get_type_name() == "Gather" and _is_matrix(lookup.input_value(0).get_node()):
             table = lookup.input_value(0).get_node().data
             lookup.input(0).replace_source_output(_in_float16(table).output(0))
 
 
-def arithmetic(network: ov.Model) -> Arithmetic | None:
-    """Say what a network computes in on this machine, as passes show; None without such weights."""
-    widths = {
-        weights.shape[_axis(product, port)]
-        for product, port in _operands(network)
-        if (weights := _weights_of(port.get_source_output().get_node())) is not None
-    }
-    if not widths:
-        return None
-    return "int8" if any(map(_quantises, sorted(widths))) else "int8 weights"
+def quantise(network: ov.Model) -> bool:
+    """Give 8 bits to all that is multiplied with weights that have them, in place.
+
+    Returns:
+        Whether there is any such product.
+    """
+    known: dict[tuple[str, int], _InSteps] = {}
+    for product in _products(network):
+        sums = _sums(product.input_value(1).get_node(), _axis(product))
+        if sums is None:
+            continue
+        given = product.input_value(0)
+        name = given.get_node().get_name(), given.get_index()
+        if name not in known:  # a token's query, key and value are products of the same
+            known[name] = _InSteps.of(given)
+        tokens, users = known[name], product.output(0).get_target_inputs()
+        product.input(0).replace_source_output(tokens.steps)
+        scaled = ops.multiply(product, tokens.width)
+        shifted = ops.add(scaled, ops.multiply(tokens.least, ops.constant(sums)))
+        for user in users:
+            user.replace_source_output(shifted.output(0))
+    network.validate_nodes_and_infer_types()
+    return bool(known)
+
+
+def arithmetic() -> str:
+    """Return what a vector space calls the arithmetic of this machine."""
+    return "int8, each token's range" + ("" if multiplies() else ", in float32")
+
+
+@cache
+def multiplies() -> bool:
+    """Tell whether this machine multiplies 8 bits, and adds all of it up.
+
+    By instructions older than VNNI OpenVINO adds two products up in 16 bits, which cannot hold the
+    sum of the largest.
+    """
+    width = 64
+    network = product(np.full((1, width), _LARGEST, np.float32))
+    compress(network)
+    (only,) = _products(network)
+    only.input(0).replace_source_output(_quantised(only.input_value(0)).output(0))
+    found = ov.Core().compile_model(network, "CPU", PROPERTIES)(np.ones((1, width), np.float32))[0]
+    return bool(abs(found.item() - width * _LARGEST) < 1)
 
 
 def product(weights: npt.NDArray[np.float32]) -> ov.Model:
@@ -67,22 +101,23 @@ def product(weights: npt.NDArray[np.float32]) -> ov.Model:
     return ov.Model([ops.matmul(rows, ops.constant(weights), False, True)], [rows], "product")
 
 
-def _operands(network: ov.Model) -> Iterator[tuple[Any, Any]]:
-    for operation in network.get_ordered_ops():
-        if operation.get_type_name() == "MatMul":
-            yield from ((operation, port) for port in operation.inputs())
+def _products(network: ov.Model) -> list[Any]:
+    """Return what may be products with weights, which all families have on the right."""
+    return [
+        node
+        for node in network.get_ordered_ops()
+        if node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_a"]
+    ]
 
 
-def _axis(product: Any, port: Any) -> int:
-    """Return along which axis of a matrix its product adds up."""
-    index = port.get_index()
-    transposed: bool = product.get_attributes()["transpose_b" if index else "transpose_a"]
-    return int(transposed) if index else int(not transposed)
+def _axis(product: Any) -> int:
+    """Return along which axis of the weights a product adds up."""
+    return int(product.get_attributes()["transpose_b"])
 
 
 def _in_8_bits(weights: npt.NDArray[np.float32], axis: int) -> Any:
     largest = np.abs(weights).max(axis=axis, keepdims=True)
-    scales = np.maximum(largest / _LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+    scales = np.maximum(largest / _LARGEST, _TINY).astype(np.float32)
     rounded = np.rint(weights / scales).astype(np.int8)
     return ops.multiply(ops.convert(ops.constant(rounded), "f32"), ops.constant(scales))
 
@@ -92,14 +127,59 @@ def _in_float16(table: npt.NDArray[np.float32]) -> Any:
     return ops.convert(ops.constant(table.clip(-largest, largest).astype(np.float16)), "f32")
 
 
-def _weights_of(scaled: Any) -> npt.NDArray[np.int8] | None:
+def _sums(scaled: Any, axis: int) -> npt.NDArray[np.float32] | None:
+    """Return the sum of the weights of each output; None for what is no weights of 8 bits."""
     if scaled.get_type_name() != "Multiply":
         return None
-    converted = scaled.input_value(0).get_node()
+    converted, scales = scaled.input_value(0).get_node(), scaled.input_value(1).get_node()
     if converted.get_type_name() != "Convert":
         return None
     constant = converted.input_value(0).get_node()
-    return constant.data if _is_constant(constant, ov.Type.i8) else None
+    if not _is_constant(constant, ov.Type.i8):
+        return None
+    sums: npt.NDArray[np.float32] = constant.data.sum(axis, np.int32).astype(np.float32)
+    sums *= scales.data.squeeze(axis)
+    return sums
+
+
+class _InSteps(NamedTuple):
+    """Tokens, [..., width], as whole numbers: each value is `least + width * steps`.
+
+    Attributes:
+        steps: from 0 to 1, 255 of them.
+        least: of each token, [..., 1].
+        width: of each token's range, [..., 1].
+    """
+
+    steps: Any
+    least: Any
+    width: Any
+
+    @classmethod
+    def of(cls, tokens: Any) -> _InSteps:
+        """Divide the range of each into steps."""
+        last = ops.constant(np.array([-1]))
+        least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
+        # Never 0, which it would be where all values of a token are equal.
+        width = ops.add(ops.subtract(largest, least), _number(_TINY))
+        shares = ops.divide(ops.subtract(tokens, least), width)
+        # What OpenVINO knows to be of 8 bits it multiplies as such, whatever comes of it.
+        steps = _quantised(shares) if multiplies() else _rounded(shares)
+        return cls(steps.output(0), least, width)
+
+
+def _quantised(shares: Any) -> Any:
+    low, high = _number(0), _number(1)
+    return ops.fake_quantize(shares, low, high, low, high, _STEPS + 1)
+
+
+def _rounded(shares: Any) -> Any:
+    steps = ops.round(ops.multiply(shares, _number(_STEPS)), "half_to_even")
+    return ops.multiply(steps, _number(1 / _STEPS))
+
+
+def _number(value: float) -> Any:
+    return ops.constant(np.float32(value))
 
 
 def _is_matrix(node: Any) -> bool:
@@ -108,16 +188,3 @@ def _is_matrix(node: Any) -> bool:
 
 def _is_constant(node: Any, kind: ov.Type) -> bool:
     return bool(node.get_type_name() == "Constant" and node.get_element_type() == kind)
-
-
-@cache
-def _quantises(width: int) -> bool:
-    """Tell whether what is multiplied is quantised, which a machine may leave undone in silence."""
-    weights, given = np.random.default_rng(0).standard_normal((2, 16, width)).astype(np.float32)
-    network = product(weights)
-    compress(network)
-    in_groups, as_it_is = (
-        ov.Core().compile_model(network, "CPU", {**PROPERTIES, **group})(given)[0]
-        for group in ({}, {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0})
-    )
-    return not np.array_equal(in_groups, as_it_is)

@@ -13,14 +13,14 @@ import openvino as ov
 from backends.model import Precision
 from backends.openvino import eight_bits
 
-_WIDTH, _ROWS = 768, 256  # as in a batch of ViT-B/32
+_ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # as the largest products of ViT-B/32 are
 _PASSES = 5
 
 
 class Names(NamedTuple):
     """What OpenVINO calls a precision: as a capability of a device, and in its hint and graph.
 
-    8 bits have no name there: the weights are what asks for them (see `eight_bits.arithmetic`).
+    8 bits have no name there: the network asks for them (see `eight_bits.quantise`).
     """
 
     capability: str
@@ -43,33 +43,38 @@ def properties_of(precision: Precision) -> Mapping[str, Any]:
     return {"INFERENCE_PRECISION_HINT": NAMES[precision].short}
 
 
-@cache
 def precisions() -> tuple[Precision, ...]:
     """Return what this CPU computes in by instructions of its own, as a pass of each shows."""
+    return tuple(_best_s())
+
+
+def factors() -> Mapping[Precision, float]:
+    """Return how many times as fast as in float32 a product is in the others."""
+    best_s = _best_s()
+    return {name: best_s["float32"] / best_s[name] for name in best_s if name != "float32"}
+
+
+@cache
+def _best_s() -> Mapping[Precision, float]:
+    """Return how long a product takes at best, in each precision that the CPU computes in."""
     found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     named = [name for name, names in NAMES.items() if names.capability in found]
-    return tuple(name for name in named if _passes_of(name))
-
-
-@cache
-def factors() -> Mapping[Precision, float]:
-    """Return how many times as fast as in float32 a product is in the others, measured now."""
-    passes = {name: computed for name in precisions() if (computed := _passes_of(name))}
-    best = dict.fromkeys(passes, float("inf"))
+    passes = {name: request for name in named if (request := _pass_of(name))}
+    best_s = dict.fromkeys(passes, float("inf"))
     for _ in range(_PASSES):  # in turns, as others may be at work
-        for name, computed in passes.items():
+        for name, request in passes.items():
             started_s = time.perf_counter()
-            computed.infer()
-            best[name] = min(best[name], time.perf_counter() - started_s)
-    return {name: best["float32"] / best[name] for name in passes if name != "float32"}
+            request.infer()
+            best_s[name] = min(best_s[name], time.perf_counter() - started_s)
+    return best_s
 
 
-@cache
-def _passes_of(precision: Precision) -> Any:
+def _pass_of(precision: Precision) -> Any:
     """Compute a product; return what does it again, or None where the machine cannot."""
-    network = eight_bits.product(np.ones((_WIDTH, _WIDTH), np.float32))
+    network = eight_bits.product(np.ones((_OUTPUTS, _WIDTH), np.float32))
     if precision == "int8":
         eight_bits.compress(network)
+        eight_bits.quantise(network)
     try:
         compiled = ov.Core().compile_model(network, "CPU", dict(properties_of(precision)))
         request = compiled.create_infer_request()

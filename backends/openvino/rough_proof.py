@@ -12,8 +12,8 @@ from backends.model import Modality, Model, Rows
 from backends.proof_inputs import proof_inputs
 from errors import ConversionError
 
-# The median and the worst cosine. all-MiniLM-L6-v2, which keeps 0.97 of its neighbours, has 0.9987
-# here, and 0.992 for the empty text; most others 0.9996. A tower with outliers that 8 bits do not
+# The median and the worst cosine. all-MiniLM-L6-v2, which keeps 0.97 of its neighbours, has 0.9989
+# here, and 0.993 for the empty text; most others 0.9996. A tower with outliers that 8 bits do not
 # hold is far below.
 LEAST_MEDIAN, LEAST_COSINE = 0.998, 0.98
 

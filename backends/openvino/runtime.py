@@ -77,8 +77,7 @@ def _in_float32(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
     if not has_float32(folder, options):
         raise ModelFolderError(
             f"The model in {path.absolute()} is in 8 bits, which this CPU cannot compute, and is "
-            "not there in float32: build it with PRECISION=float32, or take a CPU with AVX-512 "
-            "or VNNI"
+            "not there in float32: build it with PRECISION=float32"
         )
     return converted(folder, replace(options, precision="float32"))
 
@@ -126,7 +125,10 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         for modality, network in networks.items()
     }
     used = {modality: network.precision() for modality, network in networks.items()}
-    arithmetic = {modality: networks[modality].of_8_bits or used[modality] for modality in used}
+    arithmetic = {
+        modality: eight_bits.arithmetic() if precision == "int8" else precision
+        for modality, precision in used.items()
+    }
     info = ModelInfo(
         **description.shown,
         runtime="openvino",
@@ -135,11 +137,10 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         text_mode=options.text_mode,
         vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
-    if "int8 weights" in arithmetic.values():
+    if info.precision == "int8" and not eight_bits.multiplies():
         logger.info(
-            "Some of this model's products (%s) have 8 bits in their weights only, as this CPU or "
-            "their size allows no more: these take a quarter of the memory, and are not faster",
-            arithmetic,
+            "This CPU has no instructions that multiply 8 bits: they take a quarter of the memory, "
+            "and are not faster"
         )
     return Model(info, towers)
 
@@ -158,17 +159,14 @@ class OpenVinoNetwork:
     Args:
         path: the network's description; its weights lie beside it.
         options: the precision, and how many cores.
-
-    Attributes:
-        of_8_bits: what it computes in on this machine, where its weights have 8 bits.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = ov.Core().read_model(path)
-        self.of_8_bits: eight_bits.Arithmetic | None = None
+        self._in_8_bits = False
         if options.precision == "int8":
             eight_bits.compress(network)
-            self.of_8_bits = eight_bits.arithmetic(network)
+            self._in_8_bits = eight_bits.quantise(network)
         self._asked = options.precision or "float32"
         compiled = ov.Core().compile_model(network, "CPU", _properties(self._asked, options.cores))
         self._request = compiled.create_infer_request()
@@ -178,7 +176,7 @@ class OpenVinoNetwork:
 
     def precision(self) -> Precision:
         """Return what a pass computes its products in, whatever was asked for."""
-        if self.of_8_bits:
+        if self._in_8_bits:
             return "int8"
         if self._asked in ("float32", "int8"):  # nothing is ever computed in more
             return "float32"
