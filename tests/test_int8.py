@@ -1,10 +1,7 @@
 """8 bits: made at conversion or at a start, the same bits, and served as such or not at all."""
 
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +18,7 @@ from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.jobs import JobError
 from backends.likeness import cosines, likeness, recall
 from backends.load import load_replica
-from backends.model import Modality, ModelOptions, Precision, Rows
+from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from backends.openvino import eight_bits, runtime, store
 from backends.openvino.description import Description
 from backends.openvino.store import converted
@@ -30,6 +27,7 @@ from demo.evaluate import make_gallery
 from errors import ConversionError, ModelFolderError
 from tests.golden_cases import EVERY_LAYOUT, GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS
+from tests.lesser_cpu import said_on_a_lesser_cpu
 from tests.service import CONVERTED, ROOT, running
 from tests.warned import warnings_of
 
@@ -149,40 +147,32 @@ def test_on_vnni_every_product_is_one_of_8_bits(tower: str, exact: Path) -> None
 def test_it_is_known_where_sums_of_8_bits_are_cut_off(lesser: str, known: str) -> None:
     """As by the instructions of CPUs that are older than VNNI, here imitated."""
     program = "from backends.openvino import eight_bits; print(eight_bits.multiplies())"
-    answer = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": lesser},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
-    assert answer.stdout.strip() == known
+    assert said_on_a_lesser_cpu(lesser, program) == known
 
 
-def few(options: ModelOptions) -> dict[Modality, Rows]:
+def few(model: Model) -> dict[Modality, Rows]:
     """Embed a few inputs of the demo."""
-    gallery, towers = make_gallery(seed=1, size=24), load_replica(detect(DEMO), options).towers
+    gallery = make_gallery(seed=1, size=24)
     return {
-        "text": embed(towers["text"], gallery.captions),
-        "image": embed(towers["image"], gallery.pictures),
+        "text": embed(model.towers["text"], gallery.captions),
+        "image": embed(model.towers["image"], gallery.pictures),
     }
 
 
 def test_without_vnni_the_same_is_computed_in_float32_and_the_space_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, whole_info = few(INT8), load_replica(detect(DEMO), INT8).info
+    by_vnni = load_replica(detect(DEMO), INT8)
     monkeypatch.setattr(eight_bits, "multiplies", lambda: False)
     with caplog.at_level(logging.INFO):
-        info = load_replica(detect(DEMO), INT8).info
-    rounded = few(INT8)
+        without = load_replica(detect(DEMO), INT8)
+    whole, rounded = few(by_vnni), few(without)
 
     assert "a quarter of the memory, and are not faster" in caplog.text
-    assert info.precision == whole_info.precision == "int8"
-    assert info.vector_space != whole_info.vector_space
-    for modality, rows in few(FLOAT32).items():
+    assert without.info.precision == by_vnni.info.precision == "int8"
+    assert without.info.vector_space != by_vnni.info.vector_space
+    for modality, rows in few(load_replica(detect(DEMO), FLOAT32)).items():
         # A last place may round to the next step, and never moves a vector as far as 8 bits do.
         assert (
             cosines(whole[modality], rounded[modality]).min() > cosines(rows, whole[modality]).min()

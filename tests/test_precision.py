@@ -1,10 +1,7 @@
 """Which precision is used, and the line of the log that says so."""
 
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from backends.load import load_replica
 from backends.model import ModelOptions, Precision, Runtime
 from backends.precision import log_choice, tell_refusal, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
+from tests.lesser_cpu import said_on_a_lesser_cpu
 from tests.service import CONVERTED, ROOT, running
 from tests.warned import warnings_of
 
@@ -136,16 +134,8 @@ def test_what_a_machine_has_no_code_for_is_not_offered(lesser: str, worth_naming
 from backends.openvino.offers import factors
 print(*(name for name, factor in factors().items() if factor >= 1.2 and name != "int8"))
 """
-    answer = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": lesser},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
-    assert set(answer.stdout.split()) == worth_naming
+    assert set(said_on_a_lesser_cpu(lesser, program).split()) == worth_naming
 
 
 def test_log_meta_and_what_is_served_agree_where_a_machine_has_no_code_for_it(

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
 from tests.golden_texts import text_model
-from tests.service import CONVERTED, ROOT
+from tests.lesser_cpu import said_on_a_lesser_cpu
+from tests.service import CONVERTED
 
 IDENTITY = Identity("openai", "abc", 1, ["trained", "reference"])
 FLOAT32: dict[Modality, str] = {"text": "float32", "image": "float32"}
@@ -183,13 +182,5 @@ from backends.model import ModelOptions
 from backends.openvino.runtime import OpenVinoNetwork
 print(OpenVinoNetwork(Path(sys.argv[1]), ModelOptions(precision="float16")).precision())
 """
-    answer = subprocess.run(
-        [sys.executable, "-c", program, path / "text.xml"],
-        cwd=ROOT,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
-    assert answer.stdout.strip() != "float16"
+    assert said_on_a_lesser_cpu("AVX512_CORE", program, path / "text.xml") != "float16"
