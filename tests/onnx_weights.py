@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import torch
 from transformers import BertConfig, BertModel
 
+from backends.openvino.core import read_network
 from tests.golden_texts import GOLDEN_TEXTS
 
 _EMBEDDINGS = ("word", "token_type", "position")
@@ -21,7 +21,7 @@ def unquantised(folder: Path) -> None:
     """Write it as `save_pretrained` does, to be read by the recipe of the ONNX images."""
     source = GOLDEN_TEXTS / "onnx/model"
     config = BertConfig.from_pretrained(source)
-    network = ov.Core().read_model(source / "model_quantized.onnx")
+    network = read_network(source / "model_quantized.onnx")
     constants = {
         op.get_friendly_name(): op.data
         for op in network.get_ops()

@@ -108,7 +108,8 @@ def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> 
 def test_the_environment_needs_no_openvino(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delitem(sys.modules, "backends.openvino.runtime")
+    for module in ("core", "runtime"):
+        monkeypatch.delitem(sys.modules, f"backends.openvino.{module}")
     monkeypatch.setitem(sys.modules, "openvino", None)
     import backends.openvino
 

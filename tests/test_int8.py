@@ -20,6 +20,7 @@ from backends.likeness import cosines, likeness, recall
 from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from backends.openvino import eight_bits, runtime, store
+from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.store import converted
 from bench.trained import docstrings, trained_encoder
@@ -105,7 +106,7 @@ def test_a_table_is_halved_and_no_row_of_it_moves() -> None:
     ids = ops.parameter([-1], ov.Type.i64)
     network = ov.Model([ops.gather(ops.constant(rows), ids, ops.constant(0))], [ids])
     eight_bits.compress(network)
-    found = ov.Core().compile_model(network, "CPU", eight_bits.PROPERTIES)(np.arange(100))[0]
+    found = compile_network(network, eight_bits.PROPERTIES)(np.arange(100))[0]
 
     assert {str(node.get_element_type()) for node in network.get_ops()} >= {"<Type: 'float16'>"}
     assert np.abs(found[1:] - rows[1:]).max() <= np.abs(rows[1:]).max() / 2**11
@@ -124,10 +125,10 @@ def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
 @NEEDS_VNNI
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_on_vnni_every_product_is_one_of_8_bits(tower: str, exact: Path) -> None:
-    network = ov.Core().read_model(exact / f"{tower}.xml")
+    network = read_network(exact / f"{tower}.xml")
     eight_bits.compress(network)
     assert eight_bits.quantise(network)
-    compiled = ov.Core().compile_model(network, "CPU", eight_bits.PROPERTIES)
+    compiled = compile_network(network, eight_bits.PROPERTIES)
     products = [
         info["runtimePrecision"].value
         for info in (
@@ -193,7 +194,7 @@ def test_a_token_of_any_range_is_multiplied(
     network = eight_bits.product(weights)
     eight_bits.compress(network)
     eight_bits.quantise(network)
-    found = ov.Core().compile_model(network, "CPU", eight_bits.PROPERTIES)(given)[0]
+    found = compile_network(network, eight_bits.PROPERTIES)(given)[0]
 
     expected = given @ weights.T
     assert np.abs(found - expected).max() <= 0.02 * np.abs(given).sum()

@@ -16,6 +16,7 @@ import openvino as ov
 from backends.jobs import Answer, subprocess_main
 from backends.model import ModelOptions
 from backends.openvino import eight_bits
+from backends.openvino.core import read_network
 from backends.openvino.description import Description
 from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.runtime import load_converted
@@ -54,7 +55,7 @@ def bake(source: Path, target: Path) -> None:
     files = {Path(name).with_suffix(end).name for name in networks for end in (".xml", ".bin")}
     shutil.copytree(source, target, ignore=lambda _folder, names: files & {*names})
     for name in networks:
-        network = ov.Core().read_model(source / name)
+        network = read_network(source / name)
         eight_bits.compress(network)
         ov.save_model(network, target / name, compress_to_fp16=False)
     replace(description, weights="int8", refused="").write(target)

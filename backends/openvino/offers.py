@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import openvino as ov
 
 from backends.model import Precision
 from backends.openvino import eight_bits
+from backends.openvino.core import capabilities, compile_network
 
 _ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # as the largest products of ViT-B/32 are
 _PASSES = 5
@@ -57,7 +57,7 @@ def factors() -> Mapping[Precision, float]:
 @cache
 def _best_s() -> Mapping[Precision, float]:
     """Return how long a product takes at best, in each precision that the CPU computes in."""
-    found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found = capabilities()
     named = [name for name, names in NAMES.items() if names.capability in found]
     passes = {name: request for name in named if (request := _pass_of(name))}
     best_s = dict.fromkeys(passes, float("inf"))
@@ -76,7 +76,7 @@ def _pass_of(precision: Precision) -> Any:
         eight_bits.compress(network)
         eight_bits.quantise(network)
     try:
-        compiled = ov.Core().compile_model(network, "CPU", dict(properties_of(precision)))
+        compiled = compile_network(network, properties_of(precision))
         request = compiled.create_infer_request()
         request.infer([np.ones((_ROWS, _WIDTH), np.float32)])
     except RuntimeError:  # it compiles, and then has no code

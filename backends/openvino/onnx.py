@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 from tokenizers import Tokenizer as Vocabulary
 
 from backends.folder import ModelFolder, loaded
 from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
+from backends.openvino.core import read_network
 from backends.openvino.runtime import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
 
@@ -79,7 +79,7 @@ class PooledNetwork:
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
-        network = ov.Core().read_model(path)
+        network = read_network(path)
         self._names: Sequence[str] = [port.any_name for port in network.inputs]
         weights = (op for op in network.get_ops() if op.get_type_name() == "Constant")
         self.parameters = sum(int(np.prod(tuple(op.output(0).shape))) for op in weights)

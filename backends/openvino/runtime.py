@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from threadpoolctl import threadpool_limits
 
 from backends.faults import translate_device_errors
@@ -22,6 +21,7 @@ from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
+from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
 from backends.openvino.offers import NAMES, factors, precisions, properties_of
@@ -31,11 +31,6 @@ from backends.precision import lacking, log_choice, tell_refusal, usable
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
-
-# OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
-# meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
-ov.Type.f32.to_dtype()
-ov.Type(np.float32)  # the other way round, as for constants
 
 _DEVICE = "this CPU"
 _UNUSED = "no product of this model is computed in it"
@@ -162,13 +157,13 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
-        network = ov.Core().read_model(path)
+        network = read_network(path)
         self._in_8_bits = False
         if options.precision == "int8":
             eight_bits.compress(network)
             self._in_8_bits = eight_bits.quantise(network)
         self._asked = options.precision or "float32"
-        compiled = ov.Core().compile_model(network, "CPU", _properties(self._asked, options.cores))
+        compiled = compile_network(network, properties_of(self._asked), options.cores)
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
@@ -205,17 +200,6 @@ class OpenVinoNetwork:
         self._calls += 1
         if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
             drop_mapped_pages(self._weights)
-
-
-def _properties(precision: Precision, cores: int | None) -> dict[str, Any]:
-    return {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": cores or 0,
-        # Two networks compute side by side: each pinned to the same cores would wait for the other.
-        "ENABLE_CPU_PINNING": False,
-        **properties_of(precision),
-    }
 
 
 def _smallest(port: Any) -> np.ndarray[Any, Any]:
