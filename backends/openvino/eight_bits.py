@@ -5,10 +5,12 @@ largest, in 255 steps, so that no vector depends on its batch mates: as GELU mak
 that is negative, steps that are as many below 0 as above would be twice as wide. With q of 8 bits,
 r the width of a token's range and l its least value, a product is
 
-    sum(x w) = r sum(q/255 w) + l sum(w)      where  x = l + r q/255
+    sum(x w) = (l + r sum(q/255 w) / sum(w)) sum(w)      where  x = l + r q/255
 
-The first sum is one of whole numbers: exact, by whatever instructions. All else is computed in
-float32, so a machine whose float32 differs in the last place may round to the next step.
+The inner sum of products is one of whole numbers: exact, by whatever instructions. All else is
+computed in float32, so a machine whose float32 differs in the last place may round to the next
+step. In this order each token and each output have a factor, or an addend, of their own, which
+OpenVINO applies in one go; l sum(w) added at the end would be as large as the product.
 
 Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
 of a cosine: OpenVINO then reads them where the file is mapped, and copies none of it.
@@ -32,6 +34,7 @@ from backends.openvino.core import compile_network
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 _LARGEST = 127  # of 8 bits with a sign, as far below 0 as above
 _STEPS = 255  # of 8 bits without a sign
+_ALMOST_0 = 1 / 1024  # of a step of weights: what they are divided by where they sum up to 0
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -59,8 +62,8 @@ def quantise(network: ov.Model) -> bool:
     """
     known: dict[tuple[str, int], _InSteps] = {}
     for product in _products(network):
-        sums = _sums(product.input_value(1).get_node(), _axis(product))
-        if sums is None:
+        weights = _InShares.of(product)
+        if weights is None:
             continue
         given = product.input_value(0)
         name = given.get_node().get_name(), given.get_index()
@@ -68,10 +71,11 @@ def quantise(network: ov.Model) -> bool:
             known[name] = _InSteps.of(given)
         tokens, users = known[name], product.output(0).get_target_inputs()
         product.input(0).replace_source_output(tokens.steps)
-        scaled = ops.multiply(product, tokens.width)
-        shifted = ops.add(scaled, ops.multiply(tokens.least, ops.constant(sums)))
+        product.input(1).replace_source_output(weights.shares)
+        mean = ops.add(ops.multiply(product, tokens.width), tokens.least)
+        whole = ops.multiply(mean, weights.sums)
         for user in users:
-            user.replace_source_output(shifted.output(0))
+            user.replace_source_output(whole.output(0))
     network.validate_nodes_and_infer_types()
     return bool(known)
 
@@ -129,19 +133,33 @@ def _in_float16(table: npt.NDArray[np.float32]) -> Any:
     return ops.convert(ops.constant(table.clip(-largest, largest).astype(np.float16)), "f32")
 
 
-def _sums(scaled: Any, axis: int) -> npt.NDArray[np.float32] | None:
-    """Return the sum of the weights of each output; None for what is no weights of 8 bits."""
-    if scaled.get_type_name() != "Multiply":
-        return None
-    converted, scales = scaled.input_value(0).get_node(), scaled.input_value(1).get_node()
-    if converted.get_type_name() != "Convert":
-        return None
-    constant = converted.input_value(0).get_node()
-    if not _is_constant(constant, ov.Type.i8):
-        return None
-    sums: npt.NDArray[np.float32] = constant.data.sum(axis, np.int32).astype(np.float32)
-    sums *= scales.data.squeeze(axis)
-    return sums
+class _InShares(NamedTuple):
+    """Weights of 8 bits, each as its share in the sum of its output's: `shares * sums`.
+
+    Attributes:
+        shares: 1 in sum for each output; of the shape of the weights.
+        sums: of each output, [outputs].
+    """
+
+    shares: Any
+    sums: Any
+
+    @classmethod
+    def of(cls, product: Any) -> _InShares | None:
+        """Divide the weights of a product; None for one without weights of 8 bits."""
+        axis, scaled = _axis(product), product.input_value(1).get_node()
+        if scaled.get_type_name() != "Multiply":
+            return None
+        converted, scales = (scaled.input_value(place).get_node() for place in (0, 1))
+        if converted.get_type_name() != "Convert":
+            return None
+        weights = converted.input_value(0).get_node()
+        if not _is_constant(weights, ov.Type.i8):
+            return None
+        sums = weights.data.sum(axis, np.int32, keepdims=True).astype(np.float32)
+        sums[sums == 0] = _ALMOST_0
+        shares = ops.multiply(converted, ops.constant(1 / sums))
+        return cls(shares.output(0), ops.constant((sums * scales.data).squeeze(axis)))
 
 
 class _InSteps(NamedTuple):
