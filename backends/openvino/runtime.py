@@ -21,6 +21,7 @@ from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
+from backends.openvino.attention import share_causal_mask
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
@@ -158,6 +159,7 @@ class OpenVinoNetwork:
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
+        share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":
             eight_bits.compress(network)

@@ -1,0 +1,44 @@
+"""Causal attention: one mask for all layers, where OpenVINO would make one in each.
+
+What hides the tokens that come later depends on their number alone. Where an operation is only
+said to be causal, OpenVINO counts them in every layer, in a dozen small operations, and no longer
+sees that it could compute all of a layer's attention in one. The vectors are the same bits.
+
+See https://docs.openvino.ai/2026/documentation/openvino-ir-format/operation-sets/operation-specs/sequence/scaled-dot-product-attention.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+
+def share_causal_mask(network: ov.Model) -> None:
+    """Give all causal attention of a network one mask, in place; its sequences have one length."""
+    layers = [op for op in network.get_ordered_ops() if _is_causal(op)]
+    if not layers:
+        return
+    mask = _causal_mask(layers[0].input_value(0))
+    for causal in layers:
+        query, key, value, _ignored, *scale = causal.input_values()
+        shared = ops.scaled_dot_product_attention(query, key, value, mask, *scale, causal=False)
+        shared.set_friendly_name(causal.get_friendly_name())
+        causal.output(0).replace(shared.output(0))
+    network.validate_nodes_and_infer_types()
+
+
+def _is_causal(op: Any) -> bool:
+    attention = op.get_type_name() == "ScaledDotProductAttention"
+    return attention and bool(op.get_attributes()["causal"])
+
+
+def _causal_mask(query: Any) -> Any:
+    """Make what is added to the products of [..., length, width]: [length, length] float32."""
+    first, step, second_last = (ops.constant(np.int32(number)) for number in (0, 1, -2))
+    length = ops.gather(ops.shape_of(query, "i32"), second_last, first)
+    places = ops.range(first, length, step, "i32")
+    seen = ops.greater_equal(ops.unsqueeze(places, step), ops.unsqueeze(places, first))
+    return ops.select(seen, ops.constant(np.float32(0)), ops.constant(np.float32(-np.inf)))

@@ -1,0 +1,64 @@
+"""One causal mask for all layers: the same bits as with one in each."""
+
+from collections import Counter
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from backends.folder import detect
+from backends.model import ModelOptions, Precision
+from backends.openvino.attention import share_causal_mask
+from backends.openvino.core import compile_network, read_network
+from backends.openvino.offers import precisions, properties_of
+from backends.openvino.store import converted
+from tests.golden_cases import GOLDEN
+from tests.service import CONVERTED
+
+CAUSAL = ["openai", "metaclip2"]
+OTHERS = ["siglip", "openclip", "sentence_transformers"]
+FLOAT32 = ModelOptions(runtime="openvino", precision="float32", cache_dir=CONVERTED)
+
+
+def text_network(layout: str) -> ov.Model:
+    return read_network(converted(detect(GOLDEN / layout), FLOAT32) / "text.xml")
+
+
+def operations(network: ov.Model) -> Counter[str]:
+    compiled = compile_network(network, properties_of("float32"))
+    operations = compiled.get_runtime_model().get_ops()
+    return Counter(op.get_rt_info()["layerType"].value for op in operations)
+
+
+@pytest.mark.parametrize("layout", CAUSAL)
+def test_layers_count_their_tokens_once(layout: str) -> None:
+    before, after = text_network(layout), text_network(layout)
+    layers = sum(op.get_type_name() == "ScaledDotProductAttention" for op in before.get_ops())
+    share_causal_mask(after)
+
+    assert layers > 1
+    # One for rows and one for columns in each, before; one for both, after.
+    assert operations(before)["Range"] - operations(after)["Range"] == 2 * layers - 1
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_what_is_not_causal_stays(layout: str) -> None:
+    network = text_network(layout)
+    before = [op.get_type_name() for op in network.get_ordered_ops()]
+    share_causal_mask(network)
+
+    assert "ScaledDotProductAttention" in before
+    assert [op.get_type_name() for op in network.get_ordered_ops()] == before
+
+
+@pytest.mark.parametrize("layout", CAUSAL)
+@pytest.mark.parametrize("precision", precisions())
+def test_vectors_are_the_same_bits(layout: str, precision: Precision) -> None:
+    before, after = text_network(layout), text_network(layout)
+    share_causal_mask(after)
+    one, other = (compile_network(one, properties_of(precision)) for one in (before, after))
+    for texts, tokens in [(1, 1), (1, 7), (3, 5), (16, 16)]:
+        ids = np.random.default_rng(tokens).integers(1, 90, (texts, tokens))
+        given = [ids.astype(port.element_type.to_dtype()) for port in before.inputs]
+
+        assert np.array_equal(one(given)[0], other(given)[0])
