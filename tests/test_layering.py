@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"backends", "config", "machine", "errors"},
     "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}
     | {"backends", "errors"},
-    "backends.openvino": {"backends.inputs", "backends", "errors"},
+    "backends.openvino": {"backends.inputs", "backends", "machine", "errors"},
     "backends.table": {"backends.inputs", "backends"},
     "backends.families": {"backends.torch", "backends.inputs", "backends", "errors"},
     "backends.torch": {"backends.inputs", "backends", "errors"},

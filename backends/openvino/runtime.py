@@ -30,6 +30,7 @@ from backends.openvino.rough_proof import compare_rough, embed_few
 from backends.openvino.store import converted, has_float32
 from backends.precision import lacking, log_choice, tell_refusal, usable
 from errors import ConversionError, ModelFolderError, describe_error
+from machine import give_freed_memory_back
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ class OpenVinoNetwork:
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
         self._calls = 0
+        self._largest = 0
 
     def precision(self) -> Precision:
         """Return what a pass computes its products in, whatever was asked for."""
@@ -193,15 +195,21 @@ class OpenVinoNetwork:
         """Compute: arrays of [n, ...] -> rows of float32."""
         results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
         rows: Rows = results[0].copy()  # the request writes the next ones over these
-        self._drop_mapped_weights()
+        self._give_back(sum(array.size for array in arrays))
         return rows
 
-    def _drop_mapped_weights(self) -> None:
+    def _give_back(self, size: int) -> None:
+        self._calls += 1
+        larger = size > self._largest
         # Batches leave the weights in memory as the processor wants them, now and then again for
         # another size; what was mapped from the file for that would stay in memory beside it.
-        self._calls += 1
-        if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
+        if larger or self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
             drop_mapped_pages(self._weights)
+        # What a pass computes in is kept for the next, and made anew for a larger batch: what was
+        # kept for smaller ones lies between other things, too small to be used again.
+        if larger:
+            self._largest = size
+            give_freed_memory_back()
 
 
 def _smallest(port: Any) -> np.ndarray[Any, Any]:
