@@ -3,10 +3,11 @@
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -22,11 +23,12 @@ from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from backends.openvino import eight_bits, runtime, store
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
+from backends.openvino.offers import properties_of
 from backends.openvino.store import converted
 from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
 from errors import ConversionError, ModelFolderError
-from tests.golden_cases import EVERY_LAYOUT, GOLDEN
+from tests.golden_cases import EVERY_LAYOUT, GOLDEN, LAYOUTS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.lesser_cpu import said_on_a_lesser_cpu
 from tests.service import CONVERTED, ROOT, running
@@ -464,3 +466,65 @@ def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_8_bits(
     why, refused = warnings_of(caplog)
     assert "it has an operation of its own" in why
     assert refused == info.refused
+
+
+_DEVIATIONS = np.array([60, 65, 70], np.float32).reshape(1, 3, 1, 1)
+
+
+class _Pictures(NamedTuple):
+    """A tower of images that ends with its patches, and what it computes in float32."""
+
+    network: ov.Model
+    exact: Any
+
+    @classmethod
+    def of(cls, weights: Rows, strides: Sequence[int] = (4, 4), pad: int = 0) -> "_Pictures":
+        pixels = ops.parameter([-1, 3, 8, 12], ov.Type.u8)
+        means = np.array([100, 120, 140], np.float32).reshape(1, 3, 1, 1)
+        shifted = ops.subtract(ops.convert(pixels, "f32"), ops.constant(means))
+        normalised = ops.divide(shifted, ops.constant(_DEVIATIONS))
+        pads = [pad, pad]
+        patches = ops.convolution(normalised, ops.constant(weights), strides, pads, pads, [1, 1])
+        network = ov.Model([patches], [pixels])
+        return cls(network, compile_network(network, properties_of("float32")))
+
+
+def kinds_of(network: ov.Model) -> Counter[str]:
+    return Counter(op.get_type_name() for op in network.get_ops())
+
+
+def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
+    """With weights that 8 bits can hold, nothing is."""
+    weights = np.random.default_rng(0).integers(-127, 128, (5, 3, 4, 4)).astype(np.float32)
+    weights[:, 0, 0, 0] = 127
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)
+    tower = _Pictures.of(weights * _DEVIATIONS)
+    expected = tower.exact(pictures)[0].copy()
+    eight_bits.compress(tower.network)
+
+    assert "Convolution" not in kinds_of(tower.network)
+    assert eight_bits.quantise(tower.network)
+    found = compile_network(tower.network, eight_bits.PROPERTIES)(pictures)[0]
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("strides", "pad"), [((2, 2), 0), ((4, 4), 2)])
+def test_a_convolution_that_is_no_product_of_patches_stays(
+    strides: Sequence[int], pad: int
+) -> None:
+    tower = _Pictures.of(np.ones((5, 3, 4, 4), np.float32), strides, pad)
+    eight_bits.compress(tower.network)
+
+    assert kinds_of(tower.network)["Convolution"] == 1
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "siglip2_naflex"])
+def test_no_family_takes_its_patches_by_a_convolution(layout: str) -> None:
+    """Where pictures are bytes; NaFlex brings patches of float32."""
+    network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / "image.xml")
+    before = kinds_of(network)["Convolution"]
+    eight_bits.compress(network)
+
+    assert before == 1
+    assert kinds_of(network)["Convolution"] == 0

@@ -12,6 +12,8 @@ computed in float32, so a machine whose float32 differs in the last place may ro
 step. In this order each token and each output have a factor, or an addend, of their own, which
 OpenVINO applies in one go; l sum(w) added at the end would be as large as the product.
 
+The bytes of a picture are 8 bits as they are (see `patches`).
+
 Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
 of a cosine: OpenVINO then reads them where the file is mapped, and copies none of it.
 
@@ -29,6 +31,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from backends.openvino.core import compile_network
+from backends.openvino.patches import Patches
 
 # OpenVINO would quantise what is multiplied as well, in groups, for weights that it finds packed.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -41,8 +44,11 @@ _TINY = float(np.finfo(np.float32).tiny)
 def compress(network: ov.Model) -> None:
     """Turn the weights of every product into 8 bits, and tables into 16, in place.
 
-    Those that are so already stay.
+    A convolution of a picture's patches becomes such a product. Those that are so already stay.
     """
+    for convolution in network.get_ordered_ops():
+        if convolution.get_type_name() == "Convolution" and (cut := Patches.of(convolution)):
+            cut.put_in_place_of(convolution, _of_patches(cut))
     for product in _products(network):
         weights = product.input_value(1).get_node()
         if _is_matrix(weights):
@@ -121,6 +127,14 @@ def _axis(product: Any) -> int:
     return int(product.get_attributes()["transpose_b"])
 
 
+def _of_patches(cut: Patches) -> Any:
+    weights = _in_8_bits(cut.weights, axis=1)
+    rounded, scales = (weights.input_value(place).get_node() for place in (0, 1))
+    # By the weights as they are now, or what was rounded of each counts for all that is not 0.
+    of_zero = (rounded.input_value(0).get_node().data * scales.data) @ cut.zero
+    return ops.subtract(ops.matmul(cut.bytes, weights, False, True), ops.constant(of_zero))
+
+
 def _in_8_bits(weights: npt.NDArray[np.float32], axis: int) -> Any:
     largest = np.abs(weights).max(axis=axis, keepdims=True)
     scales = np.maximum(largest / _LARGEST, _TINY).astype(np.float32)
@@ -177,15 +191,28 @@ class _InSteps(NamedTuple):
 
     @classmethod
     def of(cls, tokens: Any) -> _InSteps:
-        """Divide the range of each into steps."""
+        """Divide the range of each into steps; bytes have theirs already."""
+        if _are_bytes(tokens):
+            shares = ops.multiply(tokens, _number(1 / _STEPS))
+            return cls(_in_steps(shares), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
         least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
         # Never 0, which it would be where all values of a token are equal.
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
-        # What OpenVINO knows to be of 8 bits it multiplies as such, whatever comes of it.
-        steps = _quantised(shares) if multiplies() else _rounded(shares)
-        return cls(steps.output(0), least, width)
+        return cls(_in_steps(shares), least, width)
+
+
+def _in_steps(shares: Any) -> Any:
+    # What OpenVINO knows to be of 8 bits it multiplies as such, whatever comes of it.
+    return (_quantised(shares) if multiplies() else _rounded(shares)).output(0)
+
+
+def _are_bytes(tokens: Any) -> bool:
+    node = tokens.get_node()
+    return bool(
+        node.get_type_name() == "Convert" and node.input_value(0).get_element_type() == ov.Type.u8
+    )
 
 
 def _quantised(shares: Any) -> Any:
