@@ -52,7 +52,10 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Give back what was needed to load and is not to run; see `keep_freed_memory`."""
+    """Give the kernel what is free: what loading took, or smaller batches than the largest.
+
+    See `keep_freed_memory`.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -1,16 +1,20 @@
 """One causal mask for all layers: the same bits as with one in each."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 from backends.folder import detect
+from backends.load import load_replica
 from backends.model import ModelOptions, Precision
 from backends.openvino.attention import share_causal_mask
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.offers import precisions, properties_of
+from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
 from tests.golden_cases import GOLDEN
 from tests.service import CONVERTED
@@ -25,7 +29,10 @@ def text_network(layout: str) -> ov.Model:
 
 
 def operations(network: ov.Model) -> Counter[str]:
-    compiled = compile_network(network, properties_of("float32"))
+    return operations_of(compile_network(network, properties_of("float32")))
+
+
+def operations_of(compiled: Any) -> Counter[str]:
     operations = compiled.get_runtime_model().get_ops()
     return Counter(op.get_rt_info()["layerType"].value for op in operations)
 
@@ -39,6 +46,31 @@ def test_layers_count_their_tokens_once(layout: str) -> None:
     assert layers > 1
     # One for rows and one for columns in each, before; one for both, after.
     assert operations(before)["Range"] - operations(after)["Range"] == 2 * layers - 1
+
+
+@pytest.mark.parametrize("layout", CAUSAL)
+def test_what_is_served_counts_them_once(layout: str) -> None:
+    tower = load_replica(detect(GOLDEN / layout), FLOAT32).towers["text"]
+    assert isinstance(tower.network, OpenVinoNetwork)
+    shared = text_network(layout)
+    share_causal_mask(shared)
+
+    served = operations_of(tower.network._request.get_compiled_model())
+    assert (
+        served["Range"] == operations(shared)["Range"] < operations(text_network(layout))["Range"]
+    )
+
+
+def test_attention_without_a_mask_or_a_scale_is_causal_too() -> None:
+    heads = [ops.parameter([1, 2, -1, 8], ov.Type.f32) for _ in range(3)]
+    networks = [
+        ov.Model([ops.scaled_dot_product_attention(*heads, causal=True)], heads) for _ in range(2)
+    ]
+    given = list(np.random.default_rng(0).standard_normal((3, 1, 2, 5, 8)).astype(np.float32))
+    one = compile_network(networks[0], properties_of("float32"))(given)[0].copy()
+    share_causal_mask(networks[1])
+
+    assert np.array_equal(one, compile_network(networks[1], properties_of("float32"))(given)[0])
 
 
 @pytest.mark.parametrize("layout", OTHERS)

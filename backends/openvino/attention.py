@@ -17,13 +17,17 @@ from openvino import opset13 as ops
 
 
 def share_causal_mask(network: ov.Model) -> None:
-    """Give all causal attention of a network one mask, in place; its sequences have one length."""
+    """Give all causal attention of a network one mask, in place.
+
+    Its queries and keys have one length in all layers, as those of a text have.
+    """
     layers = [op for op in network.get_ordered_ops() if _is_causal(op)]
     if not layers:
         return
     mask = _causal_mask(layers[0].input_value(0))
     for causal in layers:
-        query, key, value, _ignored, *scale = causal.input_values()
+        query, key, value, *rest = causal.input_values()  # of a mask and a scale, which may lack
+        scale = rest[1:]
         shared = ops.scaled_dot_product_attention(query, key, value, mask, *scale, causal=False)
         shared.set_friendly_name(causal.get_friendly_name())
         causal.output(0).replace(shared.output(0))

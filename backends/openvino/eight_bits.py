@@ -12,6 +12,9 @@ computed in float32, so a machine whose float32 differs in the last place may ro
 step. In this order each token and each output have a factor, or an addend, of their own, which
 OpenVINO applies in one go; l sum(w) added at the end would be as large as the product.
 
+A machine that loses part of such sums multiplies the same weights in float32, by tokens as they
+are: rounded they would be no faster there, and carry the last place of float32 on.
+
 The bytes of a picture are 8 bits as they are (see `patches`).
 
 Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
@@ -46,6 +49,7 @@ def compress(network: ov.Model) -> None:
 
     A convolution of a picture's patches becomes such a product. Those that are so already stay.
     """
+    _take_apart(network)
     for convolution in network.get_ordered_ops():
         if convolution.get_type_name() == "Convolution" and (cut := Patches.of(convolution)):
             cut.put_in_place_of(convolution, _of_patches(cut))
@@ -63,6 +67,9 @@ def compress(network: ov.Model) -> None:
 def quantise(network: ov.Model) -> bool:
     """Give 8 bits to all that is multiplied with weights that have them, in place.
 
+    Nothing is changed where the machine does not multiply them. A token with a NaN among its values
+    may come out finite.
+
     Returns:
         Whether there is any such product.
     """
@@ -71,6 +78,8 @@ def quantise(network: ov.Model) -> bool:
         weights = _InShares.of(product)
         if weights is None:
             continue
+        if not multiplies():
+            return True
         given = product.input_value(0)
         name = given.get_node().get_name(), given.get_index()
         if name not in known:  # a token's query, key and value are products of the same
@@ -88,12 +97,12 @@ def quantise(network: ov.Model) -> bool:
 
 def arithmetic() -> str:
     """Return what a vector space calls the arithmetic of this machine."""
-    return "int8, each token's range" + ("" if multiplies() else ", in float32")
+    return "int8, each token's range" if multiplies() else "int8 weights, float32"
 
 
 @cache
 def multiplies() -> bool:
-    """Tell whether this machine multiplies 8 bits, and adds all of it up.
+    """Tell whether what this machine makes of products of 8 bits is added up without a loss.
 
     By instructions older than VNNI OpenVINO adds two products up in 16 bits, which cannot hold the
     sum of the largest.
@@ -127,6 +136,17 @@ def _axis(product: Any) -> int:
     return int(product.get_attributes()["transpose_b"])
 
 
+def _take_apart(network: ov.Model) -> None:
+    """Make matrices of their own of weights that stand in one, as of some attention."""
+    for split in network.get_ordered_ops():
+        if split.get_type_name() == "VariadicSplit" and _is_matrix(split.input_value(0).get_node()):
+            matrix, axis = (split.input_value(place).get_node().data for place in (0, 1))
+            lengths = [part.partial_shape[int(axis)].get_length() for part in split.outputs()]
+            parts = np.split(matrix, np.cumsum(lengths)[:-1], int(axis))
+            for output, part in zip(split.outputs(), parts, strict=True):
+                output.replace(ops.constant(np.ascontiguousarray(part)).output(0))
+
+
 def _of_patches(cut: Patches) -> Any:
     weights = _in_8_bits(cut.weights, axis=1)
     rounded, scales = (weights.input_value(place).get_node() for place in (0, 1))
@@ -151,7 +171,7 @@ class _InShares(NamedTuple):
     """Weights of 8 bits, each as its share in the sum of its output's: `shares * sums`.
 
     Attributes:
-        shares: 1 in sum for each output; of the shape of the weights.
+        shares: 1 in sum for each output, or 0; of the shape of the weights.
         sums: of each output, [outputs].
     """
 
@@ -177,10 +197,10 @@ class _InShares(NamedTuple):
 
 
 class _InSteps(NamedTuple):
-    """Tokens, [..., width], as whole numbers: each value is `least + width * steps`.
+    """Tokens, [..., width], in 8 bits: each value is `least + width * steps`.
 
     Attributes:
-        steps: from 0 to 1, 255 of them.
+        steps: whole numbers from 0 to 255, divided by 255.
         least: of each token, [..., 1].
         width: of each token's range, [..., 1].
     """
@@ -194,18 +214,13 @@ class _InSteps(NamedTuple):
         """Divide the range of each into steps; bytes have theirs already."""
         if _are_bytes(tokens):
             shares = ops.multiply(tokens, _number(1 / _STEPS))
-            return cls(_in_steps(shares), _number(0), _number(_STEPS))
+            return cls(_quantised(shares).output(0), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
         least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
         # Never 0, which it would be where all values of a token are equal.
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
-        return cls(_in_steps(shares), least, width)
-
-
-def _in_steps(shares: Any) -> Any:
-    # What OpenVINO knows to be of 8 bits it multiplies as such, whatever comes of it.
-    return (_quantised(shares) if multiplies() else _rounded(shares)).output(0)
+        return cls(_quantised(shares).output(0), least, width)
 
 
 def _are_bytes(tokens: Any) -> bool:
@@ -218,11 +233,6 @@ def _are_bytes(tokens: Any) -> bool:
 def _quantised(shares: Any) -> Any:
     low, high = _number(0), _number(1)
     return ops.fake_quantize(shares, low, high, low, high, _STEPS + 1)
-
-
-def _rounded(shares: Any) -> Any:
-    steps = ops.round(ops.multiply(shares, _number(_STEPS)), "half_to_even")
-    return ops.multiply(steps, _number(1 / _STEPS))
 
 
 def _number(value: float) -> Any:

@@ -200,14 +200,13 @@ class OpenVinoNetwork:
 
     def _give_back(self, size: int) -> None:
         self._calls += 1
-        larger = size > self._largest
         # Batches leave the weights in memory as the processor wants them, now and then again for
         # another size; what was mapped from the file for that would stay in memory beside it.
-        if larger or self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
+        if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
             drop_mapped_pages(self._weights)
         # What a pass computes in is kept for the next, and made anew for a larger batch: what was
         # kept for smaller ones lies between other things, too small to be used again.
-        if larger:
+        if size > self._largest:
             self._largest = size
             give_freed_memory_back()
 
