@@ -71,8 +71,10 @@ async def test_a_job_is_done_in_a_thread_of_the_pool(pool: WorkerPool) -> None:
 async def test_jobs_run_side_by_side_in_as_many_threads(health: Health) -> None:
     pool = WorkerPool(3, "test", health.monitor("test"))
     together = threading.Barrier(3, timeout=10)
-    await asyncio.gather(*(pool.run(together.wait) for _ in range(3)))
+    places = await asyncio.gather(*(pool.run(together.wait) for _ in range(3)))
     await pool.aclose()
+
+    assert sorted(places) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
