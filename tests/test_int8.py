@@ -45,6 +45,10 @@ NEEDS_VNNI = pytest.mark.skipif(
 )
 
 
+def name_of(folder: Path) -> str:
+    return "demo" if folder == DEMO else folder.name
+
+
 def has_8_bits(path: Path) -> bool:
     return Description.read(path).weights == "int8"
 
@@ -126,9 +130,9 @@ def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
 
 @NEEDS_VNNI
 @pytest.mark.parametrize("tower", ["text", "image"])
-@EVERY_LAYOUT
-def test_on_vnni_every_product_is_one_of_8_bits(layout: str, tower: str) -> None:
-    network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / f"{tower}.xml")
+@pytest.mark.parametrize("folder", [DEMO, *(GOLDEN / layout for layout in LAYOUTS)], ids=name_of)
+def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: str) -> None:
+    network = read_network(converted(detect(folder), FLOAT32) / f"{tower}.xml")
     eight_bits.compress(network)
     assert eight_bits.quantise(network)
     compiled = compile_network(network, eight_bits.PROPERTIES)
@@ -140,7 +144,7 @@ def test_on_vnni_every_product_is_one_of_8_bits(layout: str, tower: str) -> None
         if info["layerType"].value == "FullyConnected"
     ]
 
-    assert len(products) > 5
+    assert len(products) > (10 if folder == DEMO else 5)
     assert set(products) <= {"u8", "i8"}
 
 
@@ -207,9 +211,15 @@ WEIGHTS = {
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("is_transposed", [True, False])
+@pytest.mark.parametrize("can_multiply", [True, False])
 def test_any_token_is_multiplied_with_any_weights(
-    tokens: str, weights: str, is_transposed: bool
+    tokens: str,
+    weights: str,
+    is_transposed: bool,
+    can_multiply: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(eight_bits, "multiplies", lambda: can_multiply)
     given, matrix = TOKENS[tokens], WEIGHTS[weights].astype(np.float32)
     rows = ops.parameter([-1] * (given.ndim - 1) + [64], ov.Type.f32)
     constant = ops.constant(matrix if is_transposed else np.ascontiguousarray(matrix.T))

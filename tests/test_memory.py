@@ -1,12 +1,11 @@
 """What passes leave in memory: what the largest needs, however many smaller ones came before."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.lesser_cpu import said_on_a_lesser_cpu
 
 # A network whose rows are wide within it; each size of a batch, and what it added to the process.
 GROW = """
@@ -46,9 +45,7 @@ print(used_mb() - before)
 
 
 def added_mb(folder: Path, *sizes: int) -> float:
-    command = [sys.executable, "-c", GROW, str(folder), *map(str, sizes)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(answer.stdout)
+    return float(said_on_a_lesser_cpu("", GROW, folder, *sizes))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counts are Linux's")

@@ -25,6 +25,7 @@ See https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/wei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from backends.openvino.core import compile_network
-from backends.openvino.patches import Patches
+from backends.openvino.patches import Patches, are_bytes
 
 # OpenVINO would quantise what is multiplied as well, in groups, for weights that it finds packed.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -56,7 +57,7 @@ def compress(network: ov.Model) -> None:
     for product in _products(network):
         weights = product.input_value(1).get_node()
         if _is_matrix(weights):
-            scaled = _in_8_bits(weights.data, _axis(product))
+            scaled = _scaled(*_rounded(weights.data, _axis(product)))
             product.input(1).replace_source_output(scaled.output(0))
     for lookup in network.get_ordered_ops():
         if lookup.get_type_name() == "Gather" and _is_matrix(lookup.input_value(0).get_node()):
@@ -73,14 +74,17 @@ def quantise(network: ov.Model) -> bool:
     Returns:
         Whether there is any such product.
     """
+    products = [product for product in _products(network) if _has_8_bits(product)]
+    if multiplies():
+        _multiply_in_8_bits(products)
+        network.validate_nodes_and_infer_types()
+    return bool(products)
+
+
+def _multiply_in_8_bits(products: Sequence[Any]) -> None:
     known: dict[tuple[str, int], _InSteps] = {}
-    for product in _products(network):
-        weights = _InShares.of(product)
-        if weights is None:
-            continue
-        if not multiplies():
-            return True
-        given = product.input_value(0)
+    for product in products:
+        given, weights = product.input_value(0), _InShares.of(product)
         name = given.get_node().get_name(), given.get_index()
         if name not in known:  # a token's query, key and value are products of the same
             known[name] = _InSteps.of(given)
@@ -91,8 +95,6 @@ def quantise(network: ov.Model) -> bool:
         whole = ops.multiply(mean, weights.sums)
         for user in users:
             user.replace_source_output(whole.output(0))
-    network.validate_nodes_and_infer_types()
-    return bool(known)
 
 
 def arithmetic() -> str:
@@ -148,18 +150,34 @@ def _take_apart(network: ov.Model) -> None:
 
 
 def _of_patches(cut: Patches) -> Any:
-    weights = _in_8_bits(cut.weights, axis=1)
-    rounded, scales = (weights.input_value(place).get_node() for place in (0, 1))
+    rounded, scales = _rounded(cut.weights, axis=1)
+    made = ops.matmul(cut.bytes, _scaled(rounded, scales), False, True)
     # By the weights as they are now, or what was rounded of each counts for all that is not 0.
-    of_zero = (rounded.input_value(0).get_node().data * scales.data) @ cut.zero
-    return ops.subtract(ops.matmul(cut.bytes, weights, False, True), ops.constant(of_zero))
+    return ops.subtract(made, ops.constant((rounded * scales) @ cut.zero))
 
 
-def _in_8_bits(weights: npt.NDArray[np.float32], axis: int) -> Any:
+def _rounded(
+    weights: npt.NDArray[np.float32], axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Return weights in 8 bits, and the scale of each output."""
     largest = np.abs(weights).max(axis=axis, keepdims=True)
     scales = np.maximum(largest / _LARGEST, _TINY).astype(np.float32)
-    rounded = np.rint(weights / scales).astype(np.int8)
+    return np.rint(weights / scales).astype(np.int8), scales
+
+
+def _scaled(rounded: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> Any:
     return ops.multiply(ops.convert(ops.constant(rounded), "f32"), ops.constant(scales))
+
+
+def _has_8_bits(product: Any) -> bool:
+    """Tell whether the weights of a product are what `_scaled` makes."""
+    scaled = product.input_value(1).get_node()
+    if scaled.get_type_name() != "Multiply":
+        return False
+    converted = scaled.input_value(0).get_node()
+    return converted.get_type_name() == "Convert" and _is_constant(
+        converted.input_value(0).get_node(), ov.Type.i8
+    )
 
 
 def _in_float16(table: npt.NDArray[np.float32]) -> Any:
@@ -179,17 +197,11 @@ class _InShares(NamedTuple):
     sums: Any
 
     @classmethod
-    def of(cls, product: Any) -> _InShares | None:
-        """Divide the weights of a product; None for one without weights of 8 bits."""
+    def of(cls, product: Any) -> _InShares:
+        """Divide the weights of a product that has them in 8 bits."""
         axis, scaled = _axis(product), product.input_value(1).get_node()
-        if scaled.get_type_name() != "Multiply":
-            return None
         converted, scales = (scaled.input_value(place).get_node() for place in (0, 1))
-        if converted.get_type_name() != "Convert":
-            return None
         weights = converted.input_value(0).get_node()
-        if not _is_constant(weights, ov.Type.i8):
-            return None
         sums = weights.data.sum(axis, np.int32, keepdims=True).astype(np.float32)
         sums[sums == 0] = _ALMOST_0
         shares = ops.multiply(converted, ops.constant(1 / sums))
@@ -212,7 +224,7 @@ class _InSteps(NamedTuple):
     @classmethod
     def of(cls, tokens: Any) -> _InSteps:
         """Divide the range of each into steps; bytes have theirs already."""
-        if _are_bytes(tokens):
+        if are_bytes(tokens):
             shares = ops.multiply(tokens, _number(1 / _STEPS))
             return cls(_quantised(shares).output(0), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
@@ -221,13 +233,6 @@ class _InSteps(NamedTuple):
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
         return cls(_quantised(shares).output(0), least, width)
-
-
-def _are_bytes(tokens: Any) -> bool:
-    node = tokens.get_node()
-    return bool(
-        node.get_type_name() == "Convert" and node.input_value(0).get_element_type() == ov.Type.u8
-    )
 
 
 def _quantised(shares: Any) -> Any:

@@ -68,6 +68,14 @@ class Patches(NamedTuple):
         )
 
 
+def are_bytes(value: Any) -> bool:
+    """Tell whether float32 is of whole numbers from 0 to 255, as bytes were turned into it."""
+    node = value.get_node()
+    return bool(
+        node.get_type_name() == "Convert" and node.input_value(0).get_element_type() == ov.Type.u8
+    )
+
+
 class _Normalised(NamedTuple):
     """Pixels as a model sees them: `bytes * factor + addend`, each [1, channels, 1, 1] or one."""
 
@@ -79,7 +87,7 @@ class _Normalised(NamedTuple):
 def _normalised(value: Any) -> _Normalised | None:
     """Follow what bytes go through, as far as that is done to each channel by itself."""
     node, kind = value.get_node(), value.get_node().get_type_name()
-    if kind == "Convert" and node.input_value(0).get_element_type() == ov.Type.u8:
+    if are_bytes(value):
         return _Normalised(node.input_value(0), np.ones(1, np.float32), np.zeros(1, np.float32))
     if kind not in {"Add", "Subtract", "Multiply", "Divide"}:
         return None
