@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from backends.model import Model, Prepared, Shaping, Tower
 from errors import ConfigurationError
-from inference.fair_queue import Caller
+from inference.fair_queue import FairQueue
+from inference.request import RequestContext
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
 from tests.pictures import base64_of, plain
@@ -266,21 +267,19 @@ async def test_what_it_is_for_is_a_word(own: httpx.AsyncClient, field: str, cont
     assert error["message"] == f"{field}: Expected `str` of length <= 64"
 
 
-async def test_queries_go_first(
-    backend: FakeModel, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    callers: list[bool] = []
-    init = Caller.__init__
+async def test_queries_go_first(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    are_queries: list[bool] = []
+    give_turn = FairQueue.give_turn
 
-    def note(self: Caller, is_query: bool) -> None:
-        callers.append(is_query)
-        init(self, is_query=is_query)
+    def note(self: FairQueue[Any], entry: Any, request: RequestContext) -> None:
+        are_queries.append(request.is_query)
+        give_turn(self, entry, request)
 
-    monkeypatch.setattr(Caller, "__init__", note)
+    monkeypatch.setattr(FairQueue, "give_turn", note)
     await embedded(client, input="a", input_type="query")
-    await embedded(client, input="a", input_type="document")
+    await embedded(client, input="b", input_type="document")
 
-    assert callers == [True, False]
+    assert are_queries == [True, False]
 
 
 # --- what is refused

@@ -19,7 +19,6 @@ from errors import (
     SlowRequestError,
 )
 from inference.tasks import exception_of
-from inference.timings import Timings
 from web.budget import ByteBudget, Reservation
 
 T = TypeVar("T")
@@ -34,7 +33,7 @@ class Intake:
         self._timeout_s = settings.request_timeout_s
 
     @asynccontextmanager
-    async def body_of(self, request: Request, timings: Timings) -> AsyncIterator[bytearray]:
+    async def body_of(self, request: Request) -> AsyncIterator[bytearray]:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
         Raises:
@@ -50,8 +49,7 @@ class Intake:
         try:
             with self.budget.reserved() as reservation:
                 async with deadline:
-                    with timings.measure("read"):
-                        body = await self._read(request, reservation)
+                    body = await self._read(request, reservation)
                     late = DeadlineExceededError(f"not answered within {self._timeout_s:g} s")
                     yield body
         except TimeoutError as error:
