@@ -151,15 +151,20 @@ class Vectorizer:
         request.is_query = any(one.is_query for one in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
-        lookup = self._cache.get([item for item in items if not self._pipeline_of(item).is_table])
-        await self._compute(lookup, request)
+        lookup = self._cache.get(
+            [item for item in items if not self._pipelines[item.modality].is_table]
+        )
+        if lookup.in_flight or lookup.misses:
+            await self._compute(lookup, request)
+        computed = lookup.in_flight | lookup.misses
         for one, item in zip(inputs, items, strict=True):
-            if error := lookup.error_of(item):
-                raise error_of_request(error, one.name) from error
-        answers = [
-            one.finish(lookup.result_of(item) or await self._embed_by_table(one, item))
-            for one, item in zip(inputs, items, strict=True)
-        ]
+            if (work := computed.get(item.key)) and work.error:
+                raise error_of_request(work.error, one.name) from work.error
+        answers: list[Embedded] = []
+        for one, item in zip(inputs, items, strict=True):
+            work = computed.get(item.key)
+            vector = work.result if work else lookup.vectors.get(item.key)
+            answers.append(one.finish(vector or await self._embed_by_table(one, item)))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
@@ -170,7 +175,7 @@ class Vectorizer:
             request.times.items.append(times)
             try:
                 pipeline = self._pipeline_for(one.modality)
-                if pipeline.reads_inline(one.content):
+                if pipeline.preprocessor.reads_inline(one.content):
                     items.append(pipeline.read(one, times))
                 else:
                     items.append(await pipeline.read_in_thread(one, times))
@@ -187,9 +192,6 @@ class Vectorizer:
             "modality",
         )
 
-    def _pipeline_of(self, item: WorkItem) -> Pipeline:
-        return self._pipelines[item.modality]
-
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
         """Compute the misses, and wait for these and for the items in flight.
 
@@ -197,43 +199,41 @@ class Vectorizer:
             RequestTooLargeError: the misses are too much, whatever else waits.
             QueueFullError: too much waits already.
         """
-        if lookup.misses:
-            self._admit(lookup, request)
+        self._admit(list(lookup.misses.values()), request)
         work = [*lookup.in_flight.values(), *lookup.misses.values()]
+        for item in work:
+            item.join(request)
         try:
-            for item in lookup.in_flight.values():
-                item.join(request)
             for item in lookup.misses.values():
                 self._cache.add(item)
-                item.join(request)
-                self._pipeline_of(item).start(item)
+                self._pipelines[item.modality].start(item)
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
             for item in work:
                 if item.has_rows and item.result is None:
-                    item.result = self._pipeline_of(item).collect(item)
+                    item.result = self._pipelines[item.modality].collect(item)
         finally:
             for item in work:
-                item.leave(request)
+                if not item.is_done:
+                    item.leave(request)
                 self._cache.settle(item)
 
-    def _admit(self, lookup: Lookup, request: RequestContext) -> None:
+    def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
         """Let all misses wait, or none of them."""
-        misses = lookup.misses.values()
-        costs = [self._pipeline_of(item).estimate(item) for item in misses]
-        for modality, pipeline in self._pipelines.items():
-            own = [
-                cost for item, cost in zip(misses, costs, strict=True) if item.modality == modality
-            ]
-            if own:
-                pipeline.admission.check(request, sum(own), len(own))
-        for item, cost in zip(misses, costs, strict=True):
-            item.permit = Permit(self._pipeline_of(item).admission, request, cost)
+        costs: dict[Modality, list[int]] = {}
+        for item in misses:
+            cost = self._pipelines[item.modality].preparation.estimate(item.content)
+            costs.setdefault(item.modality, []).append(cost)
+        for modality, own in costs.items():
+            self._pipelines[modality].admission.check(request, sum(own), len(own))
+        for item in misses:
+            admission = self._pipelines[item.modality].admission
+            item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
     async def _embed_by_table(self, one: Input, item: WorkItem) -> Embedded:
         try:
-            return await self._pipeline_of(item).embed_by_table(item)
+            return await self._pipelines[item.modality].embed_by_table(item)
         except InvalidInputError as error:
             raise error.at(one.name) from error
 

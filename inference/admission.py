@@ -44,10 +44,10 @@ class Permit:
 
     def release(self) -> None:
         """Give the place back."""
-        self.set_cost(0)
         if not self._is_released:
-            self._is_released = True
+            self._admission.charge(self.payer, -self.cost)
             self._admission.items -= 1
+            self._is_released = True
 
 
 class Admission:
@@ -95,7 +95,19 @@ class Admission:
             RequestTooLargeError: it could not be answered in time if nothing else waited.
             QueueFullError: too much waits.
         """
-        self._check_alone(cost, items)
+        if items > self._max_items:
+            raise RequestTooLargeError(
+                f"{items} items; at most {self._max_items} may wait at a time", "items"
+            )
+        timeout_s, alone_s = self._capacity.timeout_s, cost * self._capacity.best_cost_s
+        if timeout_s < alone_s < math.inf and self._capacity.can_judge(cost, items):
+            fits = int(items * timeout_s / alone_s)
+            advice = f"send at most {fits} at a time" if fits else "send a smaller one"
+            raise RequestTooLargeError(
+                f"computing {items} of this size takes at least {alone_s:.0f} s here, and answers "
+                f"must be ready in {timeout_s:g} s: {advice}",
+                "work",
+            )
         if not self.items:
             return
         wait_s = self.work_s + cost * self._capacity.cost_s  # at most: turns are fair
@@ -111,21 +123,6 @@ class Admission:
             raise QueueFullError(
                 f"overloaded: {self.items} items wait already; send less at a time",
                 retry_after_s=max(1, math.ceil(wait_s / 2)),
-            )
-
-    def _check_alone(self, cost: int, items: int) -> None:
-        if items > self._max_items:
-            raise RequestTooLargeError(
-                f"{items} items; at most {self._max_items} may wait at a time", "items"
-            )
-        timeout_s, alone_s = self._capacity.timeout_s, cost * self._capacity.best_cost_s
-        if timeout_s < alone_s < math.inf and self._capacity.can_judge(cost, items):
-            fits = int(items * timeout_s / alone_s)
-            advice = f"send at most {fits} at a time" if fits else "send a smaller one"
-            raise RequestTooLargeError(
-                f"computing {items} of this size takes at least {alone_s:.0f} s here, and answers "
-                f"must be ready in {timeout_s:g} s: {advice}",
-                "work",
             )
 
     def charge(self, request: RequestContext, cost: int) -> None:

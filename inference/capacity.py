@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 # A batch may take this share of the longest time of a request, so that health does not take it for
 # a batch that hangs.
@@ -19,6 +20,23 @@ _LONGEST_BATCH = 0.25
 _PASSES_TO_JUDGE = 2
 _NOT_LONG_AGO_S = 600.0
 _HALF_LIFE_S = 10.0  # of what the rate remembers, in seconds of work
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """A forward pass, for metrics and logs; a batch that fails takes several.
+
+    Attributes:
+        size: number of items in it.
+        run_s: seconds that it was computed.
+        cost: of its items together, in the tower's unit.
+        failed: whether it gave no rows.
+    """
+
+    size: int
+    run_s: float
+    cost: int = 0
+    failed: bool = False
 
 
 class Capacity:
@@ -34,6 +52,8 @@ class Capacity:
         max_batch_size: most items in one batch; it shrinks to what the device's memory holds.
         max_batch_cost: most that a batch may cost; one item alone may cost more.
         timeout_s: longest time from a request to its answer.
+        cost_s: seconds a unit of cost, lately; 0 before the first batch.
+        best_cost_s: the same of the best forward pass.
     """
 
     def __init__(
@@ -52,24 +72,23 @@ class Capacity:
         self._done = 0.0
         # When the last passes were, by the magnitude of their cost.
         self._passes: dict[int, deque[float]] = {}
+        self.cost_s = 0.0
         self.best_cost_s = math.inf
 
-    def observe(self, run_s: float, cost: int) -> None:
-        """Take note of a forward pass: the seconds that it took, and its cost."""
-        run_s /= self._replicas  # each computes side by side with the others
+    def observe(self, stats: BatchStats) -> None:
+        """Take note of a forward pass; one that failed tells nothing of the rate."""
+        if stats.failed:
+            return
+        run_s = stats.run_s / self._replicas  # each computes side by side with the others
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
-        self._done = self._done * faded + cost
-        passes = self._passes.setdefault(cost.bit_length(), deque(maxlen=_PASSES_TO_JUDGE))
+        self._done = self._done * faded + stats.cost
+        self.cost_s = self._work_s / self._done
+        self.best_cost_s = min(self.best_cost_s, run_s / stats.cost)
+        self.max_batch_cost = _LONGEST_BATCH * self.timeout_s / (self.cost_s * self._replicas)
+        magnitude = stats.cost.bit_length()
+        passes = self._passes.setdefault(magnitude, deque(maxlen=_PASSES_TO_JUDGE))
         passes.append(self._clock())
-        self.best_cost_s = min(self.best_cost_s, run_s / cost)
-        batch_cost_s = self.cost_s * self._replicas
-        self.max_batch_cost = _LONGEST_BATCH * self.timeout_s / batch_cost_s
-
-    @property
-    def cost_s(self) -> float:
-        """Seconds a unit of cost; 0 before the first batch."""
-        return self._work_s / self._done if self._done else 0.0
 
     def can_judge(self, cost: int, items: int) -> bool:
         """Tell whether passes were as large as a request's own: of small ones most is overhead.

@@ -25,10 +25,6 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from inference.request import RequestContext
 
 
-class _Alone:
-    """A bucket that equals no other."""
-
-
 class Entry:
     """What waits in a queue; a subclass adds what it is.
 
@@ -38,38 +34,22 @@ class Entry:
         cost: what it weighs in a batch.
 
     Attributes:
+        is_alone: whether it shares a batch with no other.
+        queue: that it was put into; None before.
         number: by which its queue knows it.
     """
 
-    __slots__ = ("_queue", "bucket", "cost", "number", "waiters")
+    __slots__ = ("bucket", "cost", "is_alone", "number", "queue", "waiters")
 
     def __init__(
         self, waiters: Sequence[RequestContext], bucket: Hashable = 0, cost: int = 1
     ) -> None:
         self.waiters = waiters
-        self.bucket = _Alone() if bucket is None else bucket
+        self.is_alone = bucket is None
+        self.bucket = object() if bucket is None else bucket  # equals no other
         self.cost = cost
         self.number = -1
-        self._queue: FairQueue[Any] | None = None
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it shares a batch with no other."""
-        return isinstance(self.bucket, _Alone)
-
-    def put_into(self, queue: FairQueue[Any], number: int) -> None:
-        """Take note of the queue that it waits in."""
-        self._queue, self.number = queue, number
-
-    def joined_by(self, request: RequestContext) -> None:
-        """Wait for a turn of another request, too."""
-        if self._queue is not None:
-            self._queue.give_turn(self, request)
-
-    def withdraw(self) -> None:
-        """Wait no longer."""
-        if self._queue is not None:
-            self._queue.remove(self)
+        self.queue: FairQueue[Any] | None = None
 
 
 E = TypeVar("E", bound=Entry)
@@ -102,7 +82,7 @@ class FairQueue(Generic[E]):
 
     def put(self, entry: E) -> None:
         """Let an entry wait for a turn of one of its requests."""
-        entry.put_into(self, next(self._numbers))
+        entry.queue, entry.number = self, next(self._numbers)
         self._waiting[entry.number] = entry
         for request in entry.waiters:
             self.give_turn(entry, request)

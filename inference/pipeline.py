@@ -18,7 +18,7 @@ from backends.model import Embedded, Shaping, Tower
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
-from inference.request import Content, Input
+from inference.request import Input
 from inference.scheduler import Scheduler
 from inference.timings import ItemTimes
 from inference.vector_cache import RowMemory
@@ -38,6 +38,13 @@ class Pipeline:
         scheduler: computes batches.
         limiter: bounds preprocessing in threads.
         rows: of sentences that are remembered.
+
+    Attributes:
+        admission: as given.
+        scheduler: as given.
+        preparation: of the tower.
+        preprocessor: as given.
+        is_table: whether the tower is quicker than a queue.
     """
 
     def __init__(
@@ -55,15 +62,12 @@ class Pipeline:
         self.scheduler = scheduler
         self.is_table = tower.is_table
         self._vector_space = vector_space
+        self.preparation = tower.preparation
+        self.preprocessor = preprocessor
         self._tower = tower
-        self._preprocessor = preprocessor
         self._pool = pool
         self._limiter = limiter
         self._rows = rows
-
-    def reads_inline(self, content: Content) -> bool:
-        """Tell whether reading an input needs no thread."""
-        return self._preprocessor.reads_inline(content)
 
     def read(self, one: Input, times: ItemTimes) -> WorkItem:
         """Read an input of a request.
@@ -72,9 +76,8 @@ class Pipeline:
             InvalidInputError: it is not what it should be.
             RequestTooLargeError: it is beyond the limits.
         """
-        preparation = self._tower.preparation
-        shaping = preparation.reduce(one.shaping)
-        content = self._preprocessor.read(one.content, times)
+        shaping = self.preparation.reduce(one.shaping)
+        content = self.preprocessor.read(one.content, times)
         key = hashlib.sha256(f"{self._vector_space}/{one.modality}/{shaping.key}/".encode())
         key.update(content.encode() if isinstance(content, str) else content)
         return WorkItem(one.modality, content, shaping, key.digest(), times)
@@ -83,15 +86,11 @@ class Pipeline:
         """Read an input as `read` does, in a thread."""
         return await self._pool.run(self.read, one, times)
 
-    def estimate(self, item: WorkItem) -> int:
-        """Return about what an item costs, in the tower's unit."""
-        return self._tower.preparation.estimate(item.content)
-
     def start(self, item: WorkItem) -> None:
         """Begin to compute an item that is admitted; its end comes later, or at once."""
-        if self._preprocessor.runs_inline(item.content):
+        if self.preprocessor.runs_inline(item.content):
             try:
-                self._submit(item, self._preprocessor(item.content, item.shaping, item.times))
+                self._submit(item, self.preprocessor(item.content, item.shaping, item.times))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
                 item.fail(error)
         else:
@@ -102,9 +101,7 @@ class Pipeline:
         item.entries.append(turn)
         try:
             item.slot = await self._limiter.acquire(turn)
-            chunks = await self._pool.run(
-                self._preprocessor, item.content, item.shaping, item.times
-            )
+            chunks = await self._pool.run(self.preprocessor, item.content, item.shaping, item.times)
             item.slot.hold(chunks.nbytes)
             self._submit(item, chunks)
         except BaseException as error:
@@ -125,7 +122,7 @@ class Pipeline:
         for key, row in zip(item.chunks.keys, rows, strict=False):
             self._rows.put(key, row)
         parts = [rows[place] for place in item.chunks.places]
-        return self._tower.preparation.join(parts, item.chunks.divisor)
+        return self.preparation.join(parts, item.chunks.divisor)
 
     async def embed_by_table(self, item: WorkItem) -> Embedded:
         """Embed by a table, without cache and queue: inline, but for what is long.
@@ -133,16 +130,16 @@ class Pipeline:
         Raises:
             InvalidInputError: the input cannot be read.
         """
-        if self._preprocessor.runs_inline(item.content):
+        if self.preprocessor.runs_inline(item.content):
             return self._look_up(item)
         return await self._pool.run(self._look_up, item)
 
     def _look_up(self, item: WorkItem) -> Embedded:
-        chunks = self._preprocessor(item.content, item.shaping, item.times)
+        chunks = self.preprocessor(item.content, item.shaping, item.times)
         item.times.batch_began_s = item.times.preprocessed_s
         rows = compute(self._tower, chunks.inputs)
         item.times.batch_ended_s = item.times.ended_s = time.perf_counter()
-        return self._tower.preparation.join([rows[i] for i in chunks.places], chunks.divisor)
+        return self.preparation.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
         """Let every replica compute batches of these sizes, beside all that waits.
@@ -151,11 +148,10 @@ class Pipeline:
             BackendError: the model failed, or answered numbers that are not finite.
             UnhealthyError: nothing is computed any more.
         """
-        preparation = self._tower.preparation
-        shaping = preparation.reduce(Shaping())
-        sample = await self._pool.run(preparation.prepare, self._preprocessor.sample(), shaping)
+        shaping = self.preparation.reduce(Shaping())
+        sample = await self._pool.run(self.preparation.prepare, self.preprocessor.sample(), shaping)
         if self.is_table:
-            self._tower.network(*preparation.collate([sample]))
+            self._tower.network(*self.preparation.collate([sample]))
             return
         self._limiter.item_nbytes = sample.nbytes
         await self.scheduler.try_out(sample, sizes)

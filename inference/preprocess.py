@@ -86,7 +86,11 @@ class TextPreprocessor:
             RequestTooLargeError: it is too long.
         """
         text = content if isinstance(content, str) else self._preparation.text_of(content)
-        _check_chars(text, self._max_chars_in_all)
+        if len(text) > self._max_chars_in_all:
+            raise RequestTooLargeError(
+                f"{len(text)} characters; at most {self._max_chars_in_all} are allowed",
+                "text_length",
+            )
         return text
 
     def runs_inline(self, content: str) -> bool:
@@ -107,8 +111,12 @@ class TextPreprocessor:
                 f"{len(parts.items)} sentences; at most {_MAX_SENTENCES} are allowed",
                 "text_length",
             )
-        for sentence in parts.items:
-            _check_chars(sentence, self._max_chars, "a sentence of ")
+        longest = max(map(len, parts.items))
+        if longest > self._max_chars:
+            raise RequestTooLargeError(
+                f"a sentence of {longest} characters; at most {self._max_chars} are allowed",
+                "text_length",
+            )
         distinct = {part: place for place, part in enumerate(dict.fromkeys(parts.items))}
         inputs = [self._preparation.prepare(part, shaping) for part in distinct]
         if len(parts.items) == 1:
@@ -123,10 +131,3 @@ class TextPreprocessor:
     def sample(self) -> str:
         """Return a short text."""
         return "a text"
-
-
-def _check_chars(text: str, most: int, what: str = "") -> None:
-    if len(text) > most:
-        raise RequestTooLargeError(
-            f"{what}{len(text)} characters; at most {most} are allowed", "text_length"
-        )

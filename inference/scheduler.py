@@ -23,13 +23,13 @@ from typing import TypeAlias
 
 from backends.model import Prepared, Tower
 from errors import UnhealthyError
-from inference.capacity import Capacity
+from inference.capacity import BatchStats, Capacity
 from inference.fair_queue import FairQueue
 from inference.health import Health
 from inference.observers import Observers
 from inference.tasks import all_or_first_error
 from inference.work import QueueEntry
-from inference.worker import BatchReport, BatchStats, ModelWorker
+from inference.worker import BatchReport, ModelWorker
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Scheduler:
         self, name: str, towers: Sequence[Tower], health: Health, capacity: Capacity
     ) -> None:
         self.capacity = capacity
-        self.observers: Observers[[BatchStats]] = Observers(self._learn)
+        self.observers: Observers[[BatchStats]] = Observers(capacity.observe)
         self._name = name
         names = [name] if len(towers) == 1 else [f"{name} {i}" for i in range(len(towers))]
         self._workers = [
@@ -87,7 +87,8 @@ class Scheduler:
         Raises:
             UnhealthyError: nothing is computed here any more.
         """
-        self._check_open()
+        if self._closed:
+            raise UnhealthyError(self._closed)
         if not self._tasks:
             self._start()
         for entry in entries:
@@ -102,7 +103,8 @@ class Scheduler:
             Exception: what computing them raised.
             UnhealthyError: nothing is computed here any more.
         """
-        self._check_open()
+        if self._closed:
+            raise UnhealthyError(self._closed)
         await all_or_first_error([worker.try_out(model_input, sizes) for worker in self._workers])
 
     async def aclose(self) -> None:
@@ -136,7 +138,8 @@ class Scheduler:
         while True:
             if not self._queue:
                 await self._arrival()
-            await self._linger()
+            if len(self._queue) < self._expected_arrivals:
+                await self._linger()
             batch = self._queue.take(self.capacity.max_batch_size, self.capacity.max_batch_cost)
             if batch:
                 if self._queue:
@@ -183,7 +186,7 @@ class Scheduler:
         """Wait for the next arrival; tell whether it came in time."""
         loop = asyncio.get_running_loop()
         arrival: asyncio.Future[bool] = loop.create_future()
-        timer = None if within_s is None else loop.call_later(within_s, _settle, arrival, False)
+        timer = None if within_s is None else loop.call_later(within_s, _give_up, arrival)
         self._idle.append(arrival)
         try:
             return await arrival
@@ -195,18 +198,12 @@ class Scheduler:
 
     def _wake_one(self) -> None:
         while self._idle:
-            if _settle(self._idle.popleft(), True):
+            arrival = self._idle.popleft()
+            if not arrival.done():
+                arrival.set_result(True)
                 return
 
     # The end.
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UnhealthyError(self._closed)
-
-    def _learn(self, stats: BatchStats) -> None:
-        if not stats.failed:
-            self.capacity.observe(stats.run_s, stats.cost)
 
     def _ended(self, worker: ModelWorker, task: asyncio.Task[None]) -> None:
         if self._closed:
@@ -227,9 +224,6 @@ class Scheduler:
             entry.item.fail(UnhealthyError(self._closed))
 
 
-def _settle(arrival: asyncio.Future[bool], has_come: bool) -> bool:
-    """End the wait for an arrival; tell whether it was still waited for."""
-    if arrival.done():
-        return False
-    arrival.set_result(has_come)
-    return True
+def _give_up(arrival: asyncio.Future[bool]) -> None:
+    if not arrival.done():
+        arrival.set_result(False)

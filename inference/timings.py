@@ -113,7 +113,8 @@ class RequestTimes:
         if self.read_began_s:
             stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
         if self.embed_began_s:
-            slowest = max(self.items, key=_end_of, default=None)
+            ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
+            slowest = self.items[ends_s.index(max(ends_s))] if ends_s else None
             worked = slowest.stages() if slowest else {}
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
@@ -121,7 +122,3 @@ class RequestTimes:
         if self.serialise_s:
             stages["serialise"] = self.serialise_s
         return stages
-
-
-def _end_of(times: ItemTimes) -> float:
-    return times.ended_s or times.created_s + times.decoded_s

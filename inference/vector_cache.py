@@ -47,16 +47,6 @@ class Lookup:
     in_flight: dict[bytes, WorkItem] = field(default_factory=dict)
     misses: dict[bytes, WorkItem] = field(default_factory=dict)
 
-    def error_of(self, item: WorkItem) -> Exception | None:
-        """Return why there is no vector of an input, once its item has ended."""
-        work = self.in_flight.get(item.key) or self.misses.get(item.key)
-        return work.error if work else None
-
-    def result_of(self, item: WorkItem) -> Embedded | None:
-        """Return the vector of an input, once its item has ended."""
-        work = self.in_flight.get(item.key) or self.misses.get(item.key)
-        return work.result if work else self.vectors.get(item.key)
-
 
 class VectorCache:
     """Remembers the vectors that were used last, and the items under way.

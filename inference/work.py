@@ -127,12 +127,11 @@ class WorkItem:
         """Let a request wait for it; what waits in queues gets a turn of that request, too."""
         self.waiters.append(request)
         for entry in self.entries:
-            entry.joined_by(request)
+            if entry.queue is not None:
+                entry.queue.give_turn(entry, request)
 
     def leave(self, request: RequestContext) -> None:
         """Let a request wait no longer; without any the item is given up."""
-        if self.is_done or request not in self.waiters:
-            return
         self.waiters.remove(request)
         if not self.waiters:
             self._end()
@@ -203,8 +202,10 @@ class WorkItem:
             self.permit.release()
         if self.slot:
             self.slot.release()
-        for entry in self.entries:
-            entry.withdraw()
+        if not self.has_rows:  # otherwise all were taken
+            for entry in self.entries:
+                if entry.queue is not None:
+                    entry.queue.remove(entry)
 
 
 class QueueEntry(Entry):

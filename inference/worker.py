@@ -16,28 +16,12 @@ import numpy as np
 
 from backends.model import Embedded, Prepared, Rows, Tower, Vector
 from errors import BackendError, DeviceLostError, DeviceMemoryError
+from inference.capacity import BatchStats
 from inference.health import Monitor
 from inference.observers import Observers
 from inference.tasks import exception_of
 from inference.work import QueueEntry
 from inference.worker_pool import WorkerPool
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStats:
-    """A forward pass, for metrics and logs; a batch that fails takes several.
-
-    Attributes:
-        size: number of items in it.
-        run_s: seconds that it was computed.
-        cost: of its items together, in the tower's unit.
-        failed: whether it gave no rows.
-    """
-
-    size: int
-    run_s: float
-    cost: int = 0
-    failed: bool = False
 
 
 @dataclass(slots=True)

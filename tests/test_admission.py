@@ -6,7 +6,7 @@ import pytest
 
 from errors import QueueFullError, RequestTooLargeError
 from inference.admission import Admission, Permit
-from inference.capacity import Capacity
+from inference.capacity import BatchStats, Capacity
 from inference.request import RequestContext
 
 
@@ -16,7 +16,7 @@ def capacity_with_history(
     """Return that of a device that has been busy for a while."""
     capacity = Capacity(2, timeout_s, clock=clock)
     for _ in range(20):
-        capacity.observe(run_s=4 * seconds_per_item, cost=4)
+        capacity.observe(BatchStats(1, 4 * seconds_per_item, 4))
     return capacity
 
 
@@ -107,7 +107,7 @@ def test_the_rate_forgets_what_was_long_ago() -> None:
     capacity = capacity_with_history(seconds_per_item=0.5)
     admission = Admission(1000, capacity)
     for _ in range(100):
-        capacity.observe(run_s=1, cost=10)
+        capacity.observe(BatchStats(1, 1, 10))
 
     assert admission.expected_wait_s(RequestContext(), 1) == pytest.approx(0.1, rel=0.01)
 
@@ -147,7 +147,7 @@ def test_what_is_too_large_is_so_by_the_best_rate_that_was_seen() -> None:
     admission = Admission(1000, capacity)
     with pytest.raises(RequestTooLargeError):
         admission.check(RequestContext(), cost=20, items=10)
-    capacity.observe(run_s=1, cost=4)
+    capacity.observe(BatchStats(1, 1, 4))
 
     admission.check(RequestContext(), cost=20, items=10)
 
@@ -156,12 +156,12 @@ def test_small_passes_refuse_nothing_whose_own_will_be_larger() -> None:
     capacity = Capacity(16, timeout_s=10)
     admission = Admission(1000, capacity)
     for cost in (4, 8):  # the warm-up: all of it is overhead
-        capacity.observe(run_s=1, cost=cost)
+        capacity.observe(BatchStats(1, 1, cost))
     capacity.max_batch_cost = math.inf  # whatever these say of the longest batch
     admission.check(RequestContext(), cost=1600, items=100)
 
     for _ in range(2):
-        capacity.observe(run_s=20, cost=256)
+        capacity.observe(BatchStats(1, 20, 256))
     with pytest.raises(RequestTooLargeError, match="send at most 8 at a time"):
         admission.check(RequestContext(), cost=1600, items=100)
 

@@ -120,7 +120,7 @@ def test_an_entry_has_the_turns_of_all_that_wait_for_it() -> None:
     shared = Named("shared", first)
     queue.put(shared)
     put(queue, RequestContext(), "b")
-    shared.joined_by(RequestContext(is_query=True))
+    queue.give_turn(shared, RequestContext(is_query=True))
 
     assert taken(queue) == ["shared"]
     assert taken(queue) == ["1", "b", "2", "3"]

@@ -242,7 +242,7 @@ async def test_a_fault_of_the_lane_itself_is_told_to_all(
     backend = Eyes()
     async with serving(backend) as client:
         monkeypatch.setattr(place, name, raising_once(fault, getattr(place, name)))
-        if step in {"form a batch", "linger"}:
+        if step == "form a batch":
             async with asyncio.timeout(TIMEOUT_S):
                 answers = await asyncio.gather(*(ask(client, colour) for colour in GOOD))
         else:

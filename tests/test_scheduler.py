@@ -12,13 +12,12 @@ import pytest
 from backends.inputs.one_part import OnePart
 from backends.model import Arrays, Prepared, Rows, Shaping, Tower
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
-from inference.capacity import Capacity
+from inference.capacity import BatchStats, Capacity
 from inference.health import Health
 from inference.request import RequestContext
 from inference.scheduler import LINGER, MAX_LINGER, Scheduler
 from inference.timings import ItemTimes
 from inference.work import Chunks, QueueEntry, WorkItem
-from inference.worker import BatchStats
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 
 from backends.model import GpuMemory, ModelInfo
 from errors import REASONS
+from inference.capacity import BatchStats
 from inference.timings import STAGES
-from inference.worker import BatchStats
 from vectorizer import Vectorizer
 from web.record import MODALITIES, Record
 

@@ -98,6 +98,8 @@ class ChunkPreparation(OnePart):
         if self._reading.is_direct:
             return self._tokens.estimate(text)
         whole, rest = divmod(len(text), _CHARS_OF_A_SENTENCE)
+        if not whole:
+            return self._tokens.estimate(text)
         full = self._tokens.estimate(text[:_CHARS_OF_A_SENTENCE])
         return whole * full + self._tokens.estimate(text[:rest])
 
