@@ -11,7 +11,12 @@ from PIL import Image
 
 from backends.model import Rows
 from config import Settings
-from errors import BackendError, DeviceUnavailableError, InvalidInputError
+from errors import (
+    BackendError,
+    DeviceMemoryError,
+    DeviceUnavailableError,
+    InvalidInputError,
+)
 from inference.request import Input, RequestContext
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
@@ -189,3 +194,49 @@ async def test_warming_up_uses_both_towers(vectorizer: Vectorizer, backend: Fake
 
     assert backend.text_batches
     assert backend.image_batches
+
+
+async def test_two_engines_in_one_process_answer_side_by_side() -> None:
+    backends = [FakeModel(), FakeModel()]
+    engines = [Vectorizer([backend.model], Settings()) for backend in backends]
+    for backend in backends:
+        backend.gate.clear()
+    asked = [
+        asyncio.create_task(vectorize(engine, [f"{i} of {number}"]))
+        for number, engine in enumerate(engines)
+        for i in range(4)
+    ]
+    for backend in backends:  # each computes while the other does
+        assert await asyncio.to_thread(backend.busy.wait, 10)
+    for backend in backends:
+        backend.gate.set()
+    answers = await asyncio.gather(*asked)
+
+    for place, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer.texts, [vector_of(f"{place % 4} of {place // 4}")])
+    for number, (engine, backend) in enumerate(zip(engines, backends, strict=True)):
+        assert {text[-1] for batch in backend.text_batches for text in batch} == {str(number)}
+        assert engine.cache_stats.misses == 4
+        await engine.aclose()
+
+
+async def test_what_a_device_cannot_hold_is_known_to_all_who_have_limits() -> None:
+    """A batch that did not fit shrinks batches, and what admission takes for one of a request's."""
+
+    class Small(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
+            if len(texts) > 2:
+                raise DeviceMemoryError("too much")
+            return super().encode_text(texts)
+
+    backend = Small()
+    vectorizer = Vectorizer([backend.model], Settings(max_batch_size=16))
+    capacity = vectorizer._pipelines["text"].scheduler.capacity
+    for _ in range(2):  # passes of a cost of 2
+        await vectorize(vectorizer, [f"{i} {_}" for i in range(8)])
+    assert capacity.max_batch_size == 2
+    assert max(map(len, backend.text_batches)) == 2
+    capacity.max_batch_cost = 1e9
+
+    assert capacity.can_judge(cost=8, items=8)  # its own passes would be as large as those seen
+    await vectorizer.aclose()

@@ -105,14 +105,16 @@ class ChunkPreparation(OnePart):
 
     def split(self, text: str, shaping: Shaping) -> Parts:
         """Return a text's sentences, or itself where there are none."""
-        text = prefixed(text, shaping.task)
+        if shaping.task:
+            text = prefixed(text, shaping.task)
         chunks = self._split(text) or [text]
         return Parts(chunks[:: self._every], len(chunks))
 
     def prepare(self, chunk: str, shaping: Shaping) -> Prepared:
         """Return ids and a mask of a sentence, [length] int64 each."""
         prepared = self._tokens.prepare(chunk, shaping)
-        return replace(prepared, pick=self._poolings.get(shaping.pooling, 0))
+        pick = self._poolings.get(shaping.pooling, 0)
+        return replace(prepared, pick=pick) if pick else prepared
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
