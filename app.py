@@ -32,7 +32,7 @@ from web.logs import configure
 from web.openapi import with_endpoints
 from web.protocol import Protocol
 from web.routes import add_routes
-from web.server import Server, StoppedError
+from web.server import Server, StoppedError, bind
 from web.service import Service, serving
 
 logger = logging.getLogger(__name__)
@@ -158,13 +158,18 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     configure(settings)
     if unused := without_effect():
         logger.warning("No effect here, and none is needed (see README): %s", ", ".join(unused))
+    try:
+        sockets = bind(settings.host, settings.port)  # before the model is loaded: it takes minutes
+    except ConfigurationError as error:
+        logger.error("Cannot start: %s", error)  # noqa: TRY400
+        sys.exit(1)
+    settings = settings.model_copy(update={"port": sockets[0].getsockname()[1]})
     allow_many_connections()
     app = create_app(settings, make_vectorizer)
     server = Server(
         uvicorn.Config(
             app,
-            # uvloop takes "::" for IPv6 alone; "" is every address of both kinds.
-            host="" if settings.host == "::" else settings.host,
+            host=settings.host,
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
@@ -175,8 +180,8 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,
     )
-    with suppress(SystemExit):  # of a signal before it was ready, or of a port that is taken
-        server.run()
+    with suppress(SystemExit):  # of a signal before it was ready, or of a failed start
+        server.run(sockets)
     sys.exit(0 if server.started or server.stopped else 1)
 
 
