@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
-from config import VERSION, Settings, read, without_effect
+from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError, StartupError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
@@ -115,7 +115,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         with _last_words(app):
-            settings = settings or read(Settings)
+            settings = settings or _of_the_environment()
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
             app.service = await held.enter_async_context(
                 serving(vectorizer, settings, app.endpoints, app.errors, app.answer_others)
@@ -126,6 +126,12 @@ async def _lifespan(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
         )
         yield
+
+
+def _of_the_environment() -> Settings:
+    for doubt in doubts():
+        logger.warning("%s", doubt)
+    return read(Settings)
 
 
 @contextmanager
@@ -156,8 +162,8 @@ def main() -> None:
 def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer) -> NoReturn:
     """Serve until a signal comes, and end the process."""
     configure(settings)
-    if unused := without_effect():
-        logger.warning("No effect here, and none is needed (see README): %s", ", ".join(unused))
+    for doubt in doubts():
+        logger.warning("%s", doubt)
     try:
         sockets = bind(settings.host, settings.port)  # before the model is loaded: it takes minutes
     except ConfigurationError as error:

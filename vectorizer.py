@@ -80,7 +80,7 @@ class Vectorizer:
         reader: Reader = (
             TextReader(settings.max_text_chars, towers[0].preparation.splits)
             if modality == "text"
-            else ImageReader(_image_limits(settings, self.info))
+            else ImageReader(_image_limits(settings, self.info.image_px))
         )
         return Pipeline(
             towers[0],
@@ -258,12 +258,21 @@ def _info_of(replicas: Sequence[Model]) -> ModelInfo:
     return replace(replicas[0].info, device=devices)
 
 
-def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
+def check_image_formats(settings: Settings) -> None:
+    """Refuse formats that do not exist, without a model.
+
+    Raises:
+        ConfigurationError: there are such.
+    """
+    ImageReader(_image_limits(settings, shorter_side_px=1))
+
+
+def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     formats = settings.image_formats
     return ImageLimits(
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
-        shorter_side_px=info.image_px,
+        shorter_side_px=shorter_side_px,
         formats=None if formats == ("ALL",) else formats,
         max_wait_s=settings.request_timeout_s,
     )
@@ -275,6 +284,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     Raises:
         StartupError: something is missing that the operator must fix.
     """
+    check_image_formats(settings)
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     try:
