@@ -285,4 +285,11 @@ def test_the_smoke_test_needs_nothing_but_python() -> None:
         cwd=ROOT,
     )
 
-    assert (answer.returncode, answer.stdout) == (1, "FAILED  not ready after 0.5 s\n")
+    waited, failed = answer.stdout.splitlines()
+    assert waited == (
+        "waiting for http://127.0.0.1:9 for up to 0.5 s: [Errno 111] Connection refused"
+    )
+    assert failed == (
+        "FAILED  http://127.0.0.1:9 is not ready after 0.5 s: [Errno 111] Connection refused"
+    )
+    assert answer.returncode == 1
