@@ -2,7 +2,8 @@
 
     bytes -> intake -> parse -> Vectorizer -> [Embedded] -> serialise -> bytes
 
-`python app.py` is the launcher; `uvicorn app:app` starts the same application.
+`python app.py` is the launcher (`cli` reads its command line); `uvicorn app:app` starts the same
+application.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
+import cli
 from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError, StartupError
 from machine import allow_many_connections
@@ -152,6 +154,8 @@ app = create_app()
 
 def main() -> None:
     """Serve until a signal comes; exit with 1 and one sentence where the start fails."""
+    if cli.wants_check():
+        cli.check()
     try:
         settings = read(Settings)
     except ConfigurationError as error:
