@@ -18,6 +18,7 @@ import pytest
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, plain
 from tests.service import Service, ask, running, starting, wait_until_ready
+from web.server import bind
 
 PICTURE = base64_of(plain(size=(64, 64)))
 
@@ -186,6 +187,14 @@ def test_a_bad_host_is_told_before_anything_is_loaded(log: Path, host: str, said
 
     assert log.read_text().splitlines()[-1].endswith(said)
     assert "loading" not in log.read_text()
+
+
+def test_an_address_that_a_name_has_twice_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 2)
+
+    (bound,) = bind("twice", 0)
+    bound.close()
 
 
 def test_a_port_refuses_connections_until_the_model_is_loaded(log: Path, tmp_path: Path) -> None:

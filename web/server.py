@@ -52,7 +52,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
         raise ConfigurationError(f"HOST={host!r}: no such address or name") from error
     bound = []
     with ExitStack() as held:
-        for family, kind, protocol, _, (address, _, *scope) in found:
+        # /etc/hosts may give a name one address twice.
+        for family, kind, protocol, _, (address, _, *scope) in dict.fromkeys(found):
             try:
                 one = held.enter_context(socket.socket(family, kind, protocol))
                 # Connections of the process before this one may linger for a minute.
