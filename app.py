@@ -2,7 +2,8 @@
 
     bytes -> intake -> parse -> Vectorizer -> [Embedded] -> serialise -> bytes
 
-`python app.py` is the launcher; `uvicorn app:app` starts the same application.
+`python app.py` is the launcher (`cli` reads its command line); `uvicorn app:app` starts the same
+application.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
-from config import VERSION, Settings, read, without_effect
+import cli
+from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError, StartupError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
@@ -32,7 +34,7 @@ from web.logs import configure
 from web.openapi import with_endpoints
 from web.protocol import Protocol
 from web.routes import add_routes
-from web.server import Server, StoppedError
+from web.server import Server, StoppedError, bind
 from web.service import Service, serving
 
 logger = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         with _last_words(app):
-            settings = settings or read(Settings)
+            settings = settings or _of_the_environment()
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
             app.service = await held.enter_async_context(
                 serving(vectorizer, settings, app.endpoints, app.errors, app.answer_others)
@@ -126,6 +128,12 @@ async def _lifespan(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
         )
         yield
+
+
+def _of_the_environment() -> Settings:
+    for doubt in doubts():
+        logger.warning("%s", doubt)
+    return read(Settings)
 
 
 @contextmanager
@@ -146,6 +154,8 @@ app = create_app()
 
 def main() -> None:
     """Serve until a signal comes; exit with 1 and one sentence where the start fails."""
+    if cli.wants_check():
+        cli.check()
     try:
         settings = read(Settings)
     except ConfigurationError as error:
@@ -156,15 +166,20 @@ def main() -> None:
 def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer) -> NoReturn:
     """Serve until a signal comes, and end the process."""
     configure(settings)
-    if unused := without_effect():
-        logger.warning("No effect here, and none is needed (see README): %s", ", ".join(unused))
+    for doubt in doubts():
+        logger.warning("%s", doubt)
+    try:
+        sockets = bind(settings.host, settings.port)  # before the model is loaded: it takes minutes
+    except ConfigurationError as error:
+        logger.error("Cannot start: %s", error)  # noqa: TRY400
+        sys.exit(1)
+    settings = settings.model_copy(update={"port": sockets[0].getsockname()[1]})
     allow_many_connections()
     app = create_app(settings, make_vectorizer)
     server = Server(
         uvicorn.Config(
             app,
-            # uvloop takes "::" for IPv6 alone; "" is every address of both kinds.
-            host="" if settings.host == "::" else settings.host,
+            host=settings.host,
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
@@ -175,8 +190,8 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,
     )
-    with suppress(SystemExit):  # of a signal before it was ready, or of a port that is taken
-        server.run()
+    with suppress(SystemExit):  # of a signal before it was ready, or of a failed start
+        server.run(sockets)
     sys.exit(0 if server.started or server.stopped else 1)
 
 

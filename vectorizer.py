@@ -29,7 +29,7 @@ from errors import (
 from inference.admission import Admission, Permit
 from inference.capacity import Capacity
 from inference.health import Health
-from inference.images.decoder import ImageLimits
+from inference.images.decoder import ImageDecoder, ImageLimits
 from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
 from inference.preprocess import Preprocessor, TextPreprocessor
@@ -82,7 +82,7 @@ class Vectorizer:
         preprocessor: Preprocessor = (
             TextPreprocessor(preparation, settings.max_text_chars)
             if modality == "text"
-            else ImagePreprocessor(preparation, _image_limits(settings, self.info))
+            else ImagePreprocessor(preparation, _image_limits(settings, self.info.image_px))
         )
         capacity = Capacity(settings.max_batch_size, settings.request_timeout_s, len(towers))
         return Pipeline(
@@ -279,12 +279,21 @@ def _info_of(replicas: Sequence[Model]) -> ModelInfo:
     return replace(replicas[0].info, device=devices)
 
 
-def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
+def check_image_formats(settings: Settings) -> None:
+    """Refuse formats that do not exist, without a model.
+
+    Raises:
+        ConfigurationError: there are such.
+    """
+    ImageDecoder(_image_limits(settings, shorter_side_px=1))
+
+
+def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     formats = settings.image_formats
     return ImageLimits(
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
-        shorter_side_px=info.image_px,
+        shorter_side_px=shorter_side_px,
         formats=None if formats == ("ALL",) else formats,
         max_wait_s=settings.request_timeout_s,
     )
@@ -296,6 +305,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     Raises:
         StartupError: something is missing that the operator must fix.
     """
+    check_image_formats(settings)
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     try:

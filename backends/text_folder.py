@@ -69,7 +69,7 @@ class TextFolder:
     def modules(self) -> list[dict[str, Any]]:
         """The steps of a sentence-transformers model; none where it does not name them."""
         path = self.snapshot / "modules.json"
-        modules: list[dict[str, Any]] = _parsed(path, list) if path.is_file() else []
+        modules: list[dict[str, Any]] = parsed(path, list) if path.is_file() else []
         return modules
 
     def _is_table(self) -> bool:
@@ -108,11 +108,16 @@ def most_tokens(stated: int | None, positions: int | None) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _parsed(path, dict)
+    content: dict[str, Any] = parsed(path, dict)
     return content
 
 
-def _parsed(path: Path, kind: type) -> Any:
+def parsed(path: Path, kind: type) -> Any:
+    """Return what a file of JSON holds: an object (`dict`), or an array (`list`).
+
+    Raises:
+        ModelFolderError: it is missing, or holds something else.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:

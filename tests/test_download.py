@@ -406,7 +406,7 @@ def test_an_encoder_stays_a_sentence_transformers_model_where_that_is_asked_for(
 
 
 def test_make_run_downloads_a_tag_and_serves_it(hub: Hub, tmp_path: Path) -> None:
-    for name in ("Makefile", "download.py", "app.py"):
+    for name in ("Makefile", "download.py", "app.py", "fetch", "errors.py"):
         (tmp_path / name).symlink_to(ROOT / name)  # models/<tag> belongs to the working directory
     command = ["make", "-C", str(tmp_path), "run", f"MODEL={MADE}", "PORT={port}"]
     command += ["-o", ".venv/models", f"VENV={Path(sys.executable).parent}"]

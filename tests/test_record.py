@@ -1,5 +1,14 @@
+import logging
+import re
+
+import pytest
+
 from inference.timings import ItemTimes, RequestTimes
+from tests.service import ROOT
+from web.logs import log_request
 from web.record import Record
+
+OFTEN = re.search(r"but for ([\d, and]+), which may come", (ROOT / "README.md").read_text())
 
 
 def item_times(ended_s: float, **moments: float) -> ItemTimes:
@@ -74,3 +83,17 @@ def test_a_record_ends_with_its_status_and_its_time() -> None:
 
     assert record.status == 422
     assert record.total_s > 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503])
+def test_the_readme_says_which_failures_are_no_warnings(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    record = Record()
+    record.end(status)
+    log_request(record)
+
+    assert OFTEN
+    is_warning = str(status) not in OFTEN[1]
+    assert [one.levelname for one in caplog.records] == ["WARNING" if is_warning else "DEBUG"]
