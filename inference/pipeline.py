@@ -113,8 +113,9 @@ class Pipeline:
         remembered = [self._rows.get(key) for key in chunks.keys] or [None] * len(chunks.inputs)
         item.expect_rows(chunks, remembered)
         entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]
-        item.entries.extend(entries)
-        self.scheduler.submit(entries)
+        if entries:
+            item.entries.extend(entries)
+            self.scheduler.submit(entries)
 
     def collect(self, item: WorkItem) -> Embedded:
         """Make the result of an item whose rows are all there."""
