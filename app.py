@@ -169,6 +169,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
             http=Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
         ),
