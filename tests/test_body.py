@@ -92,6 +92,26 @@ async def test_a_body_larger_than_all_that_may_wait_passes_alone_in_however_many
     assert intake.budget.used == 0
 
 
+async def test_a_body_is_utf_8_whatever_it_came_in_and_bounded_as_that() -> None:
+    intake = Intake(Settings(max_request_bytes=8))
+    text = "日本"
+    async with intake.body_of(
+        request_of(body(f"[{text}".encode("utf-16-le"))), Timings()
+    ) as content:
+        assert content == f"[{text}".encode()
+        assert intake.budget.used == 7
+    with pytest.raises(RequestTooLargeError, match="10 bytes or more; at most 8"):
+        async with intake.body_of(request_of(body(f"[{text}本".encode("utf-16-le"))), Timings()):
+            raise AssertionError
+    assert intake.budget.used == 0
+
+
+async def test_a_body_in_half_a_character_is_no_json() -> None:
+    with pytest.raises(InvalidInputError, match="invalid JSON"):
+        async with Intake(Settings()).body_of(request_of(body(b"\xff\xfea")), Timings()):
+            raise AssertionError
+
+
 async def test_work_ends_when_its_client_goes() -> None:
     ended = asyncio.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from errors import (
     ClientGoneError,
     ContentEncodingError,
     DeadlineExceededError,
+    InvalidInputError,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
@@ -37,7 +39,10 @@ class Intake:
     async def body_of(self, request: Request, timings: Timings) -> AsyncIterator[bytearray]:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
+        It is UTF-8 then, whatever it came in; what is bounded is that.
+
         Raises:
+            InvalidInputError: the body is no text.
             ContentEncodingError: the body is compressed.
             RequestTooLargeError: the body is.
             QueueFullError: the bodies of all requests together are.
@@ -72,6 +77,11 @@ class Intake:
             body += chunk
             self._check(len(body))
             reservation.grow_to(len(body))
+        encoding = json.detect_encoding(body)
+        if encoding != "utf-8":
+            body = _in_utf8(body, encoding)
+            self._check(len(body))
+            reservation.grow_to(len(body))
         return body
 
     def _check(self, size: int) -> None:
@@ -88,6 +98,19 @@ def _check_encoding(encoding: str) -> None:
             f"the request body has Content-Encoding: {encoding}; send it as it is, without one",
             "encoding",
         )
+
+
+def _in_utf8(body: bytearray, encoding: str) -> bytearray:
+    """Return a body as UTF-8 without a byte-order mark; the parser names lone surrogates in it.
+
+    Raises:
+        InvalidInputError: it is not in that encoding.
+    """
+    try:
+        text = body.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
+    return bytearray(text.encode("utf-8", "surrogatepass"))
 
 
 class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
