@@ -55,7 +55,8 @@ class ErrorResponder:
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.path}/"
-        shape = next(one for one in self._formats if path.startswith(_folder(one.prefix)))
+        claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
+        shape = next(claimed, self._formats[-1])  # `*` is a path that nobody claims
         status = shape.status(refusal.status)
         response = Response(shape.body(refusal), status, media_type="application/json")
         for name, value in _headers_of(error):

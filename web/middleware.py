@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import ServiceError
+from web.addresses import read_path
 from web.auth import Access
 from web.errors import ErrorResponder
 from web.logs import log_request
@@ -59,7 +60,7 @@ class RecordMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and note how it ended."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = read_path(scope)
         endpoint = self._endpoints.get(path, "")
         record = Record(_request_id(scope), scope["method"], path, endpoint)
         scope.setdefault("state", {})["record"] = record
@@ -144,5 +145,5 @@ class AccessMiddleware:
         Raises:
             UnauthorizedError: it must bring a token, and brings none that is allowed.
         """
-        self._access.check(scope)
+        self._access.check(record_of(scope).path, Headers(scope=scope).get("authorization", ""))
         await self._app(scope, receive, send)

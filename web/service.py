@@ -16,7 +16,7 @@ from config import VERSION, Settings
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
-from web.addresses import AddressMiddleware, HeadMiddleware
+from web.addresses import HeadMiddleware
 from web.auth import Access
 from web.body import Intake
 from web.endpoints.base import Endpoint
@@ -88,13 +88,12 @@ async def serving(
     }
     access = Access(settings.authentication_allowed_tokens)
     router = EndpointRouter(handlers, HeadMiddleware(others))
-    recorded = RecordMiddleware(
+    app = RecordMiddleware(
         ErrorMiddleware(AccessMiddleware(router, access), errors),
         endpoints={path: kind.paths[0] for kind in endpoints for path in kind.paths},
         on_complete=requests,
         is_draining=lambda: vectorizer.health.draining,
     )
-    app = AddressMiddleware(recorded)
     task = background(load_log.run(), name="load-log")
     try:
         page = page_response() if settings.debug_page else None
