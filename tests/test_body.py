@@ -127,6 +127,25 @@ async def test_work_ends_when_its_client_goes() -> None:
     await asyncio.wait_for(ended.wait(), 1)
 
 
+async def test_nobody_looks_out_for_the_client_of_work_that_does_not_wait() -> None:
+    asked = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = Request({"type": "http"}, receive)
+    async with while_connected(request):
+        pass
+    await asyncio.sleep(0.01)
+    assert asked == 0
+    async with while_connected(request):
+        await asyncio.sleep(0.01)
+    assert asked == 1
+
+
 async def test_work_that_fails_when_its_client_has_gone_is_no_bug(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

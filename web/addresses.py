@@ -39,7 +39,7 @@ class HeadMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["method"] == "HEAD":
+        if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, partial(_send_no_body, send)
         await self._app(scope, receive, send)
 

@@ -13,8 +13,10 @@ import hmac
 from collections.abc import Sequence
 
 from pydantic import SecretStr
+from starlette.types import Scope
 
 from errors import UnauthorizedError
+from web.headers import header_of
 
 # How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
 # and a password where Basic stands alone.
@@ -29,7 +31,7 @@ class Access:
     def __init__(self, tokens: Sequence[SecretStr] = ()) -> None:
         self._tokens = [token.get_secret_value().encode() for token in tokens]
 
-    def check(self, path: str, authorization: str) -> None:
+    def check(self, path: str, scope: Scope) -> None:
         """Let a request pass, by its path below the prefix and its header `Authorization`.
 
         Raises:
@@ -37,7 +39,7 @@ class Access:
         """
         if not self._tokens or path in _PROBES:
             return
-        given = _token_of(authorization)
+        given = _token_of(header_of(scope, b"authorization"))
         # All are compared, each in constant time: how long it takes tells nothing of them.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):

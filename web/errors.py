@@ -50,8 +50,8 @@ class ErrorResponder:
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
-        """Answer an error, and note it in the request's record."""
-        record: Record = request.state.record
+        """Answer an error, and note it in the request's record; middleware outside has none."""
+        record: Record = request.scope.get("state", {}).get("record") or Record()
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.path}/"

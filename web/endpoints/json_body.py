@@ -21,9 +21,7 @@ _MAX_QUOTES = 2_000_000
 # Largest body that is read a second time, by Python's own parser: it builds all that it reads, for
 # which it takes 0.1 s at most then.
 _MAX_SECOND_READING_BYTES = 1_000_000
-_SURROGATE = re.compile(
-    rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]"
-)  # or half of a pair
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # or half of a pair
 _NO_UNICODE = "not valid Unicode (lone surrogate)"
 
 
