@@ -17,7 +17,6 @@ from errors import (
     DeadlineExceededError,
     InvalidInputError,
     RequestTooLargeError,
-    ServiceError,
     SlowRequestError,
 )
 from inference.tasks import exception_of
@@ -52,18 +51,21 @@ class Intake:
             ClientGoneError: the client went away meanwhile.
         """
         deadline = asyncio.timeout(self._timeout_s)
-        late: ServiceError = SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive")
+        is_read = False
         try:
             with self.budget.reserved() as reservation:
                 async with deadline:
                     with timings.measure("read"):
                         body = await self._read(request, reservation)
-                    late = DeadlineExceededError(f"not answered within {self._timeout_s:g} s")
+                    is_read = True
                     yield body
         except TimeoutError as error:
             if not deadline.expired():  # somebody else's, and a bug
                 raise
-            raise late from error
+            if is_read:
+                late = f"not answered within {self._timeout_s:g} s"
+                raise DeadlineExceededError(late) from error
+            raise SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive") from error
 
     async def _read(self, request: Request, reservation: Reservation) -> bytearray:
         _check_encoding(header_of(request.scope, b"content-encoding"))

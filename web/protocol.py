@@ -62,7 +62,7 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
-        if self.offers_upgrade():
+        if self.parser.should_upgrade() and self.offers_upgrade():
             return  # the parser reads the same head again, without the offer
         self._stop_waiting()
         self._head_bytes, self._is_in_body = 0, True
@@ -70,7 +70,7 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_message_complete(self) -> None:
-        if self.offers_upgrade():
+        if self.parser.should_upgrade() and self.offers_upgrade():
             return
         self._is_in_body = False
         super().on_message_complete()
@@ -87,8 +87,8 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def offers_upgrade(self) -> bool:
-        """Tell whether the request whose head was read offers another protocol."""
-        return self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+        """Tell whether the parser stopped at an offer of another protocol, and not at CONNECT."""
+        return any(name == b"upgrade" for name, _ in self.headers)
 
     def head_without_offer(self) -> bytes:
         """Write the head that was read as it came, but for its `Upgrade` headers."""
