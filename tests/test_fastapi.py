@@ -172,9 +172,11 @@ def test_a_middleware_of_others_that_fails_is_answered_with_json(app: FastAPI) -
     app.add_middleware(BaseHTTPMiddleware, dispatch=fail)
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post("/vectorize", json=TEXT)
+        of_openai = client.post("http://testserver//v1/embeddings", json={"input": "a"})
 
-    assert answer.status_code == 500
+    assert answer.status_code == of_openai.status_code == 500
     assert answer.json() == {"error": "internal error; the service's log has the details"}
+    assert of_openai.json()["error"]["type"] == "server_error"
 
 
 def test_cors_answers_a_preflight_and_marks_every_answer() -> None:

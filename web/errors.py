@@ -20,6 +20,7 @@ from errors import (
     UnauthorizedError,
     UnhealthyError,
 )
+from web.addresses import read_path
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
 from web.record import Record
@@ -51,7 +52,8 @@ class ErrorResponder:
 
     def respond(self, request: Request, error: Exception) -> Response:
         """Answer an error, and note it in the request's record; middleware outside has none."""
-        record: Record = request.scope.get("state", {}).get("record") or Record()
+        record: Record | None = request.scope.get("state", {}).get("record")
+        record = record or Record(path=read_path(request.scope))
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.path}/"
