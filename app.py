@@ -1,6 +1,6 @@
 """The service over HTTP: the application, its lifespan, and the launcher.
 
-    bytes -> intake -> parse -> Vectorizer -> [Embedded] -> serialise -> bytes
+    bytes -> middleware -> route: read -> parse -> Vectorizer -> [Embedded] -> serialise -> bytes
 
 `python app.py` is the launcher (`cli` reads its command line); `uvicorn app:app` starts the same
 application.
@@ -8,34 +8,35 @@ application.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
-from typing_extensions import override
 
 import cli
 from config import VERSION, Settings, doubts, read
-from errors import ConfigurationError, StartupError
+from errors import ConfigurationError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
+from web.addresses import HeadMiddleware
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
+from web.handler import interface_routes
 from web.logs import configure
-from web.openapi import with_endpoints
+from web.middleware import AccessMiddleware, ErrorMiddleware, RecordMiddleware
+from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
-from web.server import Server, StoppedError, bind
+from web.server import Server, bind
 from web.service import Service, serving
+from web.startup import StartupErrorMiddleware, startup_error
 
 logger = logging.getLogger(__name__)
 
@@ -50,79 +51,52 @@ def create_app(
     settings: Settings | None = None,
     make_vectorizer: MakeVectorizer = load_vectorizer,
     endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS,
-) -> Application:
-    """Build the application; the model is loaded when its lifespan starts.
+) -> FastAPI:
+    """Build the application; its lifespan loads the model, and hangs all that serves on its state.
 
     Args:
         settings: by default, those of the environment at start.
         make_vectorizer: loads the model; tests put their own in its place.
         endpoints: the interfaces; tests add their own.
     """
-    app = Application(
-        endpoints,
+    errors = ErrorResponder(one.errors for one in endpoints)
+    app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
         summary="Vectors of texts and images for Weaviate's modules",
         docs_url=None,  # FastAPI's pages take their scripts from the internet; see `web/docs.py`
         redoc_url=None,
-        lifespan=partial(_lifespan, settings=settings, make_vectorizer=make_vectorizer),
+        redirect_slashes=False,  # `web/addresses.py` reads them
+        routes=interface_routes(endpoints),
+        exception_handlers=errors.handlers,
+        lifespan=partial(
+            _lifespan, settings=settings, make_vectorizer=make_vectorizer, endpoints=endpoints
+        ),
     )
     add_routes(app)
+    describe(app, endpoints)
+    # The last is the outermost.
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(AccessMiddleware)
+    app.add_middleware(ErrorMiddleware, errors=errors)
+    app.add_middleware(RecordMiddleware, endpoints=endpoints)
+    app.add_middleware(StartupErrorMiddleware)
     return app
-
-
-class Application(FastAPI):
-    """A FastAPI with the interfaces in front of it, and whose failed start ends in a sentence.
-
-    Attributes:
-        service: what serves, once the model is loaded.
-        last_words: the sentence that a failed start ends in; None before one.
-    """
-
-    service: Service
-
-    def __init__(self, endpoints: Sequence[type[Endpoint[Any]]], **about: Any) -> None:
-        self.endpoints = endpoints
-        self.errors = ErrorResponder(one.errors for one in endpoints)
-        self.last_words: str | None = None
-        super().__init__(exception_handlers=self.errors.handlers, **about)
-
-    @override
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self.service.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, partial(self._send_in_a_sentence, send))
-
-    async def answer_others(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what no interface does."""
-        await super().__call__(scope, receive, send)
-
-    @override
-    def openapi(self) -> dict[str, Any]:
-        if not self.openapi_schema:
-            self.openapi_schema = with_endpoints(super().openapi(), self.endpoints)
-        return self.openapi_schema
-
-    async def _send_in_a_sentence(self, send: Send, message: Message) -> None:
-        # Starlette reports a failed start as a traceback.
-        if message["type"] == "lifespan.startup.failed" and self.last_words is not None:
-            message = {**message, "message": self.last_words}
-        await send(message)
 
 
 @asynccontextmanager
 async def _lifespan(
-    app: Application, settings: Settings | None, make_vectorizer: MakeVectorizer
+    app: FastAPI,
+    settings: Settings | None,
+    make_vectorizer: MakeVectorizer,
+    endpoints: Sequence[type[Endpoint[Any]]],
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
-        with _last_words(app):
+        with startup_error(app.state):
             settings = settings or _of_the_environment()
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
-            app.service = await held.enter_async_context(
-                serving(vectorizer, settings, app.endpoints, app.errors, app.answer_others)
-            )
-        routes = ", ".join(f"POST {one.paths[0]}" for one in app.endpoints)
+            await held.enter_async_context(serving(app.state, vectorizer, settings, endpoints))
+        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints)
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
@@ -134,19 +108,6 @@ def _of_the_environment() -> Settings:
     for doubt in doubts():
         logger.warning("%s", doubt)
     return read(Settings)
-
-
-@contextmanager
-def _last_words(app: Application) -> Iterator[None]:
-    try:
-        yield
-    except StartupError as error:
-        app.last_words = str(error)
-        raise
-    except (StoppedError, asyncio.CancelledError):
-        logger.info("Stopped before it was ready")
-        app.last_words = ""
-        raise
 
 
 app = create_app()
@@ -184,6 +145,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
             http=Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
         ),
@@ -195,8 +157,9 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     sys.exit(0 if server.started or server.stopped else 1)
 
 
-def _drain(app: Application) -> None:
-    app.service.vectorizer.health.draining = True
+def _drain(app: FastAPI) -> None:
+    service: Service = app.state.service
+    service.vectorizer.health.draining = True
 
 
 if __name__ == "__main__":

@@ -89,6 +89,24 @@ async def test_a_body_larger_than_all_that_may_wait_passes_alone_in_however_many
     assert intake.budget.used == 0
 
 
+async def test_a_body_is_utf_8_whatever_it_came_in_and_bounded_as_that() -> None:
+    intake = Intake(Settings(max_request_bytes=8))
+    text = "日本"
+    async with intake.body_of(request_of(body(f"[{text}".encode("utf-16-le")))) as content:
+        assert content == f"[{text}".encode()
+        assert intake.budget.used == 7
+    with pytest.raises(RequestTooLargeError, match="10 bytes or more; at most 8"):
+        async with intake.body_of(request_of(body(f"[{text}本".encode("utf-16-le")))):
+            raise AssertionError
+    assert intake.budget.used == 0
+
+
+async def test_a_body_in_half_a_character_is_no_json() -> None:
+    with pytest.raises(InvalidInputError, match="invalid JSON"):
+        async with Intake(Settings()).body_of(request_of(body(b"\xff\xfea"))):
+            raise AssertionError
+
+
 async def test_work_ends_when_its_client_goes() -> None:
     ended = asyncio.Event()
 
@@ -102,6 +120,25 @@ async def test_work_ends_when_its_client_goes() -> None:
         async with while_connected(request_of({"type": "http.disconnect"})):
             await work()
     await asyncio.wait_for(ended.wait(), 1)
+
+
+async def test_nobody_looks_out_for_the_client_of_work_that_does_not_wait() -> None:
+    asked = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = Request({"type": "http"}, receive)
+    async with while_connected(request):
+        pass
+    await asyncio.sleep(0.01)
+    assert asked == 0
+    async with while_connected(request):
+        await asyncio.sleep(0.01)
+    assert asked == 1
 
 
 async def test_work_that_fails_when_its_client_has_gone_is_no_bug(

@@ -7,6 +7,7 @@ someone asks. Each object has a registry of its own. It knows no HTTP and no mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -55,7 +56,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_States(vectorizer, version, queue_bytes, observer_failures))
-        self._requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
+        requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
+        self._answers = cache(lambda endpoint, code: requests.labels(endpoint, str(code)))
         items = self._counter("items", "Texts and images that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
         self._truncated = self._counter("truncated_texts", "Texts longer than the model reads.")
@@ -90,10 +92,11 @@ class Metrics:
 
     def observe_request(self, record: Record) -> None:
         """Count a request that was answered."""
-        self._requests.labels(record.endpoint, str(record.status)).inc()
+        self._answers(record.endpoint, record.status).inc()
         for modality, count in record.items.items():
             self._items[modality].inc(count)
-        self._truncated.inc(len(record.truncated))
+        if record.truncated:
+            self._truncated.inc(len(record.truncated))
         if record.refused:
             self._refusals[record.refused].inc()
         self._total.observe(record.total_s)

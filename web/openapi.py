@@ -7,6 +7,7 @@ from http.client import responses as phrases
 from typing import Any
 
 import msgspec
+from fastapi import FastAPI
 
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
@@ -24,6 +25,19 @@ _OF_VECTORS = {
         },
     }
 }
+
+
+def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
+    """Let an application's description hold the interfaces, whose routes are not FastAPI's own."""
+    of_fastapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = of_fastapi()  # anew where routes were added
+        if not {one.paths[0] for one in endpoints} <= described["paths"].keys():
+            described = app.openapi_schema = with_endpoints(described, endpoints)
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
 
 
 def with_endpoints(
@@ -55,7 +69,7 @@ def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[s
     return {
         "tags": ["model"],
         "summary": about.summary,
-        "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
+        "operationId": endpoint.operation_id(),
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
             "200": {

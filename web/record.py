@@ -26,7 +26,7 @@ class Record:
     Attributes:
         request_id: by which its line in the log and its answer are known.
         method: of HTTP.
-        path: what was asked.
+        path: what was asked, below the prefix at which the application is mounted.
         endpoint: the path by which the interface is known that was asked, or empty.
         items: how many inputs it brought, by modality.
         truncated: the places of those that were longer than the model reads, from 0.
