@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from errors import describe_error
+from errors import ModelFolderError, describe_error
 
 Job: TypeAlias = Mapping[str, object]
 Answer: TypeAlias = dict[str, Any]
@@ -23,6 +23,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 class JobError(Exception):
     """A job was not done; the message says why."""
+
+
+class JobRefusedError(JobError):
+    """The model folder cannot be loaded, whatever else is tried with it."""
 
 
 class JobKilledError(JobError):
@@ -47,6 +51,7 @@ def run_in_subprocess(
         timeout_s: after which it is killed.
 
     Raises:
+        JobRefusedError: it said that the model folder cannot be loaded.
         JobError: it said that it cannot be done, or ended without an answer.
     """
     try:
@@ -78,7 +83,7 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
     except (IndexError, ValueError) as error:
         raise JobError(f"{called} ended without an answer") from error
     if "error" in answer:
-        raise JobError(answer["error"])
+        raise (JobRefusedError if answer.get("refused") else JobError)(answer["error"])
     return answer
 
 
@@ -87,5 +92,6 @@ def subprocess_main(do: Callable[[Answer], Answer]) -> None:
     try:
         answer = do(json.load(sys.stdin))
     except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
-        answer = {"error": describe_error(error)}
+        refused = isinstance(error, ModelFolderError)
+        answer = {"error": describe_error(error), "refused": refused}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")

@@ -22,6 +22,7 @@ from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
 from backends.openvino.attention import share_causal_mask
+from backends.openvino.constants import refuse_unfit_weights
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
@@ -160,6 +161,7 @@ class OpenVinoNetwork:
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
+        refuse_unfit_weights(network)
         share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":

@@ -23,8 +23,10 @@ from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
 from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, decode
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.text_folder import TextFolder, meta_of
+from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
 _WEIGHTS = "model.safetensors"
+_NAMES = ("embedding.weight", "embeddings")  # as sentence-transformers and model2vec save it
 _PROMPTS = "config_sentence_transformers.json"
 
 
@@ -66,12 +68,20 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 def _read_table(path: Path) -> npt.NDArray[np.float32]:
     stored: dict[str, npt.NDArray[Any]] = load_file(path)
-    if "embedding.weight" in stored:  # as sentence-transformers saves it
-        return np.asarray(stored["embedding.weight"], np.float32)
-    table = np.asarray(stored["embeddings"], np.float32)
-    if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
-        table = table[stored["mapping"]]
-    return table * stored["weights"].astype(np.float32)[:, None] if "weights" in stored else table
+    if prefix := strange_prefix(_NAMES, stored.keys() - _NAMES):
+        stored = {name.removeprefix(prefix): weight for name, weight in stored.items()}
+    name = next((one for one in _NAMES if one in stored), None)
+    if name is None:
+        raise ValueError(do_not_fit([f"{_NAMES[0]} {MISSING}"]))
+    table = np.asarray(stored[name], np.float32)
+    if name == _NAMES[1]:
+        if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
+            table = table[stored["mapping"]]
+        if "weights" in stored:
+            table = table * stored["weights"].astype(np.float32)[:, None]
+    if not np.isfinite([table.min(), table.max()]).all():  # either is NaN where a number is
+        raise ValueError(do_not_fit([f"{name} {NOT_FINITE}"]))
+    return table
 
 
 def _read_prompts(path: Path) -> Prompts:
