@@ -7,13 +7,18 @@ stays in the memory of the one that asked.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from typing_extensions import override
+
 from errors import ModelFolderError, describe_error
+
+logger = logging.getLogger(__name__)
 
 Job: TypeAlias = Mapping[str, object]
 Answer: TypeAlias = dict[str, Any]
@@ -82,6 +87,8 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
         answer: Answer = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise JobError(f"{called} ended without an answer") from error
+    for warning in answer.pop("warnings", []):
+        logger.warning("%s", warning)
     if "error" in answer:
         raise (JobRefusedError if answer.get("refused") else JobError)(answer["error"])
     return answer
@@ -89,9 +96,23 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
 
 def subprocess_main(do: Callable[[Answer], Answer]) -> None:
     """Do the job that standard input describes, at the other end of `run_in_subprocess`."""
+    warned = _Warnings()
+    logging.getLogger("backends").addHandler(warned)
     try:
         answer = do(json.load(sys.stdin))
     except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
         refused = isinstance(error, ModelFolderError)
         answer = {"error": describe_error(error), "refused": refused}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    sys.stdout.write(f"\n{json.dumps({'warnings': list(warned.messages), **answer})}\n")
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is warned of, each once, for the process that waits."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages[record.getMessage()] = None

@@ -21,7 +21,7 @@ from backends.openvino.store import converted
 from backends.proof_inputs import proof_inputs
 from backends.weights import common_prefix, strange_prefix
 from errors import ModelFolderError
-from fetch.layouts import _SAVE
+from fetch.layouts import _SAVE, Job, do
 from tests.golden_cases import GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model
 from tests.service import CONVERTED
@@ -191,6 +191,16 @@ def test_minus_infinity_in_a_mask_is_no_fault() -> None:
     for unfit in ([0, np.nan, 0], [0.5, np.inf, 1]):
         with pytest.raises(ValueError, match="is not finite"):
             refuse_unfit_weights(network(unfit))
+
+
+def test_what_is_fetched_and_lacks_weights_is_refused(tmp_path: Path) -> None:
+    source = rewritten("bert", tmp_path / "hub", without_one) / "model"
+    target = tmp_path / "models"
+    target.mkdir()
+    job = Job("text", str(target), {"model": str(source)}, str(tmp_path / "hub"), trust=False)
+
+    with pytest.raises(ModelFolderError, match=r"its weights do not fit: \S+ is missing$"):
+        do(job)
 
 
 def test_what_is_fetched_is_saved_without_what_it_lacked(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from backends.embed import embed
 from backends.model import Modality, Tower
 from backends.proof_inputs import proof_inputs
+from backends.torch.embeddings import token_rows
 from backends.torch.runtime import TorchNetwork
 from backends.torch.towers import TorchModel, TorchTower
 from backends.weights import MISSING, NAMED, NOT_FINITE, do_not_fit, misshapen, strange_prefix
@@ -55,11 +56,17 @@ class Faults:
 def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
     """Load a family's model; no vector depends on a weight that the folder does not hold.
 
+    Nor on an embedding that is none: its texts know how many there are.
+
     Raises:
         ValueError: one does; the message names the first few.
     """
     with checkpoints_noted() as faults:
         loaded = load()
+    if tower := loaded.towers.get("text"):
+        rows = token_rows(tower.module, tower.preparation, loaded.info.device)
+        if rows is not None:
+            tower.preparation.limit_ids(rows)
     for modality, tower in loaded.towers.items():
         _refuse_unfit(modality, tower, loaded.info.device, faults)
     return loaded

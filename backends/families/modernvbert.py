@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     Idefics3ImageProcessorPil,
     ModernVBertConfig,
     ModernVBertModel,
@@ -55,8 +54,8 @@ _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `colpali_engine_model/` and `colpali_engine_processor/`, each a hub cache."""
     processors = _snapshot(folder, "colpali_engine_processor")
-    tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
-    processor = Idefics3ImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    tokenizer = hf.load_own_tokenizer(processors, options)
+    processor = hf.load_image_processor(Idefics3ImageProcessorPil, processors)
     model = place(_load_model(folder), options)
     info = describe(
         folder,

@@ -112,6 +112,10 @@ class ChunkPreparation(OnePart):
         prepared = self._tokens.prepare(chunk, shaping)
         return replace(prepared, pick=self._poolings.get(shaping.pooling, 0))
 
+    def limit_ids(self, rows: int) -> None:
+        """Let the other read no text with an id that has no embedding."""
+        self._tokens.limit_ids(rows)
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
 

@@ -10,6 +10,8 @@ import openvino as ov
 
 from backends.weights import NOT_FINITE, do_not_fit
 
+_SAME_IDS = ("Convert", "Reshape", "Squeeze", "Unsqueeze")  # operations that leave ids as they are
+
 
 def refuse_unfit_weights(network: ov.Model) -> None:
     """Look at every constant that the first result is computed from; vectors are made of it.
@@ -28,6 +30,20 @@ def refuse_unfit_weights(network: ov.Model) -> None:
     if unfit:
         unfit.reverse()  # as the network computes
         raise ValueError(do_not_fit(unfit))
+
+
+def token_rows(ids: ov.Output) -> int | None:
+    """Follow the ids of texts to where they are looked up, and return how many rows are there."""
+    places = [ids]
+    while places:
+        for port in places.pop().get_target_inputs():
+            op = port.get_node()
+            if op.get_type_name() == "Gather" and port.get_index() == 1:
+                rows = op.input(0).get_partial_shape()[0]
+                return None if rows.is_dynamic else int(rows.get_length())
+            if op.get_type_name() in _SAME_IDS:
+                places.extend(op.outputs())
+    return None
 
 
 def _is_fit(constant: Any) -> bool:
