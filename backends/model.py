@@ -152,6 +152,17 @@ class Preparation(Protocol):
         """Make one answer of the parts'."""
         ...
 
+    def limit_ids(self, rows: int) -> None:
+        """Read no text from now on that holds an id which the network has no embedding for.
+
+        Args:
+            rows: how many ids it has one for.
+
+        Raises:
+            ValueError: there would be no text to read.
+        """
+        ...
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text that ids of the model's own vocabulary stand for.
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from backends.model import Modality, Preparation, Shaping
+from errors import InvalidInputError
 
 _MODES = ("RGB", "RGBA", "L")
 _TEXTS = (
@@ -26,8 +27,23 @@ _TEXTS = (
 
 
 def proof_inputs(modality: Modality, preparation: Preparation, most_cost: int) -> Sequence[Any]:
-    """Return all texts, or as many pictures as cost no more together, in the preparation's unit."""
-    return _TEXTS if modality == "text" else _pictures(preparation, most_cost)
+    """Return all texts, or as many pictures as cost no more together, in the preparation's unit.
+
+    A text with tokens that the model has no embedding for is no input of it.
+    """
+    if modality == "text":
+        return [text for text in _TEXTS if _is_readable(text, preparation)]
+    return _pictures(preparation, most_cost)
+
+
+def _is_readable(text: str, preparation: Preparation) -> bool:
+    shaping = preparation.reduce(Shaping())
+    try:
+        for part in preparation.split(text, shaping).items:
+            preparation.prepare(part, shaping)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def _pictures(preparation: Preparation, most_cost: int) -> Sequence[Image.Image]:

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},
-    "fetch": {"backends.load", "backends.openvino", "backends", "config", "errors"},
+    "fetch": {"backends.load", "backends.openvino", "backends.families", "backends"}
+    | {"config", "errors"},
     "backends.load": {"backends.openvino", "backends.table", "backends.torch", "backends.families"}
     | {"backends", "config", "machine", "errors"},
     "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}

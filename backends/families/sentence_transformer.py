@@ -43,10 +43,11 @@ from errors import ModelFolderError
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `clip/` and `text/`; equal folders are loaded once."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
+    network_path = _network_folder(clip_path)
     clip = load_sentence_transformer(clip_path, options)
     shared = same_content(clip_path, text_path)
     text = clip if shared else load_sentence_transformer(text_path, options)
-    processor = CLIPImageProcessorPil.from_pretrained(_network_folder(clip_path))
+    processor = CLIPImageProcessorPil.from_pretrained(network_path)
     if not shared:
         _drop_text_tower(clip)
     geometry = Geometry.of_processor(processor, "pillow")

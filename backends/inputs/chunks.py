@@ -116,6 +116,10 @@ class ChunkPreparation(OnePart):
         pick = self._poolings.get(shaping.pooling, 0)
         return replace(prepared, pick=pick) if pick else prepared
 
+    def limit_ids(self, rows: int) -> None:
+        """Let the other read no text with an id that has no embedding."""
+        self._tokens.limit_ids(rows)
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
 

@@ -22,6 +22,7 @@ from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
 from backends.openvino.attention import share_causal_mask
+from backends.openvino.constants import refuse_unfit_weights, token_rows
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
@@ -121,6 +122,8 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         modality: Tower(preparations[modality].result(), network)
         for modality, network in networks.items()
     }
+    if (texts := networks.get("text")) and texts.rows is not None:
+        towers["text"].preparation.limit_ids(texts.rows)
     used = {modality: network.precision() for modality, network in networks.items()}
     arithmetic = {
         modality: eight_bits.arithmetic() if precision == "int8" else precision
@@ -156,10 +159,15 @@ class OpenVinoNetwork:
     Args:
         path: the network's description; its weights lie beside it.
         options: the precision, and how many cores.
+
+    Attributes:
+        rows: how many ids it has embeddings for; None where it reads none.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
+        refuse_unfit_weights(network)
+        self.rows = token_rows(_ids_of(network))
         share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":
@@ -209,6 +217,11 @@ class OpenVinoNetwork:
         if size > self._largest:
             self._largest = size
             give_freed_memory_back()
+
+
+def _ids_of(network: Any) -> Any:
+    named = (port for port in network.inputs if "input_ids" in port.names)
+    return next(named, network.inputs[0])
 
 
 def _smallest(port: Any) -> np.ndarray[Any, Any]:
