@@ -85,6 +85,7 @@ async def test_meta_says_why_a_precision_is_not_used(backend: FakeModel) -> None
         ({}, [], 0),
         ({"texts": ["a"], "unknown": {"deep": [1]}}, ["a"], 0),
         ({"images": ["data:image/png;base64," + PICTURE]}, [], 1),
+        ({"images": ["\n data:image/png;base64," + PICTURE]}, [], 1),
     ],
 )
 async def test_either_list_may_be_missing_null_or_empty(

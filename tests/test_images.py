@@ -30,12 +30,22 @@ RAW = bytes(range(256))
         base64.b64encode(RAW).decode(),
         "data:image/png;base64," + base64.b64encode(RAW).decode(),
         "DATA:image/svg+xml;charset=utf-8;BASE64," + base64.b64encode(RAW).decode(),
+        "\r\n data:;base64," + base64.b64encode(RAW).decode(),
         base64.encodebytes(RAW).decode(),
         " \r\n" + base64.b64encode(RAW).decode() + "\t",
         base64.urlsafe_b64encode(RAW).decode(),
         base64.urlsafe_b64encode(RAW).decode().rstrip("="),
     ],
-    ids=["plain", "data-uri", "odd-data-uri", "lines", "padded", "url-safe", "unpadded"],
+    ids=[
+        "plain",
+        "data-uri",
+        "odd-data-uri",
+        "late-data-uri",
+        "lines",
+        "padded",
+        "url-safe",
+        "unpadded",
+    ],
 )
 def test_every_usual_form_of_base64_is_read(text: str) -> None:
     assert decode_base64(text, 1000) == RAW

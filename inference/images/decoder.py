@@ -201,6 +201,7 @@ def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _without_data_prefix(text: str) -> str:
+    text = text.lstrip()
     if text[:5].lower() != "data:":
         return text
     header, comma, payload = text.partition(",")
