@@ -47,6 +47,11 @@ class EndpointHandler:
             async with while_connected(request):
                 answers = await self._vectorizer.embed(ask.inputs, timings)
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
+        record.no_tokens = [
+            place
+            for place, (asked, one) in enumerate(zip(ask.inputs, answers, strict=True))
+            if asked.modality == "text" and not one.vector[0] and not one.vector.any()
+        ]
         with timings.measure("serialise"):
             return self._endpoint.serialise(ask, answers)
 
