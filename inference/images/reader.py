@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import ExitStack
 
 from PIL import Image
@@ -15,6 +16,10 @@ from inference.timings import Timings
 
 # Longer base64 is read in a thread: it would hold up the event loop for a millisecond and more.
 _LONG_CHARS = 1_000_000
+_MORE_THAN_8_BITS = ("I", "F")  # how Pillow's modes of such grey pictures begin
+_WHITE = 255
+
+logger = logging.getLogger(__name__)
 
 
 class ImageReader:
@@ -30,6 +35,7 @@ class ImageReader:
     def __init__(self, limits: ImageLimits) -> None:
         self._max_bytes = limits.max_bytes
         self._decoder = ImageDecoder(limits)
+        self._told_of_clipping = False
 
     def is_quick_to_read(self, content: str) -> bool:
         """Tell whether the base64 is short."""
@@ -70,8 +76,23 @@ class ImageReader:
         with ExitStack() as held:
             with timings.measure("decode"):
                 image = held.enter_context(self._decoder.opened(part))
+            self._tell_of_clipping(image)
             with timings.measure("preprocess"):
                 return _prepare(preparation, image, shaping)
+
+    def _tell_of_clipping(self, image: Image.Image) -> None:
+        if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
+            return
+        _, brightest = image.getextrema()
+        if isinstance(brightest, int | float) and brightest > _WHITE:
+            self._told_of_clipping = True
+            logger.warning(
+                "A grey picture of more than 8 bits came (mode %s). All that is brighter than %d "
+                "is white to the model, as in the reference: send such pictures in 8 bits. This "
+                "is told once",
+                image.mode,
+                _WHITE,
+            )
 
     def sample(self) -> Image.Image:
         """Return a blank picture: a wide one, as such have the fewest tiles."""
