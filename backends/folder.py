@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from backends.model import Weights
 from errors import ModelFolderError, StartupError, describe_error
@@ -29,6 +29,7 @@ Family = Literal[
 # float32, does not read 2. Raised when this version can no longer read what the last one wrote.
 FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
+RECORD = "download.json"  # which models were fetched, and their commits
 CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
 
@@ -59,6 +60,13 @@ LAYOUTS: dict[Family, Layout] = {
     "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
 }
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
+
+
+class ModelName(NamedTuple):
+    """What a model is called, and the commit that was fetched, where that is known."""
+
+    name: str
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,15 @@ class ModelFolder:
         return text_of(self.root / name) or text_of(self.root / "model" / name)
 
     @property
+    def name(self) -> ModelName:
+        """The model's name: as it was fetched, as a hub cache says it, or that of the folder."""
+        if name := _fetched(self.root / RECORD):
+            return name
+        if self.is_demo:
+            return ModelName("demo")
+        return ModelName(self._mark("model_name") or self.root.resolve().name)
+
+    @property
     def is_demo(self) -> bool:
         """Whether this is the small drawn-scenes model that this project ships."""
         return (self.root / "demo.json").is_file()
@@ -122,6 +139,17 @@ def detect(root: Path) -> ModelFolder:
             f"beside {first}"
         )
     return ModelFolder(root, family)
+
+
+def _fetched(record: Path) -> ModelName | None:
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        request, commits = content["request"], content["commits"]
+        asked = [request[key].partition("@")[0] for key in request if key.endswith("MODEL_NAME")]
+        name = "-".join(filter(None, [*dict.fromkeys(asked), request["pretrained"]]))
+        return ModelName(name, next(iter(commits.values()), "")) if name else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None  # there is none, or it is not what this project wrote
 
 
 def lone_conversions(root: Path) -> list[Path]:

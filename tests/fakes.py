@@ -110,6 +110,8 @@ class FakeModel:
             image_px=8,
             is_demo=False,
             config={"model_type": "fake"},
+            name="fake/model",
+            revision="c0ffee",
         )
         self.memory: GpuMemory | None = None
         self.text_batches: list[list[str]] = []

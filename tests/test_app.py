@@ -55,6 +55,8 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     answer = (await client.get("/meta")).json()
 
     assert answer["model_type"] == "fake"
+    assert answer["service"]["model"] == "fake/model"
+    assert answer["service"]["revision"] == "c0ffee"
     assert answer["service"]["family"] == "fake"
     assert answer["service"]["modalities"] == ["text", "image"]
     assert answer["service"]["dimensions"] == 4
@@ -332,7 +334,7 @@ async def test_other_clients_get_a_map_of_the_routes(
     assert (answer["name"], answer["version"]) == ("multi2vec-clip-service", VERSION)
     assert "POST /vectorize" in answer["routes"]
     for route in answer["routes"]:
-        method, path = route.replace("{model}", "fake").split()
+        method, path = route.replace("{model}", "fake/model").split()
         assert (await client.request(method, path)).status_code < 400 or method == "POST"
 
 

@@ -54,7 +54,7 @@ class PromptedModel(FakeModel):
 @pytest.fixture
 def backend() -> FakeModel:
     backend = PromptedModel()
-    backend.info = replace(backend.info, family="Fake model 2", cuts=True)
+    backend.info = replace(backend.info, name="fake-model-2", cuts=True)
     return backend
 
 
@@ -542,7 +542,8 @@ async def test_the_loaded_model_is_the_one_that_there_is(client: httpx.AsyncClie
 
 
 async def test_a_model_may_have_a_name_with_a_slash(backend: FakeModel) -> None:
-    async with serving(backend, served_model_name="openai/clip") as client:
+    backend.info = replace(backend.info, name="openai/clip")
+    async with serving(backend) as client:
         found = await client.get("/v1/models/openai/clip")
         named = await client.post(PATH, json={"input": "a"})
 

@@ -184,6 +184,8 @@ def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
 
 def _model_labels(info: ModelInfo) -> dict[str, str]:
     return {
+        "model": info.name,
+        "revision": info.revision,
         "family": info.family,
         "dimensions": str(info.dimensions),
         "parameters": str(info.parameters),

@@ -107,7 +107,7 @@ async def _model(request: Request) -> ModelObject:
 
 def _loaded_model(request: Request) -> ModelObject:
     service = _service(request)
-    return model_object(service.settings, service.vectorizer.info, service.started_at)
+    return model_object(service.vectorizer.info, service.started_at)
 
 
 async def _metrics(request: Request) -> Response:

@@ -23,7 +23,7 @@ from inference.request import Content, Finish, Input
 from web.endpoints import token_ids
 from web.endpoints.base import Ask, Description, Endpoint
 from web.endpoints.json_body import Word, decode
-from web.endpoints.openai_api import OpenAIErrors, model_id
+from web.endpoints.openai_api import OpenAIErrors
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture, is_data_url, is_hidden_picture
 from web.endpoints.token_ids import TokenIds
 
@@ -161,7 +161,6 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         super().__init__(settings, info)
-        self._model = model_id(settings, info)
         self._dimensions = settings.embeddings_dimensions
         try:
             self._check(self._dimensions)
@@ -180,7 +179,7 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
             Input(f"input[{i}]", modality, content, shaping, finish, is_query)
             for i, (modality, content) in enumerate(_contents_of(wanted))
         ]
-        model = self._model if wanted.model is None else wanted.model
+        model = self.info.name if wanted.model is None else wanted.model
         return EmbeddingsAsk(inputs, model, wanted.encoding_format == "base64")
 
     def _decode(self, body: bytes | bytearray) -> EmbeddingsRequest | TokenIdsRequest:
