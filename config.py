@@ -198,7 +198,8 @@ class Settings(BaseSettings):
     )
     served_model_name: str = Field(
         default="",
-        description="the model's name in `/v1/models`; its family's where it is not set",
+        description="the model's name on the page, in `/meta`, `/v1/models`, the metrics and the "
+        "log; where it is not set, that by which `download.py` fetched it, or else the folder's",
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),

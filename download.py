@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from backends.folder import LAYOUTS, Family, detect
+from backends.folder import LAYOUTS, RECORD, Family, detect
 from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
 from backends.staging import install, staging
@@ -32,7 +32,7 @@ from fetch import catalogue
 from fetch.export import export
 from fetch.hub import Hub
 from fetch.plan import fetch_model, plan
-from fetch.record import RECORD, is_whole, write_record
+from fetch.record import is_whole, write_record
 
 logger = logging.getLogger(__name__)
 

@@ -321,8 +321,10 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:
     logger.info(
-        "Loaded %s%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
+        "Loaded %s%s (%s)%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
         "vector space %s, %.1f s",
+        info.name,
+        f" of commit {info.revision}" if info.revision else "",
         info.family,
         " (the demo model: drawn shapes only, not for production)" if info.is_demo else "",
         info.dimensions,

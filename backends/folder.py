@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from backends.model import Weights
 from errors import ModelFolderError, StartupError, describe_error
@@ -30,6 +30,7 @@ Family = Literal[
 # float32, does not read 2. Raised when this version can no longer read what the last one wrote.
 FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
+RECORD = "download.json"  # which models were fetched, and their commits
 CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
 
@@ -68,6 +69,13 @@ _READ_BY_FAMILIES = (".json", ".txt", ".model", ".xml")  # beside weights
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of the hub that nothing here reads
 
 
+class ModelName(NamedTuple):
+    """What a model is called, and the commit that was fetched, where that is known."""
+
+    name: str
+    revision: str = ""
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A model folder whose family is known and whose parts are all there."""
@@ -98,6 +106,15 @@ class ModelFolder:
     def _mark(self, name: str) -> str | None:
         # Beside the parts; the text container's lie within its only one.
         return text_of(self.root / name) or text_of(self.root / "model" / name)
+
+    @property
+    def name(self) -> ModelName:
+        """The model's name: as it was fetched, as a hub cache says it, or that of the folder."""
+        if name := _fetched(self.root / RECORD):
+            return name
+        if self.is_demo:
+            return ModelName("demo")
+        return ModelName(self._mark("model_name") or self.root.resolve().name)
 
     @property
     def is_demo(self) -> bool:
@@ -168,6 +185,17 @@ def _is_spare(path: Path) -> bool:
         return False
     is_weights = any(path.match(pattern) for pattern in (*others, "*.onnx"))
     return not is_weights or any(not _is_pointer(other) for other in path.parent.glob(safe))
+
+
+def _fetched(record: Path) -> ModelName | None:
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        request, commits = content["request"], content["commits"]
+        asked = [request[key].partition("@")[0] for key in request if key.endswith("MODEL_NAME")]
+        name = "-".join(filter(None, [*dict.fromkeys(asked), request["pretrained"]]))
+        return ModelName(name, next(iter(commits.values()), "")) if name else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None  # there is none, or it is not what this project wrote
 
 
 def lone_conversions(root: Path) -> list[Path]:

@@ -42,7 +42,10 @@ def load_model(settings: Settings) -> list[Model]:
     limit_compute_threads(usable_cores())
     keep_freed_memory()
     devices = settings.cuda_core if settings.enable_cuda else "cpu"
-    return load_replicas(folder, options_for(folder, settings), devices)
+    replicas = load_replicas(folder, options_for(folder, settings), devices)
+    found, revision = folder.name
+    name = settings.served_model_name or found
+    return [replace(one, info=replace(one.info, name=name, revision=revision)) for one in replicas]
 
 
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:

@@ -244,6 +244,8 @@ class ModelInfo:
         vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.
         cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
         refused: why the precision that was asked for is not used, a sentence; empty where it is.
+        name: what the operator calls it, or what it is called where it was fetched from.
+        revision: the commit that was fetched; empty where it is not known.
     """
 
     family: str
@@ -259,6 +261,8 @@ class ModelInfo:
     vector_space: str = ""
     cuts: bool = False
     refused: str = ""
+    name: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,24 @@ def meta_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": config, "model_path": "./models/model"}
 
 
+def kept_dimensions(stated: object, path: Path) -> int | None:
+    """Return how many of a vector's first numbers a model keeps; None for all.
+
+    Args:
+        stated: `truncate_dim` of its `config_sentence_transformers.json`.
+        path: of the model.
+
+    Raises:
+        ModelFolderError: it is no number of dimensions.
+    """
+    if stated is None or (type(stated) is int and stated > 0):
+        return stated
+    raise ModelFolderError(
+        f"{path.absolute()}: truncate_dim in config_sentence_transformers.json is {stated!r}; "
+        "expected how many dimensions to keep, 1 at least"
+    )
+
+
 def most_tokens(stated: int | None, positions: int | None) -> int:
     """Return how many tokens of a text the ONNX images' recipe reads, special ones included.
 

@@ -55,6 +55,8 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     answer = (await client.get("/meta")).json()
 
     assert answer["model_type"] == "fake"
+    assert answer["service"]["model"] == "fake/model"
+    assert answer["service"]["revision"] == "c0ffee"
     assert answer["service"]["family"] == "fake"
     assert answer["service"]["modalities"] == ["text", "image"]
     assert answer["service"]["dimensions"] == 4
@@ -85,6 +87,7 @@ async def test_meta_says_why_a_precision_is_not_used(backend: FakeModel) -> None
         ({}, [], 0),
         ({"texts": ["a"], "unknown": {"deep": [1]}}, ["a"], 0),
         ({"images": ["data:image/png;base64," + PICTURE]}, [], 1),
+        ({"images": ["\n data:image/png;base64," + PICTURE]}, [], 1),
     ],
 )
 async def test_either_list_may_be_missing_null_or_empty(
@@ -390,7 +393,7 @@ async def test_other_clients_get_a_map_of_the_routes(
     assert (answer["name"], answer["version"]) == ("multi2vec-clip-service", VERSION)
     assert "POST /vectorize" in answer["routes"]
     for route in answer["routes"]:
-        method, path = route.replace("{model}", "fake").split()
+        method, path = route.replace("{model}", "fake/model").split()
         assert (await client.request(method, path)).status_code < 400 or method == "POST"
 
 

@@ -77,6 +77,11 @@ class EndpointHandler:
             async with while_connected(request):
                 answers = await service.vectorizer.embed(ask.inputs, record.context)
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
+        record.no_tokens = [
+            place
+            for place, (asked, one) in enumerate(zip(ask.inputs, answers, strict=True))
+            if asked.modality == "text" and not one.vector[0] and not one.vector.any()
+        ]
         began_s = time.perf_counter()
         content = endpoint.serialise(ask, answers)
         times.serialise_s = time.perf_counter() - began_s

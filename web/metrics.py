@@ -61,6 +61,9 @@ class Metrics:
         items = self._counter("items", "Texts and images that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
         self._truncated = self._counter("truncated_texts", "Texts longer than the model reads.")
+        self._no_tokens = self._counter(
+            "texts_without_tokens", "Texts of which the model knows no token: vectors of zeros."
+        )
         refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
         self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._total = self._histogram(
@@ -97,6 +100,8 @@ class Metrics:
             self._items[modality].inc(count)
         if record.truncated:
             self._truncated.inc(len(record.truncated))
+        if record.no_tokens:
+            self._no_tokens.inc(len(record.no_tokens))
         if record.refused:
             self._refusals[record.refused].inc()
         self._total.observe(record.total_s)
@@ -183,6 +188,8 @@ def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
 
 def _model_labels(info: ModelInfo) -> dict[str, str]:
     return {
+        "model": info.name,
+        "revision": info.revision,
         "family": info.family,
         "dimensions": str(info.dimensions),
         "parameters": str(info.parameters),

@@ -1,7 +1,7 @@
 """What surrounds every HTTP request, from the outside in: its record, its errors, its token.
 
 What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
-`Server-Timing` and `X-Truncated`, in the log, and with those who count.
+`Server-Timing`, `X-Truncated` and `X-No-Tokens`, in the log, and with those who count.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def _headers_of(record: Record) -> list[tuple[bytes, bytes]]:
         headers.append((b"server-timing", server_timing(record).encode()))
     if record.truncated:
         headers.append((b"x-truncated", in_ranges(record.truncated).encode()))
+    if record.no_tokens:
+        headers.append((b"x-no-tokens", in_ranges(record.no_tokens).encode()))
     return headers
 
 

@@ -14,16 +14,22 @@ from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.errors import HEADERS, STATUS
 
 _COMPONENTS = "#/components/schemas/"
+_PLACES = {
+    "type": "string",
+    "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
+    "examples": ["0,3-5"],
+}
 _OF_VECTORS = {
     "X-Truncated": {
         "description": "Which items are longer than the model reads, so that their ends count for "
         "nothing: their places in the request, from 0. It is missing where there are none.",
-        "schema": {
-            "type": "string",
-            "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
-            "examples": ["0,3-5"],
-        },
-    }
+        "schema": _PLACES,
+    },
+    "X-No-Tokens": {
+        "description": "Which texts hold no token that the model knows, so that their vectors are "
+        "zeros: their places in the request, from 0. It is missing where there are none.",
+        "schema": _PLACES,
+    },
 }
 
 

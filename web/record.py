@@ -30,6 +30,8 @@ class Record:
         endpoint: the path by which the interface is known that was asked, or empty.
         items: how many inputs it brought, by modality.
         truncated: the places of those that were longer than the model reads, from 0.
+        no_tokens: the places of texts of which the model knows no token, so that their vectors are
+            zeros.
         context: its priority and its timestamps.
         status: what it was answered, 0 before that.
         refused: why it was not answered with vectors, in a word; None where it was.
@@ -44,6 +46,7 @@ class Record:
     endpoint: str = ""
     items: Counter[Modality] = field(default_factory=Counter)
     truncated: Sequence[int] = ()
+    no_tokens: Sequence[int] = ()
     context: RequestContext = field(default_factory=RequestContext)
     status: int = 0
     refused: Reason | None = None

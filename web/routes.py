@@ -102,7 +102,7 @@ async def _model(request: Request) -> ModelObject:
 
 def _loaded_model(request: Request) -> ModelObject:
     service = service_of(request.scope)
-    return model_object(service.settings, service.vectorizer.info, service.started_at)
+    return model_object(service.vectorizer.info, service.started_at)
 
 
 async def _metrics(request: Request) -> Response:

@@ -30,6 +30,7 @@ from backends.inputs.tokens import (
     beginning,
 )
 from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.text_folder import kept_dimensions
 from backends.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from errors import ConversionError
 
@@ -37,7 +38,11 @@ logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own 
 
 
 def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTransformer:
-    """Load a model from its folder, in float32 whatever its weights are stored in."""
+    """Load a model from its folder, in float32 whatever its weights are stored in.
+
+    Raises:
+        ModelFolderError: it keeps no number of dimensions that could be.
+    """
     model = SentenceTransformer(
         str(path),
         device="cpu",
@@ -48,6 +53,7 @@ def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTran
     # What the model says of itself may be more than its network has positions for.
     if places := hf.positions(model):
         model.max_seq_length = min(model.max_seq_length or places, places)
+    model.truncate_dim = kept_dimensions(model.truncate_dim, path)
     placed: SentenceTransformer = place(model, options)
     return placed
 
@@ -205,10 +211,11 @@ class _TextNetwork(nn.Module):
 
 
 def sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a model's modules as a function of their features."""
+    """Return a model's modules as a function of their features, cut as its `encode` cuts."""
+    dimensions: int | None = model.truncate_dim
 
     def network(features: dict[str, Any]) -> Tensor:
         vectors: Tensor = model(features)["sentence_embedding"]
-        return vectors
+        return vectors if dimensions is None else vectors[..., :dimensions]
 
     return network

@@ -19,7 +19,16 @@ from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.identity import readings_of
 from backends.inputs.kinds import read_preparation
-from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
+from backends.model import (
+    Modality,
+    Model,
+    ModelInfo,
+    ModelOptions,
+    Precision,
+    Rows,
+    Tower,
+    Weights,
+)
 from backends.openvino import eight_bits
 from backends.openvino.attention import share_causal_mask
 from backends.openvino.constants import refuse_unfit_weights, token_rows
@@ -118,6 +127,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
             for modality, tower in description.towers.items()
         }
     networks = {modality: one.result() for modality, one in compiled.items()}
+    _check_dimensions(networks, description.shown["dimensions"])
     towers = {
         modality: Tower(preparations[modality].result(), network)
         for modality, network in networks.items()
@@ -143,6 +153,12 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
             "and are not faster"
         )
     return Model(info, towers)
+
+
+def _check_dimensions(networks: Mapping[Modality, OpenVinoNetwork], shown: int) -> None:
+    # Before truncate_dim was obeyed, conversions said that they cut and did not.
+    if shown not in {network.dimensions or shown for network in networks.values()}:
+        raise ConversionError(f"its vectors do not have the {shown} dimensions that it says")
 
 
 def _precision(options: ModelOptions, weights: Weights) -> Precision:
@@ -180,6 +196,8 @@ class OpenVinoNetwork:
         drop_mapped_pages(self._weights)
         self._calls = 0
         self._largest = 0
+        size = compiled.output(0).partial_shape[-1]
+        self.dimensions: int | None = None if size.is_dynamic else size.get_length()
 
     def precision(self) -> Precision:
         """Return what a pass computes its products in, whatever was asked for."""

@@ -8,7 +8,7 @@ what any sentence-transformers model gives.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from backends.inputs.tokens import (
     read_vocabulary,
 )
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
-from backends.text_folder import TextFolder, meta_of
+from backends.text_folder import TextFolder, kept_dimensions, meta_of
 from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
 _WEIGHTS = "model.safetensors"
 _NAMES = ("embedding.weight", "embeddings")  # as sentence-transformers and model2vec save it
-_PROMPTS = "config_sentence_transformers.json"
+_CONFIG = "config_sentence_transformers.json"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -51,7 +51,9 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     model = TextFolder.of(folder)
     path = model.snapshot
     files = path / model.modules[0]["path"]
-    table = _read_table(files / _WEIGHTS)
+    config = _read_config(path / _CONFIG)
+    kept = kept_dimensions(config.get("truncate_dim"), path)
+    table = np.ascontiguousarray(_read_table(files / _WEIGHTS)[:, :kept])
     vocabulary = read_vocabulary(files / VOCABULARY)
     info = ModelInfo(
         family="model2vec",
@@ -70,7 +72,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     tokens.limit_ids(table.shape[0])
     texts = PromptedPreparation(
         tokens,
-        _read_prompts(path / _PROMPTS),
+        Prompts.of_json(config.get("prompts") or {}),
         wants_prefixes(options, folder.prefixes),
     )
     return Model(info, {"text": Tower(texts, TableNetwork(table), is_table=True)})
@@ -94,9 +96,9 @@ def _read_table(path: Path) -> npt.NDArray[np.float32]:
     return table
 
 
-def _read_prompts(path: Path) -> Prompts:
-    described = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return Prompts.of_json(described.get("prompts") or {})
+def _read_config(path: Path) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return config
 
 
 class TablePreparation(OnePart):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 
@@ -16,6 +17,10 @@ from inference.work import Chunks
 
 # Longer base64 is read in a thread: it would hold up the event loop for a millisecond and more.
 _INLINE_CHARS = 1_000_000
+_MORE_THAN_8_BITS = ("I", "F")  # how Pillow's modes of such grey images begin
+_WHITE = 255
+
+logger = logging.getLogger(__name__)
 
 
 class ImagePreprocessor:
@@ -33,6 +38,7 @@ class ImagePreprocessor:
         self._preparation = preparation
         self._max_bytes = limits.max_bytes
         self._decoder = ImageDecoder(limits)
+        self._told_of_clipping = False
 
     def reads_inline(self, content: Content) -> bool:
         """Tell whether the base64 is short."""
@@ -70,6 +76,7 @@ class ImagePreprocessor:
                 image = held.enter_context(self._decoder.opened(content))
             finally:
                 times.opened_s = time.perf_counter()
+            self._tell_of_clipping(image)
             try:
                 prepared = self._preparation.prepare(image, shaping)
             except (ValueError, OSError) as error:  # what Pillow and the geometry say of an image
@@ -80,6 +87,20 @@ class ImagePreprocessor:
                 ) from error
         times.preprocessed_s = time.perf_counter()
         return Chunks([prepared])
+
+    def _tell_of_clipping(self, image: Image.Image) -> None:
+        if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
+            return
+        _, brightest = image.getextrema()
+        if isinstance(brightest, int | float) and brightest > _WHITE:
+            self._told_of_clipping = True
+            logger.warning(
+                "A grey image of more than 8 bits came (mode %s). All that is brighter than %d is "
+                "white to the model, as in the reference: send such images in 8 bits. This is "
+                "logged once",
+                image.mode,
+                _WHITE,
+            )
 
     def sample(self) -> Image.Image:
         """Return a blank image: a wide one, as such have the fewest tiles."""
