@@ -7,20 +7,24 @@ MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
+# Tests run in so many processes side by side; files stay whole, as each loads its models once.
+TEST_WORKERS ?= 2
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
 compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 SOURCES := *.py web inference backends fetch tests bench demo examples
+pytest = $(VENV)/python -m pytest
+beside = -n $(TEST_WORKERS) --dist loadfile
 # What takes more than serving a converted model does: whoever converts, and torch itself.
 converted = $(wildcard $(MODELS_DIR)/model.json $(MODELS_DIR)/converted/*/model.json)
 with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter torch,$(RUNTIME)),\
 	$(if $(converted),,$(MODELS_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run photos test test-clients test-long test-images image lint type format lock demo \
-	demo-converted bench clean
+.PHONY: help run photos test test-fast test-clients test-long test-images image lint type format \
+	lock demo demo-converted bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,13 +41,17 @@ photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
 		echo "NO BROWSER: the debug page is NOT tested"
-	$(VENV)/python -m pytest -m "not long and not clients"
+	$(VENV)/python -m tests.conversions
+	$(pytest) $(beside) -m "not long and not clients"
+
+test-fast: .venv/dev ## the tests of the service that need no model library (a minute)
+	$(pytest) --fast $(beside) -m "not long and not clients"
 
 test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API
-	$(VENV)/python -m pytest -m clients
+	$(pytest) -m clients
 
-test-long: .venv/dev ## the tests that take minutes
-	$(VENV)/python -m pytest -m long
+test-long: .venv/dev ## the tests that take minutes: each night
+	$(pytest) -m long
 
 test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (half an hour)
 	$(VENV)/python -m tests.images

@@ -7,10 +7,8 @@ import pytest
 
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
-from tests.golden_texts import GOLDEN_TEXTS
 from tests.other_endpoint import Embeddings as OtherEmbeddings
 from tests.pictures import base64_of, plain
-from tests.service import running
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.middleware import in_ranges
@@ -86,25 +84,3 @@ def test_a_header_stays_short() -> None:
     assert len(every_other) < 8000
 
     assert in_ranges(range(0, 2050, 2)).endswith(",2046,...")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "is_cut"),
-    [
-        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
-        ("bert", "Each of them is short. " * 6000, False),
-        ("model2vec", "and on " * 600, False),  # it reads a text of any length
-    ],
-)
-def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
-    name: str, text: str, is_cut: bool, tmp_path: Any
-) -> None:
-    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
-        answers = [
-            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
-            for _ in range(2)
-        ]
-
-    assert [answer.headers.get("x-truncated") for answer in answers] == [
-        ("0" if is_cut else None)
-    ] * 2
