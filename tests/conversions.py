@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+
 from backends.convert.job import Job, do
 from backends.folder import detect
 from backends.jobs import Answer
@@ -25,8 +27,14 @@ from tests.service import CONVERTED
 
 
 def convert_here(_module: str, job: dict[str, Any], **_: object) -> Answer:
-    """Do the job of another process in this one."""
-    return do(Job(**job))
+    """Do in this process the job of another, in the place of `store.run_in_subprocess`."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the libraries write pages of them
+            return do(Job(**job))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 def asked_for() -> Iterator[tuple[Path, Settings]]:
@@ -39,7 +47,6 @@ def asked_for() -> Iterator[tuple[Path, Settings]]:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # torch and transformers write pages; tests see to ours
     logging.disable(logging.WARNING)
     started_s, made = time.perf_counter(), 0
     with mock.patch.object(store, "run_in_subprocess", convert_here):
