@@ -12,28 +12,19 @@ from config import Settings, forbid_hub_access
 
 forbid_hub_access()  # before any test imports a model library
 
-MODEL_LIBRARIES = {
-    *("torch", "torchvision", "transformers", "open_clip", "sentence_transformers", "openvino")
-}
+MODEL_LIBRARIES = {"open_clip", "openvino", "sentence_transformers", "torch", "torchvision",
+                   "transformers"}  # fmt: skip
 # The files whose tests load a model, or start a service that does. `--fast` leaves them out.
 WITH_MODELS = {
     f"test_{name}.py"
     for name in (
-        *(
-            "attention",
-            "backends",
-            "catalogue",
-            "compare",
-            "conversion",
-            "converted_folder",
-            "core",
-        ),
-        *("core", "demo_model", "devices", "docs", "download", "end_to_end", "export", "folder"),
-        *("image_fuzz", "int8", "memory", "modernvbert", "openapi", "openclip", "page"),
-        *("parity", "patches", "pixels", "portable", "precision", "recorded_texts", "replicas"),
-        *("sentence_texts", "server", "service", "serving_set", "smoke", "soak", "store"),
-        *("text_parity", "tiles", "token_ids", "tokens", "trained_texts", "vector_space"),
-        *("chaos", "balancer", "retries", "rollout", "whole_answers"),
+        *("attention", "backends", "balancer", "catalogue", "chaos", "compare", "conversion"),
+        *("converted_folder", "core", "demo_model", "devices", "docs", "download", "end_to_end"),
+        *("export", "folder", "image_fuzz", "int8", "memory", "modernvbert", "openapi"),
+        *("openclip", "page", "parity", "patches", "pixels", "portable", "precision"),
+        *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),
+        *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
+        *("token_ids", "tokens", "trained_texts", "vector_space", "whole_answers"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
