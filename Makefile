@@ -7,6 +7,8 @@ MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
+# Tests run in so many processes side by side; files stay whole, as each loads its models once.
+TEST_WORKERS ?= 2
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
 
@@ -15,6 +17,8 @@ compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annot
 SOURCES := *.py web inference backends fetch tests bench demo examples
 # A path as one word of the shell, with spaces and quotes in it too; `~/` stays a home.
 quoted = $(subst '~/,~/','$(subst ','\'',$(1))')
+pytest = $(VENV)/python -m pytest
+beside = -n $(TEST_WORKERS) --dist loadfile
 # What takes more than serving a converted model does: whoever converts, and torch itself.
 converted = $(shell cd $(call quoted,$(MODELS_DIR)) 2>/dev/null && \
 	ls model.json converted/*/model.json 2>/dev/null)
@@ -22,7 +26,7 @@ with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter to
 	$(if $(converted),,$(MODELS_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run known-model photos test test-clients test-long test-images image lint type format \
+.PHONY: help run known-model photos test test-fast test-clients test-long test-images image lint type format \
 	lock demo demo-converted bench clean
 
 help: ## list the targets
@@ -54,13 +58,17 @@ photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
 		echo "NO BROWSER: the debug page is NOT tested"
-	$(VENV)/python -m pytest -m "not long and not clients"
+	$(VENV)/python -m tests.conversions
+	$(pytest) $(beside) -m "not long and not clients"
+
+test-fast: .venv/dev ## the tests of the service that need no model library (a minute)
+	$(pytest) --fast $(beside) -m "not long and not clients"
 
 test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API
-	$(VENV)/python -m pytest -m clients
+	$(pytest) -m clients
 
-test-long: .venv/dev ## the tests that take minutes
-	$(VENV)/python -m pytest -m long
+test-long: .venv/dev ## the tests that take minutes: each night
+	$(pytest) -m long
 
 test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (half an hour)
 	$(VENV)/python -m tests.images

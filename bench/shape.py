@@ -12,8 +12,9 @@ import ast
 import io
 import tokenize
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeGuard
 
@@ -56,10 +57,10 @@ class Module:
         """The folder at the root, or the module there."""
         return self.path.relative_to(ROOT).with_suffix("").parts[0]
 
-    @property
-    def nodes(self) -> Iterator[ast.AST]:
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
         """Every node of its tree."""
-        return ast.walk(ast.parse(self.text))
+        return list(ast.walk(ast.parse(self.text)))
 
 
 def product() -> list[Module]:
@@ -71,13 +72,14 @@ def product() -> list[Module]:
     return [Module(path, path.read_text("utf-8")) for path in sorted(paths)]
 
 
-def code_lines(text: str) -> int:
+@cache
+def code_lines(module: Module) -> int:
     """Count the lines that hold code."""
     lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type not in _NO_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
+    for node in module.nodes:
         if is_docstring(node):
             lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return len(lines)
@@ -125,7 +127,7 @@ def shapes(modules: Sequence[Module]) -> dict[str, Shape]:
     def shape(rooms: set[str]) -> Shape:
         names = [name for module, name in single if module.room in rooms]
         return Shape(
-            code=sum(code_lines(one.text) for one in modules if one.room in rooms),
+            code=sum(code_lines(one) for one in modules if one.room in rooms),
             functions=sum(module.room in rooms for module, _ in every),
             once=len(names),
             private_once=sum(name.startswith("_") for name in names),

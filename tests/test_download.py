@@ -66,21 +66,18 @@ TEXTS_OF = {
     if "MODEL_NAME" in model.variables
 }
 AS_ONNX = [tag for tag in TEXTS_OF if tag.endswith("-onnx")]  # read by a recipe of their own
-# Checkpoints of hundreds of megabytes, and twins: one of each kind is in every run.
+# Checkpoints of hundreds of megabytes, and twins: each way to fetch and save is in every run.
 LONG = set(TEXTS_OF) - {
     "distilbert-base-uncased",
     "sentence-transformers-all-minilm-l6-v2",
-    "sentence-transformers-paraphrase-multilingual-minilm-l12-v2",
-    "sentence-transformers-all-mpnet-base-v2",
-    "sentence-transformers-paraphrase-multilingual-mpnet-base-v2",
     "minishlab-potion-base-8m",
-    "sentence-transformers-gtr-t5-base",
     "mixedbread-ai-mxbai-embed-large-v1",
     "facebook-dpr-ctx_encoder-single-nq-base",
     "sentence-transformers-all-minilm-l6-v2-onnx",
 } | {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
+    "google-siglip2-so400m-patch16-384",
     "google-siglip2-so400m-patch16-512",
     "google-siglip2-so400m-patch16-naflex",
 }

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from backends.model import ModelOptions, Runtime, Shaping
 from errors import ModelFolderError
 from tests.golden_cases import GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS, text_model
+from tests.service import running
 
 
 def without_its_prompt(snapshot: Path) -> None:
@@ -154,3 +156,25 @@ def test_only_the_prompts_that_its_library_would_take_are_taken() -> None:
     prompts = Prompts.of_json({"query": "q: ", "passage": "p: ", "document": None})
 
     assert prompts == Prompts("q: ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_cut"),
+    [
+        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
+        ("bert", "Each of them is short. " * 6000, False),
+        ("model2vec", "and on " * 600, False),  # it reads a text of any length
+    ],
+)
+def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
+    name: str, text: str, is_cut: bool, tmp_path: Path
+) -> None:
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
+        answers = [
+            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
+            for _ in range(2)
+        ]
+
+    assert [answer.headers.get("x-truncated") for answer in answers] == [
+        ("0" if is_cut else None)
+    ] * 2

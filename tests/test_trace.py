@@ -99,18 +99,17 @@ class Thing:
     def __call__(self):
         return _once()
 '''
+MADE_UP = Module(ROOT / "web" / "made_up.py", CODE)
 
 
 def test_code_is_neither_docstring_nor_comment_nor_blank() -> None:
-    assert shape.code_lines(CODE) == 11
+    assert shape.code_lines(MADE_UP) == 11
 
 
 def test_functions_that_are_called_from_one_place() -> None:
-    modules = [Module(ROOT / "web" / "made_up.py", CODE)]
-
-    names = [name for _, name in shape.functions(modules)]
+    names = [name for _, name in shape.functions([MADE_UP])]
     assert sorted(names) == ["", "__call__", "_once", "inner", "used"]
-    assert sorted(name for _, name in shape.once(modules)) == ["", "_once", "inner"]
+    assert sorted(name for _, name in shape.once([MADE_UP])) == ["", "_once", "inner"]
 
 
 def test_the_rooms_add_up() -> None:

@@ -112,28 +112,6 @@ def test_a_header_stays_short() -> None:
     assert in_ranges(range(0, 2050, 2)).endswith(",2046,...")
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "is_cut"),
-    [
-        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
-        ("bert", "Each of them is short. " * 6000, False),
-        ("model2vec", "and on " * 600, False),  # it reads a text of any length
-    ],
-)
-def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
-    name: str, text: str, is_cut: bool, tmp_path: Any
-) -> None:
-    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
-        answers = [
-            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
-            for _ in range(2)
-        ]
-
-    assert [answer.headers.get("x-truncated") for answer in answers] == [
-        ("0" if is_cut else None)
-    ] * 2
-
-
 def test_model2vec_names_texts_of_which_it_knows_no_token(tmp_path: Path) -> None:
     inputs = ["a cat", "", " \n", "a dog"]
     with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / "model2vec") as service:
