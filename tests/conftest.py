@@ -24,7 +24,8 @@ WITH_MODELS = {
         *("openclip", "page", "parity", "patches", "pixels", "portable", "precision"),
         *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),
         *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
-        *("token_ids", "tokens", "trained_texts", "vector_space", "whole_answers"),
+        *("token_ids", "tokens", "trained_texts", "truncation", "unfit_folders", "vector_space"),
+        *("vocabularies", "weights", "whole_answers", "check", "must_not_move", "model_name"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
