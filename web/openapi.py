@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http.client import responses as phrases
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 
@@ -44,7 +45,7 @@ def with_endpoints(
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema]
     for one in endpoints:
-        kinds += [one.description.request, one.description.response, one.errors.schema]
+        kinds += [one.description.request, *_answers_of(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
@@ -61,7 +62,7 @@ def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[s
             "200": {
                 "description": "The vectors",
                 "headers": _OF_VECTORS,
-                "content": _json(_schema_of(about.response)),
+                "content": _json(_schema_of(_answers_of(endpoint))),
             },
             **error_responses(STATUS.values(), endpoint.errors),
         },
@@ -88,10 +89,16 @@ def _headers(status: int) -> dict[str, Any]:
     return {name: {"required": True, "schema": {"type": "string"}} for name in names}
 
 
-def _schema_of(kind: Any) -> dict[str, Any]:
-    """Return a reference to a Struct's schema, or the schema of what is no Struct itself."""
-    (schema,), _ = msgspec.json.schema_components([kind], ref_template=f"{_COMPONENTS}{{name}}")
-    return schema
+def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
+    """Return the types that its answers have; msgspec describes no union of them."""
+    response = endpoint.description.response
+    return get_args(response) if isinstance(response, UnionType) else [response]
+
+
+def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
+    """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
+    schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
+    return {"anyOf": list(schemas)} if len(schemas) > 1 else schemas[0]
 
 
 def _ref(kind: type) -> dict[str, str]:
