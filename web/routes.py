@@ -8,9 +8,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from config import VERSION
 from errors import UnhealthyError
 from meta import meta
 from web.docs import docs_response
+from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.openapi import error_responses
 from web.service import Service
@@ -46,6 +48,7 @@ def add_routes(app: FastAPI) -> None:
         responses=refused,
     )(_root)
     _add_models(app)
+    _add_ollama(app)
 
 
 def _add_models(app: FastAPI) -> None:
@@ -62,6 +65,22 @@ def _add_models(app: FastAPI) -> None:
         responses=error_responses([401, 404], OpenAIErrors()),
         openapi_extra={"parameters": [_MODEL]},
     )(_model)
+
+
+def _add_ollama(app: FastAPI) -> None:
+    refused = error_responses([401], OllamaErrors())
+    app.get(
+        "/api/tags",
+        summary="What models are there? As Ollama says it",
+        tags=["model"],
+        responses=refused,
+    )(_tags)
+    app.get(
+        "/api/version",
+        summary="Which version is it? As Ollama says it",
+        tags=["model"],
+        responses=refused,
+    )(_version)
 
 
 # FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
@@ -108,6 +127,15 @@ async def _model(request: Request) -> ModelObject:
 def _loaded_model(request: Request) -> ModelObject:
     service = _service(request)
     return model_object(service.settings, service.vectorizer.info, service.started_at)
+
+
+async def _tags(request: Request) -> OllamaTags:
+    service = _service(request)
+    return tags(service.settings, service.vectorizer.info, service.started_at)
+
+
+async def _version() -> OllamaVersion:
+    return {"version": VERSION}
 
 
 async def _metrics(request: Request) -> Response:

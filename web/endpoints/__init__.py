@@ -6,7 +6,14 @@ from typing import Any
 
 from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
+from web.endpoints.ollama import OllamaEmbed, OllamaEmbeddings
 from web.endpoints.openai import Embeddings
 from web.endpoints.transformers import Vectors
 
-ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize, Vectors, Embeddings)
+ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (
+    Vectorize,
+    Vectors,
+    Embeddings,
+    OllamaEmbed,
+    OllamaEmbeddings,
+)
