@@ -139,8 +139,7 @@ class Settings(BaseSettings):
     max_request_items: int = Field(
         default=256,
         ge=1,
-        description="most texts and images in one request to `/vectorize`; to `/v1/embeddings` "
-        "they are 2,048",
+        description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -193,12 +192,13 @@ class Settings(BaseSettings):
     )
     embeddings_token_ids: Literal["refuse", "own"] = Field(
         default="refuse",
-        description="token ids in place of texts, to `/v1/embeddings`: `refuse`, or `own`: they "
-        "are ids of this model's own vocabulary",
+        description="token ids in place of texts, to `/v1/embeddings`, `/embed` and `POST /`: "
+        "`refuse`, or `own`: they are ids of this model's own vocabulary",
     )
     served_model_name: str = Field(
         default="",
-        description="the model's name in `/v1/models`; its family's where it is not set",
+        description="the model's name in `/v1/models`, `/api/tags` and `/info`; its family's "
+        "where it is not set",
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),

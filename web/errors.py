@@ -54,7 +54,7 @@ class ErrorResponder:
         record: Record = request.state.record
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
-        path = f"{record.path}/"
+        path = f"{record.endpoint or record.path}/"
         shape = next(one for one in self._formats if path.startswith(_folder(one.prefix)))
         status = shape.status(refusal.status)
         response = Response(shape.body(refusal), status, media_type="application/json")

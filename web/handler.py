@@ -48,10 +48,10 @@ class EndpointHandler:
             self._check(ask)
             async with while_connected(request):
                 answers = await self._vectorizer.embed(ask.inputs, record.context)
-        record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         began_s = time.perf_counter()
         content = self._endpoint.serialise(ask, answers)
         times.serialise_s = time.perf_counter() - began_s
+        record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         return content
 
     def _check(self, ask: Ask) -> None:

@@ -14,6 +14,7 @@ from meta import meta
 from web.docs import docs_response
 from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
+from web.endpoints.text_embeddings import EmbedInfo, about
 from web.openapi import error_responses
 from web.service import Service
 
@@ -49,6 +50,7 @@ def add_routes(app: FastAPI) -> None:
     )(_root)
     _add_models(app)
     _add_ollama(app)
+    _add_text_embeddings(app)
 
 
 def _add_models(app: FastAPI) -> None:
@@ -81,6 +83,17 @@ def _add_ollama(app: FastAPI) -> None:
         tags=["model"],
         responses=refused,
     )(_version)
+
+
+def _add_text_embeddings(app: FastAPI) -> None:
+    app.get(
+        "/info",
+        summary="What model is this? As text-embeddings-inference says it",
+        tags=["model"],
+        responses=error_responses([401]),
+    )(_info)
+    for path in ("/embed_all", "/embed_sparse"):
+        app.post(path, include_in_schema=False)(_no_such_vectors)
 
 
 # FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
@@ -136,6 +149,15 @@ async def _tags(request: Request) -> OllamaTags:
 
 async def _version() -> OllamaVersion:
     return {"version": VERSION}
+
+
+async def _info(request: Request) -> EmbedInfo:
+    service = _service(request)
+    return about(service.settings, service.vectorizer.info)
+
+
+async def _no_such_vectors() -> Response:
+    raise HTTPException(404, "this service gives one vector for each text, by POST /embed")
 
 
 async def _metrics(request: Request) -> Response:
