@@ -36,7 +36,8 @@ OF_TEXTS = [
     ("ask_langchain.py", "", "/v1"),
     ("ask_ollama.py", "with tag", ""),
     ("ask_ollama.py", "without tag", ""),
-    ("ask_langchain_ollama.py", "", ""),
+    ("ask_langchain_ollama.py", "sentence-transformers", ""),
+    ("ask_langchain_ollama.py", "sentence-transformers:latest", ""),
     ("ask_langchain_huggingface.py", "", ""),
     ("ask_langchain_huggingface.py", "", "/embed"),
 ]
@@ -103,6 +104,20 @@ def test_texts_have_the_vectors_of_vectorize(
         cosines = (given * vectors).sum(axis=1)
         cosines /= np.linalg.norm(given, axis=1) * np.linalg.norm(vectors, axis=1)
         assert cosines.min() >= 0.99999
+
+
+def test_a_token_in_the_address_lets_in_and_is_not_in_the_log(tmp_path: Path) -> None:
+    _, captions = samples()
+    log, token = tmp_path / "log", "s3cret"
+    settings = {"AUTHENTICATION_ALLOWED_TOKENS": token, "LOG_LEVEL": "debug"}
+    with running(log, MODELS_DIR=ROOT / "demo/models", **settings) as service:
+        way = "sentence-transformers"
+        documents, _ = asking(
+            service, "ask_langchain_ollama.py", way, [captions, []], "", f"any:{token}@"
+        )
+
+    assert len(documents) == len(captions)
+    assert token not in log.read_text()
 
 
 @pytest.mark.parametrize("client", ["ask_openai.py", "ask_openai.js"])
