@@ -21,8 +21,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -81,6 +82,10 @@ class Weaviate:
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
         self._connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=120)
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        self._connection.close()
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Return the JSON of an answer.
@@ -150,16 +155,17 @@ def run(address: str, seen: Import, seconds: float, numbers: Iterator[int]) -> N
         OSError: Weaviate refused a batch as a whole.
     """
     fewest, most = BATCHES[seen.batches]
-    weaviate, ended, sizes = Weaviate(address), threading.Event(), random.Random(0)
+    ended, sizes = threading.Event(), random.Random(0)
     searcher = threading.Thread(target=_search, args=(address, seen, ended), daemon=True)
     began_s = time.perf_counter()
     searcher.start()
     try:
-        while time.perf_counter() - began_s < seconds:
-            batch = [text(next(numbers)) for _ in range(sizes.randint(fewest, most))]
-            failed = weaviate.add(batch)
-            seen.failed += failed
-            seen.objects += len(batch) - failed
+        with closing(Weaviate(address)) as weaviate:
+            while time.perf_counter() - began_s < seconds:
+                batch = [text(next(numbers)) for _ in range(sizes.randint(fewest, most))]
+                failed = weaviate.add(batch)
+                seen.failed += failed
+                seen.objects += len(batch) - failed
         seen.seconds = time.perf_counter() - began_s
     finally:
         ended.set()
@@ -167,17 +173,18 @@ def run(address: str, seen: Import, seconds: float, numbers: Iterator[int]) -> N
 
 
 def _search(address: str, seen: Import, ended: threading.Event) -> None:
-    weaviate, count = Weaviate(address), 0
-    while not ended.is_set():
-        began_s = time.perf_counter()
-        count += 1
-        try:
-            weaviate.search(f"where is number {count}?")
-        except OSError:
-            seen.failed_searches += 1
-            weaviate = Weaviate(address)
-        else:
-            seen.searches_s.append(time.perf_counter() - began_s)
+    with closing(Weaviate(address)) as weaviate:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            began_s = time.perf_counter()
+            try:
+                weaviate.search(f"where is number {number}?")
+            except (OSError, HTTPException):
+                seen.failed_searches += 1
+                weaviate.close()
+            else:
+                seen.searches_s.append(time.perf_counter() - began_s)
 
 
 def table(imports: Sequence[Import]) -> str:
@@ -217,13 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Import by each module; 1 where something is not as it is asked for."""
     options = _parse(arguments)
     settings, numbers, imports = settings_of(options.service), itertools.count(time.time_ns()), []
-    weaviate = Weaviate(options.weaviate)
-    for module, batches in itertools.product(options.modules, BATCHES):
-        weaviate.make(module, settings[module])
-        imports.append(Import(module, batches))
-        run(options.weaviate, imports[-1], 60 * options.minutes, numbers)
-        print(f"{module}, batches of {batches}: done", file=sys.stderr)
-    weaviate.drop()
+    with closing(Weaviate(options.weaviate)) as weaviate:
+        for module, batches in itertools.product(options.modules, BATCHES):
+            weaviate.make(module, settings[module])
+            imports.append(Import(module, batches))
+            run(options.weaviate, imports[-1], 60 * options.minutes, numbers)
+            print(f"{module}, batches of {batches}: done", file=sys.stderr)
+        weaviate.drop()
     print(table(imports))
     found = faults(imports)
     print("\n".join(found), end="\n" if found else "", file=sys.stderr)
