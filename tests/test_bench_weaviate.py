@@ -108,7 +108,7 @@ def test_an_import_with_failures_has_no_rate(
     assert "objects failed" in told.err
 
 
-@pytest.mark.parametrize(("quick", "is_fault"), [(220, False), (219, True)])
+@pytest.mark.parametrize(("quick", "is_fault"), [(221, False), (219, True)])
 def test_ollamas_module_must_be_quick_enough(quick: int, is_fault: bool) -> None:
     imports = [
         Import("text2vec-transformers", "100", objects=100, seconds=1, searches_s=[0.01]),
