@@ -32,7 +32,8 @@ class EndpointHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one."""
         if scope["method"] != "POST":
-            raise HTTPException(405, headers={"Allow": "POST"})
+            page = "GET, " if record_of(scope).path == "/" else ""
+            raise HTTPException(405, headers={"Allow": f"{page}POST"})
         content = await self._answer(Request(scope, receive))
         await Response(content, media_type="application/json")(scope, receive, send)
 

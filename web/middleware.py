@@ -60,7 +60,7 @@ class RecordMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and note how it ended."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        is_page = path == "/" and scope["method"] != "POST"
+        is_page = path == "/" and scope["method"] in {"GET", "HEAD"}
         endpoint = "" if is_page else self._endpoints.get(path, "")
         record = Record(_request_id(scope), scope["method"], path, endpoint)
         scope.setdefault("state", {})["record"] = record

@@ -32,12 +32,16 @@ def with_endpoints(
 ) -> dict[str, Any]:
     """Return FastAPI's description of its routes with the interfaces before them."""
     schemas = _schemas(endpoints)
-    paths = {one.paths[0]: {"post": _operation(one, schemas)} for one in endpoints}
+    paths = {
+        path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
+        for one in endpoints
+        for path in one.paths
+    }
     for one in endpoints:  # with its examples it stands in the operation itself
         schemas.pop(one.description.request.__name__, None)
     return {
         **described,
-        "paths": {**paths, **described["paths"]},
+        "paths": {**paths, **described["paths"], **paths},  # first, and with GET where both are
         "components": {"schemas": {**described["components"]["schemas"], **schemas}},
     }
 
@@ -50,13 +54,13 @@ def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     return schemas
 
 
-def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     about = endpoint.description
     request = {**schemas[about.request.__name__], "examples": list(about.examples)}
     return {
         "tags": ["model"],
         "summary": about.summary,
-        "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
+        "operationId": path[1:].replace("/", "_") or "root",
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
             "200": {

@@ -59,8 +59,8 @@ class Endpoint(ABC, Generic[AskT]):
         info: what is loaded.
 
     Attributes:
-        paths: where it is asked by POST: the first is described and counted, the others mean it,
-            and have the shape of its errors. Of `/` it has nothing but POST.
+        paths: where it is asked by POST: the first is counted, the others mean it, and have the
+            shape of its errors. GET of `/` stays the page's.
         description: of it, for OpenAPI.
         errors: how errors are worded below its prefix.
     """
