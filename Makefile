@@ -64,7 +64,7 @@ test: .venv/dev ## install, then run the tests
 test-fast: .venv/dev ## the tests of the service that need no model library (a minute)
 	$(pytest) --fast $(beside) -m "not long and not clients"
 
-test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API
+test-clients: .venv/dev build/clients/installed ## try the clients of all wires
 	$(pytest) -m clients
 
 test-long: .venv/dev ## the tests that take minutes: each night
@@ -150,7 +150,7 @@ clean: ## remove what was installed and built; models stay
 	@touch $@
 
 build/clients/installed: tests/clients/requirements.txt tests/clients/package.json
-	@echo "Installing clients of OpenAI's API, in an environment of their own"
+	@echo "Installing the clients, in an environment of their own"
 	$(PYTHON) -m venv build/clients/venv
 	build/clients/venv/bin/pip install -r tests/clients/requirements.txt
 	cp tests/clients/package.json build/clients

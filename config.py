@@ -139,8 +139,7 @@ class Settings(BaseSettings):
     max_request_items: int = Field(
         default=256,
         ge=1,
-        description="most texts and images in one request to `/vectorize`; to `/v1/embeddings` "
-        "they are 2,048",
+        description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -193,13 +192,14 @@ class Settings(BaseSettings):
     )
     embeddings_token_ids: Literal["refuse", "own"] = Field(
         default="refuse",
-        description="token ids in place of texts, to `/v1/embeddings`: `refuse`, or `own`: they "
-        "are ids of this model's own vocabulary",
+        description="token ids in place of texts, to `/v1/embeddings`, `/embed` and `POST /`: "
+        "`refuse`, or `own`: they are ids of this model's own vocabulary",
     )
     served_model_name: str = Field(
         default="",
-        description="the model's name on the page, in `/meta`, `/v1/models`, the metrics and the "
-        "log; where it is not set, that by which `download.py` fetched it, or else the folder's",
+        description="the model's name on the page, in `/meta`, `/v1/models`, `/api/tags`, `/info`, "
+        "the metrics and the log; where it is not set, that by which `download.py` fetched it, or "
+        "else the folder's",
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),

@@ -35,6 +35,7 @@ INTERFACES = [one.paths[0] for one in ENDPOINTS]
 PATHS = [
     *INTERFACES,
     *("/v1/models", "/v1/models/{model}", "/meta", "/metrics", "/"),
+    *("/api/tags", "/api/version", "/info"),
     *("/.well-known/live", "/.well-known/ready", "/health"),
 ]
 CHECKS = [
@@ -163,7 +164,7 @@ async def test_each_refusal_of_vectorize_is_described(status: int) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("path", ["/meta", "/metrics", "/"])
+@pytest.mark.parametrize("path", ["/meta", "/metrics", "/", "/api/tags", "/api/version", "/info"])
 async def test_each_route_behind_a_token_is_described(path: str) -> None:
     answer = await refused({"authentication_allowed_tokens": "a"}, path)
     await assert_described(answer, path, 401)

@@ -26,6 +26,9 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, int]] = {
     "/vectorize": ({"images": [PICTURE], "texts": ["a", LONG[0], "b", *LONG]}, "1,3-4", 3),
     "/vectors": ({"text": LONG[0]}, "0", 1),
     "/v1/embeddings": ({"input": [{"image": PICTURE}, LONG[0], "a", {"text": LONG[1]}]}, "1,3", 2),
+    "/api/embed": ({"input": ["a", LONG[0]]}, "1", 1),
+    "/api/embeddings": ({"prompt": LONG[0]}, "0", 1),
+    "/embed": ({"inputs": ["a", *LONG]}, "1-2", 2),
     "/other/embeddings": ({"input": ["a", LONG[0]]}, "1", 1),
 }
 
@@ -61,6 +64,9 @@ UNKNOWN_TEXTS: dict[str, tuple[dict[str, Any], str, int]] = {
     "/vectorize": ({"images": [PICTURE], "texts": ["a", UNKNOWN, "b", *[UNKNOWN] * 2]}, "1,3-4", 3),
     "/vectors": ({"text": UNKNOWN}, "0", 1),
     "/v1/embeddings": ({"input": [{"image": PICTURE}, UNKNOWN, "a", {"text": UNKNOWN}]}, "1,3", 2),
+    "/api/embed": ({"input": ["a", UNKNOWN]}, "1", 1),
+    "/api/embeddings": ({"prompt": UNKNOWN}, "0", 1),
+    "/embed": ({"inputs": ["a", UNKNOWN, UNKNOWN]}, "1-2", 2),
     "/other/embeddings": ({"input": ["a", UNKNOWN]}, "1", 1),
 }
 
@@ -78,12 +84,17 @@ async def test_texts_whose_vectors_are_zeros_are_named_and_counted(path: str) ->
     assert f"inference_texts_without_tokens_total {2 * count}.0" in counted
 
 
-@pytest.mark.parametrize("path", ["/vectorize", "/vectors", "/v1/embeddings"])
-async def test_what_is_read_whole_is_not_named(path: str) -> None:
-    body = {"texts": ["a"], "text": "a", "input": "a"}
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        *(("/vectorize", "texts"), ("/vectors", "texts"), ("/v1/embeddings", "input")),
+        *(("/api/embed", "input"), ("/embed", "inputs")),
+    ],
+)
+async def test_what_is_read_whole_is_not_named(path: str, field: str) -> None:
     async with serving(FakeModel()) as client:
-        answer = await post(client, path, body)
-        refused = await client.post(path, json={"texts": [7], "text": 7, "input": 7})
+        answer = await post(client, path, {field: ["a"]})
+        refused = await client.post(path, json={field: [7]})
 
     assert "x-no-tokens" not in answer.headers
     assert "x-truncated" not in answer.headers

@@ -1,4 +1,4 @@
-"""`POST /vectors` over the wire: one text or one picture, on a model that can be watched."""
+"""`POST /vectors` over the wire: one text, one picture or several texts, on a fake model."""
 
 import asyncio
 from dataclasses import replace
@@ -69,6 +69,31 @@ async def test_a_body_is_read_whatever_its_content_type() -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("texts", [[], ["a"], ["a", "b", "a"]])
+async def test_texts_come_back_as_a_list_of_vectors(texts: list[str]) -> None:
+    answer = await ask({"texts": texts, "config": {"task_type": "passage"}})
+
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "vectors": [pytest.approx(vector_of(text).tolist()) for text in texts],
+        "dims": 4 if texts else 0,
+    }
+
+
+async def test_texts_that_are_null_are_not_there() -> None:
+    answer = await ask({"texts": None, "text": "a"})
+
+    assert answer.json()["text"] == "a"
+
+
+async def test_texts_are_cut_as_a_text_is() -> None:
+    answer = await ask({"texts": ["a"], "config": {"dimensions": 2}}, OneTower())
+
+    vector = vector_of("a")[:2]
+    assert answer.json()["dims"] == 2
+    assert answer.json()["vectors"] == [pytest.approx((vector / (vector @ vector) ** 0.5).tolist())]
+
+
 @pytest.mark.parametrize("identity", [{"id": "7"}, {}])
 async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
     answer = await ask({**identity, "image": PICTURE})
@@ -81,7 +106,7 @@ async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({}, 'the request body: expected a "text", or an "id" and an "image"'),
+        ({}, 'the request body: expected a "text", "texts", or an "id" and an "image"'),
         ({"text": None}, 'the request body: expected a "text"'),
         ({"text": 5}, "text: "),
         ({"text": ["a", "b"]}, "text: "),
@@ -97,6 +122,11 @@ async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
         ({"text": "a", "config": {"dimensions": 1.5}}, "config.dimensions: "),
         ({"text": "a", "config": {"dimensions": -3}}, "config.dimensions: -3; expected how many"),
         ({"id": "7", "image": "?"}, "image: not base64"),
+        ({"texts": "a"}, "texts: "),
+        ({"texts": ["a", 5]}, "texts[1]: "),
+        ({"texts": ["a"], "text": "a"}, 'the request body: "texts" beside a "text"'),
+        ({"texts": [], "id": "7", "image": PICTURE}, 'the request body: "texts" beside'),
+        ({"texts": ["a"], "config": {"dimensions": -3}}, "config.dimensions: -3"),
     ],
 )
 async def test_what_does_not_fit_is_told_in_a_sentence(body: dict[str, Any], sentence: str) -> None:

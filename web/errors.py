@@ -56,7 +56,7 @@ class ErrorResponder:
         record = record or Record(path=read_path(request.scope))
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
-        path = f"{record.path}/"
+        path = f"{record.endpoint or record.path}/"
         claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
         shape = next(claimed, self._formats[-1])  # `*` is a path that nobody claims
         status = shape.status(refusal.status)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
@@ -39,6 +40,9 @@ class InterfaceRoute(Route):
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self
+        if scope["method"] != "POST":
+            page = "GET, " if self.path == "/" else ""  # the page has a route of its own
+            raise HTTPException(405, headers={"Allow": f"{page}POST"})
         await super().handle(scope, receive, send)
 
 
@@ -76,15 +80,15 @@ class EndpointHandler:
             _check_count(ask, endpoint.max_items)
             async with while_connected(request):
                 answers = await service.vectorizer.embed(ask.inputs, record.context)
+        began_s = time.perf_counter()
+        content = endpoint.serialise(ask, answers)
+        times.serialise_s = time.perf_counter() - began_s
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         record.no_tokens = [
             place
             for place, (asked, one) in enumerate(zip(ask.inputs, answers, strict=True))
             if asked.modality == "text" and not one.vector[0] and not one.vector.any()
         ]
-        began_s = time.perf_counter()
-        content = endpoint.serialise(ask, answers)
-        times.serialise_s = time.perf_counter() - began_s
         return content
 
 

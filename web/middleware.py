@@ -53,7 +53,8 @@ class RecordMiddleware:
             await self._app(scope, receive, send)
             return
         path = read_path(scope)
-        endpoint = self._endpoints.get(path, "")
+        is_page = path == "/" and scope["method"] in {"GET", "HEAD"}
+        endpoint = "" if is_page else self._endpoints.get(path, "")
         record = Record(_request_id(scope), scope["method"], path, endpoint)
         service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http.client import responses as phrases
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
@@ -51,12 +52,16 @@ def with_endpoints(
 ) -> dict[str, Any]:
     """Return FastAPI's description of its routes with the interfaces before them."""
     schemas = _schemas(endpoints)
-    paths = {one.paths[0]: {"post": _operation(one, schemas)} for one in endpoints}
+    paths = {
+        path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
+        for one in endpoints
+        for path in one.paths
+    }
     for one in endpoints:  # with its examples it stands in the operation itself
         schemas.pop(one.description.request.__name__, None)
     return {
         **described,
-        "paths": {**paths, **described["paths"]},
+        "paths": {**paths, **described["paths"], **paths},  # first, and with GET where both are
         "components": {"schemas": {**described["components"]["schemas"], **schemas}},
     }
 
@@ -64,24 +69,24 @@ def with_endpoints(
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema]
     for one in endpoints:
-        kinds += [one.description.request, one.description.response, one.errors.schema]
+        kinds += [one.description.request, *_answers_of(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
 
-def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     about = endpoint.description
     request = {**schemas[about.request.__name__], "examples": list(about.examples)}
     return {
         "tags": ["model"],
         "summary": about.summary,
-        "operationId": endpoint.operation_id(),
+        "operationId": path[1:].replace("/", "_") or "root",
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
             "200": {
                 "description": "The vectors",
                 "headers": _OF_VECTORS,
-                "content": _json(_schema_of(about.response)),
+                "content": _json(_schema_of(_answers_of(endpoint))),
             },
             **error_responses(STATUS.values(), endpoint.errors),
         },
@@ -108,10 +113,16 @@ def _headers(status: int) -> dict[str, Any]:
     return {name: {"required": True, "schema": {"type": "string"}} for name in names}
 
 
-def _schema_of(kind: Any) -> dict[str, Any]:
-    """Return a reference to a Struct's schema, or the schema of what is no Struct itself."""
-    (schema,), _ = msgspec.json.schema_components([kind], ref_template=f"{_COMPONENTS}{{name}}")
-    return schema
+def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
+    """Return the types that its answers have; msgspec describes no union of them."""
+    response = endpoint.description.response
+    return get_args(response) if isinstance(response, UnionType) else [response]
+
+
+def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
+    """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
+    schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
+    return {"anyOf": list(schemas)} if len(schemas) > 1 else schemas[0]
 
 
 def _ref(kind: type) -> dict[str, str]:

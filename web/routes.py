@@ -8,10 +8,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from config import VERSION
 from errors import UnhealthyError
 from meta import meta
 from web.docs import docs_response
+from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
+from web.endpoints.text_embeddings import EmbedInfo, about
 from web.openapi import error_responses
 from web.service import service_of
 
@@ -46,6 +49,8 @@ def add_routes(app: FastAPI) -> None:
         responses=refused,
     )(_root)
     _add_models(app)
+    _add_ollama(app)
+    _add_text_embeddings(app)
 
 
 def _add_models(app: FastAPI) -> None:
@@ -62,6 +67,33 @@ def _add_models(app: FastAPI) -> None:
         responses=error_responses([401, 404], OpenAIErrors()),
         openapi_extra={"parameters": [_MODEL]},
     )(_model)
+
+
+def _add_ollama(app: FastAPI) -> None:
+    refused = error_responses([401], OllamaErrors())
+    app.get(
+        "/api/tags",
+        summary="What models are there? As Ollama says it",
+        tags=["model"],
+        responses=refused,
+    )(_tags)
+    app.get(
+        "/api/version",
+        summary="Which version is it? As Ollama says it",
+        tags=["model"],
+        responses=refused,
+    )(_version)
+
+
+def _add_text_embeddings(app: FastAPI) -> None:
+    app.get(
+        "/info",
+        summary="What model is this? As text-embeddings-inference says it",
+        tags=["model"],
+        responses=error_responses([401]),
+    )(_info)
+    for path in ("/embed_all", "/embed_sparse"):
+        app.post(path, include_in_schema=False)(_no_such_vectors)
 
 
 # FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
@@ -103,6 +135,24 @@ async def _model(request: Request) -> ModelObject:
 def _loaded_model(request: Request) -> ModelObject:
     service = service_of(request.scope)
     return model_object(service.vectorizer.info, service.started_at)
+
+
+async def _tags(request: Request) -> OllamaTags:
+    service = service_of(request.scope)
+    return tags(service.vectorizer.info, service.started_at)
+
+
+async def _version() -> OllamaVersion:
+    return {"version": VERSION}
+
+
+async def _info(request: Request) -> EmbedInfo:
+    service = service_of(request.scope)
+    return about(service.settings, service.vectorizer.info)
+
+
+async def _no_such_vectors() -> Response:
+    raise HTTPException(404, "this service gives one vector for each text, by POST /embed")
 
 
 async def _metrics(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The clients of OpenAI's API, each in a process of its own, against the running service.
+"""The clients of each wire, each in a process of its own, against the running service.
 
 `make test-clients` installs them, into `build/clients`, and runs this.
 """
@@ -32,6 +32,15 @@ CLIENTS = [
     ("ask_llama_index.py", ""),
     ("ask_litellm.py", ""),
 ]
+OF_TEXTS = [
+    ("ask_langchain.py", "", "/v1"),
+    ("ask_ollama.py", "with tag", ""),
+    ("ask_ollama.py", "without tag", ""),
+    ("ask_langchain_ollama.py", "sentence-transformers", ""),
+    ("ask_langchain_ollama.py", "sentence-transformers:latest", ""),
+    ("ask_langchain_huggingface.py", "", ""),
+    ("ask_langchain_huggingface.py", "", "/embed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +50,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def asking(service: Service, client: str, way: str, asked: Any = None) -> Any:
-    """Let a client ask, and return what it got."""
+def asking(
+    service: Service, client: str, way: str, asked: Any = None, path: str = "/v1", user: str = ""
+) -> Any:
+    """Let a client ask below a path, as a user with a password, and return what it got."""
     is_python = client.endswith(".py")
     programs = INSTALLED / "venv/bin"
     interpreter = ["python", "-W", "ignore"] if is_python else ["node"]
@@ -52,7 +63,7 @@ def asking(service: Service, client: str, way: str, asked: Any = None) -> Any:
             programs / interpreter[0],
             *interpreter[1:],
             HERE / client,
-            f"http://127.0.0.1:{service.port}/v1",
+            f"http://{user}127.0.0.1:{service.port}{path}",
             way,
         ],
         input=json.dumps(asked),
@@ -79,6 +90,34 @@ def test_each_picture_is_found_by_its_caption(service: Service, client: str, way
 
     assert (queries @ documents.T).argmax(axis=1).tolist() == list(range(len(documents)))
     np.testing.assert_allclose(np.linalg.norm(documents, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("client", "way", "path"), OF_TEXTS)
+def test_texts_have_the_vectors_of_vectorize(
+    service: Service, client: str, way: str, path: str
+) -> None:
+    _, captions = samples()
+    documents, queries = map(np.array, asking(service, client, way, [captions, captions[:2]], path))
+    expected = np.array(service.vectorize(texts=captions)[1]["textVectors"])
+
+    for given, vectors in ((documents, expected), (queries, expected[:2])):
+        cosines = (given * vectors).sum(axis=1)
+        cosines /= np.linalg.norm(given, axis=1) * np.linalg.norm(vectors, axis=1)
+        assert cosines.min() >= 0.99999
+
+
+def test_a_token_in_the_address_lets_in_and_is_not_in_the_log(tmp_path: Path) -> None:
+    _, captions = samples()
+    log, token = tmp_path / "log", "s3cret"
+    settings = {"AUTHENTICATION_ALLOWED_TOKENS": token, "LOG_LEVEL": "debug"}
+    with running(log, MODELS_DIR=ROOT / "demo/models", **settings) as service:
+        way = "sentence-transformers"
+        documents, _ = asking(
+            service, "ask_langchain_ollama.py", way, [captions, []], "", f"any:{token}@"
+        )
+
+    assert len(documents) == len(captions)
+    assert token not in log.read_text()
 
 
 @pytest.mark.parametrize("client", ["ask_openai.py", "ask_openai.js"])

@@ -6,7 +6,16 @@ from typing import Any
 
 from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
+from web.endpoints.ollama import OllamaEmbed, OllamaEmbeddings
 from web.endpoints.openai import Embeddings
+from web.endpoints.text_embeddings import Embed
 from web.endpoints.transformers import Vectors
 
-ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize, Vectors, Embeddings)
+ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (
+    Vectorize,
+    Vectors,
+    Embeddings,
+    OllamaEmbed,
+    OllamaEmbeddings,
+    Embed,
+)

@@ -38,7 +38,7 @@ class Description:
     Attributes:
         summary: what it is for, in a few words.
         request: the fields of a body; what they are for is said by `msgspec.Meta`.
-        response: the type of an answer: a Struct, or a list.
+        response: the type of an answer: a Struct, a list, or a union of them.
         examples: bodies that work with any model of the modalities that they name.
     """
 
@@ -59,7 +59,8 @@ class Endpoint(ABC, Generic[AskT]):
         info: what is loaded.
 
     Attributes:
-        paths: where it is asked by POST: the first is described and counted, the others mean it.
+        paths: where it is asked by POST: the first is counted, the others mean it, and have the
+            shape of its errors. GET of `/` stays the page's.
         description: of it, for OpenAPI.
         errors: how errors are worded below its prefix.
     """
@@ -93,4 +94,8 @@ class Endpoint(ABC, Generic[AskT]):
 
     @abstractmethod
     def serialise(self, ask: AskT, answers: Sequence[Embedded]) -> bytes:
-        """Write the JSON of an answer, which has the ask's order."""
+        """Write the JSON of an answer, which has the ask's order.
+
+        Raises:
+            InvalidInputError: the request forbids what its texts would have needed.
+        """

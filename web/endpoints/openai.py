@@ -22,18 +22,14 @@ from errors import ConfigurationError, InvalidInputError
 from inference.request import Content, Finish, Input
 from web.endpoints import token_ids
 from web.endpoints.base import Ask, Description, Endpoint
-from web.endpoints.json_body import Word, decode
+from web.endpoints.dimensions import kept
+from web.endpoints.json_body import Word
 from web.endpoints.openai_api import OpenAIErrors
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture, is_data_url, is_hidden_picture
+from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
 
 _MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
-
-# What clients say a vector is for, and the same in the words of a `Shaping`.
-_TASKS = {
-    **dict.fromkeys(("query", "search_query", "retrieval.query"), "query"),
-    **dict.fromkeys(("document", "search_document", "retrieval.passage"), "passage"),
-}
 
 _OTHER_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
@@ -163,17 +159,16 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
         super().__init__(settings, info)
         self._dimensions = settings.embeddings_dimensions
         try:
-            self._check(self._dimensions)
+            kept(self._dimensions, info, f"EMBEDDINGS_DIMENSIONS={self._dimensions}")
         except InvalidInputError as error:
-            raise ConfigurationError(
-                f"EMBEDDINGS_DIMENSIONS={self._dimensions}: {error}"
-            ) from error
+            raise ConfigurationError(str(error)) from error
 
     @override
     def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
-        wanted = self._decode(body)
+        ids_mode = self.settings.embeddings_token_ids
+        wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
         task = wanted.input_type or wanted.task or ""
-        shaping, finish = Shaping(task=_TASKS.get(task, task)), self._finish(wanted)
+        shaping, finish = Shaping(task=TASKS.get(task, task)), self._finish(wanted)
         is_query = shaping.task == "query"
         inputs = [
             Input(f"input[{i}]", modality, content, shaping, finish, is_query)
@@ -182,38 +177,9 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
         model = self.info.name if wanted.model is None else wanted.model
         return EmbeddingsAsk(inputs, model, wanted.encoding_format == "base64")
 
-    def _decode(self, body: bytes | bytearray) -> EmbeddingsRequest | TokenIdsRequest:
-        try:
-            return decode(_DECODER, body)
-        except InvalidInputError as error:
-            if not (error.where.startswith("input") and token_ids.are_sent(body)):
-                raise
-            if self.settings.embeddings_token_ids == "refuse":  # noqa: S105 - no secret
-                raise token_ids.refused().at("input") from error
-        token_ids.check_commas(body)
-        return decode(_IDS_DECODER, body)
-
     def _finish(self, wanted: EmbeddingsOptions) -> Finish:
-        dimensions = wanted.dimensions or self._dimensions
-        try:
-            self._check(dimensions)
-        except InvalidInputError as error:
-            raise error.at("dimensions") from error
-        if dimensions == self.info.dimensions:
-            dimensions = None
+        dimensions = kept(wanted.dimensions or self._dimensions, self.info)
         return Finish(dimensions, unit_length=wanted.normalized is not False)
-
-    def _check(self, dimensions: int | None) -> None:
-        whole = self.info.dimensions
-        if dimensions is None or dimensions == whole:
-            return
-        if not self.info.cuts:
-            raise InvalidInputError(
-                f"this model's vectors have {whole} numbers, and cannot be cut to {dimensions}",
-                "body",
-            )
-        if dimensions > whole:
-            raise InvalidInputError(f"this model's vectors have only {whole} numbers", "body")
 
     @override
     def serialise(self, ask: EmbeddingsAsk, answers: Sequence[Embedded]) -> bytes:
@@ -241,7 +207,7 @@ def _contents_of(
             a text.
     """
     if isinstance(wanted, TokenIdsRequest):
-        yield from (("text", ids) for ids in token_ids.texts_of(wanted.input))
+        yield from (("text", ids) for ids in token_ids.texts_of(wanted.input, "input"))
         return
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if not inputs:

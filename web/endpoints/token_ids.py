@@ -1,4 +1,4 @@
-"""Token ids in place of texts, which OpenAI's API takes: refused, or read as the model's own.
+"""Token ids in place of texts, which some APIs take: refused, or read as the model's own.
 
 Clients make them by a vocabulary of OpenAI's. Read by another one they are another text, whose
 vector is wrong without a word; so they are read only where the operator says whose they are.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from errors import InvalidInputError, RequestTooLargeError
+from web.endpoints.json_body import decode
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 # Found where texts were expected, so that no list of a million numbers is built to be refused.
-_START = re.compile(rb'"input"\s*:\s*\[[\s\[]*-?\d')
+_START = re.compile(rb'"inputs?"\s*:\s*\[[\s\[]*-?\d')
 _MAX_IDS = 300_000  # of a request, by OpenAI's API; each takes 40 bytes once it is read
 
 TokenIds = Annotated[
@@ -23,27 +27,43 @@ TokenIds = Annotated[
 ]
 
 
-def are_sent(body: bytes | bytearray) -> bool:
-    """Tell whether a body holds token ids where it could hold texts."""
-    return bool(_START.search(body))
+def decode_either(
+    texts: msgspec.json.Decoder[T],
+    ids: msgspec.json.Decoder[U],
+    body: bytes | bytearray,
+    field: str,
+    mode: Literal["refuse", "own"],
+) -> T | U:
+    """Read a body whose texts may be sent as token ids.
 
-
-def check_commas(body: bytes | bytearray) -> None:
-    """Check that a body cannot hold too many token ids, before they are read.
+    Args:
+        texts: decodes one with texts.
+        ids: decodes one with token ids.
+        body: what was sent.
+        field: holds either.
+        mode: `EMBEDDINGS_TOKEN_IDS`.
 
     Raises:
-        RequestTooLargeError: it has more commas than ids are allowed, whatever they stand between.
+        InvalidInputError: the body is not what it should be, or it holds ids and must not.
+        RequestTooLargeError: it holds too much.
     """
-    if body.count(b",") > _MAX_IDS:
+    try:
+        return decode(texts, body)
+    except InvalidInputError as error:
+        if not (error.where.startswith(field) and _START.search(body)):
+            raise
+        if mode == "refuse":
+            raise _refused().at(field) from error
+    if body.count(b",") > _MAX_IDS:  # before they are read, whatever they stand between
         raise RequestTooLargeError(
             f"the request body: over {_MAX_IDS} commas, and so many token ids are allowed in one "
             "request",
             "body",
         )
+    return decode(ids, body)
 
 
-def refused() -> InvalidInputError:
-    """Say why they are not read."""
+def _refused() -> InvalidInputError:
     return InvalidInputError(
         "token ids, not texts: ids of another vocabulary would give wrong vectors. Send texts; "
         "with langchain-openai by OpenAIEmbeddings(check_embedding_ctx_length=False). Where they "
@@ -52,8 +72,8 @@ def refused() -> InvalidInputError:
     )
 
 
-def texts_of(ids: TokenIds) -> list[Sequence[int]]:
-    """Return the ids of each text.
+def texts_of(ids: TokenIds, field: str) -> list[Sequence[int]]:
+    """Return the ids of each text; `field` is where they were sent.
 
     Raises:
         InvalidInputError: one has none, or lists and numbers are mixed.
@@ -62,10 +82,10 @@ def texts_of(ids: TokenIds) -> list[Sequence[int]]:
     if not texts:
         return [[one for one in ids if isinstance(one, int)]]
     if len(texts) < len(ids):
-        raise InvalidInputError("numbers and lists of numbers, mixed", "body").at("input")
+        raise InvalidInputError("numbers and lists of numbers, mixed", "body").at(field)
     for i, one in enumerate(texts):
         if not one:
             raise InvalidInputError("an empty list: there are no token ids in it", "body").at(
-                f"input[{i}]"
+                f"{field}[{i}]"
             )
     return list(texts)

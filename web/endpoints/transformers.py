@@ -1,7 +1,8 @@
-"""`POST /vectors`, as Weaviate asks it for one text or one picture.
+"""`POST /vectors`, as Weaviate asks it for one text or one picture, or for a list of texts.
 
 Source: Weaviate's modules `text2vec-transformers` and `text2vec-model2vec`, which send a text and
 its config, and `img2vec-neural`, which sends an id and an image; and the containers behind them.
+The list is that of an open change of Weaviate's, https://github.com/weaviate/weaviate/pull/9982.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class VectorConfig(msgspec.Struct):
 
 
 class VectorsRequest(msgspec.Struct):
-    """What `POST /vectors` takes: a text, or a picture and its id."""
+    """What `POST /vectors` takes: a text, a list of texts, or a picture and its id."""
 
     text: Annotated[str | None, msgspec.Meta(description="text to embed")] = None
+    texts: Annotated[list[str] | None, msgspec.Meta(description="in place of a text: several")] = (
+        None
+    )
     config: VectorConfig | None = None
     id: Annotated[str | None, msgspec.Meta(description="comes back with the image's vector")] = None
     image: Annotated[
@@ -60,15 +64,22 @@ class VectorsResponse(msgspec.Struct, omit_defaults=True):
     id: str | None = None
 
 
+class VectorsOfTextsResponse(msgspec.Struct):
+    """What it answers to a list of texts, in the order of the request."""
+
+    vectors: list[list[float]]
+    dims: int
+
+
 @dataclass(frozen=True, slots=True)
 class VectorsAsk(Ask):
-    """One input.
+    """One input, or a list of texts.
 
     Attributes:
-        given: what comes back with the vector: the text, or the id.
+        given: what comes back with the vector: the text, or the id; None where texts were sent.
     """
 
-    given: dict[str, str | None]
+    given: dict[str, str | None] | None
 
 
 # Not strict, as the text container takes numbers in quotes.
@@ -77,15 +88,16 @@ _NO_CONFIG = VectorConfig()
 
 
 class Vectors(Endpoint[VectorsAsk]):
-    """The interface of Weaviate's modules for one text, or one picture, a request."""
+    """The interface of Weaviate's modules for one text, one picture or some texts a request."""
 
     paths = ("/vectors",)
     description = Description(
-        summary="Embed a text, or an image",
+        summary="Embed a text, several texts, or an image",
         request=VectorsRequest,
-        response=VectorsResponse,
+        response=VectorsResponse | VectorsOfTextsResponse,
         examples=[
             {"text": "a red circle", "config": {"task_type": "query"}},
+            {"texts": ["a red circle", "a big blue square"]},
             {"id": "7", "image": EXAMPLE_IMAGE},
         ],
     )
@@ -93,19 +105,28 @@ class Vectors(Endpoint[VectorsAsk]):
     @override
     def parse(self, body: bytes | bytearray) -> VectorsAsk:
         wanted = decode(_DECODER, body)
+        if wanted.texts is not None:
+            if wanted.text is not None or wanted.image is not None:
+                raise InvalidInputError(
+                    'the request body: "texts" beside a "text" or an "image"; send one of them',
+                    "body",
+                )
+            texts = enumerate(wanted.texts)
+            return VectorsAsk([self._text(f"texts[{i}]", t, wanted.config) for i, t in texts], None)
         if wanted.text is not None:
-            return VectorsAsk([self._text(wanted.text, wanted.config)], {"text": wanted.text})
+            text = self._text("text", wanted.text, wanted.config)
+            return VectorsAsk([text], {"text": wanted.text})
         if wanted.image is not None:
             return VectorsAsk([Input("image", "image", wanted.image)], {"id": wanted.id})
         raise InvalidInputError(
-            'the request body: expected a "text", or an "id" and an "image"', "body"
+            'the request body: expected a "text", "texts", or an "id" and an "image"', "body"
         )
 
-    def _text(self, text: str, config: VectorConfig | None) -> Input:
+    def _text(self, name: str, text: str, config: VectorConfig | None) -> Input:
         config = config or _NO_CONFIG
         task = config.task_type or ""
         return Input(
-            "text",
+            name,
             "text",
             text,
             Shaping(pooling=config.pooling_strategy or "", task=task),
@@ -124,6 +145,9 @@ class Vectors(Endpoint[VectorsAsk]):
 
     @override
     def serialise(self, ask: VectorsAsk, answers: Sequence[Embedded]) -> bytes:
-        (answer,) = answers
-        content = {**ask.given, "vector": answer.vector, "dim": len(answer.vector)}
+        vectors = [answer.vector for answer in answers]
+        dimensions = len(vectors[0]) if vectors else 0
+        content: dict[str, object] = {"vectors": vectors, "dims": dimensions}
+        if ask.given is not None:
+            content = {**ask.given, "vector": vectors[0], "dim": dimensions}
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

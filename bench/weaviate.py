@@ -1,0 +1,256 @@
+"""What an import into a Weaviate reaches by each of its modules of texts, and searches meanwhile.
+
+    python -m bench.weaviate --weaviate http://localhost:8080 --service http://localhost:9090
+
+Weaviate must run with the modules (`ENABLE_MODULES`), and reach the service by the address that
+`--service` says. By each module it imports texts that no cache knows, in batches of 100 and then
+in batches of 10 to 100, for `--minutes` each, while a client searches without a pause. An import
+in which objects failed has no rate. Ends with 1 where one failed, or `text2vec-ollama` is not
+quick enough beside `text2vec-transformers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.inputs import text
+
+COLLECTION = "BenchOfModules"
+ASKED_FOR = 2.2  # times as quick as text2vec-transformers shall text2vec-ollama be
+BATCHES = {"100": (100, 100), "10 to 100": (10, 100)}
+# Weaviate reads this header, of Cohere's name, for text2vec-huggingface; without it it stalls.
+HEADERS = {
+    "Content-Type": "application/json",
+    "X-Cohere-Ratelimit-RequestPM-Embedding": "1000000",
+}
+
+
+def settings_of(service: str) -> dict[str, dict[str, str]]:
+    """Return what a collection says to each module, so that it asks the service."""
+    return {
+        "text2vec-transformers": {"inferenceUrl": service},
+        "text2vec-ollama": {"apiEndpoint": service, "model": "any"},
+        "text2vec-huggingface": {"endpointURL": service},
+    }
+
+
+@dataclass
+class Import:
+    """An import, and what was seen of it.
+
+    Attributes:
+        module: of Weaviate.
+        batches: the sizes of its batches, in words.
+        objects: that were stored.
+        failed: that were not.
+        seconds: that it took.
+        searches_s: how long each search meanwhile took.
+        failed_searches: how many got no answer.
+    """
+
+    module: str
+    batches: str
+    objects: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    searches_s: list[float] = field(default_factory=list)
+    failed_searches: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Objects a second; none where one failed."""
+        return None if self.failed or not self.seconds else self.objects / self.seconds
+
+
+class Weaviate:
+    """A running Weaviate; each thread has one of its own."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        self._connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=120)
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        self._connection.close()
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Return the JSON of an answer.
+
+        Raises:
+            OSError: there is none, or it is no success.
+        """
+        content = None if body is None else json.dumps(body)
+        self._connection.request(method, path, content, HEADERS)
+        answer = self._connection.getresponse()
+        raw = answer.read()
+        if answer.status >= 300:
+            raise OSError(f"{method} {path}: {answer.status} {raw[:500].decode(errors='replace')}")
+        return json.loads(raw) if raw else None
+
+    def make(self, module: str, settings: Mapping[str, str]) -> None:
+        """Make the collection anew."""
+        self.drop()
+        vectorizer = {"vectorizeClassName": False, **settings}
+        self.ask(
+            "POST",
+            "/v1/schema",
+            {
+                "class": COLLECTION,
+                "vectorizer": module,
+                "moduleConfig": {module: vectorizer},
+                "properties": [{"name": "text", "dataType": ["text"]}],
+            },
+        )
+
+    def drop(self) -> None:
+        """Delete the collection, if it is there."""
+        self.ask("DELETE", f"/v1/schema/{COLLECTION}")
+
+    def add(self, texts: Sequence[str]) -> int:
+        """Import a batch, and return how many failed."""
+        objects = [
+            {"class": COLLECTION, "id": str(uuid.uuid4()), "properties": {"text": text}}
+            for text in texts
+        ]
+        answered = self.ask("POST", "/v1/batch/objects", {"objects": objects})
+        return sum(bool(one.get("result", {}).get("errors")) for one in answered)
+
+    def search(self, text: str) -> None:
+        """Search by a text.
+
+        Raises:
+            OSError: it was not answered.
+        """
+        near = f"nearText: {{concepts: [{json.dumps(text)}]}}, limit: 5"
+        query = f"{{ Get {{ {COLLECTION}({near}) {{ text }} }} }}"
+        errors = self.ask("POST", "/v1/graphql", {"query": query}).get("errors")
+        if errors:
+            raise OSError(errors[0]["message"])
+
+
+def run(address: str, seen: Import, seconds: float, numbers: Iterator[int]) -> None:
+    """Import for so long, and search meanwhile.
+
+    Args:
+        address: of Weaviate, which has the collection.
+        seen: says how, and takes what is seen.
+        seconds: how long.
+        numbers: of the texts, none of which comes twice.
+
+    Raises:
+        OSError: Weaviate refused a batch as a whole.
+    """
+    fewest, most = BATCHES[seen.batches]
+    ended, sizes = threading.Event(), random.Random(0)
+    searcher = threading.Thread(target=_search, args=(address, seen, ended), daemon=True)
+    began_s = time.perf_counter()
+    searcher.start()
+    try:
+        with closing(Weaviate(address)) as weaviate:
+            while time.perf_counter() - began_s < seconds:
+                batch = [text(next(numbers)) for _ in range(sizes.randint(fewest, most))]
+                failed = weaviate.add(batch)
+                seen.failed += failed
+                seen.objects += len(batch) - failed
+        seen.seconds = time.perf_counter() - began_s
+    finally:
+        ended.set()
+        searcher.join()
+
+
+def _search(address: str, seen: Import, ended: threading.Event) -> None:
+    with closing(Weaviate(address)) as weaviate:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            began_s = time.perf_counter()
+            try:
+                weaviate.search(f"where is number {number}?")
+            except (OSError, HTTPException):
+                seen.failed_searches += 1
+                weaviate.close()
+            else:
+                seen.searches_s.append(time.perf_counter() - began_s)
+
+
+def table(imports: Sequence[Import]) -> str:
+    """Lay out what was seen."""
+    lines = [
+        "| module | batches | objects/s | stored | failed | searches | median ms | slowest ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in imports:
+        rate = "none, as objects failed" if one.rate is None else f"{one.rate:.0f}"
+        times = one.searches_s or [float("nan")]
+        searches = f"{len(one.searches_s)}, {one.failed_searches} failed"
+        middle, slowest = 1000 * statistics.median(times), 1000 * max(times)
+        lines.append(
+            f"| `{one.module}` | {one.batches} | {rate} | {one.objects} | {one.failed} | "
+            f"{searches} | {middle:.0f} | {slowest:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def faults(imports: Sequence[Import]) -> list[str]:
+    """Tell what is not as it is asked for."""
+    found = [f"{one.module}: {one.failed} objects failed" for one in imports if one.failed]
+    rates = {(one.module, one.batches): one.rate for one in imports}
+    for batches in BATCHES:
+        slow = rates.get(("text2vec-transformers", batches))
+        quick = rates.get(("text2vec-ollama", batches))
+        if slow and quick and quick < ASKED_FOR * slow:
+            found.append(
+                f"text2vec-ollama, batches of {batches}: {quick / slow:.2f} times as quick as "
+                f"text2vec-transformers; {ASKED_FOR} are asked for"
+            )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Import by each module; 1 where something is not as it is asked for."""
+    options = _parse(arguments)
+    settings, numbers, imports = settings_of(options.service), itertools.count(time.time_ns()), []
+    with closing(Weaviate(options.weaviate)) as weaviate:
+        for module, batches in itertools.product(options.modules, BATCHES):
+            weaviate.make(module, settings[module])
+            imports.append(Import(module, batches))
+            run(options.weaviate, imports[-1], 60 * options.minutes, numbers)
+            print(f"{module}, batches of {batches}: done", file=sys.stderr)
+        weaviate.drop()
+    print(table(imports))
+    found = faults(imports)
+    print("\n".join(found), end="\n" if found else "", file=sys.stderr)
+    return int(bool(found))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.weaviate", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--weaviate", default="http://localhost:8080", help="its address")
+    parser.add_argument(
+        "--service", default="http://localhost:9090", help="this service's, as Weaviate reaches it"
+    )
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each import")
+    parser.add_argument(
+        "--modules", nargs="+", default=list(settings_of("")), choices=list(settings_of(""))
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""What clients say a vector is for, and the same in the words of a `Shaping`."""
+
+from __future__ import annotations
+
+TASKS = {
+    **dict.fromkeys(("query", "search_query", "retrieval.query"), "query"),
+    **dict.fromkeys(("document", "search_document", "retrieval.passage"), "passage"),
+}

@@ -1,0 +1,202 @@
+"""`POST /embed` and `POST /`, as text-embeddings-inference answers them.
+
+Source: `router/src/http` of Hugging Face's text-embeddings-inference. Weaviate's
+`text2vec-huggingface` posts to the address that it is given, without a path. No task is said there,
+and a search looks like an import of one text: so a request with one text goes before all that have
+more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import orjson
+from typing_extensions import TypedDict, override
+
+from backends.model import Embedded, ModelInfo, Shaping
+from config import VERSION, Settings
+from errors import InvalidInputError
+from inference.request import Content, Finish, Input
+from web.endpoints import token_ids
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.dimensions import kept
+from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.json_body import Word
+from web.endpoints.tasks import TASKS
+from web.endpoints.token_ids import TokenIds
+
+_TYPES = {429: "Overloaded", 503: "Unhealthy"}
+
+ErrorType: TypeAlias = Literal["Unhealthy", "Backend", "Overloaded", "Validation"]
+
+
+class EmbedErrorResponse(msgspec.Struct):
+    """What an answer above 399 holds: a sentence, and its kind."""
+
+    error: str
+    error_type: ErrorType
+
+
+class EmbedErrors(ErrorFormat):
+    """Errors as clients of text-embeddings-inference read them."""
+
+    prefix = "/embed"
+    schema = EmbedErrorResponse
+
+    @override
+    def body(self, refusal: Refusal) -> bytes:
+        fault = "Backend" if refusal.status >= 500 else "Validation"
+        kind = _TYPES.get(refusal.status, fault)
+        return orjson.dumps({"error": refusal.sentence, "error_type": kind})
+
+
+class EmbedOptions(msgspec.Struct, kw_only=True):
+    """How to embed; other fields, such as Weaviate's `options`, mean nothing here."""
+
+    normalize: Annotated[
+        bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
+    ] = None
+    truncate: Annotated[
+        bool | None, msgspec.Meta(description="`false`: refuse a text that is too long, uncut")
+    ] = None
+    truncation_direction: Annotated[
+        Literal["left", "right", "Left", "Right"] | None,
+        msgspec.Meta(
+            description="where a text is cut: `right`; `left` refuses one that is too long"
+        ),
+    ] = None
+    prompt_name: Annotated[
+        Word | None,
+        msgspec.Meta(description="`query` or `document`: chooses the model's own prompt"),
+    ] = None
+    dimensions: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="keep so many of a vector's first numbers; of a model that cuts"),
+    ] = None
+
+
+class EmbedRequest(EmbedOptions):
+    """What `POST /embed` takes."""
+
+    inputs: Annotated[str | list[str], msgspec.Meta(description="a text, or a list of them")]
+
+
+class EmbedIdsRequest(EmbedOptions):
+    """What it also takes, where the operator says whose token ids they are."""
+
+    inputs: TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedAsk(Ask):
+    """Texts, and what of the request the answer needs.
+
+    Attributes:
+        first: keep so many numbers of vectors that are not scaled; None for all.
+        uncut: what forbids a text to be cut at its end; empty where nothing does.
+    """
+
+    first: int | None
+    uncut: str
+
+
+_DECODER = msgspec.json.Decoder(EmbedRequest)
+_IDS_DECODER = msgspec.json.Decoder(EmbedIdsRequest)
+
+
+class Embed(Endpoint[EmbedAsk]):
+    """The interface of Hugging Face's text-embeddings-inference."""
+
+    paths = ("/embed", "/")
+    description = Description(
+        summary="Embed texts, as text-embeddings-inference does",
+        request=EmbedRequest,
+        response=list[list[float]],
+        examples=[{"inputs": ["a red circle", "a big blue square"]}],
+    )
+    errors = EmbedErrors()
+
+    @override
+    def parse(self, body: bytes | bytearray) -> EmbedAsk:
+        ids_mode = self.settings.embeddings_token_ids
+        wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "inputs", ids_mode)
+        texts = _contents_of(wanted)
+        if not texts:
+            raise InvalidInputError("an empty list: there is nothing to embed", "body").at("inputs")
+        shaping = Shaping(task=_task(wanted.prompt_name))
+        is_query = shaping.task == "query" or len(texts) == 1
+        first = kept(wanted.dimensions, self.info)
+        is_scaled = wanted.normalize is not False
+        finish = Finish(first, unit_length=True) if is_scaled else Finish()
+        inputs = [
+            Input(f"inputs[{i}]", "text", text, shaping, finish, is_query)
+            for i, text in enumerate(texts)
+        ]
+        return EmbedAsk(inputs, None if is_scaled else first, _what_forbids_a_cut(wanted))
+
+    @override
+    def serialise(self, ask: EmbedAsk, answers: Sequence[Embedded]) -> bytes:
+        for one, answer in zip(ask.inputs, answers, strict=True):
+            if ask.uncut and answer.truncated:
+                raise InvalidInputError(
+                    f"longer than the model reads, and it would be cut at its end, against "
+                    f"{ask.uncut}",
+                    "text_length",
+                ).at(one.name)
+        vectors = [answer.vector[: ask.first] for answer in answers]
+        return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _contents_of(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
+    if isinstance(wanted, EmbedIdsRequest):
+        return token_ids.texts_of(wanted.inputs, "inputs")
+    return [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
+
+
+def _task(prompt_name: str | None) -> str:
+    if prompt_name is None:
+        return ""
+    if prompt_name not in TASKS and prompt_name != "passage":
+        raise InvalidInputError(
+            f"no prompt {prompt_name!r}; `query` and `document` are known", "config"
+        ).at("prompt_name")
+    return TASKS.get(prompt_name, prompt_name)
+
+
+def _what_forbids_a_cut(wanted: EmbedOptions) -> str:
+    if wanted.truncate is False:
+        return "`truncate: false`"
+    if wanted.truncation_direction in {"left", "Left"}:
+        return "`truncation_direction: left`, which is not to be had here"
+    return ""
+
+
+class EmbedInfo(TypedDict):
+    """What `GET /info` answers."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    served_model_name: str
+    model_type: dict[str, dict[str, Any]]
+    max_client_batch_size: int
+    auto_truncate: bool
+    version: str
+
+
+def about(settings: Settings, info: ModelInfo) -> EmbedInfo:
+    """Describe the model that is loaded, by the names that text-embeddings-inference has."""
+    name = info.name
+    return {
+        "model_id": name,
+        "model_sha": None,
+        "model_dtype": info.precision,
+        "served_model_name": name,
+        "model_type": {"embedding": {}},
+        "max_client_batch_size": settings.max_request_items,
+        "auto_truncate": True,
+        "version": VERSION,
+    }
