@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         "is scaled down, which makes another vector. As many as the model was trained on (17) "
         "where it is not set",
     )
+    max_read_pixels: int | None = Field(
+        default=None,
+        ge=32_768,  # the narrowest pictures have as many, or the model would not read them
+        description="Qwen3-VL: most pixels that an image is read in; a larger one is scaled down, "
+        "which makes another vector. As many as the model reads (1,843,200) where it is not set",
+    )
     max_batch_size: int = Field(
         default=16,
         ge=1,
