@@ -278,6 +278,10 @@ class DownloadSettings(BaseSettings):
         default="", description="ModernVBERT; the configs of the towers that it names come along"
     )
     colpali_engine_model_revision: Revision = None
+    qwen_engine_model_name: str = Field(
+        default="", description="Qwen3-VL-Embedding, with its tokenizer and template"
+    )
+    qwen_engine_model_revision: Revision = None
     trust_remote_code: str = Field(
         default="False",
         description="`1` or `true`: let the model run Python code of its own, here and when it "
