@@ -170,6 +170,10 @@ Network: TypeAlias = Callable[..., Rows]
 class NetworkInStages(Protocol):
     """A network that computes many batches best together; see `stages.py`."""
 
+    def __call__(self, *arrays: npt.NDArray[Any]) -> Rows:
+        """Compute a batch, as a `Network`."""
+        ...
+
     def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
         """Compute batches, the rows of each as the network itself gives them."""
         ...
@@ -187,7 +191,7 @@ class Tower:
     """
 
     preparation: Preparation
-    network: Network
+    network: Network | NetworkInStages
     is_table: bool = False
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backends.model import Modality, Preparation, Shaping
+from backends.model import Modality, NetworkInStages, Preparation, Shaping, Tower
 
 _MODES = ("RGB", "RGBA", "L")
 _TEXTS = (
@@ -24,10 +24,18 @@ _TEXTS = (
     " ".join(map(str, range(1500))),  # longer than any of these models reads
 )
 
+# Of a text, to a network so large that it is in stages: all of the last one would take minutes, and
+# more memory than a stage.
+_CHARS_IN_STAGES = 1000
 
-def proof_inputs(modality: Modality, preparation: Preparation, most_cost: int) -> Sequence[Any]:
-    """Return all texts, or as many pictures as cost no more together, in the preparation's unit."""
-    return _TEXTS if modality == "text" else _pictures(preparation, most_cost)
+
+def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[Any]:
+    """Return texts, or as many pictures as cost no more together, in the preparation's unit."""
+    if modality == "image":
+        return _pictures(tower.preparation, most_cost)
+    if isinstance(tower.network, NetworkInStages):
+        return [text[:_CHARS_IN_STAGES] for text in _TEXTS]
+    return _TEXTS
 
 
 def _pictures(preparation: Preparation, most_cost: int) -> Sequence[Image.Image]:

@@ -32,7 +32,7 @@ def prove(original: Model, made: Model) -> None:
 
 
 def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -> None:
-    contents = proof_inputs(modality, original.preparation, _MOST_COST)
+    contents = proof_inputs(modality, original, _MOST_COST)
     expected = embed(original, contents, shaping)
     compare(f"{modality}s", expected, embed(made, contents, shaping))
     compare(f"{modality}s", expected, embed(made, contents, shaping, alone=True))

@@ -27,6 +27,10 @@ from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+# Of the numbers that a stage takes, as a picture has: after such a pass it keeps nothing of what it
+# computed in, which for all stages together would be gigabytes; to have it anew costs little.
+_LARGE = 1_000_000
+
 
 class OpenVinoStage(OpenVinoNetwork):
     """A converted stage; each tower that has it asks it by a request of its own."""
@@ -45,8 +49,12 @@ class OpenVinoStage(OpenVinoNetwork):
     ) -> dict[str, Array]:
         arrays = [known[name] for name in inputs]
         results = request.infer(arrays, share_inputs=True)
-        self._give_back(sum(array.size for array in arrays))
-        return {name: results[place] for place, name in enumerate(outputs)}
+        given = {name: results[place] for place, name in enumerate(outputs)}
+        size = sum(array.size for array in arrays)
+        self._give_back(size)
+        if size > _LARGE:
+            request.get_compiled_model().release_memory()
+        return given
 
 
 class Turns:
