@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         "is scaled down, which makes another vector. As many as the model was trained on (17) "
         "where it is not set",
     )
+    max_read_pixels: int | None = Field(
+        default=None,
+        ge=32_768,  # the narrowest pictures have as many, or the model would not read them
+        description="Qwen3-VL: most pixels that an image is read in; a larger one is scaled down, "
+        "which makes another vector. As many as the model reads (1,843,200) where it is not set",
+    )
     max_batch_size: int = Field(
         default=16,
         ge=1,
@@ -292,6 +298,10 @@ class DownloadSettings(BaseSettings):
         default="", description="ModernVBERT; the configs of the towers that it names come along"
     )
     colpali_engine_model_revision: Revision = None
+    qwen_engine_model_name: str = Field(
+        default="", description="Qwen3-VL-Embedding, with its tokenizer and template"
+    )
+    qwen_engine_model_revision: Revision = None
     trust_remote_code: str = Field(
         default="False",
         description="`1` or `true`: let the model run Python code of its own, here and when it "

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from backends.model import Embedded, Prepared, Rows, Shaping, Tower
+from backends.model import (
+    Arrays,
+    Embedded,
+    Network,
+    NetworkInStages,
+    Prepared,
+    Rows,
+    Shaping,
+    Tower,
+)
 
 
-def embed(tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None) -> Rows:
-    """Embed inputs, texts or decoded images, in the batches that they form: [n, dim] float32."""
-    return np.stack([one.vector for one in embed_all(tower, contents, shaping)])
+def embed(
+    tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None, *, alone: bool = False
+) -> Rows:
+    """Embed inputs, texts or decoded images, as `embed_all` does: [n, dim] float32."""
+    return np.stack([one.vector for one in embed_all(tower, contents, shaping, alone=alone)])
 
 
 def embed_all(
-    tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None
+    tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None, *, alone: bool = False
 ) -> list[Embedded]:
-    """Embed inputs, and tell what was read of each.
+    """Embed inputs in the batches that they form, or each alone; tell what was read of each.
 
     Raises:
         InvalidInputError: the model cannot read one of them.
@@ -28,22 +39,29 @@ def embed_all(
     shaping = preparation.reduce(shaping or Shaping())
     whole = [preparation.split(content, shaping) for content in contents]
     items = [preparation.prepare(part, shaping) for parts in whole for part in parts.items]
-    embedded = iter(compute(tower, items))
+    embedded = iter(compute(tower, items, alone=alone))
     return [
         preparation.join([next(embedded) for _ in parts.items], parts.divisor) for parts in whole
     ]
 
 
-def compute(tower: Tower, items: Sequence[Prepared]) -> list[Embedded]:
-    """Compute prepared items, each bucket in a pass."""
+def compute(tower: Tower, items: Sequence[Prepared], *, alone: bool = False) -> list[Embedded]:
+    """Compute prepared items, each bucket in a pass, or each item alone."""
     rows: list[Any] = [None] * len(items)
-    for places in _batches(items):
-        arrays = tower.preparation.collate([items[place] for place in places])
-        for place, row in zip(places, tower.network(*arrays), strict=True):
+    batches = [[place] for place in range(len(items))] if alone else _batches(items)
+    collated = (tower.preparation.collate([items[place] for place in batch]) for batch in batches)
+    for batch, found in zip(batches, _passes(tower.network, collated), strict=True):
+        for place, row in zip(batch, found, strict=True):
             rows[place] = row if row.ndim == 1 else row[items[place].pick]
     return [
         Embedded(row, item.tokens, item.truncated) for row, item in zip(rows, items, strict=True)
     ]
+
+
+def _passes(network: Network | NetworkInStages, batches: Iterable[Arrays]) -> Iterable[Rows]:
+    if isinstance(network, NetworkInStages):
+        return network.passes(list(batches))
+    return (network(*arrays) for arrays in batches)
 
 
 def _batches(items: Sequence[Prepared]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
 
-from backends.folder import LAYOUTS, ModelFolder
+from backends.folder import LAYOUTS, PROCESSOR_FILES, ModelFolder
 
 Stamps: TypeAlias = dict[str, list[int]]  # by name: size in bytes, and seconds of the last change
 
@@ -43,24 +43,31 @@ def _version(library: str) -> str:
 
 def stamps(folder: ModelFolder) -> Stamps:
     """Return the size and the time of change of every file of a model."""
-    return {
-        str(path.relative_to(folder.root)): [path.stat().st_size, int(path.stat().st_mtime)]
-        for path in _files(folder)
-    }
+    return {name: [path.stat().st_size, int(path.stat().st_mtime)] for name, path in _files(folder)}
 
 
 def of_content(folder: ModelFolder) -> str:
     """Digest the names and the content of a model's files; one that cannot be read by its size."""
     digest = hashlib.sha256()
-    for path in _files(folder):
-        digest.update(f"{path.relative_to(folder.root)} {path.stat().st_size}\n".encode())
+    for name, path in _files(folder):
+        digest.update(f"{name} {path.stat().st_size}\n".encode())
         if os.access(path, os.R_OK):  # otherwise no library reads it either
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _files(folder: ModelFolder) -> Iterator[Path]:
+def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
+    """Give the files of a model by their names in its folder; last those that lie elsewhere."""
+    for path in _files_inside(folder):
+        yield str(path.relative_to(folder.root)), path
+    processors = folder.processors if folder.family == "qwen3_vl" else None
+    if processors and not processors.is_relative_to(folder.root):
+        found = ((name, processors / name) for name in PROCESSOR_FILES)
+        yield from ((f"processors/{name}", path) for name, path in found if path.is_file())
+
+
+def _files_inside(folder: ModelFolder) -> Iterator[Path]:
     for name in (*LAYOUTS[folder.family].parts, "trust_remote_code", "demo.json"):
         part = folder.part(name)
         if part.is_file():

@@ -23,7 +23,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Family = Literal[
-    "openai", "openclip", "siglip", "modernvbert", "sentence_transformers", "text", "converted"
+    "openai",
+    "openclip",
+    "siglip",
+    "modernvbert",
+    "qwen3_vl",
+    "sentence_transformers",
+    "text",
+    "converted",
 ]
 
 # Of a converted model, by what its weights are: an older version, which would take 8 bits for
@@ -56,10 +63,17 @@ LAYOUTS: dict[Family, Layout] = {
     "modernvbert": Layout(
         ("colpali_engine_model", "colpali_engine_processor", "model_name"), "modernvbert"
     ),
+    "qwen3_vl": Layout(("qwen3", "model_name"), "qwen3_vl"),
     "sentence_transformers": Layout(("clip", "text"), "sentence_transformer"),
     "text": Layout(("model",), "text"),  # of the reference's text container: see `text_folder.py`
     "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
 }
+# Of Qwen3-VL, beside the weights: those that must be there, and those that may.
+PROCESSOR_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"),
+    *("chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
 
 # How a file begins that Git LFS left in place of a large one, and how large it is at most. See
@@ -89,7 +103,7 @@ class ModelFolder:
 
     @property
     def hub_name(self) -> str:
-        """The model's name on the hub; only SigLIP and ModernVBERT folders hold one."""
+        """The model's name on the hub; SigLIP, ModernVBERT and Qwen3-VL folders hold one."""
         return (self.root / "model_name").read_text(encoding="utf-8").strip()
 
     @property
@@ -115,6 +129,18 @@ class ModelFolder:
         if self.is_demo:
             return ModelName("demo")
         return ModelName(self._mark("model_name") or self.root.resolve().name)
+
+    @property
+    def processors(self) -> Path | None:
+        """Where Qwen3-VL's tokenizer, template and image processor are; None where nowhere.
+
+        Source: the reference leaves them in the hub's default cache, outside of the model folder.
+        """
+        for cache in (self.part("qwen3"), default_hub_cache()):
+            snapshot = hub_snapshot(cache, self.hub_name)
+            if snapshot and all((snapshot / name).is_file() for name in PROCESSOR_FILES[:3]):
+                return snapshot
+        return None
 
     @property
     def is_demo(self) -> bool:
@@ -242,6 +268,13 @@ def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
     if revision and (repository / "snapshots" / revision).is_dir():
         return repository / "snapshots" / revision
     return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
+
+
+def default_hub_cache() -> Path:
+    """Return where the hub's own library keeps what nobody gave a place (HF_HUB_CACHE, HF_HOME)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def find_weights(*folders: Path) -> Path | None:

@@ -63,6 +63,7 @@ def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
         prefixes=settings.use_query_passage_prefixes,
         max_num_patches=settings.max_num_patches,
         max_image_tiles=settings.max_image_tiles,
+        max_read_pixels=settings.max_read_pixels,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -177,6 +177,19 @@ class Preparation(Protocol):
 Network: TypeAlias = Callable[..., Rows]
 
 
+@runtime_checkable
+class NetworkInStages(Protocol):
+    """A network that computes many batches best together; see `stages.py`."""
+
+    def __call__(self, *arrays: npt.NDArray[Any]) -> Rows:
+        """Compute a batch, as a `Network`."""
+        ...
+
+    def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
+        """Compute batches, the rows of each as the network itself gives them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tower:
     """One modality of one model.
@@ -189,7 +202,7 @@ class Tower:
     """
 
     preparation: Preparation
-    network: Network
+    network: Network | NetworkInStages
     is_table: bool = False
 
 
@@ -211,6 +224,10 @@ class ModelOptions:
         prefixes: whether the task is written in front of a text, where the model does not say so.
         max_num_patches: most patches of a picture that keeps its shape; None for the checkpoint's.
         max_image_tiles: most tiles of a picture that is read in tiles; None for the checkpoint's.
+        max_read_pixels: most pixels of a picture that is read near its own size; None for as many
+            as the model has learnt from.
+        in_stages: whether a model in stages has the weights of one in memory at a time, as what
+            computes everything once wants it, and what serves does not.
     """
 
     device: str = "cpu"
@@ -224,6 +241,8 @@ class ModelOptions:
     prefixes: bool = False
     max_num_patches: int | None = None
     max_image_tiles: int | None = None
+    max_read_pixels: int | None = None
+    in_stages: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backends.model import Modality, Preparation, Shaping
+from backends.model import Modality, NetworkInStages, Preparation, Shaping, Tower
 from errors import InvalidInputError
 
 _MODES = ("RGB", "RGBA", "L")
@@ -25,15 +25,22 @@ _TEXTS = (
     " ".join(map(str, range(1500))),  # longer than any of these models reads
 )
 
+# Of a text, to a network so large that it is in stages: all of the last one would take minutes, and
+# more memory than a stage.
+_CHARS_IN_STAGES = 1000
 
-def proof_inputs(modality: Modality, preparation: Preparation, most_cost: int) -> Sequence[Any]:
-    """Return all texts, or as many pictures as cost no more together, in the preparation's unit.
+
+def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[Any]:
+    """Return texts, or as many pictures as cost no more together, in the preparation's unit.
 
     A text with tokens that the model has no embedding for is no input of it.
     """
-    if modality == "text":
-        return [text for text in _TEXTS if _is_readable(text, preparation)]
-    return _pictures(preparation, most_cost)
+    if modality == "image":
+        return _pictures(tower.preparation, most_cost)
+    texts: Sequence[str] = _TEXTS
+    if isinstance(tower.network, NetworkInStages):
+        texts = [text[:_CHARS_IN_STAGES] for text in texts]
+    return [text for text in texts if _is_readable(text, tower.preparation)]
 
 
 def _is_readable(text: str, preparation: Preparation) -> bool:

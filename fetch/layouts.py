@@ -80,7 +80,7 @@ def prove(root: Path, trust: bool) -> Answer:
     Raises:
         ServiceError: it cannot be loaded, or its vectors are not fit to use.
     """
-    model = load_replica(detect(root), ModelOptions(trust_remote_code=trust))
+    model = load_replica(detect(root), ModelOptions(trust_remote_code=trust, in_stages=True))
     texts = embed(model.towers["text"], ["a picture"])
     if images := model.towers.get("image"):
         _check_dimensions(texts, images)
@@ -148,7 +148,7 @@ def _kind_of_texts(source: Path) -> Any:
 
 
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
-    """OpenCLIP's and ModernVBERT's checkpoints are served as the hub has them."""
+    """OpenCLIP's, ModernVBERT's and Qwen3-VL's checkpoints are served as the hub has them."""
 
 
 _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
@@ -156,6 +156,7 @@ _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
     "openclip": _save_nothing,
     "siglip": _save_siglip,
     "modernvbert": _save_nothing,
+    "qwen3_vl": _save_nothing,
     "sentence_transformers": _save_sentence_transformers,
     "text": _save_text,
 }

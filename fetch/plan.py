@@ -68,6 +68,9 @@ def plan(settings: DownloadSettings) -> Plan:
     if (name := settings.open_clip_model_name) and settings.open_clip_pretrained:
         wanted = Wanted(name, "OPEN_CLIP_MODEL_NAME", settings.open_clip_revision)
         return Plan("openclip", {"model": wanted}, settings.open_clip_pretrained)
+    if name := settings.qwen_engine_model_name:
+        revision = settings.qwen_engine_model_revision
+        return Plan("qwen3_vl", {"model": Wanted(name, "QWEN_ENGINE_MODEL_NAME", revision)})
     if settings.model_name and not (settings.clip_model_name or settings.text_model_name):
         return _plan_texts(settings)
     return _plan_pair(settings)
@@ -125,6 +128,9 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
         return {}
     if wanted.family == "modernvbert":
         _fetch_modernvbert(wanted.wanted["model"], hub, folder)
+        return {}
+    if wanted.family == "qwen3_vl":
+        _fetch_qwen3_vl(wanted.wanted["model"], hub, folder)
         return {}
     choose = with_code(model_files) if trust else model_files
     models = {(model.name, model.revision): model for model in wanted.wanted.values()}
@@ -187,6 +193,21 @@ def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
     }
     (networks / "config.json").write_text(json.dumps(description))
     (folder / "model_name").write_text(model.name)
+
+
+def _fetch_qwen3_vl(model: Wanted, hub: Hub, folder: Path) -> None:
+    """Lay out a hub cache that holds all, where the reference puts half of it elsewhere."""
+    snapshot = hub.fetch(model, _with_template)
+    files = [path.name for path in snapshot.path.iterdir() if path.is_file()]
+    as_hub_cache(snapshot, files, folder / "qwen3")
+    config = (snapshot.path / "config.json").read_text("utf-8")
+    (folder / "qwen3" / "config.json").write_text(config)
+    (folder / "model_name").write_text(model.name)
+
+
+def _with_template(files: Sequence[str]) -> list[str]:
+    beside = [name for name in model_files(files) if "/" not in name]
+    return beside + [name for name in files if name == "chat_template.jinja"]
 
 
 def _only_config(files: Sequence[str]) -> list[str]:

@@ -25,7 +25,15 @@ WITH_MODELS = {
         *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),
         *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
         *("token_ids", "tokens", "trained_texts", "truncation", "unfit_folders", "vector_space"),
-        *("vocabularies", "weights", "whole_answers", "check", "must_not_move", "model_name"),
+        *(
+            "qwen3_vl",
+            "vocabularies",
+            "weights",
+            "whole_answers",
+            "check",
+            "must_not_move",
+            "model_name",
+        ),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;

@@ -29,6 +29,7 @@ LAYOUTS = [
     "siglip1",
     "siglip2_naflex",
     "modernvbert",
+    "qwen3_vl",
 ]
 MODES: list[TextMode] = ["trained", "reference"]
 RUNTIMES: list[Runtime] = ["openvino", "torch"]

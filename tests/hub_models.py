@@ -49,6 +49,8 @@ def small_hub(scratch: Path) -> Hub:
         "google/siglip2-base-patch16-naflex": siglip("siglip2_naflex"),
         "google/siglip2-so400m-patch16-naflex": siglip("siglip2_naflex"),
         **modernvbert(),
+        "Qwen/Qwen3-VL-Embedding-2B": qwen3_vl(),
+        "Qwen/Qwen3-VL-Embedding-8B": qwen3_vl(),
         plain: openclip("ViT-B-16"),
         quick: openclip("ViT-B-32-quickgelu"),
         foreign: openclip("xlm-roberta-base-ViT-B-32", tower),
@@ -155,6 +157,12 @@ def modernvbert() -> dict[str, Repository]:
         )
         for name, folders in snapshots.items()
     }
+
+
+def qwen3_vl() -> Repository:
+    """As on the hub, with the same weights in a form that nobody should fetch."""
+    (snapshot,) = (GOLDEN / "qwen3_vl/qwen3").glob("models--*/snapshots/*")
+    return Repository.of_folders(snapshot, **{"pytorch_model.bin": DECOY})
 
 
 def make_tower(path: Path) -> Path:

@@ -27,6 +27,8 @@ TAGS = {
     "google-siglip2-so400m-patch16-512",
     "facebook-metaclip-2-worldwide-b32-384",
     "ModernVBERT-modernvbert-embed",
+    "Qwen-Qwen3-VL-Embedding-2B",
+    "Qwen-Qwen3-VL-Embedding-8B",
     "google-siglip2-base-patch16-naflex",
     "google-siglip2-so400m-patch16-naflex",
     "distilbert-base-uncased",
@@ -79,6 +81,7 @@ FAMILY_OF = {
     "SigLIP 2": "siglip",
     "SigLIP 2 NaFlex": "siglip",
     "ModernVBERT": "modernvbert",
+    "Qwen3-VL-Embedding": "qwen3_vl",
 }
 
 

@@ -57,6 +57,8 @@ GOLDEN_OF = {
     "google-siglip2-so400m-patch16-512": "siglip",
     "facebook-metaclip-2-worldwide-b32-384": "metaclip2",
     "ModernVBERT-modernvbert-embed": "modernvbert",
+    "Qwen-Qwen3-VL-Embedding-2B": "qwen3_vl",
+    "Qwen-Qwen3-VL-Embedding-8B": "qwen3_vl",
     "google-siglip2-base-patch16-naflex": "siglip2_naflex",
     "google-siglip2-so400m-patch16-naflex": "siglip2_naflex",
 }
@@ -80,6 +82,7 @@ LONG = set(TEXTS_OF) - {
     "google-siglip2-so400m-patch16-384",
     "google-siglip2-so400m-patch16-512",
     "google-siglip2-so400m-patch16-naflex",
+    "Qwen-Qwen3-VL-Embedding-8B",
 }
 # Downloaded by `make run` in place of `--model` alone.
 MADE = "facebook-metaclip-2-worldwide-b32-384"
@@ -158,6 +161,8 @@ def openai_hub() -> Iterator[Hub]:
             "siglip",
         ),
         ({"colpali_engine_model_name": "a", "siglip_model_name": "b"}, "modernvbert"),
+        ({"qwen_engine_model_name": "a", "siglip_model_name": "b"}, "siglip"),
+        ({"qwen_engine_model_name": "a", **PAIR}, "qwen3_vl"),
         ({"model_name": "a"}, "text"),
         ({"model_name": "a", **PAIR}, "sentence_transformers"),
         ({"model_name": "a", "siglip_model_name": "b"}, "siglip"),

@@ -19,6 +19,7 @@ FAMILY_OF = {
     "siglip1": "siglip",
     "siglip2_naflex": "siglip",
     "modernvbert": "modernvbert",
+    "qwen3_vl": "qwen3_vl",
 }
 
 

@@ -131,18 +131,20 @@ def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
 @NEEDS_VNNI
 @pytest.mark.parametrize("tower", ["text", "image"])
 @pytest.mark.parametrize("folder", [DEMO, *(GOLDEN / layout for layout in LAYOUTS)], ids=name_of)
-def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: str) -> None:
-    network = read_network(converted(detect(folder), FLOAT32) / f"{tower}.xml")
-    eight_bits.compress(network)
-    assert eight_bits.quantise(network)
-    compiled = compile_network(network, eight_bits.PROPERTIES)
-    products = [
-        info["runtimePrecision"].value
-        for info in (
-            operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()
-        )
-        if info["layerType"].value == "FullyConnected"
-    ]
+def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -> None:
+    path = converted(detect(folder), FLOAT32)
+    networks = [read_network(path / name) for name in Description.read(path).towers[tower].files]
+    products = []
+    for network in networks:
+        eight_bits.compress(network)
+        assert eight_bits.quantise(network) or len(networks) > 1  # some stages only look up
+        compiled = compile_network(network, eight_bits.PROPERTIES)
+        operations = (one.get_rt_info() for one in compiled.get_runtime_model().get_ops())
+        products += [
+            info["runtimePrecision"].value
+            for info in operations
+            if info["layerType"].value == "FullyConnected"
+        ]
 
     assert len(products) > (10 if folder == DEMO else 5)
     assert set(products) <= {"u8", "i8"}
@@ -584,9 +586,11 @@ def test_a_convolution_that_is_no_product_of_patches_stays(
     assert kinds_of(tower.network)["Convolution"] == 1
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "siglip2_naflex"])
+@pytest.mark.parametrize(
+    "layout", [name for name in LAYOUTS if name not in ("siglip2_naflex", "qwen3_vl")]
+)
 def test_no_family_takes_its_patches_by_a_convolution(layout: str) -> None:
-    """Where pictures are bytes; NaFlex brings patches of float32."""
+    """Where pictures are bytes; NaFlex and Qwen3-VL bring patches, which need none."""
     network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / "image.xml")
     before = kinds_of(network)["Convolution"]
     eight_bits.compress(network)

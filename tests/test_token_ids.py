@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from backends.inputs.conversation import ConversationPreparation
 from backends.model import Model, Preparation, Runtime, Shaping
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, LAYOUTS, golden_model
@@ -22,6 +23,8 @@ def texts_of(name: str, runtime: Runtime) -> Preparation:
 
 
 def ids_of(preparation: Preparation, text: str) -> list[int]:
+    if isinstance(preparation, ConversationPreparation):  # without what it puts around a text
+        return preparation._tokenize(text).ids
     prepared = preparation.prepare(text, Shaping())
     ids: list[int] = prepared.arrays[0].flatten().tolist()
     return ids[: prepared.tokens]

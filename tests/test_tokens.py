@@ -54,8 +54,10 @@ def test_what_is_not_read_changes_no_vector(
     assert (cut.tokens, cut.truncated) == (whole.tokens, whole.truncated)
 
 
-# But for ModernVBERT, which reads 8,192 tokens: of a text of this length little is left out.
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "modernvbert"])
+# But for those that read 8,192 tokens: of a text of this length little is left out.
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout not in ("modernvbert", "qwen3_vl")]
+)
 @pytest.mark.parametrize("unit", ["😀", "a photo of a cat ", "ab"])
 def test_a_very_long_text_costs_little_more_than_a_long_one(layout: str, unit: str) -> None:
     model = golden_model(layout, "trained")
@@ -116,7 +118,7 @@ def test_a_texts_cost_is_its_padded_length_and_about_what_was_estimated(layout: 
         assert prepared.tokens <= prepared.cost
         assert prepared.nbytes == sum(array.nbytes for array in prepared.arrays)
         assert preparation.estimate(text) >= 1
-        if prepared.truncated:
+        if prepared.truncated and layout != "qwen3_vl":  # its small vocabulary has short tokens
             assert preparation.estimate(text) == prepared.cost
         else:
             assert preparation.estimate(text) <= max(128, 2 * prepared.cost)

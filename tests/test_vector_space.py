@@ -13,8 +13,8 @@ from backends.identity import RECIPES, Identity
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision
 from backends.openvino.description import Description
+from backends.openvino.network import OpenVinoNetwork
 from backends.openvino.offers import precisions
-from backends.openvino.runtime import OpenVinoNetwork
 from backends.openvino.store import converted
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
 from tests.golden_texts import text_model
@@ -179,7 +179,7 @@ def test_a_pass_shows_that_another_precision_is_used_than_was_asked_for() -> Non
 import sys
 from pathlib import Path
 from backends.model import ModelOptions
-from backends.openvino.runtime import OpenVinoNetwork
+from backends.openvino.network import OpenVinoNetwork
 print(OpenVinoNetwork(Path(sys.argv[1]), ModelOptions(precision="float16")).precision())
 """
 

@@ -93,7 +93,7 @@ def test_other_names_and_weights_that_nothing_needs_change_no_vector(
 
     for modality, tower in model.towers.items():
         expected = original.towers[modality]
-        inputs = proof_inputs(modality, expected.preparation, 20)[:2]
+        inputs = proof_inputs(modality, expected, 20)[:2]
         np.testing.assert_array_equal(embed(tower, inputs), embed(expected, inputs))
 
 

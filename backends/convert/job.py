@@ -14,6 +14,7 @@ from pathlib import Path
 
 import openvino as ov
 import torch
+from torch import nn
 
 from backends import fingerprint
 from backends.convert.proof import prove
@@ -25,6 +26,7 @@ from backends.model import Modality, ModelOptions, TextMode
 from backends.openvino.description import Description, Refusal, TowerDescription
 from backends.openvino.runtime import load_converted
 from backends.torch.runtime import model_of
+from backends.torch.stages import PortableStages, TorchStage
 from backends.torch.towers import Portable, TorchModel
 from errors import describe_error
 
@@ -56,7 +58,7 @@ def do(job: Job) -> Answer:
         OSError, MemoryError: the machine is at fault, not the model; another try may succeed.
     """
     folder = detect(Path(job.root))
-    options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust)
+    options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust, in_stages=True)
     loaded = load_towers(folder, options)
     recipe = RECIPES[folder.family]
     identity = Identity(folder.family, job.content, recipe, loaded.text_modes)
@@ -83,19 +85,44 @@ def _write(loaded: TorchModel, identity: Identity, target: Path) -> None:
     Description.of(identity, loaded.info, towers).write(target)
 
 
-def _write_tower(modality: Modality, tower: Portable, target: Path) -> TowerDescription:
-    network = f"{modality}.xml"
+def _write_tower(
+    modality: Modality, tower: Portable | PortableStages, target: Path
+) -> TowerDescription:
     preparation = tower.describe(target)
-    _save(tower, target / network)
+    if isinstance(tower, PortableStages):
+        return TowerDescription(preparation, _write_stages(tower, target))
+    network = f"{modality}.xml"
+    _save(_traced(tower.module, tower), target / network)
     return TowerDescription(preparation, {"kind": "openvino", "file": network})
 
 
-def _save(tower: Portable, path: Path) -> None:
-    examples = tuple(torch.from_numpy(array) for array in tower.examples)
+def _write_stages(tower: PortableStages, target: Path) -> dict[str, object]:
+    """Write the stages of a tower, one at a time, but for those that another tower has."""
+    described = []
+    for stage in tower.stages:
+        file = f"{stage.name}.xml"
+        described.append({"file": file, "inputs": stage.inputs, "outputs": stage.outputs})
+        if not (target / file).exists():
+            module = stage.bring()  # whose weights the network has, until it is written
+            _save(_traced(module, stage), target / file)
+    return {
+        "kind": "stages",
+        "stages": described,
+        "inputs": tower.inputs,
+        "gives_way": tower.gives_way,
+    }
+
+
+def _traced(module: nn.Module, described: Portable | TorchStage) -> ov.Model:
+    examples = tuple(torch.from_numpy(array) for array in described.examples)
     with torch.inference_mode():
-        model = ov.convert_model(tower.module, example_input=examples)
-    shapes = [ov.PartialShape(list(shape)) for shape in tower.shapes]
+        model = ov.convert_model(module, example_input=examples)
+    shapes = [ov.PartialShape(list(shape)) for shape in described.shapes]
     model.reshape(dict(enumerate(shapes)))
+    return model
+
+
+def _save(model: ov.Model, path: Path) -> None:
     try:
         ov.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # of a full disk it says "iostream error"

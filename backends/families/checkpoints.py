@@ -181,6 +181,6 @@ def _matter(
     """Make weights NaN, and tell whether vectors become NaN."""
     for weight in unfit.values():
         weight.data.fill_(torch.nan)
-    inputs = proof_inputs(modality, tower.preparation, _MOST_COST)[:_INPUTS]
-    rows = embed(Tower(tower.preparation, TorchNetwork(tower.module, device)), inputs)
+    unproven = Tower(tower.preparation, TorchNetwork(tower.module, device))
+    rows = embed(unproven, proof_inputs(modality, unproven, _MOST_COST)[:_INPUTS])
     return not bool(np.isfinite(rows).all())

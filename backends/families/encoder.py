@@ -24,6 +24,7 @@ from backends.inputs.kinds import Described
 from backends.inputs.tokens import Padding, TextRecipe, TokenPreparation
 from backends.model import ModelInfo, ModelOptions
 from backends.text_folder import TextFolder, meta_of
+from backends.torch.stages import PortableStages
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
@@ -91,7 +92,7 @@ def chunked_tower(
     plain = piece_tower(module, tokenizer, LONGEST_CHUNK)
     prefixes = folder.prefixes
 
-    def portable() -> Portable:
+    def portable() -> Portable | PortableStages:
         whole = plain.portable()
 
         def describe_chunks(target: Path) -> Described:

@@ -20,6 +20,7 @@ from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
 from backends.inputs.tokens import VOCABULARY
 from backends.model import ModelOptions
 from backends.text_folder import TextFolder, meta_of
+from backends.torch.stages import PortableStages
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
@@ -73,7 +74,7 @@ def _why_not(model: SentenceTransformer) -> str | None:
 def _prompted(
     plain: TorchTower, prompts: Prompts, prefixes: bool | None, options: ModelOptions
 ) -> TorchTower:
-    def portable() -> Portable:
+    def portable() -> Portable | PortableStages:
         portable = plain.portable()
 
         def describe_prompts(target: Path) -> Described:

@@ -21,6 +21,8 @@ _KINDS = {
     "pixels": "backends.inputs.pixels",
     "patches": "backends.inputs.patches",
     "tiles": "backends.inputs.tiles",
+    "conversation": "backends.inputs.conversation",
+    "blocks": "backends.inputs.blocks",
 }
 
 

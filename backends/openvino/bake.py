@@ -43,7 +43,7 @@ def do(job: Job) -> Answer:
     """
     source, target = Path(job.source), Path(job.target)
     bake(source, target)
-    options = ModelOptions()
+    options = ModelOptions(in_stages=True)
     drift = compare_rough(*(embed_few(load_converted(path, options)) for path in (source, target)))
     return {"drift": drift}
 
@@ -51,7 +51,7 @@ def do(job: Job) -> Answer:
 def bake(source: Path, target: Path) -> None:
     """Write a converted model in 8 bits; all but its networks is copied."""
     description = Description.read(source)
-    networks = {tower.network["file"] for tower in description.towers.values()}
+    networks = {name for tower in description.towers.values() for name in tower.files}
     files = {Path(name).with_suffix(end).name for name in networks for end in (".xml", ".bin")}
     shutil.copytree(source, target, ignore=lambda _folder, names: files & {*names})
     for name in networks:

@@ -4,7 +4,7 @@
                         is shown of the model, and for each tower its preparation (kind and
                         parameters) and its network (kind and file)
     tokenizer.json      the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
-    text.xml, text.bin, image.xml, image.bin       the networks
+    text.xml, text.bin, image.xml, image.bin       the networks; of those in stages, a pair a stage
     source.json         the sizes and times of the original's files, where it was converted
 
 In place of all but `source.json`, a model that could not be converted has a `refusal.json`.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,16 @@ class TowerDescription:
 
     Attributes:
         preparation: its kind, and the kind's parameters.
-        network: its kind, and its file.
+        network: its kind, and its file or files.
     """
 
     preparation: Described
     network: Described
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The networks' descriptions in its folder; of one in stages, those of all stages."""
+        return [stage["file"] for stage in self.network.get("stages", [self.network])]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from backends.inputs.tokens import (
 )
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.openvino.core import read_network
-from backends.openvino.runtime import OpenVinoNetwork
+from backends.openvino.network import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
 
 _IDS, _MASK = "input_ids", "attention_mask"

@@ -24,7 +24,7 @@ _NEAREST = 3
 def embed_few(model: Model) -> dict[Modality, Rows]:
     """Embed a few inputs of each modality, in batches: what `compare_rough` compares."""
     return {
-        modality: embed(tower, proof_inputs(modality, tower.preparation, _MOST_COST))
+        modality: embed(tower, proof_inputs(modality, tower, _MOST_COST))
         for modality, tower in model.towers.items()
     }
 

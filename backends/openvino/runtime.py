@@ -10,45 +10,35 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.identity import readings_of
-from backends.inputs.kinds import read_preparation
+from backends.inputs.kinds import Described, read_preparation
 from backends.model import (
     Modality,
     Model,
     ModelInfo,
     ModelOptions,
     Precision,
-    Rows,
     Tower,
     Weights,
 )
 from backends.openvino import eight_bits
-from backends.openvino.attention import share_causal_mask
-from backends.openvino.constants import refuse_unfit_weights, token_rows
-from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
-from backends.openvino.mapped_files import drop_mapped_pages
-from backends.openvino.offers import NAMES, factors, precisions, properties_of
+from backends.openvino.network import OpenVinoNetwork
+from backends.openvino.offers import factors, precisions
 from backends.openvino.rough_proof import compare_rough, embed_few
+from backends.openvino.stages import OpenVinoStages, Shelf
 from backends.openvino.store import converted, has_float32
 from backends.precision import lacking, log_choice, tell_refusal, usable
 from errors import ConversionError, ModelFolderError, describe_error
-from machine import give_freed_memory_back
 
 logger = logging.getLogger(__name__)
 
 _DEVICE = "this CPU"
 _UNUSED = "no product of this model is computed in it"
-
-# As OpenVINO's graph calls the operations with weights.
-_PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -116,10 +106,11 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
     description = Description.read(path)
     options = replace(options, precision=_precision(options, description.weights))
+    shelf = Shelf(path, options, [tower.network for tower in description.towers.values()])
     # Much of compiling keeps one core busy: side by side, two towers take half the time.
     with ThreadPoolExecutor() as beside:
         compiled = {
-            modality: beside.submit(_network, path, tower.network, options)
+            modality: beside.submit(_NETWORKS[tower.network["kind"]], shelf, tower.network)
             for modality, tower in description.towers.items()
         }
         preparations = {
@@ -155,7 +146,9 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     return Model(info, towers)
 
 
-def _check_dimensions(networks: Mapping[Modality, OpenVinoNetwork], shown: int) -> None:
+def _check_dimensions(
+    networks: Mapping[Modality, OpenVinoNetwork | OpenVinoStages], shown: int
+) -> None:
     # Before truncate_dim was obeyed, conversions said that they cut and did not.
     if shown not in {network.dimensions or shown for network in networks.values()}:
         raise ConversionError(f"its vectors do not have the {shown} dimensions that it says")
@@ -169,89 +162,10 @@ def _precision(options: ModelOptions, weights: Weights) -> Precision:
     return usable(options.precision, precisions())
 
 
-class OpenVinoNetwork:
-    """A converted network as a `Network`; it is for one thread at a time.
-
-    Args:
-        path: the network's description; its weights lie beside it.
-        options: the precision, and how many cores.
-
-    Attributes:
-        rows: how many ids it has embeddings for; None where it reads none.
-    """
-
-    def __init__(self, path: Path, options: ModelOptions) -> None:
-        network = read_network(path)
-        refuse_unfit_weights(network)
-        self.rows = token_rows(_ids_of(network))
-        share_causal_mask(network)
-        self._in_8_bits = False
-        if options.precision == "int8":
-            eight_bits.compress(network)
-            self._in_8_bits = eight_bits.quantise(network)
-        self._asked = options.precision or "float32"
-        compiled = compile_network(network, properties_of(self._asked), options.cores)
-        self._request = compiled.create_infer_request()
-        self._weights = path.with_suffix(".bin")
-        drop_mapped_pages(self._weights)
-        self._calls = 0
-        self._largest = 0
-        size = compiled.output(0).partial_shape[-1]
-        self.dimensions: int | None = None if size.is_dynamic else size.get_length()
-
-    def precision(self) -> Precision:
-        """Return what a pass computes its products in, whatever was asked for."""
-        if self._in_8_bits:
-            return "int8"
-        if self._asked in ("float32", "int8"):  # nothing is ever computed in more
-            return "float32"
-        compiled = self._request.get_compiled_model()
-        self(*map(_smallest, compiled.inputs))
-        products = (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
-        used = {
-            info["runtimePrecision"].value
-            for info in products
-            if info["layerType"].value in _PRODUCTS
-        }
-        rough = (name for name, names in NAMES.items() if names.short in used)
-        return next((name for name in rough if name != "float32"), "float32")
-
-    @translate_device_errors
-    def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
-        """Compute: arrays of [n, ...] -> rows of float32."""
-        results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
-        rows: Rows = results[0].copy()  # the request writes the next ones over these
-        self._give_back(sum(array.size for array in arrays))
-        return rows
-
-    def _give_back(self, size: int) -> None:
-        self._calls += 1
-        # Batches leave the weights in memory as the processor wants them, now and then again for
-        # another size; what was mapped from the file for that would stay in memory beside it.
-        if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
-            drop_mapped_pages(self._weights)
-        # What a pass computes in is kept for the next, and made anew for a larger batch: what was
-        # kept for smaller ones lies between other things, too small to be used again.
-        if size > self._largest:
-            self._largest = size
-            give_freed_memory_back()
-
-
-def _ids_of(network: Any) -> Any:
-    named = (port for port in network.inputs if "input_ids" in port.names)
-    return next(named, network.inputs[0])
-
-
-def _smallest(port: Any) -> np.ndarray[Any, Any]:
-    shape = [1 if size.is_dynamic else size.get_length() for size in port.partial_shape]
-    return np.zeros(shape, port.element_type.to_dtype())
-
-
 # The kinds of network that a converted model can name.
-_NETWORKS: dict[str, Callable[[Path, ModelOptions], OpenVinoNetwork]] = {
-    "openvino": OpenVinoNetwork,
+_NETWORKS: dict[str, Callable[[Shelf, Described], OpenVinoNetwork | OpenVinoStages]] = {
+    "openvino": lambda shelf, described: OpenVinoNetwork(
+        shelf.folder / described["file"], shelf.options
+    ),
+    "stages": OpenVinoStages,
 }
-
-
-def _network(path: Path, described: Mapping[str, Any], options: ModelOptions) -> OpenVinoNetwork:
-    return _NETWORKS[described["kind"]](path / described["file"], options)

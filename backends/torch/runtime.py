@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backends.faults import translate_device_errors
-from backends.model import Model, Rows, Tower
+from backends.model import Arrays, Model, Rows, Tower
 from backends.torch.devices import answers, gpu_memory
+from backends.torch.stages import StagedModule
 from backends.torch.towers import TorchModel
 
 
@@ -21,10 +22,16 @@ def model_of(loaded: TorchModel) -> Model:
     """Serve a family's model by eager torch."""
     device = loaded.info.device
     towers = {
-        modality: Tower(tower.preparation, TorchNetwork(tower.module, device))
+        modality: Tower(tower.preparation, _network_of(tower.module, device))
         for modality, tower in loaded.towers.items()
     }
     return Model(loaded.info, towers, partial(gpu_memory, device))
+
+
+def _network_of(module: nn.Module, device: str) -> TorchNetwork:
+    if isinstance(module, StagedModule):
+        return StagedTorchNetwork(module, device)
+    return TorchNetwork(module, device)
 
 
 class TorchNetwork:
@@ -66,3 +73,19 @@ class TorchNetwork:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+class StagedTorchNetwork(TorchNetwork):
+    """A module in stages as a `NetworkInStages`."""
+
+    def __init__(self, module: StagedModule, device: str) -> None:
+        super().__init__(module, device)
+        self._staged = module
+
+    @torch.inference_mode()
+    def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
+        """Compute batches, each stage all of them."""
+        torch.set_num_threads(self._cores)
+        with self._in_its_stream():
+            found = self._staged.passes([[*map(self._on_device, arrays)] for arrays in batches])
+            return [vectors.float().cpu().numpy() for vectors in found]

@@ -21,6 +21,7 @@ from backends.inputs.kinds import Described
 from backends.inputs.pixels import Geometry
 from backends.inputs.tokens import TextRecipe
 from backends.model import Arrays, Modality, ModelInfo, ModelOptions, Preparation, TextMode
+from backends.torch.stages import PortableStages
 from errors import ConversionError
 
 # For a family that does not look at the text mode.
@@ -95,7 +96,7 @@ class TorchTower:
 
     preparation: Preparation
     module: nn.Module
-    portable: Callable[[], Portable]
+    portable: Callable[[], Portable | PortableStages]
 
 
 @dataclass(frozen=True)

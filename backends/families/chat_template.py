@@ -1,0 +1,129 @@
+"""A process of its own: a chat template -> what stands around an input in a conversation.
+
+    python -m backends.families.chat_template < job.json      (see `backends/jobs.py`)
+
+A template is a program that came with the weights. It is rendered once, before anything is served:
+in jinja's sandbox, by a process that is killed when it takes too long, and may not grow.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from backends.jobs import Answer, JobError, run_in_subprocess, subprocess_main
+from errors import ModelFolderError
+
+_TIMEOUT_S = 10
+_MOST_BYTES = 1 << 30
+_MARK = "7b1c2e63d1f24c0a"  # stands for a text; no template has it by itself
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        template: of the model.
+        tokens: the special tokens that it may name, such as `bos_token`.
+        instruction: what the system says.
+        content: what the user says, a part a dictionary.
+    """
+
+    template: str
+    tokens: Mapping[str, str]
+    instruction: str
+    content: Sequence[Mapping[str, str]]
+
+
+def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tuple[str, str]:
+    """Return what stands before a text and after it.
+
+    Args:
+        folder: of the model, with its template.
+        tokens: the special tokens that the template may name.
+        instruction: what the system says.
+
+    Raises:
+        ModelFolderError: there is no template, or it does something else than it should.
+    """
+    return _around(_MARK, folder, tokens, instruction, {"type": "text", "text": _MARK})
+
+
+def image_frame(
+    folder: Path, tokens: Mapping[str, str], instruction: str, token: str
+) -> tuple[str, str]:
+    """Return what stands before the token of a picture and after it; otherwise as `text_frame`."""
+    return _around(token, folder, tokens, instruction, {"type": "image", "image": "picture"})
+
+
+def _around(
+    mark: str, folder: Path, tokens: Mapping[str, str], instruction: str, part: Mapping[str, str]
+) -> tuple[str, str]:
+    job = {
+        "template": _template_in(folder),
+        "tokens": dict(tokens),
+        "instruction": instruction,
+        "content": [part],
+    }
+    try:
+        answer = run_in_subprocess(__name__, job, called="it", timeout_s=_TIMEOUT_S)
+    except JobError as error:
+        raise ModelFolderError(
+            f"rendering its chat template (in {folder.absolute()}) failed: {error}"
+        ) from error
+    before, *after = answer["text"].split(mark)
+    if len(after) != 1:
+        raise ModelFolderError(
+            f"the chat template in {folder.absolute()} writes an input {len(after)} times, where "
+            "it should once"
+        )
+    return before, after[0]
+
+
+def _template_in(folder: Path) -> str:
+    """Read the template: of the processor where it has one, or of the tokenizer."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return path.read_text("utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (path := folder / name).is_file():
+            template = json.loads(path.read_text("utf-8")).get("chat_template")
+            if isinstance(template, str):
+                return template
+    raise ModelFolderError(f"{folder.absolute()} holds no chat template (chat_template.jinja)")
+
+
+def do(job: Job) -> Answer:
+    """Render a conversation up to where the model would answer.
+
+    Raises:
+        jinja2.TemplateError: the template is none, or refuses.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = _refuse
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": [{"type": "text", "text": job.instruction}]},
+        {"role": "user", "content": job.content},
+    ]
+    template = environment.from_string(job.template)
+    text = template.render(messages=messages, add_generation_prompt=True, **job.tokens)
+    return {"text": text}
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+if __name__ == "__main__":
+    subprocess_main(lambda described: do(Job(**described)))

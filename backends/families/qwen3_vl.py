@@ -1,0 +1,369 @@
+"""Qwen3-VL-Embedding: a chat model that reads texts and pictures, and is asked for no answer.
+
+See:
+    Qwen3-VL-Embedding: https://arxiv.org/abs/2601.04720
+    https://huggingface.co/Qwen/Qwen3-VL-Embedding-2B
+
+Source of prompt, length and pooling: the reference's `clip.py`, by the script of the model's
+authors. It leaves tokenizer and template in the hub's default cache, and not in the model folder.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLModel
+
+from backends.families import transformers_models as hf
+from backends.families.chat_template import image_frame, text_frame
+from backends.families.qwen3_vl_stages import (
+    LANGUAGE_LAYERS,
+    VISION_LAYERS,
+    End,
+    Join,
+    Language,
+    Patches,
+    Places,
+    Start,
+    Vision,
+    deep_names,
+)
+from backends.folder import ModelFolder, default_hub_cache, hub_snapshot
+from backends.inputs.blocks import Around, BlockPreparation, Blocks, Grid
+from backends.inputs.conversation import ConversationPreparation, Frame
+from backends.inputs.tokens import Padding, TextRecipe, Tokenize
+from backends.model import Arrays, ModelOptions
+from backends.torch.stages import PortableStages, StagedModule, TorchStage
+from backends.torch.towers import (
+    EVERY_TEXT_MODE,
+    TorchModel,
+    TorchTower,
+    describe,
+    dtype_of,
+    place,
+)
+from backends.weights import MISSING, NOT_FINITE, do_not_fit, misshapen, strange_prefix
+from errors import ModelFolderError
+
+_INSTRUCTION = "Represent the user's input."
+_LONGEST = 8192
+_LEAST_BLOCKS, _MOST_BLOCKS = 4, 1800  # of a picture, whatever its processor says
+
+_TEXT_INPUTS = ("ids", "places", "last")
+_IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load `qwen3/`, a hub cache; what prepares inputs is there or in the hub's default cache."""
+    snapshot, processors = _snapshot(folder), _processors(folder)
+    tokenizer = hf.load_tokenizer(processors, options)
+    processor = Qwen2VLImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    config = Qwen3VLConfig.from_pretrained(snapshot, local_files_only=True)
+    network = _Network(config, _Checkpoint(snapshot), processor, options)
+    info = describe(
+        folder,
+        options,
+        family="Qwen3-VL-Embedding",
+        dimensions=config.text_config.hidden_size,
+        image_px=0,
+        networks=[network.model],
+        config=_shown_config(folder, snapshot),
+    )
+    texts, tokenize = _text_tower(network, tokenizer, processors)
+    images = _image_tower(network, tokenizer, tokenize, processors, options)
+    return TorchModel(info, {"text": texts, "image": images}, EVERY_TEXT_MODE)
+
+
+def _processors(folder: ModelFolder) -> Path:
+    if path := folder.processors:
+        return path
+    cache, name = folder.part("qwen3").absolute(), folder.hub_name
+    raise ModelFolderError(
+        f"neither {cache} nor {default_hub_cache()} holds tokenizer.json, chat_template.jinja and "
+        f"preprocessor_config.json of {name}, which the reference leaves in the cache of its own "
+        "home; this "
+        f'fetches them: hf download {name} --include "*.json" "*.txt" "*.jinja" '
+        f"--cache-dir {cache}"
+    )
+
+
+def _snapshot(folder: ModelFolder) -> Path:
+    if path := hub_snapshot(folder.part("qwen3"), folder.hub_name):
+        return path
+    raise ModelFolderError(f"{folder.part('qwen3').absolute()} holds no files of {folder.hub_name}")
+
+
+def _shown_config(folder: ModelFolder, snapshot: Path) -> Mapping[str, object]:
+    part = folder.part("qwen3")
+    return hf.read_config(part if (part / "config.json").is_file() else snapshot)
+
+
+def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[TorchTower, Tokenize]:
+    pad_id = tokenizer.pad_token_id or 0
+    recipe = TextRecipe("nothing", Padding("rounded", _LONGEST, pad_id))
+    frame = Frame(*text_frame(processors, tokenizer.special_tokens_map, _INSTRUCTION))
+    tokenize = hf.tokenize_by(tokenizer, recipe)
+    preparation = ConversationPreparation(tokenize, recipe, frame)
+    stages = network.text_stages()
+
+    def save(folder: Path) -> dict[str, object]:
+        kind = hf.save_vocabulary(tokenizer, folder)
+        if kind != "tokens":
+            raise ValueError(f"its vocabulary is of another kind: {kind}")
+        return {"kind": "conversation", "frame": frame.as_json(), **recipe.as_json()}
+
+    tower = TorchTower(
+        preparation,
+        StagedModule(_TEXT_INPUTS, stages),
+        lambda: PortableStages(_TEXT_INPUTS, stages, save, gives_way=False),
+    )
+    return tower, tokenize
+
+
+def _image_tower(
+    network: _Network,
+    tokenizer: Any,
+    tokenize: Tokenize,
+    processors: Path,
+    options: ModelOptions,
+) -> TorchTower:
+    token = tokenizer.convert_ids_to_tokens(network.config.image_token_id)
+    frame = image_frame(processors, tokenizer.special_tokens_map, _INSTRUCTION, token)
+    before, after = (tokenize(text).ids for text in frame)
+    around, blocks = Around(before, after), _blocks(network.config.vision_config)
+    stages = network.image_stages(blocks, around)
+    described = {"kind": "blocks", "blocks": blocks.as_json(), "around": around.as_json()}
+    return TorchTower(
+        BlockPreparation(blocks, around, options.max_read_pixels),
+        StagedModule(_IMAGE_INPUTS, stages),
+        lambda: PortableStages(_IMAGE_INPUTS, stages, lambda _folder: described, gives_way=True),
+    )
+
+
+def _blocks(vision: Any) -> Blocks:
+    pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+    return Blocks(
+        patch_px=vision.patch_size,
+        merged=vision.spatial_merge_size,
+        positions=int(vision.num_position_embeddings**0.5),
+        least_px=_LEAST_BLOCKS * pixels,
+        most_px=_MOST_BLOCKS * pixels,
+    )
+
+
+class _Checkpoint:
+    """The weights of a snapshot, each in its type and by the name that the model has for it."""
+
+    def __init__(self, snapshot: Path) -> None:
+        self._files: dict[str, tuple[Path, str]] = {}
+        for path in sorted(snapshot.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    self._files[name.removeprefix("model.")] = path, name
+        if not self._files:
+            raise ModelFolderError(f"{snapshot.absolute()} holds no weights (*.safetensors)")
+
+    def drop_prefix(self, needed: AbstractSet[str]) -> None:
+        """Take names without what stands before all of them, where they fit without it."""
+        missing, unexpected = needed - self._files.keys(), self._files.keys() - needed
+        if prefix := strange_prefix(missing, unexpected, "model."):
+            self._files = {
+                name.removeprefix(prefix).removeprefix("model."): stored
+                for name, stored in self._files.items()
+            }
+
+    def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Read some; of each file what is asked for and no more.
+
+        Args:
+            wanted: the names, with the shape that each must have.
+
+        Raises:
+            ValueError: some are missing, have another shape, or are not finite.
+        """
+        faults = [f"{name} {MISSING}" for name in wanted if name not in self._files]
+        weights: dict[str, Tensor] = {}
+        for path in sorted({path for path, _ in self._files.values()}):
+            with safe_open(path, "pt") as file:
+                for name, shape in wanted.items():
+                    own_path, stored = self._files.get(name, (None, ""))
+                    if own_path != path:
+                        continue
+                    weight = weights[name] = file.get_tensor(stored)
+                    if weight.shape != torch.Size(shape):
+                        faults.append(f"{name} {misshapen(weight.shape, shape)}")
+                    elif not torch.stack(torch.aminmax(weight)).isfinite().all():
+                        faults.append(f"{name} {NOT_FINITE}")
+        if faults:
+            raise ValueError(do_not_fit(faults))
+        return weights
+
+
+class _Network:
+    """The model in stages.
+
+    Args:
+        config: of the model.
+        checkpoint: its weights.
+        processor: transformers' image processor.
+        options: device, precision, and whether all weights are loaded, or those of a stage when it
+            is computed.
+    """
+
+    def __init__(
+        self, config: Any, checkpoint: _Checkpoint, processor: Any, options: ModelOptions
+    ) -> None:
+        self.config = config
+        self._checkpoint, self._processor, self._options = checkpoint, processor, options
+        with torch.device("meta"):
+            self.model = Qwen3VLModel(config)
+        # The stages have what turns places into angles; it is no weight, and has no data here.
+        self.model.language_model.rotary_emb = self.model.visual.rotary_pos_emb = nn.Identity()
+        self._names = {id(weight): name for name, weight in self.model.named_parameters()}
+        checkpoint.drop_prefix(set(self._names.values()))
+        if not options.in_stages:
+            weights = checkpoint.read({n: one.shape for n, one in self.model.named_parameters()})
+            self.model.load_state_dict(weights, assign=True)
+            del weights
+            place(self.model, options)
+
+    def text_stages(self) -> list[TorchStage]:
+        """Return the stages of texts."""
+        return [self._start(), *self._language(), self._end()]
+
+    def image_stages(self, blocks: Blocks, around: Around) -> list[TorchStage]:
+        """Return the stages of pictures, of which those of texts are a part."""
+        start, *rest = self.text_stages()
+        return [start, *self._vision(blocks), self._join(around), *rest]
+
+    def _stage(
+        self,
+        name: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        module: nn.Module,
+        examples: Arrays,
+        varying: Sequence[Sequence[int]],
+    ) -> TorchStage:
+        """Describe a stage.
+
+        Args:
+            name: as in `TorchStage`, like the others that are not named here.
+            inputs: the same.
+            outputs: the same.
+            module: with weights, or with none that `bring` gives it.
+            examples: the same.
+            varying: of each of them, the axes whose lengths vary, beside the first.
+        """
+        shapes = [
+            [-1 if axis in {0, *axes} else length for axis, length in enumerate(example.shape)]
+            for example, axes in zip(examples, varying, strict=True)
+        ]
+        bring = partial(self._brought, module)
+        return TorchStage(name, inputs, outputs, bring, examples, shapes)
+
+    def _brought(self, module: nn.Module) -> nn.Module:
+        if not self._options.in_stages:
+            return module.to(self._options.device)  # its buffers; its weights are there
+        names = {own: self._names[id(weight)] for own, weight in module.named_parameters()}
+        shapes = {own: weight.shape for own, weight in module.named_parameters()}
+        weights = self._checkpoint.read({name: shapes[own] for own, name in names.items()})
+        # A table of words stays in its type: it is as large as many layers, and only looked up.
+        whole = copy.deepcopy(module)
+        dtype = None if isinstance(module, Start) else dtype_of(self._options)
+        given = {own: weights[name].to(dtype or weights[name].dtype) for own, name in names.items()}
+        whole.load_state_dict(given, strict=False, assign=True)
+        return whole.eval().requires_grad_(requires_grad=False)
+
+    def _start(self) -> TorchStage:
+        ids, places = np.ones((2, 7), np.int64), np.ones((2, 3, 7), np.int64)
+        return self._stage(
+            "start",
+            ["ids", "places"],
+            ["hidden", "cosines", "sines", *deep_names(self.config)],
+            Start(self.model, dtype_of(self._options)),
+            (ids, places),
+            [[1], [2]],
+        )
+
+    def _language(self) -> Iterator[TorchStage]:
+        text, names = self.config.text_config, deep_names(self.config)
+        hidden = np.ones((2, 7, text.hidden_size), np.float32)
+        angles = np.ones((2, 7, text.head_dim), np.float32)
+        for number, layers in enumerate(_parts(text.num_hidden_layers, LANGUAGE_LAYERS)):
+            deep = names[layers.start : layers.stop]
+            examples = (hidden, angles, angles, *(hidden,) * len(deep))
+            yield self._stage(
+                f"language-{number:02}",
+                ["hidden", "cosines", "sines", *deep],
+                ["hidden"],
+                Language(self.model, layers),
+                examples,
+                [[1]] * 3 + [[1]] * len(deep),
+            )
+
+    def _end(self) -> TorchStage:
+        hidden = np.ones((2, 7, self.config.text_config.hidden_size), np.float32)
+        examples = (hidden, np.ones(2, np.int64))
+        return self._stage(
+            "end", ["hidden", "last"], ["vectors"], End(self.model), examples, [[1], []]
+        )
+
+    def _vision(self, blocks: Blocks) -> Iterator[TorchStage]:
+        vision, grid = self.config.vision_config, Grid(2, 3)
+        places, shares = blocks.corners(grid)
+        spots = blocks.places(grid)
+        pair = [np.stack([one, one]) for one in (places, shares, spots)]
+        yield self._stage(
+            "places",
+            ["corners", "shares", "spots"],
+            ["placed", "seen_cosines", "seen_sines"],
+            Places(self.model),
+            tuple(pair),
+            [[1]] * 3,
+        )
+        around = (2, grid.blocks, blocks.merged**2)
+        patches = np.ones((*around, 3 * blocks.patch_px**2), np.uint8)
+        seen = np.ones((*around, vision.hidden_size), np.float32)
+        angles = np.ones((*around, vision.hidden_size // vision.num_heads), np.float32)
+        for number, layers in enumerate(_parts(vision.depth, VISION_LAYERS)):
+            is_first = number == 0
+            module = Vision(
+                self.model, layers, Patches(self.model, self._processor) if is_first else None
+            )
+            yield self._stage(
+                f"vision-{number:02}",
+                [*(("patches", "placed") if is_first else ("seen",)), "seen_cosines", "seen_sines"],
+                ["seen", *module.names],
+                module,
+                (*((patches, seen) if is_first else (seen,)), angles, angles),
+                [[1]] * (4 if is_first else 3),
+            )
+
+    def _join(self, around: Around) -> TorchStage:
+        vision, dim = self.config.vision_config, self.config.text_config.hidden_size
+        names, blocks = deep_names(self.config), 6
+        seen = np.ones((2, blocks, vision.spatial_merge_size**2, vision.hidden_size), np.float32)
+        hidden = np.ones((2, len(around.before) + len(around.after), dim), np.float32)
+        deep = np.ones((2, blocks, dim), np.float32)
+        return self._stage(
+            "join",
+            ["seen", "hidden", *names],
+            ["hidden", *names],
+            Join(self.model, len(around.before)),
+            (seen, hidden, *(deep,) * len(names)),
+            [[1], [], *([1],) * len(names)],
+        )
+
+
+def _parts(layers: int, size: int) -> list[range]:
+    return [range(start, min(start + size, layers)) for start in range(0, layers, size)]

@@ -1,0 +1,219 @@
+"""From a decoded image to blocks of patches, near its own size and shape.
+
+A model that reads them (Qwen3-VL) sees a picture scaled to whole blocks of 2x2 patches; a block is
+one token of its language network. So what a picture costs is the tokens that its size gives it.
+
+Source of the sizes: the reference's Qwen3-VL-Embedding, by `smart_resize` of qwen-vl-utils; of the
+order of patches and of their places: transformers' Qwen3-VL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backends.inputs.header import size_of
+from backends.inputs.one_part import OnePart
+from backends.inputs.pixels import in_rgb
+from backends.model import ModelOptions, Prepared, Shaping
+from errors import InvalidInputError
+
+_LONGEST_RATIO = 200  # of the longer side to the shorter; beyond, the model reads nothing
+_TOKENS_OF_COST = 64  # as 256x256 pixels have: what a picture costs is counted in these
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+class Grid(NamedTuple):
+    """How many blocks a picture has on each side."""
+
+    rows: int
+    columns: int
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How an image becomes blocks of patches; it can be written as JSON.
+
+    Attributes:
+        patch_px: side of a patch.
+        merged: patches on a side of a block.
+        positions: side of the model's table of positions.
+        least_px: fewest pixels of a scaled picture.
+        most_px: most of them.
+    """
+
+    patch_px: int
+    merged: int
+    positions: int
+    least_px: int
+    most_px: int
+
+    def as_json(self) -> dict[str, object]:
+        """Describe it in JSON's types."""
+        return asdict(self)
+
+    @property
+    def block_px(self) -> int:
+        """Side of a block."""
+        return self.patch_px * self.merged
+
+    @property
+    def most_blocks(self) -> int:
+        """Most blocks of a picture."""
+        return self.most_px // self.block_px**2
+
+    def grid_for(self, size: tuple[int, int]) -> Grid:
+        """Return the grid of a picture of (width, height)."""
+        side, (width, height) = self.block_px, size
+        # Python's `round`, halves to even, as in the reference.
+        rows, columns = (max(1, round(length / side)) for length in (height, width))
+        pixels = rows * columns * side**2
+        if pixels > self.most_px:
+            return self._within_bounds(height, width)
+        if pixels < self.least_px:
+            larger = math.sqrt(self.least_px / (height * width))
+            return Grid(*(math.ceil(length * larger / side) for length in (height, width)))
+        return Grid(rows, columns)
+
+    def _within_bounds(self, height: int, width: int) -> Grid:
+        smaller, side = math.sqrt(height * width / self.most_px), self.block_px
+        rows, columns = (max(1, math.floor(length / smaller / side)) for length in (height, width))
+        # Of a narrow strip, which stays one block wide, less: only an operator's bound is so tight.
+        rows = min(rows, self.most_blocks)
+        return Grid(rows, min(columns, self.most_blocks // rows))
+
+    def cut(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return the patches of an image: [blocks, patches of a block, values], channels last."""
+        grid, side = self.grid_for(image.size), self.block_px
+        size = grid.columns * side, grid.rows * side
+        pixels = np.asarray(in_rgb(image).resize(size, Image.Resampling.BICUBIC))
+        in_blocks = pixels.reshape(
+            grid.rows, self.merged, self.patch_px, grid.columns, self.merged, self.patch_px, 3
+        )
+        cut = in_blocks.transpose(0, 3, 1, 4, 2, 5, 6)
+        return cut.reshape(grid.blocks, self.merged**2, -1)
+
+    def places(self, grid: Grid) -> Integers:
+        """Return row and column of each patch: [blocks, patches of a block, 2]."""
+        rows, columns = (np.arange(count * self.merged) for count in grid)
+        of_each = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        in_blocks = of_each.reshape(grid.rows, self.merged, grid.columns, self.merged, 2)
+        return in_blocks.transpose(0, 2, 1, 3, 4).reshape(grid.blocks, self.merged**2, 2)
+
+    def corners(self, grid: Grid) -> tuple[Integers, Floats]:
+        """Weigh the table of positions for each patch, corners on corners.
+
+        Returns:
+            The four nearest positions of each, and their shares: [blocks, patches of a block, 4].
+        """
+        last = self.positions - 1
+        ends = np.array([max(count * self.merged - 1, 1) for count in grid], np.float32)
+        at = self.places(grid).astype(np.float32) * np.float32(last) / ends
+        low = np.floor(at)
+        near = np.minimum(np.stack([low, low + 1], axis=-1).astype(np.int64), last)
+        share = np.stack([1 - (at - low), at - low], axis=-1)
+        rows, columns = np.moveaxis(near, -2, 0)
+        row_shares, column_shares = np.moveaxis(share, -2, 0)
+        places = rows[..., :, None] * self.positions + columns[..., None, :]
+        shares = row_shares[..., :, None] * column_shares[..., None, :]
+        shape = (grid.blocks, self.merged**2, 4)
+        return places.reshape(shape), shares.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Around:
+    """The ids of what stands around a picture in its conversation; it can be written as JSON."""
+
+    before: Sequence[int]
+    after: Sequence[int]
+
+    def as_json(self) -> dict[str, object]:
+        """Describe it in JSON's types."""
+        return asdict(self)
+
+    def tokens(self, grid: Grid) -> int:
+        """Count the tokens of a picture's conversation."""
+        return len(self.before) + grid.blocks + len(self.after)
+
+    def places(self, grid: Grid) -> Integers:
+        """Return the place of each token in time, height and width: [3, tokens].
+
+        A picture takes one moment; what follows it begins where its longer side ends.
+        """
+        start = len(self.before)
+        rows, columns = np.divmod(np.arange(grid.blocks), grid.columns)
+        picture = start + np.stack([np.zeros_like(rows), rows, columns])
+        before, after = (np.arange(len(ids)) for ids in (self.before, self.after))
+        after = after + start + max(grid)
+        return np.hstack([np.tile(before, (3, 1)), picture, np.tile(after, (3, 1))])
+
+
+class BlockPreparation(OnePart):
+    """Cuts pictures into blocks of patches; those of one grid share passes.
+
+    Args:
+        blocks: what is to be done.
+        around: what stands around a picture.
+        most_px: what an operator says of `Blocks.most_px`; fewer pixels than the model has learnt
+            from, or no bound.
+    """
+
+    def __init__(self, blocks: Blocks, around: Around, most_px: int | None = None) -> None:
+        bounded = replace(blocks, most_px=min(most_px or blocks.most_px, blocks.most_px))
+        self.reading = "" if bounded == blocks else f"at most {bounded.most_px} pixels"
+        self._blocks = bounded
+        self._around = around
+
+    def estimate(self, content: bytes) -> int:
+        """Count by the size in the file's header; the most that there may be, without."""
+        size = size_of(content)
+        if not size or 0 in size:
+            return self._cost(Grid(1, self._blocks.most_blocks))
+        return self._cost(self._blocks.grid_for(size))
+
+    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+        """Return all that the network is to know of a picture.
+
+        Patches as in `Blocks.cut`; corners, shares and places of the patches; the ids around them
+        [tokens around] and the places of all tokens [3, tokens], and that of the last: int64.
+
+        Raises:
+            InvalidInputError: the picture is too long for its width.
+        """
+        shorter, longer = sorted(image.size)
+        if longer > _LONGEST_RATIO * shorter:
+            raise InvalidInputError(
+                f"{image.width}x{image.height} pixels: this model reads no picture of which one "
+                f"side is more than {_LONGEST_RATIO} times as long as the other",
+                "pixels",
+            )
+        blocks, around = self._blocks, self._around
+        grid = blocks.grid_for(image.size)
+        ids = np.array([*around.before, *around.after])
+        last = np.array(around.tokens(grid) - 1)
+        corners, shares = blocks.corners(grid)
+        arrays = (blocks.cut(image), corners, shares, blocks.places(grid), ids)
+        return Prepared((*arrays, around.places(grid), last), bucket=grid, cost=self._cost(grid))
+
+    def _cost(self, grid: Grid) -> int:
+        return math.ceil(self._around.tokens(grid) / _TOKENS_OF_COST)
+
+
+def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> BlockPreparation:
+    """Make the preparation that a converted model describes."""
+    blocks, around = Blocks(**described["blocks"]), Around(**described["around"])
+    return BlockPreparation(blocks, around, options.max_read_pixels)

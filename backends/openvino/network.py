@@ -1,0 +1,105 @@
+"""A converted network, compiled for this CPU; a stage of one too (see `stages.py`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.faults import translate_device_errors
+from backends.model import ModelOptions, Precision, Rows
+from backends.openvino import eight_bits
+from backends.openvino.attention import share_causal_mask
+from backends.openvino.constants import refuse_unfit_weights, token_rows
+from backends.openvino.core import compile_network, read_network
+from backends.openvino.mapped_files import drop_mapped_pages
+from backends.openvino.offers import NAMES, properties_of
+from machine import give_freed_memory_back
+
+# As OpenVINO's graph calls the operations with weights.
+_PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
+
+
+class OpenVinoNetwork:
+    """A converted network as a `Network`; it is for one thread at a time.
+
+    Args:
+        path: the network's description; its weights lie beside it.
+        options: the precision, and how many cores.
+
+    Attributes:
+        rows: how many ids it has embeddings for; None where it reads none.
+        dimensions: length of its rows; None where it varies.
+    """
+
+    def __init__(self, path: Path, options: ModelOptions) -> None:
+        network = read_network(path)
+        refuse_unfit_weights(network)
+        self.rows = token_rows(_ids_of(network))
+        share_causal_mask(network)
+        self._in_8_bits = False
+        if options.precision == "int8":
+            eight_bits.compress(network)
+            self._in_8_bits = eight_bits.quantise(network)
+        self._asked = (options.precision or "float32") if _has_products(network) else "float32"
+        compiled = compile_network(network, properties_of(self._asked), options.cores)
+        self._request = compiled.create_infer_request()
+        self._weights = path.with_suffix(".bin")
+        drop_mapped_pages(self._weights)
+        self._calls = 0
+        self._largest = 0
+        size = compiled.output(0).partial_shape[-1]
+        self.dimensions: int | None = None if size.is_dynamic else size.get_length()
+
+    def precision(self) -> Precision:
+        """Return what a pass computes its products in, whatever was asked for."""
+        if self._in_8_bits:
+            return "int8"
+        if self._asked in ("float32", "int8"):  # nothing is ever computed in more
+            return "float32"
+        compiled = self._request.get_compiled_model()
+        self(*map(_smallest, compiled.inputs))
+        products = (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
+        used = {
+            info["runtimePrecision"].value
+            for info in products
+            if info["layerType"].value in _PRODUCTS
+        }
+        rough = (name for name, names in NAMES.items() if names.short in used)
+        return next((name for name in rough if name != "float32"), "float32")
+
+    @translate_device_errors
+    def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
+        """Compute: arrays of [n, ...] -> rows of float32."""
+        results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
+        rows: Rows = results[0].copy()  # the request writes the next ones over these
+        self._give_back(sum(array.size for array in arrays))
+        return rows
+
+    def _give_back(self, size: int) -> None:
+        self._calls += 1
+        # Batches leave the weights in memory as the processor wants them, now and then again for
+        # another size; what was mapped from the file for that would stay in memory beside it.
+        if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
+            drop_mapped_pages(self._weights)
+        # What a pass computes in is kept for the next, and made anew for a larger batch: what was
+        # kept for smaller ones lies between other things, too small to be used again.
+        if size > self._largest:
+            self._largest = size
+            give_freed_memory_back()
+
+
+def _ids_of(network: Any) -> Any:
+    named = (port for port in network.inputs if "input_ids" in port.names)
+    return next(named, network.inputs[0])
+
+
+def _smallest(port: Any) -> np.ndarray[Any, Any]:
+    shape = [1 if size.is_dynamic else size.get_length() for size in port.partial_shape]
+    return np.zeros(shape, port.element_type.to_dtype())
+
+
+def _has_products(network: Any) -> bool:
+    """Tell whether a network multiplies; one that only looks up and turns has no use for less."""
+    return any(op.get_type_name() in _PRODUCTS for op in network.get_ops())
