@@ -1,6 +1,6 @@
 """A look at a model folder without a model library: whatever would end a start, in a second.
 
-    layout -> Git LFS pointers -> of each network: its config, its tokenizer, its weights' headers
+    layout -> of each network: its config, its tokenizer, its weights' headers
 
 It reads names, small files, vocabularies and the headers of safetensors files. Whatever only a
 library can tell is left to a start: files of other formats, code of the model's own, numbers.
@@ -16,7 +16,6 @@ import msgspec
 
 from backends.folder import (
     DESCRIPTION,
-    LAYOUTS,
     Family,
     ModelFolder,
     find_weights,
@@ -28,29 +27,16 @@ from backends.headers import OPENCLIP, misfits
 from backends.text_folder import ONNX, TextFolder, parsed
 from errors import ModelFolderError, describe_error
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
-
 
 def faults(folder: ModelFolder) -> list[str]:
     """Return a sentence for each fault that is found in a model folder, the file at fault named."""
-    found = [
-        f"{path.absolute()} is a Git LFS pointer in place of the file: fetch that by `git lfs pull`"
-        for part in LAYOUTS[folder.family].parts
-        for path in _pointers(folder.part(part))
-    ]
     try:
-        return found or list(_OF_FAMILY[folder.family](folder))
+        return list(_OF_FAMILY[folder.family](folder))
     except ModelFolderError as error:
         return [str(error)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The {folder.family} model in {folder.root.absolute()}"
         return [f"{what} is broken: {type(error).__name__}: {describe_error(error)}"]
-
-
-def _pointers(part: Path) -> Iterator[Path]:
-    for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_POINTER):
-            yield path
 
 
 # --- the families
@@ -80,6 +66,19 @@ def _modernvbert(folder: ModelFolder) -> Iterator[str]:
         else:
             yield from _tokenizer(snapshot)
             yield from _processor(snapshot)
+
+
+def _qwen3_vl(folder: ModelFolder) -> Iterator[str]:
+    part, name = folder.part("qwen3"), folder.hub_name
+    if snapshot := hub_snapshot(part, name):
+        yield from _network(snapshot)
+    else:
+        yield f"{part.absolute()} holds no files of {name}"
+    if processors := folder.processors:
+        yield from _tokenizer(processors)
+        yield from _processor(processors)
+    else:
+        yield f"{part.absolute()} holds no tokenizer of {name}, nor does the hub's default cache"
 
 
 def _openclip(folder: ModelFolder) -> Iterator[str]:
@@ -138,6 +137,7 @@ _OF_FAMILY: Mapping[Family, Callable[[ModelFolder], Iterator[str]]] = {
     "openclip": _openclip,
     "siglip": _siglip,
     "modernvbert": _modernvbert,
+    "qwen3_vl": _qwen3_vl,
     "sentence_transformers": _sentence_transformers,
     "text": _text,
     "converted": _converted,
