@@ -1,4 +1,4 @@
-"""What proofs of a conversion embed: texts and pictures of many kinds, always the same."""
+"""What proofs of a conversion embed: texts, pictures and pairs of many kinds, always the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backends.model import Modality, Preparation, Shaping
+from backends.model import Modality, Pair, Preparation, Shaping
 
 _MODES = ("RGB", "RGBA", "L")
 _TEXTS = (
@@ -21,23 +21,37 @@ _TEXTS = (
     "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
     "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
     "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
-    " ".join(map(str, range(1500))),  # longer than any of these models reads
+    " ".join(map(str, range(1500))),  # longer than most models read
 )
+# Of all pairs together. A model that reads no more than 512 tokens computes every pair in these; of
+# others the longest pairs are left out, each of which would take a large one many seconds.
+_MOST_TOKENS = 4500
 
 
 def proof_inputs(modality: Modality, preparation: Preparation, most_cost: int) -> Sequence[Any]:
-    """Return all texts, or as many pictures as cost no more together, in the preparation's unit."""
-    return _TEXTS if modality == "text" else _pictures(preparation, most_cost)
+    """Return all texts, many pairs, or as many pictures as cost no more, in their tower's unit."""
+    if modality == "text":
+        return _TEXTS
+    if modality == "pair":
+        return _affordable(_pairs(), preparation, _MOST_TOKENS)
+    return _affordable(_drawn(), preparation, most_cost)
 
 
-def _pictures(preparation: Preparation, most_cost: int) -> Sequence[Image.Image]:
-    """Draw noise and soft colours in many shapes and modes; always the same, as many as pay."""
-    pictures = _drawn()
-    costs = accumulate(preparation.prepare(picture, Shaping()).cost for picture in pictures)
-    return [picture for picture, cost in zip(pictures, costs, strict=True) if cost <= most_cost]
+def _affordable(inputs: Sequence[Any], preparation: Preparation, most_cost: int) -> list[Any]:
+    """Return the first of the inputs, as many as cost no more together."""
+    costs = accumulate(preparation.prepare(one, Shaping()).cost for one in inputs)
+    return [one for one, cost in zip(inputs, costs, strict=True) if cost <= most_cost]
+
+
+def _pairs() -> list[Pair]:
+    """Pair each short text with every other, and then the long one; the longest pairs are last."""
+    *short, long = _TEXTS
+    pairs = [Pair(text, one) for at, text in enumerate(short) for one in short[at % 2 :: 2]]
+    return [*pairs, Pair(short[0], long), Pair(long, short[1]), Pair(long, long)]
 
 
 def _drawn() -> list[Image.Image]:
+    """Draw noise and soft colours in many shapes and modes."""
     random = np.random.default_rng(0)
     shapes: list[Image.Image] = []
     for number, (width, height) in enumerate(

@@ -15,11 +15,14 @@ from typing import Any, Literal
 from backends.folder import ModelFolder, hub_snapshot, text_of
 from errors import ModelFolderError, describe_error
 
-TextKind = Literal["encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec"]
+TextKind = Literal[
+    "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
+]
 ONNX = "model_quantized.onnx"
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
 _NO_LIMIT = 10**20  # as transformers sees it
 _USUAL_LIMIT = 512  # of BERT and its relatives, where neither tokenizer nor model says one
+_SCORING = "ForSequenceClassification"  # how transformers' classes of rerankers end
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ class TextFolder:
             return "onnx"
         if (self.path / "model_name").is_file():
             return "model2vec" if self._is_table() else "sentence_transformers"
+        config = _json(self.path / "config.json")
+        if is_reranker(config):
+            return "reranker"
         if text_of(self.path / "onnx_runtime") == "true":  # as this project downloads it
             return "onnx_recipe"
-        return "dpr" if _json(self.path / "config.json").get("model_type") == "dpr" else "encoder"
+        return "dpr" if config.get("model_type") == "dpr" else "encoder"
 
     @property
     def snapshot(self) -> Path:
@@ -84,6 +90,11 @@ def _class_of(module: Mapping[str, Any]) -> str:
 def kind_of(folder: ModelFolder) -> TextKind | None:
     """Return the kind of a model of texts only; None for another family."""
     return TextFolder.of(folder).kind if folder.family == "text" else None
+
+
+def is_reranker(config: Mapping[str, Any]) -> bool:
+    """Tell by a model's configuration whether it scores pairs; nothing else in the folder does."""
+    return any(str(name).endswith(_SCORING) for name in config.get("architectures") or ())
 
 
 def is_served_as_it_is(folder: ModelFolder) -> bool:

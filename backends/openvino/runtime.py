@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
-from backends.identity import readings_of
+from backends.identity import with_space
 from backends.inputs.kinds import read_preparation
 from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
 from backends.openvino import eight_bits
@@ -132,14 +132,13 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         device="cpu",
         precision=next((one for one in used.values() if one != "float32"), "float32"),
         text_mode=options.text_mode,
-        vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
     if info.precision == "int8" and not eight_bits.multiplies():
         logger.info(
             "This CPU has no instructions that multiply 8 bits: they take a quarter of the memory, "
             "and are not faster"
         )
-    return Model(info, towers)
+    return Model(with_space(info, description.identity, arithmetic, towers), towers)
 
 
 def _precision(options: ModelOptions, weights: Weights) -> Precision:
