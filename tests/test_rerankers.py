@@ -19,9 +19,13 @@ from safetensors.torch import load_file, save_file
 from backends.convert.proof import SCORE_TOLERANCE, compare_logits
 from backends.embed import embed, embed_all, score
 from backends.folder import detect
+from backends.likeness import same_order
 from backends.load import load_replica
-from backends.model import ModelOptions, Pair, Runtime, Shaping, TextMode
+from backends.model import Model, ModelOptions, Pair, Precision, Runtime, Shaping, TextMode
+from backends.openvino.offers import precisions
+from backends.openvino.rough_proof import MOST_MEDIAN_SHIFT, compare_rough
 from backends.text_folder import kind_of
+from bench.trained import docstrings, trained_model
 from errors import ConversionError, ModelFolderError
 from tests.golden_cases import EVERY_MODE, EVERY_RUNTIME
 from tests.golden_rerankers import (
@@ -405,3 +409,78 @@ def test_other_families_are_converted_and_scored_as_transformers_does(
             assert (model.info.family, model.info.runtime) == (family, runtime)
             given = embed(model.towers["pair"], [pair])[0]
             np.testing.assert_allclose(given, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+# In fewer bits.
+
+ROUGH: list[Precision] = ["bfloat16", "int8"]
+EVERY_ROUGH = pytest.mark.parametrize("precision", ROUGH)
+
+
+def rough(name: str, precision: Precision) -> Model:
+    if precision not in precisions():
+        pytest.skip(f"this CPU computes no {precision}")
+    return reranker(name, "openvino", precision=precision)
+
+
+@EVERY_ROUGH
+@EVERY_RERANKER
+def test_a_reranker_is_served_in_fewer_bits_under_another_name(
+    name: str, precision: Precision
+) -> None:
+    model, exact = rough(name, precision), reranker(name, "openvino")
+    pairs = [case.pair for case in pair_cases(name)]
+
+    assert (model.info.precision, model.info.refused) == (precision, "")
+    assert model.info.score_space not in ("", exact.info.score_space)
+    expected, given = (embed(one.towers["pair"], pairs)[:, 0] for one in (exact, model))
+    assert np.median(np.abs(expected - given)) <= MOST_MEDIAN_SHIFT * expected.std()
+    assert same_order(expected, given) >= 0.93  # of random weights; see the trained network below
+
+
+@EVERY_ROUGH
+@EVERY_RERANKER
+def test_in_fewer_bits_no_score_depends_on_its_batch_mates(name: str, precision: Precision) -> None:
+    tower = rough(name, precision).towers["pair"]
+    pairs = [case.pair for case in pair_cases(name)[::3]]
+
+    together = embed(tower, pairs)
+    alone = np.concatenate([embed(tower, [pair]) for pair in pairs])
+
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
+    """Its head is random, as no trained reranker can be fetched here; its body is not."""
+    torch.manual_seed(0)
+    network = transformers.BertForSequenceClassification.from_pretrained(
+        trained_model(), num_labels=1
+    )
+    torch.nn.init.normal_(network.classifier.weight, std=0.3)
+    shutil.copytree(trained_model(), tmp_path / "model")
+    network.save_pretrained(tmp_path / "model")
+    options = ModelOptions(runtime="openvino", cache_dir=tmp_path / "converted")
+    texts = docstrings()[:60]
+    pairs = [Pair(query, text) for query in texts[:4] for text in texts[4:]]
+
+    exact, given = (
+        load_replica(detect(tmp_path), replace(options, precision=precision))
+        for precision in ("float32", "int8")
+    )
+
+    assert (given.info.precision, given.info.refused) == ("int8", "")
+    assert same_order(score(exact, pairs), score(given, pairs)) >= 0.97
+
+
+def test_scores_that_8_bits_move_too_far_are_refused() -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (50, 1)).astype(np.float32)
+    spread = float(logits.std())
+    strange, far = logits.copy(), logits.copy()
+    strange[7], far[7] = np.nan, far[7] + 0.6 * spread
+
+    told = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
+    assert told.startswith("scores differ from float32 by 0.050 of their standard deviation")
+    assert told.endswith("1.000 of two are in the same order")
+    for given in (logits + np.float32(0.2 * spread), strange, far):
+        with pytest.raises(ConversionError, match="scores differ too much from those in float32"):
+            compare_rough({"pair": logits}, {"pair": given})
