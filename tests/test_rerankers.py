@@ -451,7 +451,7 @@ def test_in_fewer_bits_no_score_depends_on_its_batch_mates(name: str, precision:
 
 
 def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
-    """Its head is random, as no trained reranker can be fetched here; its body is not."""
+    """Its head is random, as no package carries a trained reranker; its body is not."""
     torch.manual_seed(0)
     network = transformers.BertForSequenceClassification.from_pretrained(
         trained_model(), num_labels=1
