@@ -7,28 +7,49 @@ MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
+# Tests run in so many processes side by side; files stay whole, as each loads its models once.
+TEST_WORKERS ?= 2
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
 compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 SOURCES := *.py web inference backends fetch tests bench demo examples
+# A path as one word of the shell, with spaces and quotes in it too; `~/` stays a home.
+quoted = $(subst '~/,~/','$(subst ','\'',$(1))')
+pytest = $(VENV)/python -m pytest
+beside = -n $(TEST_WORKERS) --dist loadfile
 # What takes more than serving a converted model does: whoever converts, and torch itself.
-converted = $(wildcard $(MODELS_DIR)/model.json $(MODELS_DIR)/converted/*/model.json)
+converted = $(shell cd $(call quoted,$(MODELS_DIR)) 2>/dev/null && \
+	ls model.json converted/*/model.json 2>/dev/null)
 with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter torch,$(RUNTIME)),\
 	$(if $(converted),,$(MODELS_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run photos test test-clients test-long test-images image lint type format lock demo \
-	demo-converted bench clean
+.PHONY: help run known-model photos test test-fast test-clients test-long test-images image lint type format \
+	lock demo demo-converted bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: $(if $(with_torch),.venv/models,.venv/serving) ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+ifneq ($(wildcard .venv/python),)
+sound := $(shell $(VENV)/python -c '' && test -x "$$(sed -n '1s/^\#!//p' $(VENV)/pip)" && echo yes)
+ifneq ($(sound),yes)
+$(error The virtual environment .venv is broken: it was moved, or its Python is gone. \
+	Run `make clean`, then this again)
+endif
+endif
+endif
+
+run: $(if $(MODEL),known-model) $(if $(with_torch),.venv/models,.venv/serving) ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
 	$(if $(MODEL),$(VENV)/python download.py --model $(MODEL))
-	@echo "Serving $(MODELS_DIR) on http://localhost:$(PORT)"
-	@MODELS_DIR=$(MODELS_DIR) PORT=$(PORT) exec $(VENV)/python app.py
+	@echo Serving $(call quoted,$(MODELS_DIR)) on http://localhost:$(PORT)
+	@MODELS_DIR=$(call quoted,$(MODELS_DIR)) PORT=$(PORT) exec $(VENV)/python app.py
+
+# Before gigabytes are installed for a name that is misspelt.
+known-model: .venv/python
+	@$(VENV)/python -m fetch.catalogue --build-args $(MODEL) > /dev/null
 
 photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into Weaviate, find TEXT
 	.venv/examples/bin/python -m examples.photos \
@@ -37,13 +58,17 @@ photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
 		echo "NO BROWSER: the debug page is NOT tested"
-	$(VENV)/python -m pytest -m "not long and not clients"
+	$(VENV)/python -m tests.conversions
+	$(pytest) $(beside) -m "not long and not clients"
+
+test-fast: .venv/dev ## the tests of the service that need no model library (a minute)
+	$(pytest) --fast $(beside) -m "not long and not clients"
 
 test-clients: .venv/dev build/clients/installed ## try the clients of OpenAI's API
-	$(VENV)/python -m pytest -m clients
+	$(pytest) -m clients
 
-test-long: .venv/dev ## the tests that take minutes
-	$(VENV)/python -m pytest -m long
+test-long: .venv/dev ## the tests that take minutes: each night
+	$(pytest) -m long
 
 test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (half an hour)
 	$(VENV)/python -m tests.images
@@ -51,7 +76,7 @@ test-images: .venv/dev ## build the images with BUILDER (docker), run and ask th
 image: ## build IMAGE with the model that the variables name, such as CLIP_MODEL_NAME
 	LOCAL_REPO=$(IMAGE) cicd/build.sh
 
-lint: .venv/dev ## check style
+lint: .venv/lint ## check style
 	$(VENV)/ruff check $(SOURCES)
 	$(VENV)/ruff format --check $(SOURCES)
 
@@ -60,7 +85,7 @@ type: .venv/dev .venv/examples/done ## check types
 	$(VENV)/mypy --python-executable .venv/examples/bin/python \
 		--cache-dir .mypy_cache/examples examples
 
-format: .venv/dev ## fix style
+format: .venv/lint ## fix style
 	$(VENV)/ruff check --fix $(SOURCES)
 	$(VENV)/ruff format $(SOURCES)
 
@@ -97,7 +122,7 @@ clean: ## remove what was installed and built; models stay
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/serving: .venv/python requirements-serve.txt
+.venv/serving: .venv/python requirements-serve.txt $(if $(MODEL),| known-model)
 	@echo "Installing what serves a converted model: about 110 MB"
 	$(VENV)/pip install -r requirements-serve.txt
 	@touch $@
@@ -110,6 +135,11 @@ clean: ## remove what was installed and built; models stay
 .venv/dev: .venv/models requirements-dev.txt
 	@echo "Installing what the tests need"
 	$(VENV)/pip install -r requirements-dev.txt
+	@touch $@
+
+.venv/lint: .venv/python requirements-dev.txt
+	@echo "Installing ruff"
+	$(VENV)/pip install $$(grep '^ruff==' requirements-dev.txt)
 	@touch $@
 
 # An environment of its own: Weaviate's client needs an older protobuf than the service has.

@@ -6,8 +6,9 @@
 Sends both the same texts and pictures, one a request as Weaviate does, to `/vectorize` and to
 `/vectors`, wherever OLD serves them. Needs nothing but Python, and smoke_test.py beside it.
 
-Ends with 0 where the vectors are the same, 1 where they are nearly, or where NEW has none and OLD
-has one, 3 where everything must be imported anew, and 2 where nothing can be compared.
+Ends with 0 where the vectors are the same, 1 where they are nearly, 3 where everything must be
+imported anew, 4 where NEW has no vector and OLD has one, or where one of them refuses to be asked,
+and 2 where nothing can be compared.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from smoke_test import BLUE, RED, Container
+from smoke_test import BLUE, RED, Container, sentence_of
 
 SAME_COSINE, NEAR_COSINE = 0.999999, 0.999
 SAME_LENGTH = 1e-4
@@ -127,10 +128,11 @@ def _lines(path: Path) -> list[str]:
 
 
 class Reply(NamedTuple):
-    """The status of an answer, and its vector where it has one."""
+    """The status of an answer, its vector where it has one, and its sentence where it has none."""
 
     status: int
     vector: Vector | None
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ class Interface:
     def ask(self, container: Container, sample: Sample) -> Reply:
         """Ask for the vector of a sample."""
         status, answer = container.ask("POST", self.path, self.body(sample))
-        return Reply(status, self.vector_in(answer) if status == 200 else None)
+        if status == 200:
+            return Reply(status, self.vector_in(answer))
+        return Reply(status, None, sentence_of(answer))
 
 
 def interfaces(config: dict[str, Any]) -> list[Interface]:
@@ -177,6 +181,10 @@ def interfaces(config: dict[str, Any]) -> list[Interface]:
 # --- what came of it
 
 Outcome: TypeAlias = Literal["same", "nearly", "DIFFERENT", "old fails", "NEW FAILS", "both fail"]
+
+
+class RefusedError(Exception):
+    """A container answers nobody who asks in this way; the sentence says which, and why."""
 
 
 class Row(NamedTuple):
@@ -222,7 +230,11 @@ def length(vector: Vector) -> float:
 def compare(
     old: Container, new: Container, samples: Sequence[Sample], config: dict[str, Any]
 ) -> Iterator[Row]:
-    """Ask both for everything that OLD serves."""
+    """Ask both for everything that OLD serves.
+
+    Raises:
+        RefusedError: one of them wants another token, or none of ours.
+    """
     for interface in interfaces(config):
         if old.serves(interface.path):
             yield from _compare_by(interface, old, new, samples)
@@ -238,6 +250,12 @@ def _compare_by(
             continue
         row = Row(interface.name, sample, *(interface.ask(one, sample) for one in (old, new)))
         yield row
+        for name, container, reply in (("OLD", old, row.old), ("NEW", new, row.new)):
+            if reply.status in {401, 403}:
+                raise RefusedError(
+                    f"{name}, {container.url}, refuses with {reply.status}: {reply.sentence}. A "
+                    "token goes into the URL: http://any:TOKEN@host:8080"
+                )
         if row.outcome == "both fail" and sample.kind not in read:
             unread.add(sample.kind)  # the model is none for them
         read.add(sample.kind)
@@ -293,16 +311,18 @@ def conclude(rows: Sequence[Row]) -> int:
 
 def _conclude_of(kind: Kind, rows: Sequence[Row]) -> int | None:
     outcomes = [row.outcome for row in rows if row.sample.kind == kind]
+    failed = [row.new for row in rows if row.sample.kind == kind and row.outcome == "NEW FAILS"]
     order: tuple[Outcome, ...] = ("DIFFERENT", "nearly", "same")
     worst = next((one for one in order if one in outcomes), None)
-    if lost := outcomes.count("NEW FAILS"):
-        print(f"{kind}s: NEW has no vectors for {lost} that OLD answers.")
+    if failed:
+        first = f"{failed[0].status} {failed[0].sentence}"
+        print(f"{kind}s: NEW has no vectors for {len(failed)} that OLD answers: {first}")
     if gained := outcomes.count("old fails"):
         print(f"{kind}s: NEW answers {gained} for which OLD has no vectors.")
     if worst is None:
-        return 1 if lost else None
+        return 4 if failed else None
     print(f"{kind}s: {_SENTENCES[worst]} ({outcomes.count(worst)} of {len(outcomes)}).")
-    return {"same": int(lost > 0), "nearly": 1, "DIFFERENT": 3}[worst]
+    return 4 if failed else {"same": 0, "nearly": 1, "DIFFERENT": 3}[worst]
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -334,6 +354,9 @@ def main() -> int:
         for row in compare(*pair, samples, options.config):
             rows.append(row)
             print(show(row), flush=True)
+    except RefusedError as error:
+        print(f"\n{error}")
+        return 4
     except (OSError, HTTPException) as error:
         print(f"\nNo comparison of {options.old} and {options.new}: {error}")
         return 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import ConfigurationError
@@ -33,20 +34,31 @@ def _comma_separated(value: object) -> object:
     return tuple(part for part in (part.strip() for part in value.split(",")) if part)
 
 
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _formats(value: object) -> object:
     return _comma_separated(value.upper() if isinstance(value, str) else value)
 
 
-Switch = Annotated[bool, BeforeValidator(is_on)]
+_IS_SWITCH = BeforeValidator(is_on)
+Switch = Annotated[bool, _IS_SWITCH]
 Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
 Formats = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_formats)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 Revision = Annotated[str | None, Field(description="its branch, tag or commit on the hub")]
+
+
+_CONFIG = SettingsConfigDict(
+    env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+)
 
 
 class Settings(BaseSettings):
     """What an operator can set when the service starts."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = _CONFIG
 
     models_dir: Path = Field(
         default=Path("./models"), description="folder that holds the model, in the layouts below"
@@ -186,7 +198,8 @@ class Settings(BaseSettings):
     )
     served_model_name: str = Field(
         default="",
-        description="the model's name in `/v1/models`; its family's where it is not set",
+        description="the model's name on the page, in `/meta`, `/v1/models`, the metrics and the "
+        "log; where it is not set, that by which `download.py` fetched it, or else the folder's",
     )
     authentication_allowed_tokens: Tokens = Field(
         default=(),
@@ -203,9 +216,9 @@ class Settings(BaseSettings):
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: LogLevel = Field(
         default="info",
-        description="`debug` (a line for every request), `info`, `warning` or `error`",
+        description="`debug` (a line for every request), `info`, `warning` or `error`, in any case",
     )
     log_format: Literal["text", "json"] = Field(
         default="text", description="`text`, or `json`: an object a line"
@@ -213,8 +226,15 @@ class Settings(BaseSettings):
 
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
-# The first bounds memory, which one batch at a time does; the second starts a process a GPU.
-_WITHOUT_EFFECT = ("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS")
+# Of the references' containers: memory and processes of GPUs, a cache and threads, which are always
+# there; and how a model is loaded, which its folder says.
+_WITHOUT_EFFECT = (
+    *("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS"),
+    *("ENABLE_CACHE", "WORKERS", "FORCE_AUTOMODEL", "USE_QUERY_PROMPT", "ONNX_CPU"),
+)
+_OF_OTHERS = {"CUDA_HOME"}  # near to a setting, and of CUDA's own tools
+_OF_A_SERVICE = "_PORT"  # how Kubernetes names that of each in the namespace, such as CUDA_PORT
+_LEAST_LETTERS, _MOST_EDITS = 8, 2  # shorter names are near to too many others
 _NO_HUB = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -227,7 +247,7 @@ _NO_HUB = {
 class DownloadSettings(BaseSettings):
     """What names the model that download.py fetches: the reference's variables, and revisions."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = _CONFIG
 
     models_dir: Path | None = Field(
         default=None,
@@ -305,8 +325,94 @@ def read(kind: type[AnySettings]) -> AnySettings:
     try:
         return kind()
     except ValidationError as error:
-        faults = [f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        faults = [_told(kind, fault) for fault in error.errors()]
         raise ConfigurationError("; ".join(faults)) from error
+
+
+# What a value should have been, by the error that pydantic found.
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_parsing": "a number",
+    "finite_number": "a number",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+}
+_UNITS = {"bytes": " of bytes", "s": " of seconds", "chars": " of characters"}
+
+
+def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
+    field = str(fault["loc"][0])
+    words = _EXPECTED.get(fault["type"])
+    expected = words.format(**fault.get("ctx", {})) if words else fault["msg"]
+    if expected.endswith("number"):
+        expected += _UNITS.get(field.rpartition("_")[2], "")
+        default = kind.model_fields[field].default
+        expected += "" if default is None else f", such as {default}"
+    return f"{field.upper()}: {expected}, and not {fault['input']!r}"
+
+
+def doubts() -> list[str]:
+    """Return a sentence for each variable that is set and does not do what one may think.
+
+    None of them has a value in it.
+    """
+    found = [
+        f"{name} is no setting, and does nothing: is {near} meant?"
+        for name in sorted(os.environ)
+        if (near := _misspelt(name))
+    ]
+    found += [
+        f"{name} is off: of all values only 1 and true switch it on"
+        for name in sorted(_switches())
+        if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
+    ]
+    if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
+        found.append(f"No effect here, and none is needed (see README): {', '.join(unused)}")
+    return found
+
+
+def _names() -> set[str]:
+    return {name.upper() for kind in (Settings, DownloadSettings) for name in kind.model_fields}
+
+
+def _switches() -> set[str]:
+    kinds = (Settings, DownloadSettings)
+    fields = [field for kind in kinds for field in kind.model_fields.items()]
+    return {name.upper() for name, field in fields if _IS_SWITCH in field.metadata}
+
+
+def _misspelt(name: str) -> str | None:
+    """Return the setting that a variable is nearest to, unless it is one or near to none."""
+    known = _names().union(_WITHOUT_EFFECT)
+    if name.upper() in known | _OF_OTHERS | _TOKENS or name.endswith(_OF_A_SERVICE):
+        return None
+    near = {
+        other: edits
+        for other in sorted(known)
+        if len(other) >= _LEAST_LETTERS and (edits := _edits(name.upper(), other)) <= _MOST_EDITS
+    }
+    return min(near, key=lambda other: near[other], default=None)
+
+
+def _edits(one: str, other: str) -> int:
+    """Count the letters to add, leave out or exchange; above `_MOST_EDITS` the count is vague.
+
+    Source: Levenshtein's distance, a row of the table at a time.
+    """
+    if abs(len(one) - len(other)) > _MOST_EDITS:
+        return _MOST_EDITS + 1
+    row = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        before, row = row, [number]
+        for column, of_other in enumerate(other):
+            exchanged = before[column] + (letter != of_other)
+            row.append(min(exchanged, before[column + 1] + 1, row[column] + 1))
+        if min(row) > _MOST_EDITS:
+            break
+    return row[-1]
 
 
 def forbid_hub_access() -> None:
@@ -320,8 +426,3 @@ def forbid_hub_access() -> None:
 def limit_compute_threads(cores: int) -> None:
     """Keep the number libraries to these cores; must run before any of them is imported."""
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-
-
-def without_effect() -> list[str]:
-    """Return the variables of the references' containers that are set and mean nothing here."""
-    return [name for name in _WITHOUT_EFFECT if os.environ.get(name)]

@@ -21,18 +21,18 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from backends.folder import LAYOUTS, Family, detect
+from backends.folder import LAYOUTS, RECORD, Family, detect
 from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
 from backends.staging import install, staging
 from backends.text_folder import is_served_as_it_is
-from config import DownloadSettings, Settings, forbid_hub_access, read
+from config import DownloadSettings, Settings, doubts, forbid_hub_access, read
 from errors import ConversionError, DownloadError, StartupError
 from fetch import catalogue
 from fetch.export import export
 from fetch.hub import Hub
 from fetch.plan import fetch_model, plan
-from fetch.record import RECORD, is_whole, write_record
+from fetch.record import is_whole, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
+    for doubt in doubts():
+        logger.warning("%s", doubt)
     try:
         settings = read(DownloadSettings)
         settings = of_tag(settings, options.model) if options.model else settings

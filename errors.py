@@ -74,6 +74,12 @@ class ServiceError(Exception):
 
     reason: Reason = "bug"
 
+    def __copy__(self) -> ServiceError:
+        """Return the same error without its traceback, for another request to raise."""
+        copied = type(self).__new__(type(self), *self.args)
+        copied.__dict__.update(self.__dict__)
+        return copied
+
 
 # Faults of a request.
 

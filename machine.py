@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER_BYTES = 1 << 30
 _HEAPS = 2
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def usable_cores() -> int:
+def usable_cores(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
     """Count the cores that this process may use: its affinity, and the container's CPU limit.
 
-    Source: cgroup v2's `cpu.max`, a quota and a period in microseconds; Kubernetes sets it from
-    `limits.cpu`, and neither Python nor torch looks at it.
+    The affinity follows a cpuset. A limit of 1.5 cores counts as 2, as one thread could not use it.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        membership: the file that names those of this process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
-    return max(1, min(cores or 1, -(-int(quota) // int(period)) if quota != "max" else 1 << 16))
+    return max(1, math.ceil(min(cores or 1, _cpu_limit(cgroups, membership))))
+
+
+def _cpu_limit(cgroups: Path, membership: Path) -> float:
+    """Return the least limit of the process's control groups, in cores; infinity for none.
+
+    Source: a quota and a period in microseconds, in `cpu.max` of cgroup v2 and in two files of v1;
+    Kubernetes sets them from `limits.cpu`, and neither Python nor torch looks at them. The groups
+    that hold a group limit it as well. In a container its own group is usually mounted as the root,
+    whatever path `membership` names.
+    """
+    limits = [math.inf]
+    lines = membership.read_text().splitlines() if membership.is_file() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if "cpu" not in controllers.split(",") and controllers:
+            continue
+        root = cgroups / "cpu" if controllers else cgroups
+        group = root / path.lstrip("/")
+        holding = (one for one in (group, *group.parents) if one.is_relative_to(root))
+        limits.extend(map(_limit_of, holding))
+    return min(limits)
+
+
+def _limit_of(group: Path) -> float:
+    with suppress(OSError, ValueError):  # it has no such file, or "max" in it
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota = (group / "cpu.cfs_quota_us").read_text()
+        period = (group / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    return math.inf
 
 
 def allow_many_connections() -> None:

@@ -17,6 +17,8 @@ def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> 
         "service": {
             "name": "multi2vec-clip-service",
             "version": VERSION,
+            "model": info.name,
+            "revision": info.revision or None,
             "family": info.family,
             "modalities": modalities,
             "dimensions": info.dimensions,

@@ -43,6 +43,9 @@ class Container:
 
     Args:
         url: as Weaviate is told it; a token in it (`http://any:TOKEN@host:8080`) is sent along.
+
+    Attributes:
+        url: the same without the token.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,6 +54,7 @@ class Container:
         self._connect = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
         self._address = (parts.hostname or "localhost", parts.port or (443 if is_safe else 80))
         self._below = parts.path.rstrip("/")
+        self.url = f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}{self._below}"
         self._token = unquote(parts.password or "")
 
     def ask(self, method: str, path: str, body: object = None, kind: str = "json") -> Answer:
@@ -101,17 +105,30 @@ def check(fine: bool, otherwise: str) -> None:
         raise AssertionError(otherwise[:300])
 
 
+def sentence_of(body: Any) -> str:
+    """Return what a container says of a fault, in whichever form."""
+    error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
+    told = error.get("message", error) if isinstance(error, dict) else error
+    return str(told or "")[:300]
+
+
 def wait_until_ready(container: Container, seconds: float) -> None:
-    """Ask once a quarter of a second, as patiently as Weaviate."""
+    """Ask once a quarter of a second, as patiently as Weaviate; tell what keeps it from it."""
     ends_s = time.monotonic() + seconds
+    told = ""
     while time.monotonic() < ends_s:
         try:
-            if container.ask("GET", "/.well-known/ready").status < 300:
+            answer = container.ask("GET", "/.well-known/ready")
+            if answer.status < 300:
                 return
-        except OSError:
-            pass
+            reason = f"{answer.status} {sentence_of(answer.body)}"
+        except (OSError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+        if reason != told:
+            told = reason
+            print(f"waiting for {container.url} for up to {seconds:g} s: {reason}", flush=True)
         time.sleep(0.25)
-    raise AssertionError(f"not ready after {seconds:g} s")
+    raise AssertionError(f"{container.url} is not ready after {seconds:g} s: {told}")
 
 
 def test_probes(container: Container) -> None:

@@ -1,19 +1,19 @@
 """The use case: inputs of a request in, their vectors out, in its order.
 
-    inputs -> read -> remembered? -> admission (of all that is missing, or none) -> pipelines
-    [Embedded] <- finish <- cache <---------------------------------------------------'
+    inputs -> read -> cache: vectors, items in flight, misses -> admission of all misses, or none
+                                                                  |
+    vectors <- finish <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
 
 A pipeline for each modality, so that a search's text does not wait behind an import's images. It
-knows no interface and no model library.
+knows no wire format and no model library.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,33 +26,34 @@ from errors import (
     UnhealthyError,
     describe_error,
 )
-from inference.asked import Asked, named, raise_first_error
-from inference.entrance import Entrance
-from inference.fair_queue import Caller, Party
+from inference.admission import Admission, Permit
+from inference.capacity import Capacity
 from inference.health import Health
-from inference.images.decoder import ImageLimits
-from inference.images.reader import ImageReader
-from inference.lane import BatchHook, Lane
+from inference.images.decoder import ImageDecoder, ImageLimits
+from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
-from inference.request import Input
-from inference.sources import Reader, TextReader
+from inference.preprocess import Preprocessor, TextPreprocessor
+from inference.preprocess_limiter import PreprocessLimiter
+from inference.request import Input, RequestContext
+from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
-from inference.timings import Timings
-from inference.vector_cache import CacheStats, VectorCache, value_of
+from inference.timings import ItemTimes
+from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
+from inference.work import WorkItem, error_of_request
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
 logger = logging.getLogger(__name__)
 
-# What vectors of sentences may take beside those of whole inputs, as a share of these.
-_PART_BYTES_PER_VECTOR = 1_000
+# What rows of sentences may take beside the vectors of whole inputs, for each of these.
+_ROW_BYTES_PER_VECTOR = 1_000
 # Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
 _WARM_UP: dict[Engine, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
-_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode"}  # of threads that prepare
+_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode"}  # of threads
 
 
 class Vectorizer:
-    """Turns texts and images into vectors, for many callers at once.
+    """Turns texts and images into vectors, for many requests at once.
 
     Args:
         replicas: the loaded model, once for each device.
@@ -69,7 +70,7 @@ class Vectorizer:
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
-        self._cache: VectorCache[Embedded] = VectorCache(settings.vector_cache_size)
+        self._cache = VectorCache(settings.vector_cache_size)
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self.modalities = tuple(self._pipelines)
         self._trial: asyncio.Task[None] | None = None
@@ -77,25 +78,22 @@ class Vectorizer:
     def _pipeline(self, modality: Modality) -> Pipeline:
         settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
-        reader: Reader = (
-            TextReader(settings.max_text_chars, towers[0].preparation.splits)
+        preparation = towers[0].preparation
+        preprocessor: Preprocessor = (
+            TextPreprocessor(preparation, settings.max_text_chars)
             if modality == "text"
-            else ImageReader(_image_limits(settings, self.info))
+            else ImagePreprocessor(preparation, _image_limits(settings, self.info.image_px))
         )
+        capacity = Capacity(settings.max_batch_size, settings.request_timeout_s, len(towers))
         return Pipeline(
+            self.info.vector_space,
             towers[0],
-            reader,
+            preprocessor,
             WorkerPool(threads, pool, self.health.monitor(pool)),
-            Entrance(max_busy=2 * threads),
-            Lane(
-                modality,
-                towers,
-                self.health,
-                max_batch_size=settings.max_batch_size,
-                max_items=settings.max_queue_items,
-                timeout_s=settings.request_timeout_s,
-            ),
-            part_bytes=_PART_BYTES_PER_VECTOR * settings.vector_cache_size,
+            Admission(settings.max_queue_items, capacity),
+            Scheduler(modality, towers, self.health, capacity),
+            PreprocessLimiter(2 * threads, capacity),
+            RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size),
         )
 
     @property
@@ -111,32 +109,32 @@ class Vectorizer:
 
     @property
     def queue_items(self) -> Mapping[str, int]:
-        """How many inputs wait in each lane, or are prepared or computed."""
-        return {name: pipeline.lane.admission.items for name, pipeline in self._pipelines.items()}
+        """How many inputs of each modality wait, or are preprocessed or computed."""
+        return {name: pipeline.admission.items for name, pipeline in self._pipelines.items()}
 
     @property
     def queue_seconds(self) -> Mapping[str, float]:
-        """How many seconds of work wait in each lane, or are in progress."""
-        return {name: pipeline.lane.admission.work_s for name, pipeline in self._pipelines.items()}
+        """How many seconds of work of each modality wait, or are in progress."""
+        return {name: pipeline.admission.work_s for name, pipeline in self._pipelines.items()}
 
     @property
     def observer_failures(self) -> int:
-        """How often one who was told of a pass raised."""
-        return sum(pipeline.lane.observer_failures for pipeline in self._pipelines.values())
+        """How often an observer of batches raised."""
+        return sum(one.scheduler.observers.failures for one in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
-        """Tell `hook` of every pass from now on."""
-        for pipeline in self._pipelines.values():
-            pipeline.lane.observe(hook)
+        """Tell `hook` of every forward pass from now on."""
+        for modality, pipeline in self._pipelines.items():
+            pipeline.scheduler.observers.add(partial(hook, modality))
 
     async def embed(
-        self, inputs: Sequence[Input], timings: Timings | None = None
+        self, inputs: Sequence[Input], request: RequestContext | None = None
     ) -> list[Embedded]:
         """Embed the inputs of one request, in its order.
 
         Args:
             inputs: of any modality that the model reads.
-            timings: takes down where the time goes.
+            request: its priority is set, and it takes down when it passes each stage.
 
         Raises:
             InvalidInputError: one cannot be embedded; the message names it.
@@ -149,39 +147,41 @@ class Vectorizer:
             raise UnhealthyError(fault)
         if not inputs:
             return []
-        timings = timings or Timings()
-        caller = Caller(is_query=any(one.is_query for one in inputs))
-        with timings.waiting():
-            asked = await self._read_all(inputs, timings)
-            queued = [one for one in asked if not one.pipeline.is_table]
-            self._admit(queued, caller)
-            compute = {one.key: partial(self._compute, one, timings) for one in queued}
-            outcomes = await self._cache.outcomes(compute, caller)
-            raise_first_error(queued, outcomes)
-            return [await self._answer(one, outcomes, timings) for one in asked]
+        request = request or RequestContext()
+        request.is_query = any(one.is_query for one in inputs)
+        request.times.embed_began_s = time.perf_counter()
+        items = await self._read(inputs, request)
+        lookup = self._cache.get(
+            [item for item in items if not self._pipelines[item.modality].is_table]
+        )
+        if lookup.in_flight or lookup.misses:
+            await self._compute(lookup, request)
+        computed = lookup.in_flight | lookup.misses
+        for one, item in zip(inputs, items, strict=True):
+            if (work := computed.get(item.key)) and work.error:
+                raise error_of_request(work.error, one.name) from work.error
+        answers: list[Embedded] = []
+        for one, item in zip(inputs, items, strict=True):
+            work = computed.get(item.key)
+            vector = work.result if work else lookup.vectors.get(item.key)
+            answers.append(one.finish(vector or await self._embed_by_table(one, item)))
+        request.times.embed_ended_s = time.perf_counter()
+        return answers
 
-    async def _read_all(self, inputs: Sequence[Input], timings: Timings) -> list[Asked]:
-        if all(self._is_quick_to_read(one) for one in inputs):
-            return [await self._read(one, timings) for one in inputs]
-        with timings.step() as step:
-            return await all_or_first_error([self._read_beside_others(one, step) for one in inputs])
-
-    async def _read_beside_others(self, one: Input, step: Timings) -> Asked:
-        with step.item() as item:
-            return await self._read(one, item)
-
-    def _is_quick_to_read(self, one: Input) -> bool:
-        pipeline = self._pipelines.get(one.modality)
-        return pipeline is None or pipeline.is_quick_to_read(one.content)
-
-    async def _read(self, one: Input, timings: Timings) -> Asked:
-        with named(one):
-            pipeline = self._pipeline_for(one.modality)
-            shaping = pipeline.reduce(one.shaping)
-            source = await pipeline.read(one.content, timings)
-        space = f"{self.info.vector_space}/{one.modality}/{shaping.key}/".encode()
-        key = hashlib.sha256(space + source.digest).digest()
-        return Asked(one, pipeline, source, shaping, key)
+    async def _read(self, inputs: Sequence[Input], request: RequestContext) -> list[WorkItem]:
+        items = []
+        for one in inputs:
+            times = ItemTimes()
+            request.times.items.append(times)
+            try:
+                pipeline = self._pipeline_for(one.modality)
+                if pipeline.preprocessor.reads_inline(one.content):
+                    items.append(pipeline.read(one, times))
+                else:
+                    items.append(await pipeline.read_in_thread(one, times))
+            except InvalidInputError as error:
+                raise error.at(one.name) from error
+        return items
 
     def _pipeline_for(self, modality: Modality) -> Pipeline:
         if pipeline := self._pipelines.get(modality):
@@ -192,29 +192,50 @@ class Vectorizer:
             "modality",
         )
 
-    def _admit(self, asked: Sequence[Asked], caller: Caller) -> None:
-        """Let all that is missing wait, or nothing of it."""
-        missing = {one.key: one for one in asked if not self._cache.knows(one.key)}
-        for pipeline in self._pipelines.values():
-            costs = [one.cost for one in missing.values() if one.pipeline is pipeline]
-            if costs:
-                pipeline.lane.admission.check(caller, sum(costs), len(costs))
+    async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
+        """Compute the misses, and wait for these and for the items in flight.
 
-    def _compute(
-        self, asked: Asked, timings: Timings, party: Party
-    ) -> Coroutine[None, None, Embedded]:
-        claim = asked.pipeline.lane.admission.claim(party, asked.cost)
-        return asked.pipeline.embed(asked.source, asked.shaping, party, claim, timings)
+        Raises:
+            RequestTooLargeError: the misses are too much, whatever else waits.
+            QueueFullError: too much waits already.
+        """
+        self._admit(list(lookup.misses.values()), request)
+        work = [*lookup.in_flight.values(), *lookup.misses.values()]
+        for item in work:
+            item.join(request)
+        try:
+            for item in lookup.misses.values():
+                self._cache.add(item)
+                self._pipelines[item.modality].start(item)
+            running = sum(not item.is_done for item in work)
+            if running and not any(item.error for item in work):
+                await request.wait(running)
+            for item in work:
+                if item.has_rows and item.result is None:
+                    item.result = self._pipelines[item.modality].collect(item)
+        finally:
+            for item in work:
+                if not item.is_done:
+                    item.leave(request)
+                self._cache.settle(item)
 
-    async def _answer(
-        self, asked: Asked, outcomes: Mapping[bytes, Embedded | Exception], timings: Timings
-    ) -> Embedded:
-        if asked.pipeline.is_table:
-            with named(asked.input):
-                embedded = await asked.pipeline.embed_by_table(asked.source, asked.shaping, timings)
-        else:
-            embedded = value_of(outcomes[asked.key])
-        return asked.input.finish(embedded)
+    def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
+        """Let all misses wait, or none of them."""
+        costs: dict[Modality, list[int]] = {}
+        for item in misses:
+            cost = self._pipelines[item.modality].preparation.estimate(item.content)
+            costs.setdefault(item.modality, []).append(cost)
+        for modality, own in costs.items():
+            self._pipelines[modality].admission.check(request, sum(own), len(own))
+        for item in misses:
+            admission = self._pipelines[item.modality].admission
+            item.permit = Permit(admission, request, costs[item.modality].pop(0))
+
+    async def _embed_by_table(self, one: Input, item: WorkItem) -> Embedded:
+        try:
+            return await self._pipelines[item.modality].embed_by_table(item)
+        except InvalidInputError as error:
+            raise error.at(one.name) from error
 
     async def warm_up(self) -> None:
         """Let every replica compute real shapes, so that the first request is not slow.
@@ -258,12 +279,21 @@ def _info_of(replicas: Sequence[Model]) -> ModelInfo:
     return replace(replicas[0].info, device=devices)
 
 
-def _image_limits(settings: Settings, info: ModelInfo) -> ImageLimits:
+def check_image_formats(settings: Settings) -> None:
+    """Refuse formats that do not exist, without a model.
+
+    Raises:
+        ConfigurationError: there are such.
+    """
+    ImageDecoder(_image_limits(settings, shorter_side_px=1))
+
+
+def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     formats = settings.image_formats
     return ImageLimits(
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
-        shorter_side_px=info.image_px,
+        shorter_side_px=shorter_side_px,
         formats=None if formats == ("ALL",) else formats,
         max_wait_s=settings.request_timeout_s,
     )
@@ -275,6 +305,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     Raises:
         StartupError: something is missing that the operator must fix.
     """
+    check_image_formats(settings)
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     try:
@@ -290,8 +321,10 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:
     logger.info(
-        "Loaded %s%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
+        "Loaded %s%s (%s)%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
         "vector space %s, %.1f s",
+        info.name,
+        f" of commit {info.revision}" if info.revision else "",
         info.family,
         " (the demo model: drawn shapes only, not for production)" if info.is_demo else "",
         info.dimensions,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from backends.model import Weights
 from errors import ModelFolderError, StartupError, describe_error
@@ -29,6 +30,7 @@ Family = Literal[
 # float32, does not read 2. Raised when this version can no longer read what the last one wrote.
 FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
+RECORD = "download.json"  # which models were fetched, and their commits
 CONVERSIONS = "converted"  # where a model folder holds those that were made of it
 
 
@@ -59,6 +61,19 @@ LAYOUTS: dict[Family, Layout] = {
     "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
 }
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
+
+# How a file begins that Git LFS left in place of a large one, and how large it is at most. See
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
+_READ_BY_FAMILIES = (".json", ".txt", ".model", ".xml")  # beside weights
+_OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of the hub that nothing here reads
+
+
+class ModelName(NamedTuple):
+    """What a model is called, and the commit that was fetched, where that is known."""
+
+    name: str
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,15 @@ class ModelFolder:
         return text_of(self.root / name) or text_of(self.root / "model" / name)
 
     @property
+    def name(self) -> ModelName:
+        """The model's name: as it was fetched, as a hub cache says it, or that of the folder."""
+        if name := _fetched(self.root / RECORD):
+            return name
+        if self.is_demo:
+            return ModelName("demo")
+        return ModelName(self._mark("model_name") or self.root.resolve().name)
+
+    @property
     def is_demo(self) -> bool:
         """Whether this is the small drawn-scenes model that this project ships."""
         return (self.root / "demo.json").is_file()
@@ -108,6 +132,7 @@ def detect(root: Path) -> ModelFolder:
     """
     found = [family for family, one in LAYOUTS.items() if (root / one.parts[0]).is_dir()]
     if not found and lone_conversions(root):
+        _refuse_pointers(lone_conversions(root))
         return ModelFolder(root, "converted")
     if not found:
         raise ModelFolderError(_nothing_found(root))
@@ -121,7 +146,56 @@ def detect(root: Path) -> ModelFolder:
             f"{root.absolute()} holds half a {family} model: {' and '.join(missing)} is missing "
             f"beside {first}"
         )
+    _refuse_pointers([root / part for part in parts])
     return ModelFolder(root, family)
+
+
+def _refuse_pointers(places: Sequence[Path]) -> None:
+    """Look for what Git LFS leaves in place of a file that was not fetched.
+
+    Raises:
+        ModelFolderError: there is one in place of a file that a model may be made of.
+    """
+    for place in places:
+        for folder, folders, names in os.walk(place, followlinks=True):
+            folders[:] = [name for name in folders if name not in _OTHER_RUNTIMES]
+            for name in sorted(names):
+                path = Path(folder, name)
+                if _is_pointer(path) and not _is_spare(path):
+                    raise ModelFolderError(
+                        f"{path.absolute()} is a pointer of Git LFS and not the file itself: run "
+                        "`git lfs pull` in the clone that it comes from, or copy the file here"
+                    )
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        if path.stat().st_size > _LARGEST_POINTER:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:  # no library reads it either
+        return False
+
+
+def _is_spare(path: Path) -> bool:
+    """Tell whether nothing reads a file, such as a pickle beside safetensors."""
+    safe, *others = _WEIGHTS
+    if path.match(safe) or path.suffix in _READ_BY_FAMILIES:
+        return False
+    is_weights = any(path.match(pattern) for pattern in (*others, "*.onnx"))
+    return not is_weights or any(not _is_pointer(other) for other in path.parent.glob(safe))
+
+
+def _fetched(record: Path) -> ModelName | None:
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        request, commits = content["request"], content["commits"]
+        asked = [request[key].partition("@")[0] for key in request if key.endswith("MODEL_NAME")]
+        name = "-".join(filter(None, [*dict.fromkeys(asked), request["pretrained"]]))
+        return ModelName(name, next(iter(commits.values()), "")) if name else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None  # there is none, or it is not what this project wrote
 
 
 def lone_conversions(root: Path) -> list[Path]:

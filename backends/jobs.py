@@ -7,13 +7,18 @@ stays in the memory of the one that asked.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from errors import describe_error
+from typing_extensions import override
+
+from errors import ModelFolderError, describe_error
+
+logger = logging.getLogger(__name__)
 
 Job: TypeAlias = Mapping[str, object]
 Answer: TypeAlias = dict[str, Any]
@@ -23,6 +28,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 class JobError(Exception):
     """A job was not done; the message says why."""
+
+
+class JobRefusedError(JobError):
+    """The model folder cannot be loaded, whatever else is tried with it."""
 
 
 class JobKilledError(JobError):
@@ -47,6 +56,7 @@ def run_in_subprocess(
         timeout_s: after which it is killed.
 
     Raises:
+        JobRefusedError: it said that the model folder cannot be loaded.
         JobError: it said that it cannot be done, or ended without an answer.
     """
     try:
@@ -77,15 +87,32 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
         answer: Answer = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise JobError(f"{called} ended without an answer") from error
+    for warning in answer.pop("warnings", []):
+        logger.warning("%s", warning)
     if "error" in answer:
-        raise JobError(answer["error"])
+        raise (JobRefusedError if answer.get("refused") else JobError)(answer["error"])
     return answer
 
 
 def subprocess_main(do: Callable[[Answer], Answer]) -> None:
     """Do the job that standard input describes, at the other end of `run_in_subprocess`."""
+    warned = _Warnings()
+    logging.getLogger("backends").addHandler(warned)
     try:
         answer = do(json.load(sys.stdin))
     except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
-        answer = {"error": describe_error(error)}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+        refused = isinstance(error, ModelFolderError)
+        answer = {"error": describe_error(error), "refused": refused}
+    sys.stdout.write(f"\n{json.dumps({'warnings': list(warned.messages), **answer})}\n")
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is warned of, each once, for the process that waits."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages[record.getMessage()] = None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import get_args
 
 from backends.families import load_towers
@@ -24,6 +25,7 @@ from machine import keep_freed_memory, usable_cores
 
 logger = logging.getLogger(__name__)
 
+_BY_TORCH = "Not served by OpenVINO but by torch, which is slower: %s"
 # What an operator of the image without torch can do.
 _WITH_TORCH = "use the image with torch and the original, whose tag ends in -cuda"
 
@@ -40,7 +42,10 @@ def load_model(settings: Settings) -> list[Model]:
     limit_compute_threads(usable_cores())
     keep_freed_memory()
     devices = settings.cuda_core if settings.enable_cuda else "cpu"
-    return load_replicas(folder, options_for(folder, settings), devices)
+    replicas = load_replicas(folder, options_for(folder, settings), devices)
+    found, revision = folder.name
+    name = settings.served_model_name or found
+    return [replace(one, info=replace(one.info, name=name, revision=revision)) for one in replicas]
 
 
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
@@ -94,19 +99,25 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
         return _load_as_it_is(folder, options)
     if options.runtime == "openvino" and options.device == "cpu":
         try:
-            from backends.openvino import runtime
+            with _openvino_wanted():
+                from backends.openvino import runtime
 
             return runtime.load(folder, options)
-        except (ConversionError, ImportError) as error:
+        except ConversionError as error:
             if folder.family == "converted":
                 raise ModelFolderError(describe_error(error)) from error
-            logger.warning("Not served by OpenVINO but by torch, which is slower: %s", error)
+            logger.warning(_BY_TORCH, error)
+        except DeviceUnavailableError as error:
+            if folder.family == "converted" or find_spec("torch") is None:
+                raise
+            logger.warning(_BY_TORCH, error)
     return _load_by_torch(folder, options, _content_for_torch(folder, options))
 
 
 def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
     if kind_of(folder) == "onnx":
-        from backends.openvino import onnx
+        with _openvino_wanted():
+            from backends.openvino import onnx
 
         model = onnx.load(folder, options)
     else:
@@ -160,6 +171,17 @@ def _named(model: Model, identity: Identity, refused: str) -> Model:
     arithmetic = dict.fromkeys(model.towers, model.info.precision)
     info = with_space(replace(model.info, refused=refused), identity, arithmetic, model.towers)
     return replace(model, info=info)
+
+
+@contextmanager
+def _openvino_wanted() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"OpenVINO computes this model, and cannot be imported ({describe_error(error)}): "
+            "install requirements-serve.txt"
+        ) from error
 
 
 @contextmanager

@@ -161,6 +161,17 @@ class Preparation(Protocol):
         """Make one answer of the parts'."""
         ...
 
+    def limit_ids(self, rows: int) -> None:
+        """Read nothing from now on that holds an id which the network has no embedding for.
+
+        Args:
+            rows: how many ids it has one for.
+
+        Raises:
+            ValueError: there would be nothing to read.
+        """
+        ...
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text that ids of the model's own vocabulary stand for.
 
@@ -244,6 +255,8 @@ class ModelInfo:
         score_space: the same of scores; empty for a model that embeds.
         cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
         refused: why the precision that was asked for is not used, a sentence; empty where it is.
+        name: what the operator calls it, or what it is called where it was fetched from.
+        revision: the commit that was fetched; empty where it is not known.
         activations: what makes a score of a logit, in each text mode that the model can be served
             in; empty for a model that embeds.
     """
@@ -262,6 +275,8 @@ class ModelInfo:
     score_space: str = ""
     cuts: bool = False
     refused: str = ""
+    name: str = ""
+    revision: str = ""
     activations: Mapping[TextMode, Activation] = field(default_factory=dict)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from backends.model import Modality, Pair, Preparation, Shaping
+from errors import InvalidInputError
 
 _MODES = ("RGB", "RGBA", "L")
 _TEXTS = (
@@ -29,12 +30,26 @@ _MOST_TOKENS = 4500
 
 
 def proof_inputs(modality: Modality, preparation: Preparation, most_cost: int) -> Sequence[Any]:
-    """Return all texts, many pairs, or as many pictures as cost no more, in their tower's unit."""
+    """Return all texts, many pairs, or as many pictures as cost no more, in their tower's unit.
+
+    A text or a pair with tokens that the model has no embedding for is no input of it.
+    """
     if modality == "text":
-        return _TEXTS
+        return [text for text in _TEXTS if _is_readable(text, preparation)]
     if modality == "pair":
-        return _affordable(_pairs(), preparation, _MOST_TOKENS)
+        readable = [pair for pair in _pairs() if _is_readable(pair, preparation)]
+        return _affordable(readable, preparation, _MOST_TOKENS)
     return _affordable(_drawn(), preparation, most_cost)
+
+
+def _is_readable(content: Any, preparation: Preparation) -> bool:
+    shaping = preparation.reduce(Shaping())
+    try:
+        for part in preparation.split(content, shaping).items:
+            preparation.prepare(part, shaping)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def _affordable(inputs: Sequence[Any], preparation: Preparation, most_cost: int) -> list[Any]:

@@ -19,6 +19,21 @@ TextKind = Literal[
     "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
 ]
 ONNX = "model_quantized.onnx"
+# The types of models in `model/` whose states of tokens are a text's vector. Others need more than
+# ids and a mask, or have learnt to go on with a text.
+ENCODERS = (
+    *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
+    *("deberta-v2", "distilbert", "dpr", "electra", "ernie", "esm", "eurobert", "flaubert"),
+    *("funnel", "gte", "ibert", "jina_embeddings_v3", "longformer", "luke", "megatron-bert"),
+    *("mobilebert", "modernbert", "mpnet", "mra", "nomic_bert", "nystromformer", "rembert"),
+    *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "yoso"),
+)
+# What a model was trained for that is none of texts' vectors, as `architectures` says it.
+_OTHER_TASKS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    "ForCausalLM",
+)
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
 _NO_LIMIT = 10**20  # as transformers sees it
 _USUAL_LIMIT = 512  # of BERT and its relatives, where neither tokenizer nor model says one
@@ -41,18 +56,21 @@ class TextFolder:
         """How the model computes.
 
         Raises:
-            ModelFolderError: there is no model, or only half of one.
+            ModelFolderError: there is no model, only half of one, or one that gives no vectors.
         """
-        if (self.path / ONNX).is_file():
-            return "onnx"
-        if (self.path / "model_name").is_file():
+        is_onnx = (self.path / ONNX).is_file()
+        if not is_onnx and (self.path / "model_name").is_file():
             return "model2vec" if self._is_table() else "sentence_transformers"
         config = _json(self.path / "config.json")
-        if is_reranker(config):
+        if not is_onnx and is_reranker(config):
             return "reranker"
+        if reason := why_no_encoder(config):
+            raise ModelFolderError(f"{self.path.absolute()} holds {reason}")
+        if is_onnx:
+            return "onnx"
         if text_of(self.path / "onnx_runtime") == "true":  # as this project downloads it
             return "onnx_recipe"
-        return "dpr" if config.get("model_type") == "dpr" else "encoder"
+        return "dpr" if config["model_type"] == "dpr" else "encoder"
 
     @property
     def snapshot(self) -> Path:
@@ -75,7 +93,7 @@ class TextFolder:
     def modules(self) -> list[dict[str, Any]]:
         """The steps of a sentence-transformers model; none where it does not name them."""
         path = self.snapshot / "modules.json"
-        modules: list[dict[str, Any]] = _parsed(path, list) if path.is_file() else []
+        modules: list[dict[str, Any]] = parsed(path, list) if path.is_file() else []
         return modules
 
     def _is_table(self) -> bool:
@@ -85,6 +103,19 @@ class TextFolder:
 def _class_of(module: Mapping[str, Any]) -> str:
     name: str = module["type"].rpartition(".")[2]  # the package has moved with versions
     return name
+
+
+def why_no_encoder(config: Mapping[str, Any]) -> str | None:
+    """Say why a model of `config.json` gives no vectors of texts; None where it does."""
+    kind, named = config.get("model_type"), config.get("architectures") or []
+    others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
+    if not others and (kind in ENCODERS or "auto_map" in config):  # the latter brings its own code
+        return None
+    found = others[0] if others else f"a model of type {kind or 'unknown'}"
+    return (
+        f"{found}, which does not give vectors of texts; that do encoders of these types, unless "
+        f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {', '.join(ENCODERS)}"
+    )
 
 
 def kind_of(folder: ModelFolder) -> TextKind | None:
@@ -107,6 +138,24 @@ def meta_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": config, "model_path": "./models/model"}
 
 
+def kept_dimensions(stated: object, path: Path) -> int | None:
+    """Return how many of a vector's first numbers a model keeps; None for all.
+
+    Args:
+        stated: `truncate_dim` of its `config_sentence_transformers.json`.
+        path: of the model.
+
+    Raises:
+        ModelFolderError: it is no number of dimensions.
+    """
+    if stated is None or (type(stated) is int and stated > 0):
+        return stated
+    raise ModelFolderError(
+        f"{path.absolute()}: truncate_dim in config_sentence_transformers.json is {stated!r}; "
+        "expected how many dimensions to keep, 1 at least"
+    )
+
+
 def most_tokens(stated: int | None, positions: int | None) -> int:
     """Return how many tokens of a text the ONNX images' recipe reads, special ones included.
 
@@ -119,11 +168,16 @@ def most_tokens(stated: int | None, positions: int | None) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _parsed(path, dict)
+    content: dict[str, Any] = parsed(path, dict)
     return content
 
 
-def _parsed(path: Path, kind: type) -> Any:
+def parsed(path: Path, kind: type) -> Any:
+    """Return what a file of JSON holds: an object (`dict`), or an array (`list`).
+
+    Raises:
+        ModelFolderError: it is missing, or holds something else.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:

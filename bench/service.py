@@ -54,7 +54,7 @@ def running(
     Raises:
         RuntimeError: it ends before it is ready, or is not in time.
     """
-    target = Target("127.0.0.1", _free_port())
+    target = Target("127.0.0.1", free_port())
     address = {"HOST": target.host, "PORT": str(target.port)}
     log = log_path(name)
     with log.open("w") as output:
@@ -89,7 +89,8 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no server of this machine listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -97,14 +98,15 @@ def _free_port() -> int:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:
     limit_s = time.perf_counter() + _START_LIMIT_S
-    while not _is_ready(target):
+    while not is_ready(target):
         if process.poll() is not None or time.perf_counter() > limit_s:
             last_lines = "\n".join(log.read_text().splitlines()[-5:])
             raise RuntimeError(f"the server did not become ready; {log} ends with:\n{last_lines}")
         time.sleep(_POLL_S)
 
 
-def _is_ready(target: Target) -> bool:
+def is_ready(target: Target) -> bool:
+    """Ask a server whether it is ready."""
     connection = http.client.HTTPConnection(target.host, target.port, timeout=1)
     try:
         connection.request("GET", "/.well-known/ready")

@@ -64,7 +64,9 @@ def find(tag: str) -> Model:
     models = load()
     found = [model for name, model in models.items() if name.lower() == tag.lower()]
     if not found:
-        close = get_close_matches(tag, models, n=1)
+        lower = {name.lower(): name for name in models}
+        # Some know a model by the end of its tag alone, such as clip-ViT-B-32.
+        close = [lower[name] for name in get_close_matches(tag.lower(), lower, n=1, cutoff=0.4)]
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(models)}")
     return found[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from backends.folder import CONVERSIONS, ModelFolder
+from backends.folder import CONVERSIONS, RECORD, ModelFolder
 from backends.model import ModelOptions
 from backends.text_folder import is_served_as_it_is
 from errors import ConversionError, DownloadError, describe_error
@@ -46,3 +46,5 @@ def _copy_conversion(folder: ModelFolder, options: ModelOptions, target: Path) -
     target.mkdir(parents=True)
     times = shutil.ignore_patterns("source.json")  # of the original's files, which stay behind
     shutil.copytree(path, target / CONVERSIONS / path.name, ignore=times)
+    if (folder.root / RECORD).is_file():
+        shutil.copy2(folder.root / RECORD, target)

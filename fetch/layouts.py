@@ -58,10 +58,13 @@ def do(job: Job) -> Answer:
         DownloadError: it is not the kind of model that it was taken for, or not to be trusted.
         ServiceError: it cannot be loaded, or does not work.
     """
+    from backends.families.checkpoints import checkpoints_noted
+
     folder = Path(job.folder)
     sources = {part: Path(path) for part, path in job.sources.items()}
     try:
-        _SAVE[job.family](sources, folder, job.trust)
+        with checkpoints_noted():
+            _SAVE[job.family](sources, folder, job.trust)
         shutil.rmtree(job.scratch, ignore_errors=True)
         return prove(folder, job.trust)
     except Exception as error:

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from backends.folder import Family
-from backends.text_folder import is_reranker
+from backends.text_folder import is_reranker, why_no_encoder
 from config import DownloadSettings
 from errors import DownloadError
 from fetch.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
@@ -152,6 +152,8 @@ def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, 
         (folder / name).write_text(content)
     is_kept = wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE
     if "onnx_runtime" in wanted.markers or not is_kept:
+        if reason := why_no_encoder(config):
+            raise DownloadError(f"{wanted.wanted['model'].name} is {reason}")
         return {"model": snapshot.path}
     files = [path for path in snapshot.path.rglob("*") if path.is_file()]
     as_hub_cache(snapshot, [str(path.relative_to(snapshot.path)) for path in files], folder)

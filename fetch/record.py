@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-RECORD = "download.json"
+from backends.folder import RECORD
+
 _NOTHING = ("", None, "False", "false")
 
 

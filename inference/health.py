@@ -113,11 +113,13 @@ class Health:
     @property
     def dead(self) -> str | None:
         """Why only a new process can help, or None."""
-        allowed_s = _STUCK * self._longest_job_s
-        stuck = _first(monitor.late(allowed_s) for monitor in self._monitors)
-        return _first(monitor.dead for monitor in self._monitors) or (
-            f"{stuck}, {_REMEDY}" if stuck else None
-        )
+        for monitor in self._monitors:
+            if monitor.dead:
+                return monitor.dead
+        for monitor in self._monitors:
+            if stuck := monitor.late(_STUCK * self._longest_job_s):
+                return f"{stuck}, {_REMEDY}"
+        return None
 
     @property
     def failing(self) -> str | None:

@@ -1,236 +1,162 @@
-"""One modality's way to its vectors: what is read is split, prepared, computed in batches, joined.
+"""One modality of a loaded model at work: inputs are read, preprocessed, and computed in batches.
 
-    Source -> split -> a part -> entrance -> prepare (a thread) -> lane (a batch) -> row
-              join  <- rows <-- a part ...
+    input -> read -> WorkItem -> preprocess (inline, or a slot and a thread) -> scheduler -> rows
+    result <- collect <------------------------------------------------------------------'
 
-Every part takes turns with those of other requests, twice: at the entrance to its preparation, and
-in the lane. It knows no HTTP and no model library.
+It knows no HTTP and no model library.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Sequence
 
 from backends.embed import compute
-from backends.model import Embedded, Parts, Prepared, Shaping, Tower
-from inference.admission import Claim
-from inference.entrance import Entrance
-from inference.fair_queue import Party
-from inference.lane import Lane
-from inference.request import Content
-from inference.sources import Reader, Source
-from inference.timings import Timings
-from inference.vector_cache import VectorCache, value_of
+from backends.model import Embedded, Shaping, Tower
+from inference.admission import Admission
+from inference.preprocess import Preprocessor
+from inference.preprocess_limiter import PreprocessLimiter, Turn
+from inference.request import Input
+from inference.scheduler import Scheduler
+from inference.timings import ItemTimes
+from inference.vector_cache import RowMemory
+from inference.work import Chunks, QueueEntry, WorkItem
 from inference.worker_pool import WorkerPool
-
-_BATCHES_AHEAD = 2  # are prepared, so that the model need not wait
-_QUICK_IDS = 1_000  # of tokens: more are turned into their text in a thread
-_OVERHEAD_BYTES = 300  # of a vector that is remembered: its key, and Python's objects around it
 
 
 class Pipeline:
     """Embeds the inputs of one modality.
 
     Args:
+        vector_space: of the model; part of the keys.
         tower: of the model; of several replicas, any.
-        reader: brings inputs in.
-        pool: the threads that read and prepare.
-        entrance: to them.
-        lane: where batches are computed.
-        part_bytes: how many bytes of vectors of parts are remembered.
+        preprocessor: reads and preprocesses its inputs.
+        pool: the threads that do so.
+        admission: of requests.
+        scheduler: computes batches.
+        limiter: bounds preprocessing in threads.
+        rows: of sentences that are remembered.
+
+    Attributes:
+        admission: as given.
+        scheduler: as given.
+        preparation: of the tower.
+        preprocessor: as given.
+        is_table: whether the tower is quicker than a queue.
     """
 
     def __init__(
         self,
+        vector_space: str,
         tower: Tower,
-        reader: Reader,
+        preprocessor: Preprocessor,
         pool: WorkerPool,
-        entrance: Entrance,
-        lane: Lane,
-        part_bytes: int,
+        admission: Admission,
+        scheduler: Scheduler,
+        limiter: PreprocessLimiter,
+        rows: RowMemory,
     ) -> None:
-        self.lane = lane
+        self.admission = admission
+        self.scheduler = scheduler
+        self.is_table = tower.is_table
+        self._vector_space = vector_space
+        self.preparation = tower.preparation
+        self.preprocessor = preprocessor
         self._tower = tower
-        self._preparation = tower.preparation
-        self._reader = reader
         self._pool = pool
-        self._entrance = entrance
-        self._parts: VectorCache[Embedded] = VectorCache(part_bytes, _nbytes)
+        self._limiter = limiter
+        self._rows = rows
 
-    @property
-    def is_table(self) -> bool:
-        """Whether the tower is quicker than a queue."""
-        return self._tower.is_table
-
-    def reduce(self, shaping: Shaping) -> Shaping:
-        """Return what the model reads of a shaping.
-
-        Raises:
-            InvalidInputError: it reads it, and knows no such value.
-        """
-        return self._preparation.reduce(shaping)
-
-    def is_quick_to_read(self, content: Content) -> bool:
-        """Tell whether reading it needs no thread."""
-        if isinstance(content, str):
-            return self._reader.is_quick_to_read(content)
-        return len(content) <= _QUICK_IDS
-
-    async def read(self, content: Content, timings: Timings) -> Source:
-        """Read what a request holds.
+    def read(self, one: Input, times: ItemTimes) -> WorkItem:
+        """Read an input of a request.
 
         Raises:
             InvalidInputError: it is not what it should be.
             RequestTooLargeError: it is beyond the limits.
         """
-        if self.is_quick_to_read(content):
-            return self._read(content, timings)
-        return await self._pool.run(self._read, content, timings)
+        shaping = self.preparation.reduce(one.shaping)
+        content = self.preprocessor.read(one.content, times)
+        key = hashlib.sha256(f"{self._vector_space}/{one.modality}/{shaping.key}/".encode())
+        key.update(content.encode() if isinstance(content, str) else content)
+        return WorkItem(one.modality, content, shaping, key.digest(), times)
 
-    def _read(self, content: Content, timings: Timings) -> Source:
-        if not isinstance(content, str):
-            content = self._preparation.text_of(content)
-        return self._reader.read(content, timings)
+    async def read_in_thread(self, one: Input, times: ItemTimes) -> WorkItem:
+        """Read an input as `read` does, in a thread."""
+        return await self._pool.run(self.read, one, times)
 
-    def estimate(self, source: Source) -> int:
-        """Return about what an input costs, in the lane's unit."""
-        return self._preparation.estimate(source.content)
+    def start(self, item: WorkItem) -> None:
+        """Begin to compute an item that is admitted; its end comes later, or at once."""
+        if self.preprocessor.runs_inline(item.content):
+            try:
+                self._submit(item, self.preprocessor(item.content, item.shaping, item.times))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
+                item.fail(error)
+        else:
+            item.task = asyncio.create_task(self._preprocess_in_thread(item))
 
-    async def embed_by_table(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
-        """Embed by a table: here and now, but for what is long.
+    async def _preprocess_in_thread(self, item: WorkItem) -> None:
+        turn = Turn(item.waiters)
+        item.entries.append(turn)
+        try:
+            item.slot = await self._limiter.acquire(turn)
+            chunks = await self._pool.run(self.preprocessor, item.content, item.shaping, item.times)
+            item.slot.hold(chunks.nbytes)
+            self._submit(item, chunks)
+        except BaseException as error:
+            if item.is_done:  # it was given up
+                raise
+            item.fail(error)
+
+    def _submit(self, item: WorkItem, chunks: Chunks) -> None:
+        remembered = [self._rows.get(key) for key in chunks.keys] or [None] * len(chunks.inputs)
+        item.expect_rows(chunks, remembered)
+        entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]
+        if entries:
+            item.entries.extend(entries)
+            self.scheduler.submit(entries)
+
+    def collect(self, item: WorkItem) -> Embedded:
+        """Make the result of an item whose rows are all there."""
+        rows = [row for row in item.rows if row is not None]
+        for key, row in zip(item.chunks.keys, rows, strict=False):
+            self._rows.put(key, row)
+        parts = [rows[place] for place in item.chunks.places]
+        return self.preparation.join(parts, item.chunks.divisor)
+
+    async def embed_by_table(self, item: WorkItem) -> Embedded:
+        """Embed by a table, without cache and queue: inline, but for what is long.
 
         Raises:
             InvalidInputError: the input cannot be read.
         """
-        if self._reader.is_quick_to_prepare(source.content):
-            return self._look_up(source, shaping, timings)
-        return await self._pool.run(self._look_up, source, shaping, timings)
+        if self.preprocessor.runs_inline(item.content):
+            return self._look_up(item)
+        return await self._pool.run(self._look_up, item)
 
-    def _look_up(self, source: Source, shaping: Shaping, timings: Timings) -> Embedded:
-        parts = self._reader.split(self._preparation, source.content, shaping)
-        prepared = [self._prepare(part, shaping, timings) for part in parts.items]
-        with timings.measure("encode"):
-            embedded = compute(self._tower, prepared)
-        return self._preparation.join(embedded, parts.divisor)
+    def _look_up(self, item: WorkItem) -> Embedded:
+        chunks = self.preprocessor(item.content, item.shaping, item.times)
+        item.times.batch_began_s = item.times.preprocessed_s
+        rows = compute(self._tower, chunks.inputs)
+        item.times.batch_ended_s = item.times.ended_s = time.perf_counter()
+        return self.preparation.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
-        """Let every replica compute batches of these sizes before anything that waits.
+        """Let every replica compute batches of these sizes, beside all that waits.
 
         Raises:
             BackendError: the model failed, or answered numbers that are not finite.
             UnhealthyError: nothing is computed any more.
         """
-        shaping = self._preparation.reduce(Shaping())
-        prepared = await self._pool.run(self._preparation.prepare, self._reader.sample(), shaping)
+        shaping = self.preparation.reduce(Shaping())
+        sample = await self._pool.run(self.preparation.prepare, self.preprocessor.sample(), shaping)
         if self.is_table:
-            self._tower.network(*self._preparation.collate([prepared]))
+            self._tower.network(*self.preparation.collate([sample]))
             return
-        self._entrance.make_room_for(_BATCHES_AHEAD * self.lane.max_batch_size * prepared.nbytes)
-        await self.lane.try_out(prepared, sizes)
+        self._limiter.item_nbytes = sample.nbytes
+        await self.scheduler.try_out(sample, sizes)
 
     async def aclose(self) -> None:
-        """Stop; what still waits is answered with an error."""
-        await asyncio.gather(self.lane.aclose(), self._pool.aclose())
-
-    async def embed(
-        self, source: Source, shaping: Shaping, party: Party, claim: Claim, timings: Timings
-    ) -> Embedded:
-        """Embed an input for those who wait for it.
-
-        Args:
-            source: the input.
-            shaping: reduced.
-            party: who waits.
-            claim: is corrected as more is known of the cost, and as parts are done.
-            timings: takes down where the time goes.
-
-        Raises:
-            InvalidInputError: the input cannot be read.
-            BackendError: the model failed on it.
-            UnhealthyError: nothing is computed any more.
-        """
-        with timings.item() as item:
-            parts = await self._split(source.content, shaping, party, item)
-            if len(parts.items) == 1:
-                (part,) = parts.items
-                embedded = [await self._embed_part(part, shaping, item, claim.set, party)]
-            else:
-                embedded = await self._embed_parts(parts.items, shaping, item, claim, party)
-        return self._preparation.join(embedded, parts.divisor)
-
-    async def _split(self, content: Any, shaping: Shaping, party: Party, timings: Timings) -> Parts:
-        if self._reader.is_quick_to_split(content):
-            return self._reader.split(self._preparation, content, shaping)
-        async with self._entrance.entered(party):
-            return await self._pool.run(self._split_in_thread, content, shaping, timings)
-
-    def _split_in_thread(self, content: Any, shaping: Shaping, timings: Timings) -> Parts:
-        with timings.measure("tokenise"):
-            return self._reader.split(self._preparation, content, shaping)
-
-    async def _embed_part(
-        self,
-        part: Any,
-        shaping: Shaping,
-        timings: Timings,
-        tell_cost: Callable[[int], None],
-        party: Party,
-    ) -> Embedded:
-        async with self._entrance.entered(party) as place:
-            if self._reader.is_quick_to_prepare(part):
-                prepared = self._prepare(part, shaping, timings)
-            else:
-                prepared = await self._pool.run(self._prepare, part, shaping, timings)
-            place.prepared(prepared.nbytes)
-            tell_cost(prepared.cost)
-            row, run_s = await self.lane.compute(prepared, party)
-        timings.add("encode", run_s)
-        return Embedded(row, prepared.tokens, prepared.truncated)
-
-    def _prepare(self, part: Any, shaping: Shaping, timings: Timings) -> Prepared:
-        return self._reader.prepare(self._preparation, part, shaping, timings)
-
-    async def _embed_parts(
-        self, parts: Sequence[str], shaping: Shaping, timings: Timings, claim: Claim, party: Party
-    ) -> list[Embedded]:
-        """Embed the parts of a text; equal ones are computed once, whoever asks for them."""
-        keys = [_key_of(part, shaping) for part in parts]
-        one_done = partial(claim.reduce, claim.cost // len(set(keys)))
-        computations = {
-            key: partial(self._embed_one_of_many, part, shaping, timings, one_done)
-            for key, part in zip(keys, parts, strict=True)
-        }
-        outcomes = await self._parts.outcomes(computations, party)
-        try:
-            return [value_of(outcomes[key]) for key in keys if key in outcomes]
-        finally:
-            outcomes.clear()  # an error in it will know this frame: a cycle
-
-    async def _embed_one_of_many(
-        self,
-        part: str,
-        shaping: Shaping,
-        timings: Timings,
-        one_done: Callable[[], None],
-        party: Party,
-    ) -> Embedded:
-        with timings.item() as item:
-            embedded = await self._embed_part(part, shaping, item, _tell_nobody, party)
-        one_done()
-        return embedded
-
-
-def _key_of(part: str, shaping: Shaping) -> bytes:
-    return hashlib.sha256(f"{shaping.key}\n{part}".encode()).digest()
-
-
-def _nbytes(embedded: Embedded) -> int:
-    return embedded.vector.nbytes + _OVERHEAD_BYTES
-
-
-def _tell_nobody(_cost: int) -> None:
-    """The input's claim was made for all of its parts."""
+        """Stop; items that still wait end with an error."""
+        await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())

@@ -1,7 +1,8 @@
-"""What a request asks for, whatever the interface that it came by."""
+"""A request, whatever its wire format: its inputs, and the context that travels with them."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from backends.model import Embedded, Modality, Shaping
+from inference.timings import RequestTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,9 @@ class Finish:
 
     def __call__(self, embedded: Embedded) -> Embedded:
         """Return the same answer, cut and scaled."""
-        vector = embedded.vector[: self.dimensions]
         if not (self.unit_length or self.dimensions):
             return embedded
+        vector = embedded.vector[: self.dimensions]
         length = float(np.linalg.norm(vector))
         return embedded._replace(vector=vector / np.float32(length or 1.0))
 
@@ -57,3 +59,39 @@ class Input:
     shaping: Shaping = _AS_IT_IS
     finish: Finish = _AS_IT_COMES
     is_query: bool = False
+
+
+class RequestContext:
+    """One request while it is answered: its priority, its timestamps, and the items it waits for.
+
+    Args:
+        is_query: whether its items go before those of requests that are no queries.
+
+    Attributes:
+        due: when its last entry is due, in each fair queue.
+        times: when it passed each stage.
+    """
+
+    __slots__ = ("_pending", "_wakeup", "due", "is_query", "times")
+
+    def __init__(self, *, is_query: bool = False) -> None:
+        self.is_query = is_query
+        self.due: dict[object, int] = {}
+        self.times = RequestTimes()
+        self._pending = 0
+        self._wakeup: asyncio.Future[None] | None = None
+
+    async def wait(self, items: int) -> None:
+        """Wait until so many items have ended, or one of them has failed.
+
+        One future serves all items of a request, so that a batch wakes the request once.
+        """
+        self._pending = items
+        self._wakeup = asyncio.get_running_loop().create_future()
+        await self._wakeup
+
+    def item_ended(self, *, has_failed: bool) -> None:
+        """Take note of the end of an item that the request waits for."""
+        self._pending -= 1
+        if self._wakeup and not self._wakeup.done() and (has_failed or self._pending == 0):
+            self._wakeup.set_result(None)

@@ -1,13 +1,13 @@
-"""Where the time of a request, or of one of its inputs, goes."""
+"""Where the time of a request goes: stages are differences of timestamps.
+
+Each request, and each item of its work, keeps the moments at which it passed from one stage to the
+next, in seconds of `time.perf_counter`; 0 says that it did not come so far.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeAlias, get_args
-
-from typing_extensions import override
 
 # In the order in which a request passes them:
 #   read        receive the body and parse it
@@ -23,95 +23,102 @@ Stage: TypeAlias = Literal[
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
-class Timings:
-    """Seconds that a request, or one of its items, spent in each stage.
+class ItemTimes:
+    """When one item passed each stage.
 
-    Items are worked on side by side, so a request counts the stages of its slowest item only: then
-    the stages add up to what the caller waited for.
+    Attributes:
+        created_s: it came from a request.
+        decoded_s: seconds that its base64 was decoded.
+        preprocess_began_s: a thread, or the event loop, began to preprocess it.
+        opened_s: its image file was decoded; 0 for a text.
+        preprocessed_s: it was ready for a batch.
+        batch_began_s: the forward pass of the batch began that its last part was in.
+        batch_ended_s: that forward pass ended.
+        ended_s: its result, or its error, was there.
     """
 
-    __slots__ = ("_own_s", "_slowest_s")
+    __slots__ = (
+        "batch_began_s",
+        "batch_ended_s",
+        "created_s",
+        "decoded_s",
+        "ended_s",
+        "opened_s",
+        "preprocess_began_s",
+        "preprocessed_s",
+    )
 
     def __init__(self) -> None:
-        self._own_s: dict[Stage, float] = {}
-        self._slowest_s: dict[Stage, float] = {}
-
-    def add(self, stage: Stage, seconds: float) -> None:
-        """Add to a stage."""
-        self._own_s[stage] = self._own_s.get(stage, 0.0) + seconds
-
-    def measure(self, stage: Stage) -> AbstractContextManager[None]:
-        """Add what happens inside to a stage."""
-        return _Measured(self, stage)
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Count what happens inside as waiting, but for what is counted in another stage."""
-        return _Waiting(self)
-
-    @contextmanager
-    def item(self) -> Iterator[Timings]:
-        """Take the time of one item; whatever it does not spend in another stage, it waits."""
-        item = Timings()
-        try:
-            with item.waiting():
-                yield item
-        finally:
-            if item.counted_s() > sum(self._slowest_s.values()):
-                self._slowest_s = item.stages()
-
-    @contextmanager
-    def step(self) -> Iterator[Timings]:
-        """Take the time of a step whose items are worked on side by side: the slowest one's."""
-        step = Timings()
-        try:
-            yield step
-        finally:
-            for stage, seconds in step.stages().items():
-                self.add(stage, seconds)
-
-    def counted_s(self) -> float:
-        """Return the seconds of all stages until now."""
-        return sum(self._own_s.values()) + sum(self._slowest_s.values())
+        self.created_s = time.perf_counter()
+        self.decoded_s = self.preprocess_began_s = self.opened_s = self.preprocessed_s = 0.0
+        self.batch_began_s = self.batch_ended_s = self.ended_s = 0.0
 
     def stages(self) -> dict[Stage, float]:
-        """Return the seconds of each stage that was passed, in their order."""
-        own_s, slowest_s = self._own_s, self._slowest_s
-        both = {stage: own_s.get(stage, 0.0) + slowest_s.get(stage, 0.0) for stage in STAGES}
-        return {stage: seconds for stage, seconds in both.items() if seconds}
+        """Return the seconds of each stage that the item passed but for its waits."""
+        stages: dict[Stage, float] = {}
+        preprocess_began_s, is_image = self.preprocess_began_s, bool(self.opened_s)
+        decode_s = self.decoded_s
+        if is_image:
+            decode_s += self.opened_s - preprocess_began_s
+            preprocess_began_s = self.opened_s
+        if decode_s:
+            stages["decode"] = decode_s
+        if self.preprocessed_s:
+            stage: Stage = "preprocess" if is_image else "tokenise"
+            stages[stage] = self.preprocessed_s - preprocess_began_s
+        if self.batch_ended_s:
+            stages["encode"] = self.batch_ended_s - self.batch_began_s
+        return stages
 
 
-# Classes, as every request passes several of these, and a generator costs three times as much.
+class RequestTimes:
+    """When a request passed each stage.
 
+    Items are worked on side by side, so a request counts the stages of its slowest item only: then
+    the stages add up to the seconds that its client waited.
 
-class _Measured(AbstractContextManager[None]):
-    __slots__ = ("_stage", "_started_s", "_timings")
+    Attributes:
+        arrived_s: its head was read.
+        read_began_s: its body began to be read.
+        read_ended_s: its body was parsed.
+        embed_began_s: its inputs began to be embedded; 0 where it had none.
+        embed_ended_s: its vectors were there, or the error.
+        serialise_s: seconds that its answer was written.
+        items: the times of the items that were made for it.
+    """
 
-    def __init__(self, timings: Timings, stage: Stage) -> None:
-        self._timings = timings
-        self._stage = stage
+    __slots__ = (
+        "arrived_s",
+        "embed_began_s",
+        "embed_ended_s",
+        "items",
+        "read_began_s",
+        "read_ended_s",
+        "serialise_s",
+    )
 
-    @override
-    def __enter__(self) -> None:
-        self._started_s = time.perf_counter()
+    def __init__(self) -> None:
+        self.arrived_s = time.perf_counter()
+        self.read_began_s = self.read_ended_s = self.embed_began_s = 0.0
+        self.embed_ended_s = self.serialise_s = 0.0
+        self.items: list[ItemTimes] = []
 
-    @override
-    def __exit__(self, *_: object) -> None:
-        self._timings.add(self._stage, time.perf_counter() - self._started_s)
+    def stages(self, ended_s: float) -> dict[Stage, float]:
+        """Return the seconds of each stage that was passed, in their order.
 
-
-class _Waiting(AbstractContextManager[None]):
-    __slots__ = ("_counted_s", "_started_s", "_timings")
-
-    def __init__(self, timings: Timings) -> None:
-        self._timings = timings
-
-    @override
-    def __enter__(self) -> None:
-        self._started_s = time.perf_counter()
-        self._counted_s = self._timings.counted_s()
-
-    @override
-    def __exit__(self, *_: object) -> None:
-        elapsed_s = time.perf_counter() - self._started_s
-        counted_s = self._timings.counted_s() - self._counted_s
-        self._timings.add("queue", max(0.0, elapsed_s - counted_s))
+        Args:
+            ended_s: when the request ended; it may have failed in any stage.
+        """
+        stages: dict[Stage, float] = {}
+        if self.read_began_s:
+            stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
+        if self.embed_began_s:
+            ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
+            slowest = self.items[ends_s.index(max(ends_s))] if ends_s else None
+            worked = slowest.stages() if slowest else {}
+            embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
+            stages["queue"] = max(0.0, embed_s - sum(worked.values()))
+            stages |= worked
+        if self.serialise_s:
+            stages["serialise"] = self.serialise_s
+        return stages

@@ -1,29 +1,19 @@
-"""Equal inputs are computed once: those in flight share one computation, repeats are remembered.
+"""Vectors that are remembered, and single flight: equal inputs are computed once.
 
-It pays because one picture reaches this service once for every named vector of a collection, within
-milliseconds. It knows neither texts nor images: keys are digests, values are whatever is computed.
-
-    key -> remembered: its value
-        -> in flight: wait for it with those who do
-        -> unknown: begin a flight
+It pays because one image reaches this service once for every named vector of a collection, within
+milliseconds. The cache starts nothing and calls nobody: it says what is there, and takes results.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from errors import BackendError
-from inference.fair_queue import Caller, Party
-from inference.tasks import exception_of
+from backends.model import Embedded
+from inference.work import WorkItem
 
-V = TypeVar("V")
-# Computes a value for those who wait for it; what it does before its coroutine is done at once.
-Compute: TypeAlias = Callable[[Party], Coroutine[None, None, V]]
+_OVERHEAD_BYTES = 300  # of a row that is remembered: its key, and Python's objects around it
 
 
 @dataclass
@@ -43,148 +33,98 @@ class CacheStats:
     size: int = 0
 
 
-class _Flight(Generic[V]):
-    """The computation of a value, and who waits for it."""
+@dataclass(slots=True)
+class Lookup:
+    """What is there of the inputs of a request, by key; equal inputs share a key.
 
-    __slots__ = ("key", "party", "task")
+    Attributes:
+        vectors: that are remembered.
+        in_flight: items under way of equal inputs.
+        misses: items that are to be computed.
+    """
 
-    def __init__(self, key: bytes, waiter: Caller | Party, compute: Compute[V]) -> None:
-        self.key = key
-        self.party = Party()
-        _join(self.party, waiter)
-        self.task: asyncio.Task[V] = asyncio.create_task(compute(self.party))
+    vectors: dict[bytes, Embedded] = field(default_factory=dict)
+    in_flight: dict[bytes, WorkItem] = field(default_factory=dict)
+    misses: dict[bytes, WorkItem] = field(default_factory=dict)
 
 
-class VectorCache(Generic[V]):
-    """Remembers the values that were used last.
+class VectorCache:
+    """Remembers the vectors that were used last, and the items under way.
 
     Args:
-        capacity: most that is remembered; 0 remembers nothing.
-        weigh: what a value takes of it; by default, 1.
+        capacity: most vectors that are remembered; 0 remembers none.
     """
 
-    def __init__(self, capacity: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
+    def __init__(self, capacity: int) -> None:
         self.stats = CacheStats()
         self._capacity = capacity
-        self._weigh = weigh
-        self._weight = 0
-        self._values: OrderedDict[bytes, V] = OrderedDict()
-        self._flights: dict[bytes, _Flight[V]] = {}
+        self._vectors: OrderedDict[bytes, Embedded] = OrderedDict()
+        self._in_flight: dict[bytes, WorkItem] = {}
 
-    def look_up(self, key: bytes) -> V | None:
-        """Return the value of a key, where it is remembered."""
-        value = self._values.get(key)
-        if value is not None:
-            self.stats.hits += 1
-            self._values.move_to_end(key)
-        return value
+    def get(self, items: Sequence[WorkItem]) -> Lookup:
+        """Look the inputs of a request up."""
+        lookup = Lookup()
+        for item in items:
+            key = item.key
+            if key in lookup.vectors or key in lookup.in_flight or key in lookup.misses:
+                continue
+            vector = self._vectors.get(key)
+            flight = self._in_flight.get(key)
+            if vector is not None:
+                self._vectors.move_to_end(key)
+                lookup.vectors[key] = vector
+            elif flight is not None and flight.can_be_joined:
+                lookup.in_flight[key] = flight
+            else:
+                lookup.misses[key] = item
+        self.stats.hits += len(lookup.vectors)
+        self.stats.shared += len(lookup.in_flight)
+        return lookup
 
-    def knows(self, key: bytes) -> bool:
-        """Tell whether a value is remembered, or being computed."""
-        return key in self._values or key in self._flights
-
-    async def outcomes(
-        self, wanted: Mapping[bytes, Compute[V]], waiter: Caller | Party
-    ) -> dict[bytes, V | Exception]:
-        """Return the value of each key, or the error of its computation.
-
-        What nobody has computed or computes is computed now. Once a computation fails, those that
-        are under way are not waited for any more, and their keys are left out; one that nobody else
-        waits for is cancelled.
-        """
-        found = {key: self.look_up(key) for key in wanted}
-        known: dict[bytes, V | Exception] = {
-            key: value for key, value in found.items() if value is not None
-        }
-        if len(known) == len(wanted):
-            return known
-        flights = [
-            self._board(key, waiter, compute) for key, compute in wanted.items() if key not in known
-        ]
-        await self._land(flights, waiter)
-        ended = {flight.key: _outcome(flight.task) for flight in flights if flight.task.done()}
-        return known | ended
-
-    def _board(self, key: bytes, waiter: Caller | Party, compute: Compute[V]) -> _Flight[V]:
-        flight = self._flights.get(key)
-        if flight:
-            self.stats.shared += 1
-            _join(flight.party, waiter)
-            return flight
+    def add(self, item: WorkItem) -> None:
+        """Let equal inputs join an item from now on."""
         self.stats.misses += 1
-        flight = self._flights[key] = _Flight(key, waiter, compute)
-        flight.task.add_done_callback(partial(self._ended, flight))
-        return flight
+        self._in_flight[item.key] = item
 
-    async def _land(self, flights: Sequence[_Flight[V]], waiter: Caller | Party) -> None:
-        try:
-            await asyncio.wait(
-                [flight.task for flight in flights], return_when=asyncio.FIRST_EXCEPTION
-            )
-        finally:
-            for flight in flights:
-                self._leave(flight, waiter)
-
-    def _leave(self, flight: _Flight[V], waiter: Caller | Party) -> None:
-        _leave(flight.party, waiter)
-        if not flight.party.callers and not flight.task.done():
-            self._forget(flight)  # at once, so that nobody joins what is about to end
-            flight.task.cancel()
-
-    def _ended(self, flight: _Flight[V], _: object) -> None:
-        self._forget(flight)
-        flight.party.ended()
-        if flight.task.cancelled() or flight.task.exception():
-            return
-        value = flight.task.result()
-        weight = self._weigh(value)
-        if weight > self._capacity:
-            return
-        self._values[flight.key] = value
-        self._weight += weight
-        while self._weight > self._capacity:
-            self._weight -= self._weigh(self._values.popitem(last=False)[1])
-        self.stats.size = len(self._values)
-
-    def _forget(self, flight: _Flight[V]) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+    def settle(self, item: WorkItem) -> None:
+        """Remember the result of an item that has ended, if it has one; let nobody join it."""
+        if item.is_done and self._in_flight.get(item.key) is item:
+            del self._in_flight[item.key]
+            if item.result is not None and self._capacity:
+                self._vectors[item.key] = item.result
+                if len(self._vectors) > self._capacity:
+                    self._vectors.popitem(last=False)
+                self.stats.size = len(self._vectors)
 
 
-def _join(party: Party, waiter: Caller | Party) -> None:
-    if isinstance(waiter, Caller):
-        party.joined(waiter)
-        return
-    waiter.followers.add(party)
-    for caller in waiter.callers:
-        party.joined(caller)
+class RowMemory:
+    """Rows of the sentences of long texts, of which many come again: those used last.
 
-
-def _leave(party: Party, waiter: Caller | Party) -> None:
-    if isinstance(waiter, Caller):
-        party.left(waiter)
-        return
-    waiter.followers.discard(party)
-    for caller in waiter.callers:
-        party.left(caller)
-
-
-def value_of(outcome: V | Exception) -> V:
-    """Return a value, or raise the error in its place.
-
-    Raises:
-        Exception: whatever it is.
+    Args:
+        max_bytes: of all of them.
     """
-    if isinstance(outcome, Exception):
-        try:
-            raise outcome
-        finally:
-            del outcome  # the error knows this frame: a cycle
-    return outcome
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._nbytes = 0
+        self._rows: OrderedDict[bytes, Embedded] = OrderedDict()
+
+    def get(self, key: bytes) -> Embedded | None:
+        """Return a row, where it is remembered."""
+        row = self._rows.get(key)
+        if row is not None:
+            self._rows.move_to_end(key)
+        return row
+
+    def put(self, key: bytes, row: Embedded) -> None:
+        """Remember a row."""
+        if key in self._rows or _nbytes(row) > self._max_bytes:
+            return
+        self._rows[key] = row
+        self._nbytes += _nbytes(row)
+        while self._nbytes > self._max_bytes:
+            self._nbytes -= _nbytes(self._rows.popitem(last=False)[1])
 
 
-def _outcome(task: asyncio.Task[V]) -> V | Exception:
-    if task.cancelled():
-        return BackendError("the computation was cancelled")
-    error = task.exception()
-    return task.result() if error is None else exception_of(error)
+def _nbytes(row: Embedded) -> int:
+    return row.vector.nbytes + _OVERHEAD_BYTES

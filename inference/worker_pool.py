@@ -71,7 +71,8 @@ class WorkerPool:
     def _submit(self, do: Callable[[], R]) -> asyncio.Future[R]:
         if self._closed:
             raise UnhealthyError(f"{self._name}: closed")
-        self._start_threads()
+        if not self._threads:
+            self._start_threads()
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         answer.add_done_callback(self._unanswered.discard)
@@ -79,9 +80,8 @@ class WorkerPool:
         return answer
 
     def _start_threads(self) -> None:
-        while len(self._threads) < self._size:
-            name = f"{self._name}-{len(self._threads)}"
-            thread = Thread(target=self._work, name=name, daemon=True)
+        for number in range(self._size):
+            thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -89,7 +89,10 @@ class WorkerPool:
         while job := self._jobs.get():
             if not job.answer.done():  # done already: its caller has gone
                 self._monitor.job_began(job)
-                outcome = _outcome_of(job.do)
+                try:
+                    outcome = job.do()
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
+                    outcome = _Failure(exception_of(error))
                 with suppress(RuntimeError):  # the event loop is closed: nobody waits
                     job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
                 del outcome
@@ -97,7 +100,7 @@ class WorkerPool:
 
     def _answer(self, job: _Job, outcome: Any) -> None:
         self._monitor.job_ended(job)
-        if self._monitor.is_idle:
+        if self._closed and self._monitor.is_idle:
             self._idle.set()
         if job.answer.done():
             return
@@ -118,10 +121,3 @@ class WorkerPool:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_JOBS_S):
                     await self._idle.wait()
-
-
-def _outcome_of(do: Callable[[], R]) -> R | _Failure:
-    try:
-        return do()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's answer
-        return _Failure(exception_of(error))

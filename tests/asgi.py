@@ -5,6 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 from app import create_app
 from config import Settings
@@ -14,15 +18,26 @@ from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 
 
-@asynccontextmanager
-async def serving(
+def app_of(
     backend: FakeModel, endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS, **settings: Any
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> FastAPI:
     async def make_vectorizer(settings: Settings) -> Vectorizer:
         return Vectorizer([backend.model], settings)
 
-    app = create_app(Settings(**settings), make_vectorizer, endpoints)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return create_app(Settings(**settings), make_vectorizer, endpoints)
+
+
+@asynccontextmanager
+async def serving(
+    backend: FakeModel,
+    endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS,
+    prefix: str = "",
+    **settings: Any,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve the application, or another one in which it is mounted at a prefix."""
+    app = app_of(backend, endpoints, **settings)
+    outer: ASGIApp = Starlette(routes=[Mount(prefix, app)]) if prefix else app
+    transport = httpx.ASGITransport(outer, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,

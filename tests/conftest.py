@@ -1,13 +1,72 @@
 """Every test starts from an environment without settings, and without a hub."""
 
 import os
+import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from pathlib import Path
 
 import pytest
 
 from config import Settings, forbid_hub_access
 
 forbid_hub_access()  # before any test imports a model library
+
+MODEL_LIBRARIES = {"open_clip", "openvino", "sentence_transformers", "torch", "torchvision",
+                   "transformers"}  # fmt: skip
+# The files whose tests load a model, or start a service that does. `--fast` leaves them out.
+WITH_MODELS = {
+    f"test_{name}.py"
+    for name in (
+        *("attention", "backends", "balancer", "catalogue", "chaos", "compare", "conversion"),
+        *("converted_folder", "core", "demo_model", "devices", "docs", "download", "end_to_end"),
+        *("export", "folder", "image_fuzz", "int8", "memory", "modernvbert", "openapi"),
+        *("openclip", "page", "parity", "patches", "pixels", "portable", "precision"),
+        *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),
+        *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
+        *("token_ids", "tokens", "trained_texts", "truncation", "unfit_folders", "vector_space"),
+        *("vocabularies", "weights", "whole_answers", "check", "must_not_move", "model_name"),
+    )
+}
+# What callers rely on, asked from outside. In these files helpers and names may follow the code;
+# no input, status, body, header, vector or bound of a case may change.
+FROZEN = {
+    f"test_{name}.py"
+    for name in (
+        *("addresses", "clients", "drain", "end_to_end", "faults", "limits", "openai", "parity"),
+        *("protocol", "recorded", "recorded_texts", "server", "service", "smoke"),
+        *("text_parity", "truncation", "vectors", "whole_answers"),
+    )
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="the service without model libraries")
+
+
+class NoModelLibraries(MetaPathFinder):
+    """Lets no test of the fast ones come to need a model library."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname.partition(".")[0] in MODEL_LIBRARIES:
+            raise ModuleNotFoundError(
+                f"{fullname} is not for tests that --fast runs: see WITH_MODELS in conftest.py"
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("fast"):
+        sys.meta_path.insert(0, NoModelLibraries())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("fast") and collection_path.name in WITH_MODELS else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in FROZEN:
+            item.add_marker("frozen")
 
 
 @pytest.fixture(autouse=True)

@@ -107,6 +107,13 @@ def png_of_chunks(count: int) -> bytes:
     return _png(8, 8, _chunk(b"abCd", b"") * count)
 
 
+def png_of_metadata(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG with chunks, by name, before its pixels and again behind them."""
+    metadata = b"".join(_chunk(name, content) for name, content in chunks)
+    end = _chunk(b"IEND", b"")
+    return _png(16, 16, metadata).removesuffix(end) + metadata + end
+
+
 def jpeg_of_scans(side: int, count: int) -> bytes:
     """Return a flat progressive JPEG: one scan of the means, the others of nothing."""
     blocks = (side // 8) ** 2
@@ -176,7 +183,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 def _png(width: int, height: int, *extra: bytes) -> bytes:
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    pixels = _chunk(b"IDAT", zlib.compress(bytes(200)))
+    pixels = _chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + _chunk(b"IEND", b"")
 
 

@@ -73,6 +73,8 @@ def stand_in(
         service = {
             "name": "multi2vec-clip-service",
             "version": "0.1.0",
+            "model": "org/some-clip",
+            "revision": "c0ffee",
             "family": "transformers-clip",
             "modalities": modalities,
             "dimensions": 4,

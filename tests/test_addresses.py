@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from backends.model import Rows
 from errors import DeviceLostError
-from tests.asgi import serving
+from tests.asgi import app_of, serving
 from tests.fakes import FakeModel
 from tests.service import running
 
@@ -90,6 +90,64 @@ async def test_health_is_ready_and_asks_for_no_token() -> None:
         answers = [await client.get(f"http://test{path}") for path in paths]
 
     assert [answer.status_code for answer in answers] == [204, 204, 401]
+
+
+ANSWERS_BELOW_A_PREFIX = {
+    # path below the prefix: status without a token, and with one
+    "POST /vectorize": (401, 200),
+    "POST //vectorize/": (401, 200),
+    "POST /v1//embeddings": (401, 200),
+    "POST /nothing/": (401, 404),
+    "GET /vectorize": (401, 405),
+    "GET /": (401, 200),
+    "GET /meta/": (401, 200),
+    "HEAD /meta": (401, 200),
+    "GET /health": (204, 204),
+    "GET //health/": (204, 204),
+    "HEAD /.well-known/live": (204, 204),
+    "GET /.well-known//ready": (204, 204),
+}
+
+
+@pytest.mark.parametrize("asked", ANSWERS_BELOW_A_PREFIX)
+async def test_below_a_prefix_all_is_as_without_one(asked: str) -> None:
+    method, path = asked.split()
+    body = {"texts": ["a"], "input": "a"}
+    token = {"Authorization": "Bearer a"}
+    answers = []
+    for prefix in ("", "/clip", "/of/clip"):
+        async with serving(FakeModel(), prefix=prefix, authentication_allowed_tokens="a") as client:
+            url = f"http://test{prefix}{path}"
+            stranger = await client.request(method, url, json=body)
+            known = await client.request(method, url, json=body, headers=token)
+            counted = await client.get(f"http://test{prefix}/metrics", headers=token)
+        assert (stranger.status_code, known.status_code) == ANSWERS_BELOW_A_PREFIX[asked]
+        code = f'code="{known.status_code}",endpoint="/vectorize"'
+        answers.append((known.text.replace(prefix, ""), code in counted.text))
+
+    assert len(set(answers)) == 1
+
+
+async def test_errors_below_a_prefix_have_the_shape_of_their_path() -> None:
+    async with serving(FakeModel(), prefix="/clip") as client:
+        answer = await client.post("/clip/v1//embeddings/", json={})
+        stranger = await client.get("/clipboard/v1/models")
+
+    assert answer.json()["error"]["code"] == "body"
+    assert stranger.status_code == 404
+
+
+@pytest.mark.parametrize("root", ["/clip", "/clip/"])
+async def test_a_proxy_may_keep_the_prefix_or_take_it_away(root: str) -> None:
+    app = app_of(FakeModel(), authentication_allowed_tokens="a")
+    transport = httpx.ASGITransport(app, root_path=root)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        for path in ("/health", "/health/", "/clip/health", "/clip//health"):
+            assert (await client.get(path)).status_code == 204
+        assert (await client.get("/cliphealth")).status_code == 401
 
 
 @pytest.mark.parametrize(

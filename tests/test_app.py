@@ -55,6 +55,8 @@ async def test_meta_is_the_model_config_with_facts_of_the_service(
     answer = (await client.get("/meta")).json()
 
     assert answer["model_type"] == "fake"
+    assert answer["service"]["model"] == "fake/model"
+    assert answer["service"]["revision"] == "c0ffee"
     assert answer["service"]["family"] == "fake"
     assert answer["service"]["modalities"] == ["text", "image"]
     assert answer["service"]["dimensions"] == 4
@@ -85,6 +87,7 @@ async def test_meta_says_why_a_precision_is_not_used(backend: FakeModel) -> None
         ({}, [], 0),
         ({"texts": ["a"], "unknown": {"deep": [1]}}, ["a"], 0),
         ({"images": ["data:image/png;base64," + PICTURE]}, [], 1),
+        ({"images": ["\n data:image/png;base64," + PICTURE]}, [], 1),
     ],
 )
 async def test_either_list_may_be_missing_null_or_empty(
@@ -131,7 +134,15 @@ async def test_numbers_parse_back_to_the_same_float32(client: httpx.AsyncClient)
         (b'{"texts": "a"}', "texts: "),
         (b'{"texts": ["a", 3]}', "texts[1]: "),
         (b'{"images": [null]}', "images[0]: "),
-        (b'{"texts": ["\\ud800"]}', "the request body: invalid JSON"),
+        (b'{"texts": ["a", "\\ud800"]}', "texts[1]: not valid Unicode (lone surrogate)"),
+        (b'{"texts": ["a", "b\xed\xa0\x80"]}', "texts[1]: not valid Unicode (lone surrogate)"),
+        (b'"\\ud800"', "the request body: not valid Unicode (lone surrogate)"),
+        (b'{"texts": ["a\xff"]}', "the request body: invalid JSON"),
+        ("\ufeff{".encode("utf-16"), "the request body: invalid JSON"),
+        (b"\xff\xfe{", "the request body: invalid JSON"),
+        (b'{"texts": ["a", NaN]}', "texts[1]: Expected `str`, got `NaN`"),
+        (b'{"x": NaN, "texts": ["a"}', "the request body: invalid JSON"),
+        (b'{"texts": ["a"], "x": NaN, "y": "' + b"b" * 1_000_000 + b'"}', "the request body: inv"),
         (b"[" * 5000, "the request body: "),
         (b'{"x":' + b"[" * 100_000, "the request body: invalid JSON"),
         (json.dumps({"images": [PICTURE, "?"]}).encode(), "images[1]: not base64"),
@@ -146,6 +157,57 @@ async def test_a_bad_request_is_told_what_was_wrong(
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(error)
     assert list(answer.json()) == ["error"]
+
+
+# A body for each interface, and what errors call the text in it.
+TEXTS = {
+    "/vectorize": ('{"texts": ["né 😀"], "x": %s}', "texts[0]"),
+    "/vectors": ('{"text": "né 😀", "config": {"x": %s}}', "text"),
+    "/v1/embeddings": ('{"input": [{"text": "né 😀", "x": %s}]}', "input[0].text"),
+}
+for_every_interface = pytest.mark.parametrize("path", TEXTS)
+
+
+@for_every_interface
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
+)
+async def test_a_body_is_read_in_every_encoding_that_json_has(
+    client: httpx.AsyncClient, path: str, encoding: str
+) -> None:
+    body = TEXTS[path][0] % "1"
+    expected = await client.post(path, content=body.encode())
+    answer = await client.post(path, content=body.encode(encoding))
+
+    assert answer.status_code == 200
+    assert answer.content == expected.content
+
+
+@for_every_interface
+@pytest.mark.parametrize("ignored", ["NaN", "[-Infinity, {}]", '"\\ud800"', "1e999"])
+async def test_what_python_writes_for_json_is_read_where_it_means_nothing(
+    client: httpx.AsyncClient, path: str, ignored: str
+) -> None:
+    body = TEXTS[path][0]
+    expected = await client.post(path, content=(body % "1").encode())
+    answer = await client.post(path, content=(body % ignored).encode())
+
+    assert answer.status_code == 200
+    assert answer.content == expected.content
+
+
+@for_every_interface
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+async def test_a_text_that_is_no_unicode_is_named_in_every_encoding(
+    client: httpx.AsyncClient, path: str, encoding: str
+) -> None:
+    body, name = TEXTS[path]
+    no_unicode = (body % "1").replace("é", "\udfff").encode(encoding, "surrogatepass")
+    answer = await client.post(path, content=no_unicode)
+
+    assert answer.status_code == (400 if path.startswith("/v1/") else 422)
+    assert f"{name}: not valid Unicode (lone surrogate)" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -331,7 +393,7 @@ async def test_other_clients_get_a_map_of_the_routes(
     assert (answer["name"], answer["version"]) == ("multi2vec-clip-service", VERSION)
     assert "POST /vectorize" in answer["routes"]
     for route in answer["routes"]:
-        method, path = route.replace("{model}", "fake").split()
+        method, path = route.replace("{model}", "fake/model").split()
         assert (await client.request(method, path)).status_code < 400 or method == "POST"
 
 

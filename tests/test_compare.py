@@ -145,13 +145,45 @@ def test_faults_of_the_old_are_no_difference(clip: Service) -> None:
 
 def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
     def without_pictures(path: str, body: Any) -> Answer:
-        return (500, {}) if body.get("images") else clip.request("POST", path, body)
+        fault = {"error": "images[0]: no"}
+        return (500, fault) if body.get("images") else clip.request("POST", path, body)
 
     with stand_in(without_pictures) as new:
         verdict = compare(url(clip), new)
 
-    assert verdict.status == 1
-    assert "pictures: NEW has no vectors for 5 that OLD answers." in verdict.sentences
+    assert verdict.status == 4
+    told = "pictures: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
+    assert told in verdict.sentences
+
+
+@pytest.mark.parametrize("side", ["OLD", "NEW"])
+@pytest.mark.parametrize(
+    "fault",
+    [{"error": "a token, please"}, {"error": {"message": "a token, please"}}, "a token, please"],
+)
+def test_one_that_refuses_ends_it_at_once_with_its_sentence(
+    clip: Service, side: str, fault: object
+) -> None:
+    with stand_in(lambda _path, _body: (401, fault)) as refusing:
+        pair = (refusing, url(clip)) if side == "OLD" else (url(clip), refusing)
+        verdict = compare(*pair)
+
+    assert verdict.status == 4
+    assert len(verdict.rows) == 1
+    (sentence,) = verdict.sentences
+    assert sentence.startswith(f"{side}, {refusing}, refuses with 401: a token, please. A token")
+
+
+def test_a_service_that_wants_a_token_is_named_without_the_wrong_one(
+    clip: Service, tmp_path: Path
+) -> None:
+    token = {"AUTHENTICATION_ALLOWED_TOKENS": "right"}
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN / "openai", **token) as other:
+        verdict = compare(url(clip), url(other, credentials="any:wrong@"))
+
+    assert verdict.status == 4
+    assert verdict.sentences[0].startswith(f"NEW, {url(other)}, refuses with 401: ")
+    assert "wrong@" not in verdict.sentences[0]
 
 
 def test_vectors_that_are_close_are_nearly_the_same(clip: Service) -> None:

@@ -15,6 +15,7 @@ from backends.convert.proof import compare
 from backends.embed import embed
 from backends.folder import detect
 from backends.model import Modality, ModelOptions
+from backends.openvino import store
 from backends.openvino.description import Description
 from backends.openvino.runtime import load_converted
 from backends.openvino.store import converted
@@ -25,6 +26,7 @@ from demo.drawing import picture
 from demo.layout import MODELS
 from demo.samples import read_samples
 from demo.scenes import Group, Scene, encode, fits, held_out, held_out_scenes, training_scenes
+from tests.conversions import convert_here
 
 REQUIRED_RECALL = 0.95
 
@@ -137,8 +139,11 @@ def test_a_text_longer_than_the_model_reads_is_cut(model: Any) -> None:
     assert np.isfinite(vector).all()
 
 
-def test_what_is_shipped_is_the_model_converted(tmp_path: Path) -> None:
+def test_what_is_shipped_is_the_model_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`make run` serves it without torch; `make demo-converted` makes it again."""
+    monkeypatch.setattr(store, "run_in_subprocess", convert_here)
     convert(tmp_path / "anew")
     captions, pictures = read_samples()
     shipped, anew = (load_converted(path, ModelOptions()) for path in (SHIPPED, tmp_path / "anew"))

@@ -171,6 +171,60 @@ def test_the_balancer_asks_for_a_name_that_the_replicas_have() -> None:
     assert replicas["selector"] == {"app": "multi2vec-clip"}
 
 
+def container_of(name: str) -> dict[str, Any]:
+    """The container of the only deployment in a file of deploy/kubernetes."""
+    (pod,) = (pod_of(d) for d in documents(ROOT / f"deploy/kubernetes/{name}") if pod_of(d))
+    container: dict[str, Any] = pod["containers"][0]
+    return container
+
+
+HELD_S = 49  # for which the balancer holds a request: `timeout` in envoy.yaml
+
+
+@pytest.mark.parametrize("name", ["service.yaml", "balancer.yaml"])
+def test_one_that_is_frozen_is_restarted_while_its_requests_are_held(name: str) -> None:
+    """A process that is stopped accepts connections and hears no signal."""
+    probe = container_of(name)["livenessProbe"]
+
+    assert "httpGet" in probe
+    found_s = probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]
+    assert found_s + probe["terminationGracePeriodSeconds"] < HELD_S - 5  # until it is back
+    assert probe["timeoutSeconds"] >= 5  # one that is busy is no frozen one
+
+
+def test_the_probes_of_a_balancer_are_answered_while_it_refuses_requests() -> None:
+    listeners = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["listeners"]
+    (probes,) = (one for one in listeners if one.get("bypass_overload_manager"))
+    manager = probes["filter_chains"][0]["filters"][0]["typed_config"]
+    (live,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    ready = manager["http_filters"][0]["typed_config"]["headers"][0]["string_match"]["exact"]
+    container = container_of("balancer.yaml")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+
+    port = probes["address"]["socket_address"]["port_value"]
+    for name, path in (("livenessProbe", live["match"]["path"]), ("readinessProbe", ready)):
+        asked = container[name]["httpGet"]
+        assert (asked["path"], ports[asked["port"]]) == (path, port)
+
+
+def test_a_balancer_refuses_before_it_is_killed() -> None:
+    """16 bodies of 90 MB took 2.7 GB, and are no reason to refuse any of those that are held."""
+    limit = container_of("balancer.yaml")["resources"]["limits"]["memory"]
+    manager = documents(ROOT / "deploy/envoy.yaml")[0]["overload_manager"]
+    (monitor,) = manager["resource_monitors"]
+    heap = monitor["typed_config"]["max_heap_size_bytes"]
+    shares = {
+        one["name"].rpartition(".")[2]: one["triggers"][0]["threshold"]["value"]
+        for one in (*manager["actions"], *manager["loadshed_points"])
+    }
+
+    assert limit == "4Gi"
+    assert heap <= 0.8 * 4 * 2**30  # the rest is for what comes between two looks
+    assert 0.5 < shares["stop_accepting_requests"] < shares["http1_server_abort_dispatch"] < 1
+    assert shares["http1_server_abort_dispatch"] * heap > 2.7e9
+    assert shares["shrink_heap"] <= shares["stop_accepting_requests"]
+
+
 def test_the_balancer_gives_up_before_weaviate_and_after_a_replica() -> None:
     listener = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["listeners"][0]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -181,6 +235,7 @@ def test_the_balancer_gives_up_before_weaviate_and_after_a_replica() -> None:
     waits_s = float(stop[-1].rsplit("sleep ", 1)[1])
 
     assert Settings().request_timeout_s < float(route["timeout"].removesuffix("s")) < 50
+    assert float(route["timeout"].removesuffix("s")) == HELD_S
     assert float(route["timeout"].removesuffix("s")) < waits_s
     assert waits_s < pods[0]["terminationGracePeriodSeconds"]
     buffer = manager["http_filters"][1]["typed_config"]
@@ -258,7 +313,11 @@ def test_the_matrix_builds_every_tag_that_is_supported() -> None:
         check=True,
         cwd=ROOT,
     )
-    used = set(re.findall(r"\{\{ matrix\.model\.([A-Za-z_]+)", WORKFLOWS[-1].read_text()))
+    used = set(
+        re.findall(
+            r"\{\{ matrix\.model\.([A-Za-z_]+)", (ROOT / ".github/workflows/images.yml").read_text()
+        )
+    )
     keys = {key for row in json.loads(answer.stdout)["include"] for key in row}
 
     assert keys - {"build_args"} == used
@@ -285,4 +344,11 @@ def test_the_smoke_test_needs_nothing_but_python() -> None:
         cwd=ROOT,
     )
 
-    assert (answer.returncode, answer.stdout) == (1, "FAILED  not ready after 0.5 s\n")
+    waited, failed = answer.stdout.splitlines()
+    assert waited == (
+        "waiting for http://127.0.0.1:9 for up to 0.5 s: [Errno 111] Connection refused"
+    )
+    assert failed == (
+        "FAILED  http://127.0.0.1:9 is not ready after 0.5 s: [Errno 111] Connection refused"
+    )
+    assert answer.returncode == 1

@@ -74,15 +74,11 @@ RERANKERS = {
     if not model.dimensions
 }
 AS_ONNX = [tag for tag in TEXTS_OF if tag.endswith("-onnx")]  # read by a recipe of their own
-# Checkpoints of hundreds of megabytes, and twins: one of each kind is in every run.
+# Checkpoints of hundreds of megabytes, and twins: each way to fetch and save is in every run.
 LONG = {*TEXTS_OF, *RERANKERS} - {
     "distilbert-base-uncased",
     "sentence-transformers-all-minilm-l6-v2",
-    "sentence-transformers-paraphrase-multilingual-minilm-l12-v2",
-    "sentence-transformers-all-mpnet-base-v2",
-    "sentence-transformers-paraphrase-multilingual-mpnet-base-v2",
     "minishlab-potion-base-8m",
-    "sentence-transformers-gtr-t5-base",
     "mixedbread-ai-mxbai-embed-large-v1",
     "facebook-dpr-ctx_encoder-single-nq-base",
     "sentence-transformers-all-minilm-l6-v2-onnx",
@@ -92,6 +88,7 @@ LONG = {*TEXTS_OF, *RERANKERS} - {
 } | {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
+    "google-siglip2-so400m-patch16-384",
     "google-siglip2-so400m-patch16-512",
     "google-siglip2-so400m-patch16-naflex",
 }
@@ -473,7 +470,7 @@ def test_an_encoder_stays_a_sentence_transformers_model_where_that_is_asked_for(
 
 
 def test_make_run_downloads_a_tag_and_serves_it(hub: Hub, tmp_path: Path) -> None:
-    for name in ("Makefile", "download.py", "app.py"):
+    for name in ("Makefile", "download.py", "app.py", "fetch", "errors.py"):
         (tmp_path / name).symlink_to(ROOT / name)  # models/<tag> belongs to the working directory
     command = ["make", "-C", str(tmp_path), "run", f"MODEL={MADE}", "PORT={port}"]
     command += ["-o", ".venv/models", f"VENV={Path(sys.executable).parent}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.fingerprint import of_code, of_content
-from backends.folder import CONVERSIONS, detect
+from backends.folder import CONVERSIONS, RECORD, detect
 from backends.identity import RECIPES, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
@@ -32,12 +32,14 @@ def export(
 
 
 def test_the_conversion_is_exported_without_the_original(tmp_path: Path) -> None:
-    answer = export(GOLDEN / "siglip", tmp_path / "models", TEXT_MODE="reference")
+    root = Path(shutil.copytree(GOLDEN / "siglip", tmp_path / "original"))
+    (root / RECORD).write_text("{}")
+    answer = export(root, tmp_path / "models", TEXT_MODE="reference")
 
     assert answer.returncode == 0, answer.stderr
     (folder,) = (tmp_path / "models" / CONVERSIONS).iterdir()
     assert not (folder / "source.json").exists()
-    assert os.listdir(tmp_path / "models") == [CONVERSIONS]
+    assert sorted(os.listdir(tmp_path / "models")) == [CONVERSIONS, RECORD]
     options = ModelOptions(runtime="openvino", text_mode="reference")
     case = text_cases("siglip", "reference")[0]
     assert_same(

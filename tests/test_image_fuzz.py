@@ -10,8 +10,8 @@ from backends.model import Shaping
 from config import Settings
 from errors import InvalidInputError
 from inference.images.decoder import ImageLimits
-from inference.images.reader import ImageReader
-from inference.timings import Timings
+from inference.images.preprocess import ImagePreprocessor
+from inference.timings import ItemTimes
 from tests.golden_cases import golden_model
 from tests.mutants import BOMBS, mutants, resident_mb, seeds
 
@@ -30,12 +30,12 @@ def try_all(files: Iterable[bytes]) -> Counter[str]:
         shorter_side_px=224,
         formats=settings.image_formats,
     )
-    reader, outcomes = ImageReader(limits), Counter[str]()
     preparation = golden_model("openai", "trained").towers["image"].preparation
+    preprocess, outcomes = ImagePreprocessor(preparation, limits), Counter[str]()
     for raw in files:
         started_s = time.process_time()
         try:
-            prepared = reader.prepare(preparation, raw, Shaping(), Timings())
+            (prepared,) = preprocess(raw, Shaping(), ItemTimes()).inputs
             outcomes["image"] += 1
             assert prepared.arrays[0].shape[0] == 3
         except InvalidInputError as error:

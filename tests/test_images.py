@@ -1,5 +1,6 @@
 import base64
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from backends.inputs.pixels import PixelPreparation
+from backends.model import Shaping
 from config import Settings
 from errors import (
     ConfigurationError,
@@ -18,7 +21,9 @@ from errors import (
 )
 from inference.images import guards
 from inference.images.decoder import ImageDecoder, decode_base64
-from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks
+from inference.images.preprocess import ImagePreprocessor
+from inference.timings import ItemTimes
+from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks, png_of_metadata
 from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
 RAW = bytes(range(256))
@@ -30,12 +35,22 @@ RAW = bytes(range(256))
         base64.b64encode(RAW).decode(),
         "data:image/png;base64," + base64.b64encode(RAW).decode(),
         "DATA:image/svg+xml;charset=utf-8;BASE64," + base64.b64encode(RAW).decode(),
+        "\r\n data:;base64," + base64.b64encode(RAW).decode(),
         base64.encodebytes(RAW).decode(),
         " \r\n" + base64.b64encode(RAW).decode() + "\t",
         base64.urlsafe_b64encode(RAW).decode(),
         base64.urlsafe_b64encode(RAW).decode().rstrip("="),
     ],
-    ids=["plain", "data-uri", "odd-data-uri", "lines", "padded", "url-safe", "unpadded"],
+    ids=[
+        "plain",
+        "data-uri",
+        "odd-data-uri",
+        "late-data-uri",
+        "lines",
+        "padded",
+        "url-safe",
+        "unpadded",
+    ],
 )
 def test_every_usual_form_of_base64_is_read(text: str) -> None:
     assert decode_base64(text, 1000) == RAW
@@ -186,6 +201,65 @@ def test_a_prefix_does_not_change_the_bytes() -> None:
 def test_a_format_that_does_not_exist_ends_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"no format is called JPG; Pillow knows .* JPEG"):
         ImageDecoder(replace(LIMITS, formats=("JPG", "PNG")))
+
+
+def test_only_formats_whose_decoder_is_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    reader = ImageDecoder(replace(LIMITS, formats=("JPEG", "MPO", "HEIF")))
+
+    with pytest.raises(InvalidInputError, match=r"of an accepted format \(JPEG, MPO\)$"):
+        reader.open(b"hello")
+    with pytest.raises(ConfigurationError, match="pip install pillow-heif"):
+        ImageDecoder(replace(LIMITS, formats=("HEIF",)))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", b"workflow\0" + bytes(2_000_000)),
+        (b"zTXt", b"workflow\0\0" + zlib.compress(bytes(100_000_000))),
+        (b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"eXIf", bytes(2_000_000)),
+        (b"prVt", bytes(2_000_000)),
+    ],
+    ids=lambda chunk: chunk[0].decode(),
+)
+def test_what_is_written_about_a_png_does_not_break_it(chunk: tuple[bytes, bytes]) -> None:
+    raw = png_of_metadata(chunk)
+    expected = READER.open(png_of_metadata()).convert("RGB").tobytes()
+
+    assert READER.open(raw).convert("RGB").tobytes() == expected
+    assert READER.open(icon_of(raw)).convert("RGB").tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"\0\0\1\0\0\0", "a broken image: an ICO without a picture"),
+        (b"\0\0\1\0\0\0" + bytes(40), "a broken image: an ICO without a picture"),
+        (b"\0\0\1\0\0", "a broken image: its parts do not fit together"),
+    ],
+)
+def test_a_broken_file_is_told_in_words_about_it(raw: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidInputError) as told:
+        READER.open(raw)
+
+    assert str(told.value) == sentence
+
+
+@pytest.mark.parametrize("brightest", [200, 40_000])
+def test_grey_beyond_8_bits_is_white_and_the_log_says_so_once(
+    brightest: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    grey = np.array([[0, brightest]], np.uint16)
+    raw = file_of(Image.fromarray(grey))
+    preprocess = ImagePreprocessor(PixelPreparation(np.asarray), LIMITS)
+    for _ in range(2):
+        preprocess(raw, Shaping(), ItemTimes())
+
+    assert caplog.text.count("brighter than 255") == (brightest > 255)
 
 
 def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(

@@ -14,10 +14,12 @@ from PIL import Image
 from backends.model import Rows, Vector
 from config import Settings
 from errors import UnhealthyError
-from inference import lane, runner
-from inference.admission import Admission
-from inference.batch_queue import BatchQueue
+from inference import worker
+from inference.capacity import Capacity
+from inference.fair_queue import FairQueue
 from inference.health import Monitor
+from inference.scheduler import Scheduler
+from inference.work import WorkItem
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.pictures import base64_of, plain
@@ -157,8 +159,8 @@ async def test_a_fault_of_one_item_is_its_own(
             raise fault("injected")
         return checked(row, pick)
 
-    checked = lane._checked
-    monkeypatch.setattr(lane, "_checked", check)
+    checked = worker._checked
+    monkeypatch.setattr(worker, "_checked", check)
     backend = Eyes(fault, step)
     async with serving(backend) as client:
         *good, bad = await ask_all(client, backend, [*GOOD, POISON])
@@ -174,7 +176,7 @@ async def test_a_fault_on_the_way_into_the_queue_is_the_requests_own(
     fault: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(Eyes()) as client:
-        monkeypatch.setattr(BatchQueue, "put", raising_once(fault, BatchQueue.put))
+        monkeypatch.setattr(FairQueue, "put", raising_once(fault, FairQueue.put))
         async with asyncio.timeout(TIMEOUT_S):
             bad = await ask(client, POISON)
 
@@ -191,7 +193,7 @@ OBSERVERS: dict[str, tuple[type, str]] = {
     "metrics of a request": (Metrics, "observe_request"),
     "log of a batch": (LoadLog, "observe_batch"),
     "log of a request": (LoadLog, "observe_request"),
-    "measured rate": (Admission, "observe"),
+    "measured rate": (Capacity, "observe"),
 }
 
 
@@ -223,11 +225,11 @@ async def test_a_fault_of_an_observer_changes_nothing(
 
 
 LANE: dict[str, tuple[Any, str]] = {
-    "form a batch": (BatchQueue, "_take"),
-    "linger": (BatchQueue, "_linger"),
-    "deliver": (runner, "_deliver"),
+    "form a batch": (Scheduler, "_next_batch"),
+    "linger": (Scheduler, "_linger"),
+    "deliver": (WorkItem, "add_row"),
     "tell the health": (Monitor, "batch_succeeded"),
-    "end a batch": (BatchQueue, "batch_ended"),
+    "end a batch": (Scheduler, "_batch_ended"),
 }
 
 
@@ -240,7 +242,7 @@ async def test_a_fault_of_the_lane_itself_is_told_to_all(
     backend = Eyes()
     async with serving(backend) as client:
         monkeypatch.setattr(place, name, raising_once(fault, getattr(place, name)))
-        if step in {"form a batch", "linger"}:
+        if step == "form a batch":
             async with asyncio.timeout(TIMEOUT_S):
                 answers = await asyncio.gather(*(ask(client, colour) for colour in GOOD))
         else:
@@ -256,7 +258,7 @@ async def test_a_fault_while_a_failure_is_delivered_is_told_to_all(
 ) -> None:
     backend = Eyes(step="halve")
     async with serving(backend) as client:
-        monkeypatch.setattr(runner, "_fail", raising_once(fault, runner._fail))
+        monkeypatch.setattr(WorkItem, "fail", raising_once(fault, WorkItem.fail))
         answers = await ask_all(client, backend, [*GOOD, POISON])
 
         assert {answer.status_code for answer in answers} <= {200, 503}
@@ -304,9 +306,9 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_step_harms_nobody(
             asked[-1].cancel()
 
         if step == "deliver":
-            monkeypatch.setattr(runner, "_deliver", held_up(runner._deliver, leave))
+            monkeypatch.setattr(WorkItem, "add_row", held_up(WorkItem.add_row, leave))
         if step == "observe":
-            monkeypatch.setattr(Admission, "observe", held_up(Admission.observe, leave))
+            monkeypatch.setattr(Capacity, "observe", held_up(Capacity.observe, leave))
         (backend.eyelid if step == "prepare" else backend.gate).clear()
         asked += [asyncio.create_task(ask(client, (9, 9, 9)))]
         if step != "prepare":

@@ -15,7 +15,8 @@ HOUSE = ("web", "inference", "backends", "fetch")
 MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"smoke_test"},
     "smoke_test": set(),
-    "app": {"web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
+    "app": {"cli", "web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
+    "cli": {"vectorizer", "backends", "config", "errors"},
     "download": {"fetch", "backends.load", "backends.openvino", "backends", "config", "errors"},
     "web": {"web.endpoints", "meta", "vectorizer", "inference", "backends", "config", "errors"},
     "web.endpoints": {"inference", "backends", "config", "errors"},
@@ -24,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},
-    "fetch": {"backends.load", "backends.openvino", "backends", "config", "errors"},
+    "fetch": {"backends.load", "backends.openvino", "backends.families", "backends"}
+    | {"config", "errors"},
     "backends.load": {"backends.openvino", "backends.table", "backends.torch", "backends.families"}
     | {"backends", "config", "machine", "errors"},
     "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}

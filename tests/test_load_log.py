@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from inference.runner import BatchStats
+from inference.capacity import BatchStats
 from web.load_log import LoadLog
 from web.record import Record
 

@@ -201,6 +201,8 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
     assert seen("inference_truncated_texts_total") == 5
     assert seen("inference_build_info", version=VERSION) == 1
     assert seen.labels_of("inference_model_info") == {
+        "model",
+        "revision",
         "family",
         "dimensions",
         "parameters",

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,12 @@ from typing_extensions import override
 
 from backends.model import Model, Prepared, Shaping, Tower
 from errors import ConfigurationError
-from inference.fair_queue import Caller
+from inference.fair_queue import FairQueue
+from inference.request import RequestContext
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
 from tests.pictures import base64_of, plain
-from web.endpoints.pictures import EXAMPLE_IMAGE
+from web.endpoints.pictures import EXAMPLE_IMAGE, is_data_url, is_hidden_picture
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +55,7 @@ class PromptedModel(FakeModel):
 @pytest.fixture
 def backend() -> FakeModel:
     backend = PromptedModel()
-    backend.info = replace(backend.info, family="Fake model 2", cuts=True)
+    backend.info = replace(backend.info, name="fake-model-2", cuts=True)
     return backend
 
 
@@ -177,6 +179,13 @@ async def test_a_default_that_the_model_cannot_keep_ends_the_start() -> None:
         {"input": [DATA_URL.replace("image", "Image")]},
         {"input": [PICTURE], "modality": "image"},
         {"input": [DATA_URL], "modality": "text"},  # infinity's default, whatever the input is
+        {"input": f"data:image;base64,{PICTURE}"},
+        {"input": f"data:;base64,{PICTURE}"},
+        {"input": f"data:application/octet-stream;base64,{PICTURE}"},
+        {"input": f"DATA:Image/PNG;name=a.png;Base64,{PICTURE}"},
+        {"input": f" \n\t{DATA_URL}\n"},
+        {"input": f" data:;base64,{PICTURE}"},
+        {"input": {"image": f"\n{DATA_URL}"}},
     ],
 )
 async def test_a_picture_comes_in_many_ways(
@@ -202,6 +211,7 @@ async def test_texts_and_pictures_stay_in_order(client: httpx.AsyncClient) -> No
         ({"input": ["a", {"image": "https://example.com/a.png"}]}, "input[1]"),
         ({"input": "HTTP://example.com/a.png", "modality": "image"}, "input[0]"),
         ({"input": {"image": "file:///etc/passwd"}}, "input[0]"),
+        ({"input": {"image": " https://example.com/a.png"}}, "input[0]"),
     ],
 )
 async def test_no_url_is_fetched(
@@ -221,7 +231,33 @@ FILE = base64_of(np.random.default_rng(0).bytes(600))
 IN_LINES = base64.encodebytes(base64.b64decode(FILE)).decode()
 
 
-@pytest.mark.parametrize("item", [FILE, IN_LINES, IN_LINES.replace("\n", "\r\n"), {"text": FILE}])
+@pytest.mark.parametrize(
+    "item",
+    [
+        FILE,
+        IN_LINES,
+        IN_LINES.replace("\n", "\r\n"),
+        {"text": FILE},
+        f" {FILE}",
+        f'"{FILE}"',
+        f"b'{FILE}'",
+        f"base64,{FILE}",
+        {"text": DATA_URL},
+        f'"{DATA_URL}"',
+        f"'{DATA_URL}'",
+        f" `{DATA_URL}`",
+        f"\ufeff{DATA_URL}",
+        f"![a drawing]({DATA_URL})",
+        f"![]( <{DATA_URL}>)",
+        f"[![a]({DATA_URL})](https://example.org)",
+        f"[a]: {DATA_URL}",
+        f'<img alt="a" src="{DATA_URL}">',
+        f"<IMG\nsrc={DATA_URL}>",
+        f"url('{DATA_URL}')",
+        f"image/jpeg;base64,{PICTURE}",
+        f"data: image/png;charset=utf-8; base64,{PICTURE}",
+    ],
+)
 async def test_a_file_that_claims_to_be_a_text_is_refused(
     client: httpx.AsyncClient, item: Any
 ) -> None:
@@ -230,9 +266,55 @@ async def test_a_file_that_claims_to_be_a_text_is_refused(
     assert error["message"].startswith("input[1]: base64 that was sent as a text: send a picture")
 
 
-@pytest.mark.parametrize("text", ["ACGT" * 200, "a" * 1000, "Wort4" * 40, "Ein Satz 1. " * 100])
+@pytest.mark.parametrize(
+    "item",
+    [
+        "data:;base64,bm8gcGljdHVyZQ==",
+        "data:text/plain;base64,bm8gcGljdHVyZQ==",
+        "data:image/png,bm8gcGljdHVyZQ==",
+        "data:image/png; base64,bm8gcGljdHVyZQ==",
+        f"{DATA_URL} and what it shows",
+    ],
+)
+async def test_a_data_url_is_a_picture_or_refused_but_never_a_text(
+    client: httpx.AsyncClient, item: str
+) -> None:
+    error = await refused(client, input=["a", item])
+
+    assert error["param"] == "input[1]"
+    assert error["code"] in {"not_an_image", "broken_image", "base64"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ACGT" * 200,
+        "a" * 1000,
+        "Wort4" * 40,
+        "Ein Satz 1. " * 100,
+        "data: the numbers, and what they mean",
+        "Data:image;base64 is how a URL begins that holds a picture",
+        f"A page may hold {DATA_URL}",
+        "image/jpeg; base64 is one of its parts",
+        '"Base64," she said',
+        "[a]: https://example.org/a.png",
+        '<img src="a.png">',
+    ],
+)
 async def test_long_texts_of_other_kinds_are_texts(client: httpx.AsyncClient, text: str) -> None:
     assert await embedded(client, input=text) == [pytest.approx(unit(text))]
+
+
+@pytest.mark.parametrize(
+    "unit", ["data:;", "[", "![", "<img ", " ", "a/", "data:a/;", "url(", "b'"]
+)
+def test_no_text_takes_long_to_be_known_for_one(unit: str) -> None:
+    text = unit * 1_000_000
+    started_s = time.process_time()
+
+    assert not is_data_url(text)
+    assert not is_hidden_picture(text)
+    assert time.process_time() - started_s < 0.5  # the event loop waits meanwhile
 
 
 # --- what a vector is for
@@ -266,21 +348,19 @@ async def test_what_it_is_for_is_a_word(own: httpx.AsyncClient, field: str, cont
     assert error["message"] == f"{field}: Expected `str` of length <= 64"
 
 
-async def test_queries_go_first(
-    backend: FakeModel, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    callers: list[bool] = []
-    init = Caller.__init__
+async def test_queries_go_first(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    are_queries: list[bool] = []
+    give_turn = FairQueue.give_turn
 
-    def note(self: Caller, is_query: bool) -> None:
-        callers.append(is_query)
-        init(self, is_query=is_query)
+    def note(self: FairQueue[Any], entry: Any, request: RequestContext) -> None:
+        are_queries.append(request.is_query)
+        give_turn(self, entry, request)
 
-    monkeypatch.setattr(Caller, "__init__", note)
+    monkeypatch.setattr(FairQueue, "give_turn", note)
     await embedded(client, input="a", input_type="query")
-    await embedded(client, input="a", input_type="document")
+    await embedded(client, input="b", input_type="document")
 
-    assert callers == [True, False]
+    assert are_queries == [True, False]
 
 
 # --- what is refused
@@ -461,7 +541,8 @@ async def test_the_loaded_model_is_the_one_that_there_is(client: httpx.AsyncClie
 
 
 async def test_a_model_may_have_a_name_with_a_slash(backend: FakeModel) -> None:
-    async with serving(backend, served_model_name="openai/clip") as client:
+    backend.info = replace(backend.info, name="openai/clip")
+    async with serving(backend) as client:
         found = await client.get("/v1/models/openai/clip")
         named = await client.post(PATH, json={"input": "a"})
 

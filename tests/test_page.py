@@ -88,6 +88,7 @@ def test_says_what_model_is_served_and_that_it_is_ready(page: Page, service: str
     page.goto(f"{service}/plain/")
 
     expect(page.locator("#status")).to_have_text("Ready")
+    expect(page.locator("#facts")).to_contain_text("org/some-clip")
     for fact in ("transformers-clip", "151M parameters", "cpu", "float32, openvino", "trained"):
         expect(page.locator("#facts")).to_contain_text(fact)
     expect(page.locator("#throughput")).to_have_count(0)

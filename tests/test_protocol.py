@@ -17,11 +17,28 @@ OK = b"HTTP/1.1 200 OK"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer at once, whatever is still to come."""
+    """Answer at once, whatever is still to come; with the body at `/echo`."""
+    if scope["path"] == "/echo":
+        await echo(receive, send)
+        return
     await send(
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
     )
     await send({"type": "http.response.body"})
+
+
+async def echo(receive: Receive, send: Send) -> None:
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    length = str(len(body)).encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+    )
+    await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture
@@ -89,3 +106,60 @@ async def test_a_large_body_that_was_answered_early_is_no_head(port: int) -> Non
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     assert (await said(port, request, body, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).count(OK) == 2
+
+
+JDK_OFFER = (  # as the JDK's HttpClient and `curl --http2` write it
+    b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA"
+    b"\r\nUpgrade: h2c\r\n"
+)
+OFFERS = {
+    "h2c": JDK_OFFER,
+    "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    "two": b"Upgrade: h2c\r\nConnection: upgrade\r\nupgrade: foo/2, bar\r\n",
+    "without Connection": b"Upgrade: h2c\r\n",
+}
+BODIES = {
+    "length": b"Content-Length: 15\r\n\r\n" + b'{"texts":["a"]}',
+    "chunked": b'Transfer-Encoding: chunked\r\n\r\n7\r\n{"texts\r\n8\r\n":["a"]}\r\n0\r\n\r\n',
+}
+LAST = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlast"
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("offer", OFFERS)
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(
+    port: int, offer: str, body: str
+) -> None:
+    request = b"POST /echo HTTP/1.1\r\nHost: x\r\n" + OFFERS[offer] + BODIES[body]
+    head = request.index(b"\r\n\r\n") + 4
+
+    for cut in (len(request), head - 2, head, head + 1, len(request) - 1):
+        answer = await said(port, request[:cut], request[cut:], request, LAST)
+        assert answer.count(OK) == 3
+        assert answer.count(b'\r\n\r\n{"texts":["a"]}') == 2
+        assert answer.endswith(b"last")
+    answer = await said(port, 2 * request + LAST)
+    assert answer.count(OK) == 3
+
+
+async def test_an_offer_is_ignored_however_the_request_is_cut(port: int) -> None:
+    request = b"POST /echo HTTP/1.1\r\nHost: x\r\n" + JDK_OFFER + BODIES["length"] + LAST
+
+    async def ask(cut: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request[:cut])
+        await asyncio.sleep(0.01)  # so that the service reads each part by itself
+        writer.write(request[cut:])
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return answer
+
+    answers = await asyncio.gather(*(ask(cut) for cut in range(1, len(request))))
+    assert {(one.count(OK), one.count(b'{"texts":["a"]}')) for one in answers} == {(2, 1)}
+
+
+async def test_an_offer_without_a_body_is_ignored_too(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n" + JDK_OFFER + b"\r\n"
+
+    assert (await said(port, request, request, LAST)).count(OK) == 3

@@ -26,7 +26,7 @@ from backends.openvino.offers import precisions
 from backends.openvino.rough_proof import MOST_MEDIAN_SHIFT, compare_rough
 from backends.text_folder import kind_of
 from bench.trained import docstrings, trained_model
-from errors import ConversionError, ModelFolderError
+from errors import ConversionError, InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_MODE, EVERY_RUNTIME
 from tests.golden_rerankers import (
     GOLDEN_RERANKERS,
@@ -70,6 +70,33 @@ def test_every_recorded_score_comes_back(name: str, runtime: Runtime) -> None:
     assert len(cases) == 132
     np.testing.assert_allclose(scores, [case.alone for case in cases], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(scores, [case.together for case in cases], rtol=0, atol=TOLERANCE)
+
+
+@EVERY_RUNTIME
+def test_a_pair_with_an_id_that_has_no_embedding_is_refused(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    whole = reranker("bert", runtime)
+    readable, too_high = Pair("a", "b"), Pair("a", "grey herons crossed the marsh")
+    ids = [
+        whole.towers["pair"].preparation.prepare(one, Shaping()).arrays[0]
+        for one in (readable, too_high)
+    ]
+    rows = int(ids[0].max()) + 1
+    assert rows <= ids[1].max()
+    root = copy_of("bert", tmp_path, vocab_size=rows)
+    weights = load_file(root / "model/model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    weights[name] = weights[name][:rows].contiguous()
+    save_file(weights, root / "model/model.safetensors", metadata={"format": "pt"})
+    options = ModelOptions("cpu", "reference", runtime=runtime, cache_dir=tmp_path / "converted")
+
+    model = load_replica(detect(root), options)
+
+    assert model.info.runtime == runtime
+    np.testing.assert_allclose(score(model, [readable]), score(whole, [readable]), atol=1e-5)
+    with pytest.raises(InvalidInputError, match=f"has embeddings of {rows} ids only"):
+        score(model, [too_high])
 
 
 @EVERY_RUNTIME

@@ -5,7 +5,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 
@@ -13,9 +17,11 @@ from backends.embed import embed, embed_all
 from backends.folder import detect
 from backends.inputs.prompts import Prompts
 from backends.load import load_replica
-from backends.model import ModelOptions, Shaping
+from backends.model import ModelOptions, Runtime, Shaping
 from errors import ModelFolderError
+from tests.golden_cases import GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS, text_model
+from tests.service import running
 
 
 def without_its_prompt(snapshot: Path) -> None:
@@ -30,8 +36,10 @@ def of_two_networks(snapshot: Path) -> None:
     SentenceTransformer(modules=[router], device="cpu").save(str(snapshot))
 
 
-def changed(folder: Path, change: Callable[[Path], None]) -> Path:
-    shutil.copytree(GOLDEN_TEXTS / "sentence_transformers", folder, dirs_exist_ok=True)
+def changed(
+    folder: Path, change: Callable[[Path], None], name: str = "sentence_transformers"
+) -> Path:
+    shutil.copytree(GOLDEN_TEXTS / name, folder, dirs_exist_ok=True)
     (snapshot,) = folder.glob("model/models--*/snapshots/*")
     change(snapshot)
     return folder
@@ -69,7 +77,104 @@ def test_a_long_text_is_cut_with_its_prompt() -> None:
     assert (asked.tokens, asked.truncated) == (256, True)
 
 
+TEXTS = ["a cat", "two dogs on a mat", "the moon, full and bright"]
+
+
+def cut_to(dimensions: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        config = path / "config_sentence_transformers.json"
+        described = json.loads(config.read_text()) if config.is_file() else {}
+        config.write_text(json.dumps({**described, "truncate_dim": dimensions}))
+
+    return change
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("name", ["sentence_transformers", "sentence_transformers_t5", "model2vec"])
+def test_vectors_are_cut_where_the_folder_says_so(
+    name: str, runtime: Runtime, tmp_path: Path
+) -> None:
+    folder = changed(tmp_path, cut_to(6), name)
+    (snapshot,) = folder.glob("model/models--*/snapshots/*")
+    library = SentenceTransformer(
+        str(snapshot), device="cpu", model_kwargs={"dtype": torch.float32}
+    )
+    model = load_replica(detect(folder), ModelOptions(runtime=runtime))
+
+    expected = library.encode_document(TEXTS, normalize_embeddings=True)
+    assert model.info.dimensions == expected.shape[1] == 6
+    np.testing.assert_allclose(embed(model.towers["text"], TEXTS), expected, atol=1e-5)
+    assert model.info.runtime == ("numpy" if name == "model2vec" else runtime)
+
+
+@pytest.mark.parametrize("name", ["sentence_transformers", "model2vec"])
+@pytest.mark.parametrize("dimensions", [0, -2, "6", True, 1.5])
+def test_a_number_of_dimensions_that_is_none_is_told(
+    name: str, dimensions: object, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFolderError, match=r"truncate_dim in .* expected how many dimensions"):
+        load_replica(detect(changed(tmp_path, cut_to(dimensions), name)), ModelOptions())
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_texts_and_pictures_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)
+    for part in ("clip", "text"):
+        cut_to(16)(tmp_path / part)
+    libraries = [SentenceTransformer(str(tmp_path / part)) for part in ("text", "clip")]
+    image = Image.new("RGB", (64, 64), (200, 100, 50))
+    model = load_replica(detect(tmp_path), ModelOptions(runtime=runtime))
+
+    vectors = [*embed(model.towers["text"], TEXTS), *embed(model.towers["image"], [image])]
+    expected = [*libraries[0].encode(TEXTS), libraries[1].encode([image])[0]]
+    assert (model.info.dimensions, model.info.runtime) == (16, runtime)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_a_clip_whose_texts_alone_are_cut_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)
+    cut_to(16)(tmp_path / "text")
+    load_replica(detect(tmp_path), ModelOptions())
+
+    assert "Texts have 16 dimensions and pictures 48" in caplog.text
+
+
+def test_a_conversion_that_did_not_cut_is_not_used(tmp_path: Path) -> None:
+    folder = changed(tmp_path, lambda _: None)
+    load_replica(detect(folder), ModelOptions(runtime="openvino"))
+    (path,) = folder.glob("converted/*/model.json")
+    described = json.loads(path.read_text())
+    described["shown"]["dimensions"] = 6
+    path.write_text(json.dumps(described))
+
+    assert load_replica(detect(folder), ModelOptions(runtime="openvino")).info.runtime == "torch"
+
+
 def test_only_the_prompts_that_its_library_would_take_are_taken() -> None:
     prompts = Prompts.of_json({"query": "q: ", "passage": "p: ", "document": None})
 
     assert prompts == Prompts("q: ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_cut"),
+    [
+        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
+        ("bert", "Each of them is short. " * 6000, False),
+        ("model2vec", "and on " * 600, False),  # it reads a text of any length
+    ],
+)
+def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
+    name: str, text: str, is_cut: bool, tmp_path: Path
+) -> None:
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
+        answers = [
+            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
+            for _ in range(2)
+        ]
+
+    assert [answer.headers.get("x-truncated") for answer in answers] == [
+        ("0" if is_cut else None)
+    ] * 2

@@ -1,12 +1,14 @@
 """The signals of a real process."""
 
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import pytest
 
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, plain
-from tests.service import Service, ask, running, starting
+from tests.service import Service, ask, running, starting, wait_until_ready
+from web.server import bind
 
 PICTURE = base64_of(plain(size=(64, 64)))
 
@@ -125,6 +128,104 @@ app.serve(config.Settings(), swallow)
         service.process.send_signal(signal.SIGTERM)
 
         assert service.process.wait(timeout=20) == 0
+
+
+# A model that is loaded as soon as a file is there.
+GATED = """
+import pathlib, sys, time, app, config
+from tests.fakes import FakeModel
+from vectorizer import Vectorizer
+
+async def load(settings):
+    print("loading", flush=True)
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+    return Vectorizer([FakeModel().model], settings)
+
+app.serve(config.Settings(), load)
+"""
+
+
+def gated(gate: Path) -> tuple[str, ...]:
+    return (sys.executable, "-c", GATED.replace("{", "{{").replace("}", "}}"), str(gate))
+
+
+def wait_for(word: str, log: Path) -> None:
+    while word not in log.read_text():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "localhost"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(log: Path, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with starting(log, gated(log), HOST=host, PORT=port) as service:
+            assert service.process.wait(timeout=20) == 1
+
+    assert (
+        log.read_text()
+        .splitlines()[-1]
+        .endswith(
+            f"Cannot start: PORT={port}: another process listens on it: end that one, or choose "
+            "another port"
+        )
+    )
+    assert "loading" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("no.such.host.invalid", "HOST='no.such.host.invalid': no such address or name"),
+        ("a" * 70, "no such address or name"),
+        ("192.0.2.1", "HOST='192.0.2.1': this machine has no such address"),
+    ],
+)
+def test_a_bad_host_is_told_before_anything_is_loaded(log: Path, host: str, said: str) -> None:
+    with starting(log, gated(log), HOST=host) as service:
+        assert service.process.wait(timeout=20) == 1
+
+    assert log.read_text().splitlines()[-1].endswith(said)
+    assert "loading" not in log.read_text()
+
+
+def test_an_address_that_a_name_has_twice_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 2)
+
+    (bound,) = bind("twice", 0)
+    bound.close()
+
+
+def test_a_port_refuses_connections_until_the_model_is_loaded(log: Path, tmp_path: Path) -> None:
+    with starting(log, gated(tmp_path / "gate")) as service:
+        wait_for("loading", log)
+        with pytest.raises(ConnectionRefusedError):
+            service.request("GET", "/.well-known/ready")
+        (tmp_path / "gate").touch()
+        wait_until_ready(service)
+
+
+def test_of_two_that_took_a_port_while_loading_the_second_ends(log: Path, tmp_path: Path) -> None:
+    with starting(log, gated(tmp_path / "gate")) as service:
+        wait_for("loading", log)
+        with starting(tmp_path / "other", gated(log), PORT=service.port) as other:
+            wait_until_ready(replace(other, port=service.port))
+            (tmp_path / "gate").touch()
+            assert service.process.wait(timeout=20) == 1
+
+    assert f"Cannot start: PORT={service.port}: another process listens" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_port_0_is_any_free_one_that_the_log_names(log: Path, host: str) -> None:
+    with starting(log, gated(log), PORT=0, HOST=host) as service:
+        wait_for("On port ", log)
+        port = int(log.read_text().split("On port ")[1].split(":")[0])
+        wait_until_ready(replace(service, port=port))
+
+        assert port > 0
 
 
 def processes_with(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from tests.golden_cases import (
     text_cases,
 )
 from tests.pictures import base64_of
-from tests.service import LAUNCHER, ROOT, Service, ask, environment, running
+from tests.service import LAUNCHER, ROOT, Service, ask, environment, free_port, running
 
 LOOPBACK_ONLY = str(Path(__file__).parent / "loopback_only")
 JSON = {"Content-Type": "application/json"}
@@ -160,12 +160,28 @@ def failed_start(**settings: object) -> tuple[int, str]:
     return answer.returncode, answer.stdout + answer.stderr
 
 
+@pytest.mark.parametrize("command", [LAUNCHER, (sys.executable, "-m", "uvicorn", "app:app")])
+def test_a_misspelt_setting_is_told_by_each_way_to_start(command: tuple[str, ...]) -> None:
+    env = environment(MODELS_DIR="nowhere", MAX_BATCHSIZE="8", ENABLE_CUDA="yes", PORT=free_port())
+    answer = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert answer.returncode != 0
+    for sentence in ("MAX_BATCHSIZE is no setting", "ENABLE_CUDA is off: of all values"):
+        assert answer.stderr.count(sentence) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"MODELS_DIR": "nowhere"}, "MODELS_DIR: there is no folder"),
         ({"MODELS_DIR": GOLDEN / "openai/openai_clip"}, "No model in"),
-        ({"PORT": "many"}, "Cannot start: PORT='many'"),
+        ({"PORT": "many"}, "Cannot start: PORT: a whole number, such as 8080, and not 'many'"),
+        (
+            {"IMAGE_FORMATS": "JPG", "MODELS_DIR": "nowhere"},
+            "IMAGE_FORMATS: no format is called JPG",
+        ),
         ({"MODELS_DIR": GOLDEN / "openai", "ENABLE_CUDA": "1", "CUDA_CORE": "cuda:99"}, "cuda:99"),
     ],
 )

@@ -21,6 +21,7 @@ from backends.openvino import store
 from backends.openvino.description import Description, Refusal
 from backends.openvino.store import converted
 from errors import ConversionError
+from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
 from tests.service import CONVERTED
 
@@ -30,6 +31,11 @@ OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GOLDEN / "openai", tmp_path / "models"))
+
+
+def copy_of_golden(cache: Path) -> Path:
+    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
+    return Path(shutil.copytree(golden, cache / golden.name))
 
 
 def test_a_change_of_the_model_is_noticed(model: Path) -> None:
@@ -48,25 +54,22 @@ def test_a_change_of_the_model_is_noticed(model: Path) -> None:
 def test_content_is_read_only_where_times_or_sizes_differ(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    cache = tmp_path / "cache"
-    shutil.copytree(golden, cache / golden.name)
-    options = replace(OPENVINO, cache_dir=cache)
+    kept = copy_of_golden(tmp_path / "cache")
+    options = replace(OPENVINO, cache_dir=tmp_path / "cache")
     for path in model.rglob("*"):
         os.utime(path, (1, 1))  # copied: the same content, at another time
-    assert converted(detect(model), options) == cache / golden.name
+    assert converted(detect(model), options) == kept
 
-    (cache / golden.name / "source.json").write_text(json.dumps(fingerprint.stamps(detect(model))))
+    (kept / "source.json").write_text(json.dumps(fingerprint.stamps(detect(model))))
     monkeypatch.delattr(fingerprint, "of_content")
-    assert converted(detect(model), options) == cache / golden.name
+    assert converted(detect(model), options) == kept
 
 
 def test_what_a_model_folder_brings_is_used_whatever_the_cache(model: Path, tmp_path: Path) -> None:
-    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    shutil.copytree(golden, model / CONVERSIONS / golden.name)
+    kept = copy_of_golden(model / CONVERSIONS)
     options = replace(OPENVINO, cache_dir=tmp_path / "empty")
 
-    assert converted(detect(model), options) == model / CONVERSIONS / golden.name
+    assert converted(detect(model), options) == kept
     assert not (tmp_path / "empty").exists()
 
 
@@ -79,7 +82,7 @@ def test_a_new_recipe_converts_anew_and_deletes_what_the_old_one_made_of_the_sam
 ) -> None:
     cache = model / "cache"
     options = replace(OPENVINO, cache_dir=cache)
-    old = converted(detect(model), options)
+    old = copy_of_golden(cache)
     other = shutil.copytree(old, cache / "of another model")
     description = Description.read(other)
     replace(description, identity=replace(description.identity, content="0" * 64)).write(other)
@@ -106,8 +109,7 @@ def converted_by(recipe: int, like: Path) -> Any:
 def test_neither_code_nor_a_librarys_version_converts_anew(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    kept = Path(shutil.copytree(golden, tmp_path / "cache" / golden.name))
+    kept = copy_of_golden(tmp_path / "cache")
     monkeypatch.setattr(fingerprint, "of_code", lambda: "new code")
     monkeypatch.setattr(fingerprint, "version", lambda _library: "99")
     monkeypatch.setattr(store, "_convert", nothing_is_converted)
@@ -147,7 +149,7 @@ def test_a_new_recipe_that_cannot_convert_leaves_the_old_ones_work(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = replace(OPENVINO, cache_dir=model / "cache")
-    old = converted(detect(model), options)
+    old = copy_of_golden(model / "cache")
     monkeypatch.setitem(RECIPES, "openai", 2)
     content = fingerprint.of_content(detect(model))
 
@@ -275,14 +277,13 @@ def test_where_nothing_can_be_kept_torch_serves_and_the_log_says_so(
 def test_a_converted_model_that_is_broken_is_named_and_torch_serves(
     part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = converted(detect(GOLDEN / "openai"), OPENVINO)
-    shutil.copytree(good, tmp_path / good.name)
-    broken = tmp_path / good.name / part
+    kept = copy_of_golden(tmp_path)
+    broken = kept / part
     broken.write_bytes(broken.read_bytes()[:100])
     model = load_replica(detect(GOLDEN / "openai"), replace(OPENVINO, cache_dir=tmp_path))
 
     assert model.info.runtime == "torch"
-    assert f"{tmp_path / good.name} cannot be loaded, delete it: " in caplog.text
+    assert f"{kept} cannot be loaded, delete it: " in caplog.text
     assert "Exception from" not in caplog.text
 
 
@@ -298,8 +299,9 @@ def refused(tmp_path: Path) -> Path:
 
 
 def test_a_refusal_is_kept_so_that_no_start_tries_again(
-    refused: Path, caplog: pytest.LogCaptureFixture
+    refused: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(store, "run_in_subprocess", convert_here)
     cache = refused / "cache"
     leftover = cache / ".download-killed" / "openclip-trained-0"
     leftover.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """What of a long text is read: enough for the same vector, and no more than that."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,8 +31,17 @@ def test_a_text_is_cut_after_so_many_characters_that_are_no_spaces() -> None:
     assert beginning(" " * 1000 + "a" * 200, tokens=2) == " " * 1000 + "a" * 128
 
 
-@EVERY_LAYOUT
-@pytest.mark.parametrize("name", LONG)
+# ModernVBERT reads 8,192 tokens, which takes seconds: in every run two texts, each night all.
+EACH_NIGHT = {("modernvbert", name) for name in ("emojis", "spaces", "lines")}
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        pytest.param(*case, marks=[pytest.mark.long] if case in EACH_NIGHT else [])
+        for case in itertools.product(LAYOUTS, LONG)
+    ],
+)
 def test_what_is_not_read_changes_no_vector(
     layout: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,14 @@
-"""`X-Truncated`: which items of a request are longer than the model reads, on every interface."""
+"""`X-Truncated` and `X-No-Tokens`: which items a model does not read, or not to their ends."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.asgi import serving
-from tests.fakes import TOO_LONG, FakeModel
+from tests.fakes import TOO_LONG, UNKNOWN, FakeModel
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.other_endpoint import Embeddings as OtherEmbeddings
 from tests.pictures import base64_of, plain
@@ -55,6 +57,27 @@ async def test_what_is_cut_is_named_when_it_is_computed_and_when_it_is_remembere
     assert f"inference_truncated_texts_total {2 * count}.0" in counted
 
 
+UNKNOWN_TEXTS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "/vectorize": ({"images": [PICTURE], "texts": ["a", UNKNOWN, "b", *[UNKNOWN] * 2]}, "1,3-4", 3),
+    "/vectors": ({"text": UNKNOWN}, "0", 1),
+    "/v1/embeddings": ({"input": [{"image": PICTURE}, UNKNOWN, "a", {"text": UNKNOWN}]}, "1,3", 2),
+    "/other/embeddings": ({"input": ["a", UNKNOWN]}, "1", 1),
+}
+
+
+@pytest.mark.parametrize("path", REQUESTS)
+async def test_texts_whose_vectors_are_zeros_are_named_and_counted(path: str) -> None:
+    body, places, count = UNKNOWN_TEXTS[path]
+    async with serving(FakeModel(), (*ENDPOINTS, OtherEmbeddings)) as client:
+        computed = await post(client, path, body)
+        remembered = await post(client, path, body)
+        counted = (await client.get("/metrics")).text
+
+    named = [answer.headers["x-no-tokens"] for answer in (computed, remembered)]
+    assert named == [places, places]
+    assert f"inference_texts_without_tokens_total {2 * count}.0" in counted
+
+
 @pytest.mark.parametrize("path", ["/vectorize", "/vectors", "/v1/embeddings"])
 async def test_what_is_read_whole_is_not_named(path: str) -> None:
     body = {"texts": ["a"], "text": "a", "input": "a"}
@@ -62,6 +85,7 @@ async def test_what_is_read_whole_is_not_named(path: str) -> None:
         answer = await post(client, path, body)
         refused = await client.post(path, json={"texts": [7], "text": 7, "input": 7})
 
+    assert "x-no-tokens" not in answer.headers
     assert "x-truncated" not in answer.headers
     assert "x-truncated" not in refused.headers
 
@@ -88,23 +112,14 @@ def test_a_header_stays_short() -> None:
     assert in_ranges(range(0, 2050, 2)).endswith(",2046,...")
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "is_cut"),
-    [
-        ("bert", "One is short. " + "and on " * 600 + ". The last.", True),
-        ("bert", "Each of them is short. " * 6000, False),
-        ("model2vec", "and on " * 600, False),  # it reads a text of any length
-    ],
-)
-def test_a_text_of_sentences_is_named_if_one_of_them_is_cut(
-    name: str, text: str, is_cut: bool, tmp_path: Any
-) -> None:
-    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / name) as service:
-        answers = [
-            httpx.post(f"http://127.0.0.1:{service.port}/vectors", json={"text": text})
-            for _ in range(2)
-        ]
+def test_model2vec_names_texts_of_which_it_knows_no_token(tmp_path: Path) -> None:
+    inputs = ["a cat", "", " \n", "a dog"]
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / "model2vec") as service:
+        url = f"http://127.0.0.1:{service.port}"
+        embedded = httpx.post(f"{url}/v1/embeddings", json={"input": inputs})
+        alone = [httpx.post(f"{url}/vectors", json={"text": text}) for text in inputs]
 
-    assert [answer.headers.get("x-truncated") for answer in answers] == [
-        ("0" if is_cut else None)
-    ] * 2
+    assert embedded.headers["x-no-tokens"] == "1-2"
+    lengths = [float(np.linalg.norm(item["embedding"])) for item in embedded.json()["data"]]
+    assert lengths == pytest.approx([1, 0, 0, 1])
+    assert [answer.headers.get("x-no-tokens") for answer in alone] == [None, "0", "0", None]

@@ -1,195 +1,126 @@
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import numpy as np
 
-import pytest
+from backends.model import Embedded, Shaping
+from inference.request import RequestContext
+from inference.timings import ItemTimes
+from inference.vector_cache import CacheStats, RowMemory, VectorCache
+from inference.work import Chunks, WorkItem
 
-from errors import BackendError
-from inference.fair_queue import Caller, Party
-from inference.vector_cache import CacheStats, Compute, VectorCache, value_of
-
-pytestmark = pytest.mark.anyio
-
-
-class Source:
-    """Computes values that wait for a gate, and counts how often."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.cancelled = 0
-        self.parties: list[Party] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def of(self, value: int) -> Compute[int]:
-        def compute(party: Party) -> Coroutine[Any, Any, int]:
-            self.calls += 1
-            self.parties.append(party)
-            return self._wait(value)
-
-        return compute
-
-    async def _wait(self, value: int) -> int:
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        return value
+VECTOR_BYTES = 4 * 100
+ROW_BYTES = VECTOR_BYTES + 300
 
 
-async def ask(
-    cache: VectorCache[int], compute: Compute[int], key: bytes = b"a", caller: Any = None
-) -> int:
-    outcomes = await cache.outcomes({key: compute}, caller or Caller())
-    return value_of(outcomes[key])
+def item_of(key: bytes) -> WorkItem:
+    return WorkItem("text", key.decode(), Shaping(), key, ItemTimes())
 
 
-async def test_a_repeat_is_answered_from_memory() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    source = Source()
+def embedded(value: float) -> Embedded:
+    return Embedded(np.full(100, value, np.float32))
 
-    assert await ask(cache, source.of(1)) == 1
-    assert await ask(cache, source.of(2)) == 1
-    assert source.calls == 1
+
+def computed(item: WorkItem, value: float) -> WorkItem:
+    """End an item as its pipeline does."""
+    item.expect_rows(Chunks([]), [embedded(value)])
+    item.result = item.rows[0]
+    return item
+
+
+def remember(cache: VectorCache, key: bytes, value: float = 1) -> None:
+    item = item_of(key)
+    cache.add(item)
+    cache.settle(computed(item, value))
+
+
+def value_of(cache: VectorCache, key: bytes) -> float | None:
+    vectors = cache.get([item_of(key)]).vectors
+    return float(vectors[key].vector[0]) if vectors else None
+
+
+def test_a_repeat_is_answered_from_memory() -> None:
+    cache = VectorCache(2)
+    remember(cache, b"a", 7)
+
+    assert value_of(cache, b"a") == 7
+    assert value_of(cache, b"b") is None
     assert cache.stats == CacheStats(hits=1, shared=0, misses=1, size=1)
 
 
-async def test_equal_inputs_in_flight_share_one_computation() -> None:
-    cache: VectorCache[int] = VectorCache(0)
-    source = Source()
-    source.gate.clear()
-    waiters = [asyncio.create_task(ask(cache, source.of(1))) for _ in range(3)]
-    await asyncio.sleep(0)
-    assert cache.knows(b"a")
-    assert len(source.parties[0].callers) == 3
-    source.gate.set()
+def test_an_equal_input_joins_the_item_in_flight() -> None:
+    cache = VectorCache(0)
+    first, second = item_of(b"a"), item_of(b"a")
+    cache.add(first)
+    lookup = cache.get([second, item_of(b"b")])
 
-    assert await asyncio.gather(*waiters) == [1, 1, 1]
-    assert source.calls == 1
-    assert not cache.knows(b"a")
-    assert cache.stats == CacheStats(hits=0, shared=2, misses=1)
+    assert lookup.in_flight == {b"a": first}
+    assert list(lookup.misses) == [b"b"]
+    assert cache.stats == CacheStats(hits=0, shared=1, misses=1)
+    computed(first, 3)
+    assert cache.get([item_of(b"a")]).in_flight == {b"a": first}  # it has its rows
+    cache.settle(first)
+    assert list(cache.get([item_of(b"a")]).misses) == [b"a"]
 
 
-async def test_the_least_recently_used_is_forgotten_first() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    source = Source()
-    for key in (b"a", b"b", b"a", b"c"):
-        await ask(cache, source.of(1), key)
-    calls = source.calls
+def test_equal_inputs_of_one_request_are_one_miss() -> None:
+    items = [item_of(b"a"), item_of(b"b"), item_of(b"a")]
+    lookup = VectorCache(2).get(items)
 
-    await ask(cache, source.of(1), b"a")
-    assert source.calls == calls
-    await ask(cache, source.of(1), b"b")
-    assert source.calls == calls + 1
+    assert lookup.misses == {b"a": items[0], b"b": items[1]}
+
+
+def test_the_least_recently_used_is_forgotten_first() -> None:
+    cache = VectorCache(2)
+    for key in (b"a", b"b"):
+        remember(cache, key)
+    value_of(cache, b"a")
+    remember(cache, b"c")
+
+    assert [value_of(cache, key) for key in (b"a", b"b", b"c")] == [1, None, 1]
     assert cache.stats.size == 2
 
 
-async def test_values_are_weighed_and_one_that_is_too_heavy_is_not_remembered() -> None:
-    cache: VectorCache[int] = VectorCache(10, weigh=lambda value: value)
-    source = Source()
-    await ask(cache, source.of(6), b"a")
-    await ask(cache, source.of(11), b"too heavy")
-    assert cache.knows(b"a")
-    await ask(cache, source.of(5), b"b")
+def test_no_capacity_means_that_no_vector_is_remembered() -> None:
+    cache = VectorCache(0)
+    remember(cache, b"a")
 
-    assert (cache.knows(b"a"), cache.knows(b"b")) == (False, True)
-    await ask(cache, source.of(5), b"c")
-    assert (cache.knows(b"b"), cache.knows(b"c")) == (True, True)
+    assert value_of(cache, b"a") is None
+    assert cache.stats.size == 0
 
 
-async def test_no_capacity_means_nothing_is_remembered() -> None:
-    cache: VectorCache[int] = VectorCache(0)
-    source = Source()
-    await ask(cache, source.of(1))
-    await ask(cache, source.of(1))
+def test_an_item_that_failed_or_was_given_up_is_neither_remembered_nor_joined() -> None:
+    cache = VectorCache(2)
+    failed, given_up, request = item_of(b"a"), item_of(b"b"), RequestContext()
+    for item in (failed, given_up):
+        cache.add(item)
+        item.join(request)
+    failed.fail(ValueError("no"))
+    given_up.leave(request)
+    lookup = cache.get([item_of(b"a"), item_of(b"b")])
+    for item in (failed, given_up):
+        cache.settle(item)
 
-    assert source.calls == 2
-
-
-async def fail() -> int:
-    raise ValueError("no")
-
-
-async def test_a_failure_reaches_all_and_is_not_remembered() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    outcomes = await asyncio.gather(
-        *(ask(cache, lambda _: fail()) for _ in range(2)), return_exceptions=True
-    )
-
-    assert [str(outcome) for outcome in outcomes] == ["no", "no"]
-    assert await ask(cache, Source().of(1)) == 1
+    assert set(lookup.misses) == {b"a", b"b"}
+    assert set(cache.get([item_of(b"a"), item_of(b"b")]).misses) == {b"a", b"b"}
 
 
-async def test_after_a_failure_the_others_are_not_waited_for() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    source = Source()
-    source.gate.clear()
-    outcomes = await cache.outcomes({b"a": source.of(1), b"b": lambda _: fail()}, Caller())
-    await asyncio.sleep(0)
+def test_what_is_settled_late_takes_no_place_of_a_newer_item() -> None:
+    cache = VectorCache(2)
+    old, new = item_of(b"a"), item_of(b"a")
+    cache.add(old)
+    old.fail(ValueError("no"))
+    cache.add(new)
+    cache.settle(old)
 
-    assert list(outcomes) == [b"b"]
-    assert source.cancelled == 1
-
-
-async def test_a_computation_that_is_cancelled_is_an_error_and_no_hang() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-
-    async def cancelled() -> int:
-        raise asyncio.CancelledError
-
-    with pytest.raises(BackendError, match="cancelled"):
-        await asyncio.wait_for(ask(cache, lambda _: cancelled()), 5)
+    assert cache.get([item_of(b"a")]).in_flight == {b"a": new}
 
 
-async def test_one_who_leaves_does_not_stop_the_others() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    source = Source()
-    source.gate.clear()
-    gone, kept = (asyncio.create_task(ask(cache, source.of(1))) for _ in range(2))
-    await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.sleep(0)
-    source.gate.set()
+def test_rows_are_remembered_within_bytes_those_used_last() -> None:
+    rows = RowMemory(2 * ROW_BYTES)
+    for key in (b"a", b"b"):
+        rows.put(key, embedded(1))
+    rows.get(b"a")
+    rows.put(b"c", embedded(1))
 
-    assert await kept == 1
-    assert source.cancelled == 0
-
-
-async def test_a_computation_that_nobody_waits_for_is_given_up() -> None:
-    cache: VectorCache[int] = VectorCache(2)
-    source = Source()
-    source.gate.clear()
-    gone = asyncio.create_task(ask(cache, source.of(1)))
-    await asyncio.sleep(0.01)
-    gone.cancel()
-    await asyncio.wait([gone])
-    newcomer = asyncio.create_task(ask(cache, source.of(2)))
-    await asyncio.sleep(0.01)
-    source.gate.set()
-
-    assert source.cancelled == 1
-    assert await newcomer == 2
-
-
-async def test_the_parts_of_a_computation_have_its_callers_as_they_come_and_go() -> None:
-    wholes: VectorCache[int] = VectorCache(0)
-    parts: VectorCache[int] = VectorCache(0)
-    source = Source()
-    source.gate.clear()
-
-    async def whole(party: Party) -> int:
-        outcomes = await parts.outcomes({b"1": source.of(1), b"2": source.of(2)}, party)
-        return sum(map(value_of, outcomes.values()))
-
-    first, second = Caller(), Caller()
-    asked = [asyncio.create_task(ask(wholes, whole, caller=one)) for one in (first, second)]
-    await asyncio.sleep(0.01)
-    assert [party.callers for party in source.parties] == [[first, second]] * 2
-
-    asked[0].cancel()
-    await asyncio.sleep(0.01)
-    assert [party.callers for party in source.parties] == [[second]] * 2
-    asked[1].cancel()
-    await asyncio.sleep(0.01)
-    assert source.cancelled == 2
+    assert [rows.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
+    rows.put(b"too large", Embedded(np.zeros(1000, np.float32)))
+    assert rows.get(b"too large") is None
+    assert rows.get(b"c") is not None

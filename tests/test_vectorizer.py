@@ -11,9 +11,13 @@ from PIL import Image
 
 from backends.model import Rows
 from config import Settings
-from errors import BackendError, DeviceUnavailableError, InvalidInputError
-from inference.request import Input
-from inference.timings import Timings
+from errors import (
+    BackendError,
+    DeviceMemoryError,
+    DeviceUnavailableError,
+    InvalidInputError,
+)
+from inference.request import Input, RequestContext
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
@@ -124,11 +128,12 @@ async def test_large_files_that_are_read_side_by_side_take_no_longer_than_the_re
 ) -> None:
     noise = np.random.default_rng(1).integers(256, size=(1000, 1000, 3), dtype=np.uint8)
     files = [base64_of(file_of(Image.fromarray(noise + i), "PPM")) for i in range(8)]
-    timings = Timings()
+    request = RequestContext()
     started_s = time.perf_counter()
-    await vectorizer.embed([Input("image", "image", file) for file in files], timings)
+    await vectorizer.embed([Input("image", "image", file) for file in files], request)
 
-    assert sum(timings.stages().values()) <= time.perf_counter() - started_s
+    ended_s = time.perf_counter()
+    assert sum(request.times.stages(ended_s).values()) <= ended_s - started_s
 
 
 async def test_a_text_and_an_image_of_the_same_bytes_are_not_mixed_up(
@@ -189,3 +194,49 @@ async def test_warming_up_uses_both_towers(vectorizer: Vectorizer, backend: Fake
 
     assert backend.text_batches
     assert backend.image_batches
+
+
+async def test_two_engines_in_one_process_answer_side_by_side() -> None:
+    backends = [FakeModel(), FakeModel()]
+    engines = [Vectorizer([backend.model], Settings()) for backend in backends]
+    for backend in backends:
+        backend.gate.clear()
+    asked = [
+        asyncio.create_task(vectorize(engine, [f"{i} of {number}"]))
+        for number, engine in enumerate(engines)
+        for i in range(4)
+    ]
+    for backend in backends:  # each computes while the other does
+        assert await asyncio.to_thread(backend.busy.wait, 10)
+    for backend in backends:
+        backend.gate.set()
+    answers = await asyncio.gather(*asked)
+
+    for place, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer.texts, [vector_of(f"{place % 4} of {place // 4}")])
+    for number, (engine, backend) in enumerate(zip(engines, backends, strict=True)):
+        assert {text[-1] for batch in backend.text_batches for text in batch} == {str(number)}
+        assert engine.cache_stats.misses == 4
+        await engine.aclose()
+
+
+async def test_what_a_device_cannot_hold_is_known_to_all_who_have_limits() -> None:
+    """A batch that did not fit shrinks batches, and what admission takes for one of a request's."""
+
+    class Small(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
+            if len(texts) > 2:
+                raise DeviceMemoryError("too much")
+            return super().encode_text(texts)
+
+    backend = Small()
+    vectorizer = Vectorizer([backend.model], Settings(max_batch_size=16))
+    capacity = vectorizer._pipelines["text"].scheduler.capacity
+    for _ in range(2):  # passes of a cost of 2
+        await vectorize(vectorizer, [f"{i} {_}" for i in range(8)])
+    assert capacity.max_batch_size == 2
+    assert max(map(len, backend.text_batches)) == 2
+    capacity.max_batch_cost = 1e9
+
+    assert capacity.can_judge(cost=8, items=8)  # its own passes would be as large as those seen
+    await vectorizer.aclose()

@@ -12,18 +12,23 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class AddressMiddleware:
-    """Reads `//vectorize` and `/vectorize/` as `/vectorize`."""
+def read_path(scope: Scope) -> str:
+    """Return the path that is asked below the prefix at which the application is mounted.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        path = scope["path"]
-        if "//" in path or path.endswith("/"):
-            scope["path"] = "/" + "/".join(part for part in path.split("/") if part)
-        await self._app(scope, receive, send)
+    `//vectorize` and `/vectorize/` are read as `/vectorize`. The scope holds the same path
+    afterwards, with the prefix, for the router.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies take the prefix away
+    if is_below:
+        path = path[len(root) :]
+    if "//" in path or path.endswith("/") or not path:
+        path = "/" + "/".join(part for part in path.split("/") if part)
+    if root:
+        scope["root_path"] = root
+    scope["path"] = root + path if is_below else path
+    return path
 
 
 class HeadMiddleware:
@@ -34,7 +39,7 @@ class HeadMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["method"] == "HEAD":
+        if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, partial(_send_no_body, send)
         await self._app(scope, receive, send)
 

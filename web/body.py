@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from config import Settings
 from errors import (
     ClientGoneError,
     ContentEncodingError,
     DeadlineExceededError,
+    InvalidInputError,
     RequestTooLargeError,
-    ServiceError,
     SlowRequestError,
 )
 from inference.tasks import exception_of
-from inference.timings import Timings
 from web.budget import ByteBudget, Reservation
+from web.headers import header_of
 
 T = TypeVar("T")
 
@@ -34,10 +35,13 @@ class Intake:
         self._timeout_s = settings.request_timeout_s
 
     @asynccontextmanager
-    async def body_of(self, request: Request, timings: Timings) -> AsyncIterator[bytearray]:
+    async def body_of(self, request: Request) -> AsyncIterator[bytearray]:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
+        It is UTF-8 then, whatever it came in; what is bounded is that.
+
         Raises:
+            InvalidInputError: the body is no text.
             ContentEncodingError: the body is compressed.
             RequestTooLargeError: the body is.
             QueueFullError: the bodies of all requests together are.
@@ -46,30 +50,40 @@ class Intake:
             ClientGoneError: the client went away meanwhile.
         """
         deadline = asyncio.timeout(self._timeout_s)
-        late: ServiceError = SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive")
+        is_read = False
         try:
             with self.budget.reserved() as reservation:
                 async with deadline:
-                    with timings.measure("read"):
-                        body = await self._read(request, reservation)
-                    late = DeadlineExceededError(f"not answered within {self._timeout_s:g} s")
+                    body = await self._read(request, reservation)
+                    is_read = True
                     yield body
         except TimeoutError as error:
             if not deadline.expired():  # somebody else's, and a bug
                 raise
-            raise late from error
-        except ClientDisconnect as error:
-            raise ClientGoneError from error
+            if is_read:
+                late = f"not answered within {self._timeout_s:g} s"
+                raise DeadlineExceededError(late) from error
+            raise SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive") from error
 
     async def _read(self, request: Request, reservation: Reservation) -> bytearray:
-        _check_encoding(request.headers.get("content-encoding", ""))
-        announced = request.headers.get("content-length", "")
+        _check_encoding(header_of(request.scope, b"content-encoding"))
+        announced = header_of(request.scope, b"content-length")
         size = int(announced) if announced.isdecimal() else 0
         self._check(size)
         self.budget.check(size)  # it takes its place as it arrives: words alone keep nobody out
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
+        is_whole = False
+        while not is_whole:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            body += message.get("body", b"")
+            self._check(len(body))
+            reservation.grow_to(len(body))
+            is_whole = not message.get("more_body", False)
+        encoding = json.detect_encoding(body)
+        if encoding != "utf-8":
+            body = _in_utf8(body, encoding)
             self._check(len(body))
             reservation.grow_to(len(body))
         return body
@@ -90,6 +104,19 @@ def _check_encoding(encoding: str) -> None:
         )
 
 
+def _in_utf8(body: bytearray, encoding: str) -> bytearray:
+    """Return a body as UTF-8 without a byte-order mark; the parser names lone surrogates in it.
+
+    Raises:
+        InvalidInputError: it is not in that encoding.
+    """
+    try:
+        text = body.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
+    return bytearray(text.encode("utf-8", "surrogatepass"))
+
+
 class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
     """Gives up what is done inside when the client of a request, whose body was read, goes away.
 
@@ -103,16 +130,20 @@ class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self._watcher: asyncio.Task[None] | None = None
         self._is_gone = False
 
     async def __aenter__(self) -> None:
         self._task = _current_task()
-        self._watcher = asyncio.create_task(self._watch())
+        # Once the event loop comes to it, which a remembered text does not wait for.
+        self._start = asyncio.get_running_loop().call_soon(self._start_watching)
 
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
-        self._watcher.cancel()
+        self._start.cancel()
+        if self._watcher:
+            self._watcher.cancel()
         if self._is_gone:
             self._task.uncancel()
             if error:  # whatever it is: of a client that is gone nothing is a bug
@@ -122,6 +153,9 @@ class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
         is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
         if not is_asked_for:  # which no handler of errors would answer
             raise exception_of(error) from error
+
+    def _start_watching(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from typing_extensions import override
 
 from errors import QueueFullError
 
@@ -18,14 +19,9 @@ class ByteBudget:
         self.used = 0
         self._max_bytes = max_bytes
 
-    @contextmanager
-    def reserved(self) -> Iterator[Reservation]:
-        """Give a reservation that can grow; what it holds is given back at the end."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.used -= reservation.held
+    def reserved(self) -> Reservation:
+        """Give a reservation that can grow; what it holds is given back at its end."""
+        return Reservation(self)
 
     def check(self, count: int, held: int = 0) -> None:
         """Look whether the budget holds so many bytes beside those that the same request holds.
@@ -41,12 +37,16 @@ class ByteBudget:
             )
 
 
-class Reservation:
-    """The bytes that one request holds."""
+class Reservation(AbstractContextManager["Reservation"]):
+    """The bytes that one request holds, until it ends."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self.held = 0
         self._budget = budget
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        self._budget.used -= self.held
 
     def grow_to(self, size: int) -> None:
         """Hold at least so many bytes.

@@ -20,6 +20,7 @@ from errors import (
     UnauthorizedError,
     UnhealthyError,
 )
+from web.addresses import read_path
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
 from web.record import Record
@@ -50,12 +51,14 @@ class ErrorResponder:
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
-        """Answer an error, and note it in the request's record."""
-        record: Record = request.state.record
+        """Answer an error, and note it in the request's record; middleware outside has none."""
+        record: Record | None = request.scope.get("state", {}).get("record")
+        record = record or Record(path=read_path(request.scope))
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.path}/"
-        shape = next(one for one in self._formats if path.startswith(_folder(one.prefix)))
+        claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
+        shape = next(claimed, self._formats[-1])  # `*` is a path that nobody claims
         status = shape.status(refusal.status)
         response = Response(shape.body(refusal), status, media_type="application/json")
         for name, value in _headers_of(error):

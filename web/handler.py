@@ -1,71 +1,96 @@
-"""The one handler of all interfaces: body, parse, embed, serialise; and what leads to it.
+"""The one handler of all interfaces: body, parse, embed, serialise; and the routes that lead to it.
 
-It stands before FastAPI: a remembered text would spend 60 us of 150 in the layers of that.
+A route of Starlette, not of FastAPI: its layers would take as long again for a remembered text.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request, Response
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import Request
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from errors import RequestTooLargeError
-from vectorizer import Vectorizer
-from web.body import Intake, while_connected
+from web.body import while_connected
 from web.endpoints.base import Ask, Endpoint
 from web.middleware import record_of
+from web.service import service_of
+
+
+def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute]:
+    """Return a route for each path that an interface is asked on."""
+    return [
+        InterfaceRoute(
+            path, EndpointHandler(kind.paths[0]), methods=["POST"], name=kind.operation_id()
+        )
+        for kind in endpoints
+        for path in kind.paths
+    ]
+
+
+class InterfaceRoute(Route):
+    """A route that middleware finds in the scope, as it does those of FastAPI."""
+
+    @override
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
+        await super().handle(scope, receive, send)
 
 
 class EndpointHandler:
-    """Answers the requests of one interface."""
+    """Answers the requests of one interface.
 
-    def __init__(self, endpoint: Endpoint[Any], vectorizer: Vectorizer, intake: Intake) -> None:
-        self._endpoint = endpoint
-        self._vectorizer = vectorizer
-        self._intake = intake
+    Args:
+        path: by which the interface is known.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one."""
-        if scope["method"] != "POST":
-            raise HTTPException(405, headers={"Allow": "POST"})
         content = await self._answer(Request(scope, receive))
-        await Response(content, media_type="application/json")(scope, receive, send)
+        headers = [
+            (b"content-length", str(len(content)).encode("ascii")),
+            (b"content-type", b"application/json"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
     async def _answer(self, request: Request) -> bytes:
+        service = service_of(request.scope)
+        endpoint = service.endpoints[self._path]
         record = record_of(request.scope)
-        timings = record.timings
-        async with self._intake.body_of(request, timings) as body:
-            with timings.measure("read"):
-                ask: Ask = self._endpoint.parse(body)
-                body.clear()  # the memory is wanted for the images
+        times = record.context.times
+        times.read_began_s = time.perf_counter()
+        async with service.intake.body_of(request) as body:
+            ask: Ask = endpoint.parse(body)
+            body.clear()  # the memory is wanted for the images
+            times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in ask.inputs)
-            self._check(ask)
+            _check_count(ask, endpoint.max_items)
             async with while_connected(request):
-                answers = await self._vectorizer.embed(ask.inputs, timings)
+                answers = await service.vectorizer.embed(ask.inputs, record.context)
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
-        with timings.measure("serialise"):
-            return self._endpoint.serialise(ask, answers)
+        record.no_tokens = [
+            place
+            for place, (asked, one) in enumerate(zip(ask.inputs, answers, strict=True))
+            if asked.modality == "text" and not one.vector[0] and not one.vector.any()
+        ]
+        began_s = time.perf_counter()
+        content = endpoint.serialise(ask, answers)
+        times.serialise_s = time.perf_counter() - began_s
+        return content
 
-    def _check(self, ask: Ask) -> None:
-        count, most = len(ask.inputs), self._endpoint.max_items
-        if count > most:
-            raise RequestTooLargeError(
-                f"{count} texts and images; at most {most} are allowed in one request", "items"
-            )
 
-
-class EndpointRouter:
-    """Leads requests to the interfaces, and all others past them."""
-
-    def __init__(self, handlers: Mapping[str, ASGIApp], others: ASGIApp) -> None:
-        self._handlers = handlers
-        self._others = others
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lead one."""
-        handler = self._handlers.get(record_of(scope).endpoint, self._others)
-        await handler(scope, receive, send)
+def _check_count(ask: Ask, most: int) -> None:
+    count = len(ask.inputs)
+    if count > most:
+        raise RequestTooLargeError(
+            f"{count} texts and images; at most {most} are allowed in one request", "items"
+        )

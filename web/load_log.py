@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from inference.runner import BatchStats
+from inference.capacity import BatchStats
 from web.record import Record
 
 logger = logging.getLogger(__name__)

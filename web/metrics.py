@@ -7,6 +7,7 @@ someone asks. Each object has a registry of its own. It knows no HTTP and no mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from backends.model import GpuMemory, ModelInfo
 from errors import REASONS
-from inference.runner import BatchStats
+from inference.capacity import BatchStats
 from inference.timings import STAGES
 from vectorizer import Vectorizer
 from web.record import MODALITIES, Record
@@ -55,10 +56,14 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_States(vectorizer, version, queue_bytes, observer_failures))
-        self._requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
+        requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
+        self._answers = cache(lambda endpoint, code: requests.labels(endpoint, str(code)))
         items = self._counter("items", "Texts and images that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
         self._truncated = self._counter("truncated_texts", "Texts longer than the model reads.")
+        self._no_tokens = self._counter(
+            "texts_without_tokens", "Texts of which the model knows no token: vectors of zeros."
+        )
         refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
         self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._total = self._histogram(
@@ -90,10 +95,13 @@ class Metrics:
 
     def observe_request(self, record: Record) -> None:
         """Count a request that was answered."""
-        self._requests.labels(record.endpoint, str(record.status)).inc()
+        self._answers(record.endpoint, record.status).inc()
         for modality, count in record.items.items():
             self._items[modality].inc(count)
-        self._truncated.inc(len(record.truncated))
+        if record.truncated:
+            self._truncated.inc(len(record.truncated))
+        if record.no_tokens:
+            self._no_tokens.inc(len(record.no_tokens))
         if record.refused:
             self._refusals[record.refused].inc()
         self._total.observe(record.total_s)
@@ -180,6 +188,8 @@ def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
 
 def _model_labels(info: ModelInfo) -> dict[str, str]:
     return {
+        "model": info.name,
+        "revision": info.revision,
         "family": info.family,
         "dimensions": str(info.dimensions),
         "parameters": str(info.parameters),

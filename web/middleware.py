@@ -1,31 +1,32 @@
 """What surrounds every HTTP request, from the outside in: its record, its errors, its token.
 
 What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
-`Server-Timing` and `X-Truncated`, in the log, and with those who count.
+`Server-Timing`, `X-Truncated` and `X-No-Tokens`, in the log, and with those who count.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from random import getrandbits
+from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import ServiceError
-from web.auth import Access
+from web.addresses import read_path
+from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
+from web.headers import header_of
 from web.logs import log_request
 from web.record import Record
+from web.service import Service, service_of
 
 # In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
 _MAX_RUNS = 1024
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_ID_BITS = 128
 
 
 def record_of(scope: Scope) -> Record:
@@ -39,59 +40,57 @@ class RecordMiddleware:
 
     Args:
         app: what answers.
-        endpoints: of each path that an interface is asked on, the one by which it is known.
-        on_complete: is told of each answer of an interface; must not raise, or the connection is
-            closed.
-        is_draining: tells whether clients shall come back on another connection.
+        endpoints: the interfaces, whose answers are counted.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        endpoints: Mapping[str, str],
-        on_complete: Callable[[Record], None],
-        is_draining: Callable[[], bool],
-    ) -> None:
+    def __init__(self, app: ASGIApp, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
         self._app = app
-        self._endpoints = endpoints
-        self._on_complete = on_complete
-        self._is_draining = is_draining
+        self._endpoints = {path: kind.paths[0] for kind in endpoints for path in kind.paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and note how it ended."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = read_path(scope)
         endpoint = self._endpoints.get(path, "")
         record = Record(_request_id(scope), scope["method"], path, endpoint)
-        scope.setdefault("state", {})["record"] = record
+        service: Service | None = getattr(scope["app"].state, "service", None)
+        scope.setdefault("state", {}).update(record=record, service=service)
+
+        async def send_with_record(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.end(message["status"])
+                headers = _headers_of(record)
+                if service and service.vectorizer.health.draining:
+                    headers.append((b"connection", b"close"))  # clients come back elsewhere
+                message["headers"] = [*message.get("headers", []), *headers]
+            await send(message)
+
         try:
-            await self._app(scope, receive, partial(self._send, record, send))
+            await self._app(scope, receive, send_with_record)
         finally:
             if record.status:  # without one the client was gone before there was an answer
                 log_request(record)
-                if record.endpoint:
-                    self._on_complete(record)
+                if service and record.endpoint:
+                    service.on_complete(record)
 
-    async def _send(self, record: Record, send: Send, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            record.end(message["status"])
-            message["headers"] = [*message.get("headers", []), *self._headers(record)]
-        await send(message)
 
-    def _headers(self, record: Record) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", record.request_id.encode())]
-        if record.endpoint:
-            headers.append((b"server-timing", server_timing(record).encode()))
-        if record.truncated:
-            headers.append((b"x-truncated", in_ranges(record.truncated).encode()))
-        if self._is_draining():
-            headers.append((b"connection", b"close"))
-        return headers
+def _headers_of(record: Record) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", record.request_id.encode())]
+    if record.endpoint:
+        headers.append((b"server-timing", server_timing(record).encode()))
+    if record.truncated:
+        headers.append((b"x-truncated", in_ranges(record.truncated).encode()))
+    if record.no_tokens:
+        headers.append((b"x-no-tokens", in_ranges(record.no_tokens).encode()))
+    return headers
 
 
 def _request_id(scope: Scope) -> str:
     """Return the id that the client gave, if it fits into a line of a log, or a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"{getrandbits(_ID_BITS):0{_ID_BITS // 4}x}"
+    given = header_of(scope, b"x-request-id")
+    return given if _SANE_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def server_timing(record: Record) -> str:
@@ -113,7 +112,7 @@ def in_ranges(places: Sequence[int]) -> str:
 
 
 class ErrorMiddleware:
-    """Answers what is raised where no FastAPI is: by the check of tokens, and by the interfaces."""
+    """Answers what is raised, within the record: Starlette answers bugs outside all middleware."""
 
     def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
         self._app = app
@@ -124,7 +123,7 @@ class ErrorMiddleware:
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            if record_of(scope).status:  # it is answered: by FastAPI, or in part
+            if scope["type"] != "http" or record_of(scope).status:  # it is answered, in part
                 raise
             await self._errors.respond(Request(scope), error)(scope, receive, send)
             if not isinstance(error, ServiceError | HTTPException):
@@ -132,17 +131,18 @@ class ErrorMiddleware:
 
 
 class AccessMiddleware:
-    """Lets those pass who bring a token."""
+    """Lets those pass who bring a token, once there is a service."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
 
         Raises:
             UnauthorizedError: it must bring a token, and brings none that is allowed.
+            UnhealthyError: there is no service, as the lifespan does not run.
         """
-        self._access.check(scope)
+        if scope["type"] == "http":
+            service_of(scope).access.check(record_of(scope).path, scope)
         await self._app(scope, receive, send)

@@ -7,23 +7,43 @@ from http.client import responses as phrases
 from typing import Any
 
 import msgspec
+from fastapi import FastAPI
 
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.errors import HEADERS, STATUS
 
 _COMPONENTS = "#/components/schemas/"
+_PLACES = {
+    "type": "string",
+    "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
+    "examples": ["0,3-5"],
+}
 _OF_VECTORS = {
     "X-Truncated": {
         "description": "Which items are longer than the model reads, so that their ends count for "
         "nothing: their places in the request, from 0. It is missing where there are none.",
-        "schema": {
-            "type": "string",
-            "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
-            "examples": ["0,3-5"],
-        },
-    }
+        "schema": _PLACES,
+    },
+    "X-No-Tokens": {
+        "description": "Which texts hold no token that the model knows, so that their vectors are "
+        "zeros: their places in the request, from 0. It is missing where there are none.",
+        "schema": _PLACES,
+    },
 }
+
+
+def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
+    """Let an application's description hold the interfaces, whose routes are not FastAPI's own."""
+    of_fastapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = of_fastapi()  # anew where routes were added
+        if not {one.paths[0] for one in endpoints} <= described["paths"].keys():
+            described = app.openapi_schema = with_endpoints(described, endpoints)
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
 
 
 def with_endpoints(
@@ -55,7 +75,7 @@ def _operation(endpoint: type[Endpoint[Any]], schemas: dict[str, Any]) -> dict[s
     return {
         "tags": ["model"],
         "summary": about.summary,
-        "operationId": endpoint.paths[0].strip("/").replace("/", "_"),
+        "operationId": endpoint.operation_id(),
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
             "200": {

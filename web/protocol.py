@@ -5,6 +5,9 @@ that sent header lines for ever filled the memory, and one that sent nothing kep
 
 It also writes an answer's head and its body apart. A process that was killed between the two left
 its client with a head alone, and no balancer may then ask another replica: here both go out as one.
+
+Its parser loses the body of a request that offers another protocol (`Upgrade: h2c`, which the JDK's
+client sends by default): here such an offer is ignored, as HTTP allows, and the body is read.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import logging
 from typing import Any
 
+import httptools
 import orjson
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -28,6 +32,11 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_in_body = False
     _deadline: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parser = _RequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,12 +62,16 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.offers_upgrade():
+            return  # the parser reads the same head again, without the offer
         self._stop_waiting()
         self._head_bytes, self._is_in_body = 0, True
         super().on_headers_complete()
 
     @override
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self.offers_upgrade():
+            return
         self._is_in_body = False
         super().on_message_complete()
 
@@ -72,6 +85,17 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + content)
         self.transport.close()
+
+    def offers_upgrade(self) -> bool:
+        """Tell whether the parser stopped at an offer of another protocol, and not at CONNECT."""
+        return any(name == b"upgrade" for name, _ in self.headers)
+
+    def head_without_offer(self) -> bytes:
+        """Write the head that was read as it came, but for its `Upgrade` headers."""
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -88,6 +112,25 @@ class Protocol(HttpToolsProtocol):
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _RequestParser(httptools.HttpRequestParser):
+    """Reads on after an offer of another protocol, where httptools stops behind the head."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    @override
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn feeds no other
+        while True:
+            try:
+                return super().feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if not self._protocol.offers_upgrade():  # CONNECT
+                    raise
+                (head_end,) = offer.args
+                data = self._protocol.head_without_offer() + data[head_end:]
 
 
 class _WholeWrites:

@@ -13,7 +13,8 @@ from typing import get_args
 
 from backends.model import Modality
 from errors import Reason
-from inference.timings import Stage, Timings
+from inference.request import RequestContext
+from inference.timings import Stage
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
@@ -25,11 +26,13 @@ class Record:
     Attributes:
         request_id: by which its line in the log and its answer are known.
         method: of HTTP.
-        path: what was asked.
+        path: what was asked, below the prefix at which the application is mounted.
         endpoint: the path by which the interface is known that was asked, or empty.
         items: how many inputs it brought, by modality.
         truncated: the places of those that were longer than the model reads, from 0.
-        timings: where its time went.
+        no_tokens: the places of texts of which the model knows no token, so that their vectors are
+            zeros.
+        context: its priority and its timestamps.
         status: what it was answered, 0 before that.
         refused: why it was not answered with vectors, in a word; None where it was.
         sentence: the same as the client was told it.
@@ -43,16 +46,17 @@ class Record:
     endpoint: str = ""
     items: Counter[Modality] = field(default_factory=Counter)
     truncated: Sequence[int] = ()
-    timings: Timings = field(default_factory=Timings)
+    no_tokens: Sequence[int] = ()
+    context: RequestContext = field(default_factory=RequestContext)
     status: int = 0
     refused: Reason | None = None
     sentence: str = ""
     total_s: float = 0.0
     stages_s: dict[Stage, float] = field(default_factory=dict)
-    _started_s: float = field(default_factory=time.perf_counter)
 
     def end(self, status: int) -> None:
         """Note the answer."""
         self.status = status
-        self.total_s = time.perf_counter() - self._started_s
-        self.stages_s = self.timings.stages()
+        ended_s = time.perf_counter()
+        self.total_s = ended_s - self.context.times.arrived_s
+        self.stages_s = self.context.times.stages(ended_s)

@@ -13,7 +13,7 @@ from meta import meta
 from web.docs import docs_response
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.openapi import error_responses
-from web.service import Service
+from web.service import service_of
 
 DOCS = "/docs"
 
@@ -68,17 +68,12 @@ def _add_models(app: FastAPI) -> None:
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.service
-    return service
-
-
 async def _live(request: Request) -> Response:
-    return _probe(_service(request).vectorizer.health.dead)
+    return _probe(service_of(request.scope).vectorizer.health.dead)
 
 
 async def _ready(request: Request) -> Response:
-    vectorizer = _service(request).vectorizer
+    vectorizer = service_of(request.scope).vectorizer
     vectorizer.try_again_if_failing()
     return _probe(vectorizer.health.unready)
 
@@ -90,7 +85,7 @@ def _probe(fault: str | None) -> Response:
 
 
 async def _meta(request: Request) -> dict[str, object]:
-    vectorizer = _service(request).vectorizer
+    vectorizer = service_of(request.scope).vectorizer
     return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats)
 
 
@@ -106,13 +101,13 @@ async def _model(request: Request) -> ModelObject:
 
 
 def _loaded_model(request: Request) -> ModelObject:
-    service = _service(request)
-    return model_object(service.settings, service.vectorizer.info, service.started_at)
+    service = service_of(request.scope)
+    return model_object(service.vectorizer.info, service.started_at)
 
 
 async def _metrics(request: Request) -> Response:
     accept = request.headers.get("accept", "")
-    content, content_type = _service(request).metrics.exposition(accept)
+    content, content_type = service_of(request.scope).metrics.exposition(accept)
     return Response(content, headers={"Content-Type": content_type})
 
 
@@ -121,7 +116,7 @@ async def _docs() -> Response:
 
 
 async def _root(request: Request) -> Response:
-    page = _service(request).page
+    page = service_of(request.scope).page
     if page and "text/html" in request.headers.get("accept", ""):
         return page
     app: FastAPI = request.app

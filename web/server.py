@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
 from typing_extensions import override
+
+from errors import ConfigurationError, describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +25,57 @@ _LAST_ARRIVALS_S = 0.5
 # In each pass the event loop accepts one connection (uvloop) or all (asyncio), and reads from every
 # socket on which something has come; a request is read some passes after it has been accepted.
 _PASSES_TO_READ = 10
+
+
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address, or its kind
+_WHY = {
+    errno.EADDRINUSE: "another process listens on it: end that one, or choose another port",
+    errno.EACCES: "this user may not take it; ports from 1024 on are for everybody",
+}
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Take the port without listening on it: connections are refused until the server does.
+
+    Args:
+        host: an address, or a name of which each address that this machine has is taken; `::` is
+            every one of IPv6 and of IPv4.
+        port: 0 is any that is free.
+
+    Raises:
+        ConfigurationError: it cannot be taken; the message names HOST or PORT.
+    """
+    of = None if host == "::" else host  # None is every address of both kinds
+    try:
+        found = socket.getaddrinfo(of, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"HOST={host!r}: no such address or name") from error
+    bound = []
+    with ExitStack() as held:
+        # /etc/hosts may give a name one address twice.
+        for family, kind, protocol, _, (address, _, *scope) in dict.fromkeys(found):
+            try:
+                one = held.enter_context(socket.socket(family, kind, protocol))
+                # Connections of the process before this one may linger for a minute.
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind((address, port, *scope))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise _cannot_take(port, error) from error
+            else:
+                bound.append(one)
+                port = one.getsockname()[1]  # one for all addresses, where any will do
+        if not bound:
+            raise ConfigurationError(f"HOST={host!r}: this machine has no such address")
+        held.pop_all()
+    return bound
+
+
+def _cannot_take(port: int, error: OSError) -> ConfigurationError:
+    reason = _WHY.get(error.errno or 0) or describe_error(error)
+    return ConfigurationError(f"PORT={port}: {reason}")
 
 
 class StoppedError(SystemExit):
@@ -50,7 +106,16 @@ class Server(uvicorn.Server):
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+            for one in sockets or ():
+                one.getsockname()  # uvloop closes one that may not listen, and says nothing
+        except OSError:
+            fault = _cannot_take(self.config.port, OSError(errno.EADDRINUSE, ""))
+            logger.error("Cannot start: %s", fault)  # noqa: TRY400 - two took it, one may listen
+            self.started = False
+            await self.lifespan.shutdown()
+            sys.exit(1)
         if self.stopped:  # some libraries swallow whatever is raised in them
             self.should_exit = True
 

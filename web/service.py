@@ -1,30 +1,28 @@
-"""What serves, once the model is loaded: the parts of the edge, put together."""
+"""What serves, once the model is loaded: the parts of the edge, on the application's state."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
-from starlette.types import ASGIApp
+from starlette.datastructures import State
+from starlette.types import Scope
 
 from config import VERSION, Settings
+from errors import UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
-from web.addresses import AddressMiddleware, HeadMiddleware
 from web.auth import Access
 from web.body import Intake
 from web.endpoints.base import Endpoint
-from web.errors import ErrorResponder
-from web.handler import EndpointHandler, EndpointRouter
 from web.load_log import LoadLog
 from web.metrics import Metrics
-from web.middleware import AccessMiddleware, ErrorMiddleware, RecordMiddleware
 from web.page import page_response
 from web.record import Record
 
@@ -37,35 +35,54 @@ class Service:
         settings: its limits.
         vectorizer: the model.
         started_at: when it was ready to serve, in seconds since 1970.
+        endpoints: the interfaces, by the path by which each is known.
+        intake: takes their requests in.
+        access: who may ask.
         metrics: what is counted.
+        on_complete: is told of each answer of an interface.
         page: for browsers; None where it is turned off.
-        app: answers every request.
     """
 
     settings: Settings
     vectorizer: Vectorizer
     started_at: int
+    endpoints: Mapping[str, Endpoint[Any]]
+    intake: Intake
+    access: Access
     metrics: Metrics
+    on_complete: Callable[[Record], None]
     page: Response | None
-    app: ASGIApp
+
+
+def service_of(scope: Scope) -> Service:
+    """Return what serves a request.
+
+    Raises:
+        UnhealthyError: the application's lifespan has not begun, or is over.
+    """
+    service: Service | None = scope["state"]["service"]  # of the application, when it was asked
+    if service is None:
+        raise UnhealthyError(
+            "not started: the application's lifespan does not run; one that mounts it enters "
+            "app.router.lifespan_context(app)"
+        )
+    return service
 
 
 @asynccontextmanager
 async def serving(
+    state: State,
     vectorizer: Vectorizer,
     settings: Settings,
     endpoints: Sequence[type[Endpoint[Any]]],
-    errors: ErrorResponder,
-    others: ASGIApp,
-) -> AsyncIterator[Service]:
-    """Put the edge together, and let the metrics and the log hear of every batch and request.
+) -> AsyncIterator[None]:
+    """Put the edge together, as `state.service`, and let metrics and log hear of every batch.
 
     Args:
+        state: of the application.
         vectorizer: the model; who loaded it closes it.
         settings: the limits.
         endpoints: the interfaces.
-        errors: answers errors.
-        others: answers what no interface does.
 
     Raises:
         ConfigurationError: a setting does not fit the model.
@@ -82,23 +99,22 @@ async def serving(
     for observer in (metrics, load_log):
         vectorizer.observe_batches(observer.observe_batch)
         requests.add(observer.observe_request)
-    handlers = {
-        kind.paths[0]: EndpointHandler(kind(settings, vectorizer.info), vectorizer, intake)
-        for kind in endpoints
-    }
-    access = Access(settings.authentication_allowed_tokens)
-    router = EndpointRouter(handlers, HeadMiddleware(others))
-    recorded = RecordMiddleware(
-        ErrorMiddleware(AccessMiddleware(router, access), errors),
-        endpoints={path: kind.paths[0] for kind in endpoints for path in kind.paths},
-        on_complete=requests,
-        is_draining=lambda: vectorizer.health.draining,
+    service = Service(
+        settings,
+        vectorizer,
+        int(time.time()),
+        {kind.paths[0]: kind(settings, vectorizer.info) for kind in endpoints},
+        intake,
+        Access(settings.authentication_allowed_tokens),
+        metrics,
+        requests,
+        page_response() if settings.debug_page else None,
     )
-    app = AddressMiddleware(recorded)
     task = background(load_log.run(), name="load-log")
+    state.service = service
     try:
-        page = page_response() if settings.debug_page else None
-        yield Service(settings, vectorizer, int(time.time()), metrics, page, app)
+        yield
     finally:
+        del state.service
         task.cancel()
         await asyncio.wait([task])

@@ -23,8 +23,10 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
     """
+    from backends.families.checkpoints import load_sound
+
     load = loader_of(LAYOUTS[folder.family].module)
-    return loaded(folder, folder.family, lambda: load(folder, options))
+    return loaded(folder, folder.family, lambda: load_sound(lambda: load(folder, options)))
 
 
 def loader_of(module: str | None) -> Callable[[ModelFolder, ModelOptions], TorchModel]:

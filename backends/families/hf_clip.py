@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
-    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
@@ -32,8 +31,8 @@ from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, place, 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `openai_clip/` and `openai_clip_processor/`."""
     processors = folder.part("openai_clip_processor")
-    tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
-    processor = CLIPImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    tokenizer = hf.load_own_tokenizer(processors, options)
+    processor = hf.load_image_processor(CLIPImageProcessorPil, processors)
     config = hf.read_config(folder.part("openai_clip"))
     is_metaclip2 = _is_metaclip2(config, tokenizer)
     model = _load_model(folder, config, is_metaclip2, options)

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     Idefics3ImageProcessorPil,
     ModernVBertConfig,
     ModernVBertModel,
@@ -42,10 +41,12 @@ from backends.torch.towers import (
     place,
     unit_length,
 )
+from backends.weights import common_prefix
 from errors import ModelFolderError
 
 _PROMPT = "<|begin_of_text|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
 _LARGEST_PX = 4096  # beyond, transformers scales in one step more; no known checkpoint asks for it
+_MORE = "additional_embedding.weight"  # of the tokens that colpali-engine added
 # The vision tower of all known checkpoints; a folder of the reference's need not hold its config.
 _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 
@@ -53,8 +54,8 @@ _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `colpali_engine_model/` and `colpali_engine_processor/`, each a hub cache."""
     processors = _snapshot(folder, "colpali_engine_processor")
-    tokenizer = AutoTokenizer.from_pretrained(processors, local_files_only=True)
-    processor = Idefics3ImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    tokenizer = hf.load_own_tokenizer(processors, options)
+    processor = hf.load_image_processor(Idefics3ImageProcessorPil, processors)
     model = place(_load_model(folder), options)
     info = describe(
         folder,
@@ -142,7 +143,7 @@ def _load_model(folder: ModelFolder) -> Any:
             f"type {ModernVBertConfig.model_type} is needed"
         )
     if "text_model_name" not in config["text_config"]:  # transformers' own form
-        return _checked(snapshot, config=None, state_dict=None)
+        return ModernVBertModel.from_pretrained(snapshot, **hf.load_options())
     weights = find_weights(snapshot)
     if not weights:
         raise ModelFolderError(f"{snapshot.absolute()} holds no weights")
@@ -152,21 +153,9 @@ def _load_model(folder: ModelFolder) -> Any:
         vision_config=_vision_config(cache, config["vision_config"]["vision_model_name"]),
         **{name: config[name] for name in ("image_token_id", "pixel_shuffle_factor")},
     )
-    return _checked(None, config=native, state_dict=_renamed(_read_weights(weights)))
-
-
-def _checked(path: Path | None, **parts: Any) -> Any:
-    given = {name: part for name, part in parts.items() if part is not None}
-    model, told = ModernVBertModel.from_pretrained(
-        path, **given, output_loading_info=True, **hf.load_options()
+    return ModernVBertModel.from_pretrained(
+        None, config=native, state_dict=_renamed(_read_weights(weights)), **hf.load_options()
     )
-    # The head of the vision tower is not asked for anything.
-    missing = [name for name in told["missing_keys"] if ".head." not in name]
-    if missing or told["mismatched_keys"]:
-        raise ValueError(
-            f"its weights do not fit: {', '.join([*missing, *told['mismatched_keys']])}"
-        )
-    return model
 
 
 def _text_config(cache: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,13 +196,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give the weights of colpali-engine's form the names of transformers'."""
+    prefix = common_prefix(weights)  # "model.", behind which there may stand another
     named = {
-        name.removeprefix("model.").replace("modality_projection.proj.", "modality_projection."): w
+        name.removeprefix(prefix).replace("modality_projection.proj.", "modality_projection."): w
         for name, w in weights.items()
     }
     tokens = "text_model.embeddings.tok_embeddings"
-    more = named.pop(f"{tokens}.additional_embedding.weight")
-    return {**named, f"{tokens}.weight": torch.cat([named[f"{tokens}.weight"], more])}
+    parts = [named.pop(f"{tokens}.{part}", None) for part in ("weight", _MORE)]
+    found = [part for part in parts if part is not None]  # what is missing is told by its shape
+    return {**named, f"{tokens}.weight": torch.cat(found)} if found else named
 
 
 class TextNetwork(nn.Module):

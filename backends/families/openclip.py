@@ -10,6 +10,7 @@ before it converts to RGB.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -33,7 +34,15 @@ from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
 from backends.inputs.pixels import PixelPreparation, to_pixels
 from backends.inputs.resampling import Pixels
-from backends.inputs.tokens import Padding, TokenPreparation, Tokens, beginning, unknown_id
+from backends.inputs.tokens import (
+    Known,
+    Padding,
+    TokenPreparation,
+    Tokens,
+    beginning,
+    known_of,
+    unknown_id,
+)
 from backends.model import ModelOptions
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
@@ -49,6 +58,8 @@ from backends.torch.towers import (
     unit_length,
 )
 from errors import ModelFolderError
+
+logger = logging.getLogger(__name__)
 
 _NAME = "model-folder"  # under which open_clip knows the architecture of the folder
 
@@ -108,10 +119,19 @@ def _read_description(path: Path) -> _Description:
         )
     tag_config = open_clip.get_pretrained_cfg(name, tag) or {}
     known = asdict(PreprocessCfg()).keys()
+    preprocess = published.get("preprocess_cfg") or {
+        key: value for key, value in tag_config.items() if key in known
+    }
+    if not preprocess:
+        logger.warning(
+            "%s does not say how its pictures are prepared (preprocess_cfg in "
+            "open_clip_config.json), so open_clip's defaults are used: %s",
+            path.absolute(),
+            PreprocessCfg(),
+        )
     return _Description(
         architecture=_with_text_tower_on_disk(deepcopy(architecture), path),
-        preprocess=published.get("preprocess_cfg")
-        or {key: value for key, value in tag_config.items() if key in known},
+        preprocess=preprocess,
         weights=_find_weights(path, tag),
         reference_config=own or published,
     )
@@ -189,6 +209,8 @@ def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> To
 
 
 def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
+    if places := hf.positions(model):  # of a Hugging Face tower
+        tokenizer.context_length = min(tokenizer.context_length, places)
     nothing = tokenizer([""])[0]  # [context length], padded
     is_blind = _is_blind_to_padding(model)
     padding = Padding("rounded" if is_blind else "full", len(nothing), int(nothing[-1]))
@@ -212,6 +234,13 @@ class _Tokenize:
         inner = getattr(tokenizer, "tokenizer", None)
         self._ends_in_padding = padding.token_id == getattr(inner, "eos_token_id", None)
         self._lock = Lock()  # those of transformers note where to cut in themselves, at every call
+
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        if inner := getattr(self._tokenize, "tokenizer", None):
+            return hf.known_by_transformers(inner)
+        return known_of(self._tokenize.encoder, ())
 
     def __call__(self, text: str) -> Tokens:
         text = beginning(text, self._length)

@@ -21,6 +21,8 @@ from backends.families import transformers_models as hf
 from backends.inputs.one_part import OnePart
 from backends.inputs.tokens import (
     CHARS_OF_A_TOKEN,
+    IdLimit,
+    Known,
     Padding,
     TextRecipe,
     TokenPreparation,
@@ -28,6 +30,7 @@ from backends.inputs.tokens import (
     beginning,
 )
 from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.text_folder import kept_dimensions
 from backends.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from errors import ConversionError
 
@@ -35,7 +38,11 @@ logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own 
 
 
 def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTransformer:
-    """Load a model from its folder, in float32 whatever its weights are stored in."""
+    """Load a model from its folder, in float32 whatever its weights are stored in.
+
+    Raises:
+        ModelFolderError: it keeps no number of dimensions that could be.
+    """
     model = SentenceTransformer(
         str(path),
         device="cpu",
@@ -43,6 +50,10 @@ def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTran
         trust_remote_code=options.trust_remote_code,
         model_kwargs={"dtype": torch.float32},
     )
+    # What the model says of itself may be more than its network has positions for.
+    if places := hf.positions(model):
+        model.max_seq_length = min(model.max_seq_length or places, places)
+    model.truncate_dim = kept_dimensions(model.truncate_dim, path)
     placed: SentenceTransformer = place(model, options)
     return placed
 
@@ -107,6 +118,11 @@ class _Tokenize:
         self._model = model
         self._lock = Lock()  # it notes where to cut in itself, at every call
 
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        return hf.known_by_transformers(self._model.tokenizer)
+
     def __call__(self, text: str) -> Tokens:
         length = self._model.max_seq_length
         text = beginning(text, length)
@@ -132,6 +148,13 @@ class _Features(OnePart):
         self._model = model
         self._names = names
         self._lock = Lock()
+        self._limit = IdLimit(hf.known_by_transformers(model.tokenizer)) if _IDS in names else None
+
+    @override
+    def limit_ids(self, rows: int) -> None:
+        """Read no text with an id that has no embedding."""
+        if self._limit:
+            self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
         """Guess the tokens."""
@@ -145,6 +168,8 @@ class _Features(OnePart):
             features = _tensors(self._model, text)
             cut = _MASK in features and length
             ids = features[_IDS].flatten().tolist() if _IDS in features else []
+            if self._limit:
+                self._limit.check(ids)
             truncated = bool(cut) and hf.is_cut(self._model.tokenizer, text, ids, length)
         arrays = tuple(features[name].numpy() for name in self._names)
         cost = max(len(ids), 1)
@@ -186,10 +211,11 @@ class _TextNetwork(nn.Module):
 
 
 def sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a model's modules as a function of their features."""
+    """Return a model's modules as a function of their features, cut as its `encode` cuts."""
+    dimensions: int | None = model.truncate_dim
 
     def network(features: dict[str, Any]) -> Tensor:
         vectors: Tensor = model(features)["sentence_embedding"]
-        return vectors
+        return vectors if dimensions is None else vectors[..., :dimensions]
 
     return network

@@ -11,6 +11,7 @@ sentence-transformers 3 resized by Pillow, where today's uses torchvision.
 from __future__ import annotations
 
 import filecmp
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,21 @@ from backends.torch.towers import (
 )
 from errors import ModelFolderError
 
+logger = logging.getLogger(__name__)
+
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `clip/` and `text/`; equal folders are loaded once."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
+    network_path = _network_folder(clip_path)
     clip = load_sentence_transformer(clip_path, options)
     shared = same_content(clip_path, text_path)
     text = clip if shared else load_sentence_transformer(text_path, options)
-    processor = CLIPImageProcessorPil.from_pretrained(_network_folder(clip_path))
+    processor = CLIPImageProcessorPil.from_pretrained(network_path)
     if not shared:
         _drop_text_tower(clip)
     geometry = Geometry.of_processor(processor, "pillow")
+    _check_dimensions(clip, text)
     info = describe(
         folder,
         options,
@@ -61,6 +66,17 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     )
     image = _image_tower(clip, processor, geometry)
     return TorchModel(info, {"text": text_tower(text), "image": image}, EVERY_TEXT_MODE)
+
+
+def _check_dimensions(clip: SentenceTransformer, text: SentenceTransformer) -> None:
+    pictures, texts = clip.get_embedding_dimension(), text.get_embedding_dimension()
+    if pictures and texts and pictures != texts:
+        logger.warning(
+            "Texts have %d dimensions and pictures %d: they cannot be compared. Do both folders "
+            "belong together, and is truncate_dim the same in both?",
+            texts,
+            pictures,
+        )
 
 
 def same_content(first: Path, second: Path) -> bool:

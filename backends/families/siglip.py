@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoTokenizer,
     Siglip2ImageProcessorPil,
     Siglip2Model,
     SiglipImageProcessorPil,
@@ -37,9 +36,7 @@ _MODELS = {FIXED: SiglipModel, NAFLEX: Siglip2Model}
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `siglip/`, with its processor in a hub cache inside it or beside the weights."""
     processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
-    tokenizer = AutoTokenizer.from_pretrained(
-        processors, local_files_only=True, trust_remote_code=options.trust_remote_code
-    )
+    tokenizer = hf.load_own_tokenizer(processors, options)
     model = _load_model(folder.part("siglip"), options)
     build = _naflex_images if _is_naflex(model) else _fixed_images
     images, image_px = build(model, processors, options)
@@ -73,13 +70,13 @@ def _load_model(path: Path, options: ModelOptions) -> Any:
 
 
 def _fixed_images(model: Any, processors: Path, _options: ModelOptions) -> tuple[TorchTower, int]:
-    processor = SiglipImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    processor = hf.load_image_processor(SiglipImageProcessorPil, processors)
     geometry = Geometry.of_processor(processor, "torch")
     return hf.image_tower(model, processor, geometry, identity), geometry.shorter_side_px
 
 
 def _naflex_images(model: Any, processors: Path, options: ModelOptions) -> tuple[TorchTower, int]:
-    processor = Siglip2ImageProcessorPil.from_pretrained(processors, local_files_only=True)
+    processor = hf.load_image_processor(Siglip2ImageProcessorPil, processors)
     return naflex.image_tower(model, processor, options.max_num_patches), 0
 
 

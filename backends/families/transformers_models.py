@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.inputs.siglip1_tokens import SpecialTokens
 from backends.inputs.tokens import (
     VOCABULARY,
+    Known,
     TextRecipe,
     Tokenize,
     Tokenizer,
@@ -28,6 +30,8 @@ from backends.inputs.tokens import (
     Tokens,
     beginning,
     decode,
+    known_by,
+    known_of,
     unknown_id,
 )
 from backends.model import ModelOptions
@@ -39,10 +43,14 @@ from backends.torch.towers import (
     portable_images,
     portable_texts,
 )
-from errors import ConversionError
+from errors import ConversionError, ModelFolderError
 
 transformers.logging.set_verbosity_error()  # its advice is for people who train
 transformers.utils.logging.disable_progress_bar()
+
+# How networks call their tables of positions.
+_POSITIONS = re.compile(r"(^|\.)(position_embeddings?|wpe)$")
+_VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # files of which a tokenizer is made
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -96,6 +104,11 @@ class TransformersTokenizer:
         self._clean = CLEANING[recipe.cleaning]
         self._lock = Lock()  # it notes where to cut in itself, at every call
 
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        return known_by_transformers(self._tokenizer)
+
     def __call__(self, text: str) -> Tokens:
         """Return the ids of a text, those of a long one cut."""
         clean = self._clean(beginning(text, self._max_length))
@@ -124,9 +137,50 @@ def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
     """
     if (folder / VOCABULARY).is_file():
         return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    return transformers.AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=options.trust_remote_code, local_files_only=True
-    )
+    return load_own_tokenizer(folder, options)
+
+
+def load_own_tokenizer(folder: Path, options: ModelOptions) -> Any:
+    """Load a tokenizer by the class that its folder names.
+
+    Raises:
+        ModelFolderError: its files are not there.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=options.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:
+        # Each class says in words of its own that it has nothing to be made of.
+        if any(path for name in _VOCABULARIES for path in folder.glob(name)):
+            raise
+        raise ModelFolderError(
+            f"{folder.absolute()} holds no vocabulary for its tokenizer: none of "
+            f"{', '.join(_VOCABULARIES)}"
+        ) from error
+
+
+def load_image_processor(kind: Any, folder: Path) -> Any:
+    """Load an image processor of transformers.
+
+    Raises:
+        ModelFolderError: the folder does not say how pictures are prepared.
+    """
+    # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
+    if not any(folder.glob("*processor_config.json")):
+        raise ModelFolderError(
+            f"{folder.absolute()} has no preprocessor_config.json, which says how its pictures are "
+            "prepared"
+        )
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def known_by_transformers(tokenizer: Any) -> Known:
+    """Say what the vocabulary of a tokenizer holds."""
+    vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if isinstance(vocabulary, Vocabulary):
+        return known_by(vocabulary)
+    return known_of(tokenizer.get_vocab(), set(tokenizer.all_special_tokens))
 
 
 def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
@@ -202,6 +256,17 @@ def full_config(model: Any) -> Mapping[str, object]:
     """Return a model's whole configuration, defaults included, in JSON's types."""
     config: dict[str, object] = json.loads(model.config.to_json_string(use_diff=False))
     return config
+
+
+def positions(model: nn.Module) -> int | None:
+    """Return how many tokens a text network has a table of positions for; None without a table."""
+    found = [
+        # RoBERTa and its relatives count from behind the position of the padding.
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in model.named_modules()
+        if isinstance(table, nn.Embedding) and _POSITIONS.search(name) and "vision" not in name
+    ]
+    return min(found, default=None)
 
 
 def load_options() -> dict[str, Any]:

@@ -98,19 +98,27 @@ class ChunkPreparation(OnePart):
         if self._reading.is_direct:
             return self._tokens.estimate(text)
         whole, rest = divmod(len(text), _CHARS_OF_A_SENTENCE)
+        if not whole:
+            return self._tokens.estimate(text)
         full = self._tokens.estimate(text[:_CHARS_OF_A_SENTENCE])
         return whole * full + self._tokens.estimate(text[:rest])
 
     def split(self, text: str, shaping: Shaping) -> Parts:
         """Return a text's sentences, or itself where there are none."""
-        text = prefixed(text, shaping.task)
+        if shaping.task:
+            text = prefixed(text, shaping.task)
         chunks = self._split(text) or [text]
         return Parts(chunks[:: self._every], len(chunks))
 
     def prepare(self, chunk: str, shaping: Shaping) -> Prepared:
         """Return ids and a mask of a sentence, [length] int64 each."""
         prepared = self._tokens.prepare(chunk, shaping)
-        return replace(prepared, pick=self._poolings.get(shaping.pooling, 0))
+        pick = self._poolings.get(shaping.pooling, 0)
+        return replace(prepared, pick=pick) if pick else prepared
+
+    def limit_ids(self, rows: int) -> None:
+        """Let the other read no text with an id that has no embedding."""
+        self._tokens.limit_ids(rows)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.

@@ -30,6 +30,9 @@ class OnePart:
         columns = zip(*(item.arrays for item in items), strict=True)
         return tuple(np.stack(column) for column in columns)
 
+    def limit_ids(self, _rows: int) -> None:
+        """Do nothing: there are no ids."""
+
     def text_of(self, _ids: Sequence[int]) -> str:
         """Say that there is no vocabulary.
 

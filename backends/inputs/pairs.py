@@ -7,7 +7,7 @@ template puts them together, and of the longer half the end is cut off until bot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,17 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Vocabulary
 
 from backends.inputs.one_part import OnePart
-from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, Padding, beginning
+from backends.inputs.tokens import (
+    CHARS_OF_A_TOKEN,
+    VOCABULARY,
+    IdLimit,
+    Padding,
+    beginning,
+    known_by,
+    read_vocabulary,
+)
 from backends.model import ModelOptions, Pair, Prepared, Shaping
+from errors import InvalidInputError
 
 _SPECIAL_TOKENS = 3  # of most templates; an estimate is corrected
 
@@ -60,6 +69,21 @@ class PairPreparation(OnePart):
         self._vocabulary = vocabulary
         self._padding = recipe.padding
         self._typed = recipe.typed
+        self._limit = IdLimit(known_by(vocabulary))
+
+    def limit_ids(self, rows: int) -> None:
+        """Read no pair with an id that has no embedding; what fills up may be any id.
+
+        Raises:
+            ValueError: every pair has one.
+        """
+        self._limit.set(rows)
+        if self._padding.token_id >= rows:
+            self._padding = replace(self._padding, token_id=0)
+        try:
+            self.prepare(Pair("", ""), Shaping())
+        except InvalidInputError as error:
+            raise ValueError(f"no pair can be read: {error}") from error
 
     def estimate(self, pair: Pair) -> int:
         """Guess the padded tokens from the number of characters."""
@@ -76,6 +100,7 @@ class PairPreparation(OnePart):
         if truncated:
             kept = _kept(encoding, longest)
             ids, types = [ids[place] for place in kept], [types[place] for place in kept]
+        self._limit.check(ids)
         arrays = self._padding(ids)
         length = len(arrays[0])
         if self._typed:
@@ -108,5 +133,4 @@ def longest_first(lengths: tuple[int, int], room: int) -> tuple[int, int]:
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PairPreparation:
     """Make the preparation of a converted model's folder."""
-    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
-    return PairPreparation(vocabulary, PairRecipe.of_json(described))
+    return PairPreparation(read_vocabulary(folder / VOCABULARY), PairRecipe.of_json(described))

@@ -92,6 +92,10 @@ class PromptedPreparation(OnePart):
         """Put items of one bucket together."""
         return self._preparation.collate(items)
 
+    def limit_ids(self, rows: int) -> None:
+        """Let the other read no text with an id that has no embedding."""
+        self._preparation.limit_ids(rows)
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
 

@@ -17,7 +17,15 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from backends.inputs.cleaning import NO_PUNCTUATION
-from backends.inputs.tokens import TextRecipe, TokenPreparation, Tokens, beginning, unknown_id
+from backends.inputs.tokens import (
+    Known,
+    TextRecipe,
+    TokenPreparation,
+    Tokens,
+    beginning,
+    known_of,
+    unknown_id,
+)
 from backends.model import ModelOptions
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
@@ -74,6 +82,12 @@ class Siglip1Tokenizer:
         self._unknown_pieces = len(self._pieces.encode(special.unknown))
         names = "|".join(map(re.escape, sorted(special.ids, key=len, reverse=True)))
         self._names = re.compile(rf"\s*({names})\s*")
+
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        pieces = {self._pieces.id_to_piece(one): one for one in range(len(self._pieces))}
+        return known_of(pieces | self._special.ids, self._special.ids)
 
     def __call__(self, text: str) -> Tokens:
         """Return the ids of a text, those of a long one cut."""

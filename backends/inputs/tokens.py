@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -17,6 +18,8 @@ from backends.inputs.one_part import OnePart
 from backends.model import Arrays, ModelOptions, Prepared, Shaping
 from errors import InvalidInputError
 
+logger = logging.getLogger(__name__)
+
 VOCABULARY = "tokenizer.json"  # in a converted model's folder
 _IDS = 2**32  # the tokenizers library takes no larger ones
 
@@ -28,8 +31,25 @@ class Tokens(NamedTuple):
     truncated: bool
 
 
+class Known(NamedTuple):
+    """What a tokenizer's vocabulary holds.
+
+    Attributes:
+        ids: how many there are: the largest, and one.
+        has_words: whether any stands for a letter or a digit.
+    """
+
+    ids: int
+    has_words: bool
+
+
 class Tokenize(Protocol):
     """Turns a text into ids, cut to what the model reads, and back; for many threads at a time."""
+
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        ...
 
     def __call__(self, text: str, /) -> Tokens:
         """Return the ids of a text."""
@@ -42,6 +62,96 @@ class Tokenize(Protocol):
             InvalidInputError: one is none of the vocabulary.
         """
         ...
+
+
+_SPECIAL = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # as all families write them
+
+
+def known_of(tokens: Mapping[str, int], special: Collection[str]) -> Known:
+    """Say what a vocabulary holds.
+
+    Args:
+        tokens: their ids, by name.
+        special: which of them stand for no text.
+    """
+    return Known(max(tokens.values(), default=-1) + 1, _has_words(tokens, special))
+
+
+def _has_words(tokens: Iterable[str | None], special: Collection[str]) -> bool:
+    return any(
+        any(map(str.isalnum, token)) and token not in special and not _SPECIAL.fullmatch(token)
+        for token in tokens
+        if token
+    )
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Read a vocabulary of the tokenizers library.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.absolute()} is missing")
+    return Vocabulary.from_file(str(path))
+
+
+def known_by(vocabulary: Vocabulary) -> Known:
+    """Say what a vocabulary of the tokenizers library holds."""
+    added = vocabulary.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
+    ids = vocabulary.get_vocab_size()
+    if ids == 0 or vocabulary.id_to_token(ids - 1) is None:  # they have gaps
+        return known_of(vocabulary.get_vocab(), special)
+    # Of a quarter of a million tokens, all together would take half a second.
+    return Known(ids, _has_words(map(vocabulary.id_to_token, range(ids)), special))
+
+
+class IdLimit:
+    """Which ids a network has an embedding for, and a tokenizer that may know others.
+
+    Torch fails on an id without an embedding, and takes a GPU along; OpenVINO computes a vector
+    that means nothing.
+
+    Args:
+        known: what the tokenizer's vocabulary holds.
+
+    Raises:
+        ValueError: nothing but special tokens: texts would differ in nothing.
+    """
+
+    def __init__(self, known: Known) -> None:
+        if not known.has_words:
+            raise ValueError(
+                "its tokenizer has no vocabulary, only special tokens: tokenizer.json is missing, "
+                "or what it is made of (such as vocab.txt or sentencepiece.bpe.model)"
+            )
+        self._ids = known.ids
+        self._rows: int | None = None
+
+    def set(self, rows: int) -> None:
+        """Set how many ids have an embedding; ids that no text uses are no fault."""
+        self._rows = rows
+        if self._ids > rows:
+            logger.warning(
+                "The tokenizer has %d ids, and the model embeddings of %d: a text with one of the "
+                "others is refused",
+                self._ids,
+                rows,
+            )
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Look at the ids of a text.
+
+        Raises:
+            InvalidInputError: one has no embedding.
+        """
+        if self._rows is not None and (largest := max(ids, default=0)) >= self._rows:
+            raise InvalidInputError(
+                f"the tokenizer makes id {largest} of a part of it, and the model has embeddings "
+                f"of {self._rows} ids only",
+                "body",
+            )
 
 
 # No vocabulary's tokens are so long on average, and no model reads more than its places. A
@@ -129,6 +239,21 @@ class TokenPreparation(OnePart):
     def __init__(self, tokenize: Tokenize, padding: Padding) -> None:
         self._tokenize = tokenize
         self._padding = padding
+        self._limit = IdLimit(tokenize.known)
+
+    def limit_ids(self, rows: int) -> None:
+        """Read no text with an id that has no embedding; what fills up may be any id.
+
+        Raises:
+            ValueError: every text has one.
+        """
+        self._limit.set(rows)
+        if self._padding.token_id >= rows and self._padding.to != "full":
+            self._padding = replace(self._padding, token_id=0)
+        try:
+            self._limit.check([*self._tokenize("").ids, self._padding.token_id])
+        except InvalidInputError as error:
+            raise ValueError(f"no text can be read: {error}") from error
 
     def estimate(self, text: str) -> int:
         """Guess the padded tokens from the number of characters."""
@@ -138,6 +263,7 @@ class TokenPreparation(OnePart):
     def prepare(self, text: str, _shaping: Shaping) -> Prepared:
         """Return ids [length] int64, and a mask if the network takes one."""
         ids, truncated = self._tokenize(text)
+        self._limit.check(ids)
         arrays = self._padding(ids)
         length = len(arrays[0])
         return Prepared(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
@@ -188,6 +314,11 @@ class Tokenizer:
         self._max_length = recipe.padding.longest
         self._clean = CLEANING[recipe.cleaning]
 
+    @property
+    def known(self) -> Known:
+        """What its vocabulary holds."""
+        return known_by(self._vocabulary)
+
     def __call__(self, text: str) -> Tokens:
         """Return the ids of a text, those of a long one cut."""
         clean = self._clean(beginning(text, self._max_length))
@@ -226,5 +357,5 @@ def unknown_id(one: int) -> InvalidInputError:
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:
     """Make the preparation of a converted model's folder."""
     recipe = TextRecipe.of_json(described)
-    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     return TokenPreparation(Tokenizer(vocabulary, recipe), recipe.padding)

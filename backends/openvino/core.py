@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from machine import usable_cores
+
 # OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
 # meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
 ov.Type.f32.to_dtype()
@@ -51,10 +53,10 @@ def compile_network(
     Args:
         network: read or made; what is compiled does not change with it.
         properties: the precision, as OpenVINO is told.
-        cores: how many it may use; None for all.
+        cores: how many it may use; None for all that this process may.
 
     Raises:
         RuntimeError: OpenVINO cannot; or its first pass does, where the CPU cannot.
     """
-    threads = {"INFERENCE_NUM_THREADS": cores or 0}
+    threads = {"INFERENCE_NUM_THREADS": cores or usable_cores()}
     return _CORE.compile_model(network, "CPU", {**_ONE_PASS_AT_A_TIME, **threads, **properties})

@@ -14,10 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer as Vocabulary
 
 from backends.folder import ModelFolder, loaded
-from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe, Tokenizer, TokenPreparation
+from backends.inputs.tokens import (
+    VOCABULARY,
+    Padding,
+    TextRecipe,
+    Tokenizer,
+    TokenPreparation,
+    read_vocabulary,
+)
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.openvino.core import read_network
 from backends.openvino.runtime import OpenVinoNetwork
@@ -54,8 +60,10 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
     longest = most_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
     padding = Padding("nothing", int(longest), masked=True)
-    vocabulary = Vocabulary.from_file(str(path / VOCABULARY))
+    vocabulary = read_vocabulary(path / VOCABULARY)
     texts = LonePreparation(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
+    if network.rows is not None:
+        texts.limit_ids(network.rows)
     return Model(info, {"text": Tower(texts, network)})
 
 
@@ -76,6 +84,7 @@ class PooledNetwork:
 
     Attributes:
         parameters: number of weights.
+        rows: how many ids it has embeddings for; None where that is not found.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
@@ -84,6 +93,7 @@ class PooledNetwork:
         weights = (op for op in network.get_ops() if op.get_type_name() == "Constant")
         self.parameters = sum(int(np.prod(tuple(op.output(0).shape))) for op in weights)
         self._network = OpenVinoNetwork(path, options)
+        self.rows = self._network.rows
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Rows:
         """Compute: both [1, length] -> [1, dim] float32."""

@@ -19,9 +19,19 @@ from backends.faults import translate_device_errors
 from backends.folder import ModelFolder
 from backends.identity import with_space
 from backends.inputs.kinds import read_preparation
-from backends.model import Model, ModelInfo, ModelOptions, Precision, Rows, Tower, Weights
+from backends.model import (
+    Modality,
+    Model,
+    ModelInfo,
+    ModelOptions,
+    Precision,
+    Rows,
+    Tower,
+    Weights,
+)
 from backends.openvino import eight_bits
 from backends.openvino.attention import share_causal_mask
+from backends.openvino.constants import refuse_unfit_weights, token_rows
 from backends.openvino.core import compile_network, read_network
 from backends.openvino.description import Description
 from backends.openvino.mapped_files import drop_mapped_pages
@@ -117,10 +127,14 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
             for modality, tower in description.towers.items()
         }
     networks = {modality: one.result() for modality, one in compiled.items()}
+    _check_dimensions(networks, description.shown["dimensions"])
     towers = {
         modality: Tower(preparations[modality].result(), network)
         for modality, network in networks.items()
     }
+    for modality, network in networks.items():
+        if modality != "image" and network.rows is not None:
+            towers[modality].preparation.limit_ids(network.rows)
     used = {modality: network.precision() for modality, network in networks.items()}
     arithmetic = {
         modality: eight_bits.arithmetic() if precision == "int8" else precision
@@ -141,6 +155,12 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     return Model(with_space(info, description.identity, arithmetic, towers), towers)
 
 
+def _check_dimensions(networks: Mapping[Modality, OpenVinoNetwork], shown: int) -> None:
+    # Before truncate_dim was obeyed, conversions said that they cut and did not.
+    if shown not in {network.dimensions or shown for network in networks.values()}:
+        raise ConversionError(f"its vectors do not have the {shown} dimensions that it says")
+
+
 def _precision(options: ModelOptions, weights: Weights) -> Precision:
     if weights == "int8":  # and what was lost is in no other precision
         return "int8"
@@ -155,10 +175,15 @@ class OpenVinoNetwork:
     Args:
         path: the network's description; its weights lie beside it.
         options: the precision, and how many cores.
+
+    Attributes:
+        rows: how many ids it has embeddings for; None where it reads none.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
+        refuse_unfit_weights(network)
+        self.rows = token_rows(_ids_of(network))
         share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":
@@ -171,6 +196,8 @@ class OpenVinoNetwork:
         drop_mapped_pages(self._weights)
         self._calls = 0
         self._largest = 0
+        size = compiled.output(0).partial_shape[-1]
+        self.dimensions: int | None = None if size.is_dynamic else size.get_length()
 
     def precision(self) -> Precision:
         """Return what a pass computes its products in, whatever was asked for."""
@@ -208,6 +235,11 @@ class OpenVinoNetwork:
         if size > self._largest:
             self._largest = size
             give_freed_memory_back()
+
+
+def _ids_of(network: Any) -> Any:
+    named = (port for port in network.inputs if "input_ids" in port.names)
+    return next(named, network.inputs[0])
 
 
 def _smallest(port: Any) -> np.ndarray[Any, Any]:

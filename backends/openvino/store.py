@@ -25,7 +25,7 @@ from typing import NamedTuple
 from backends import fingerprint
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
 from backends.identity import RECIPES, Identity
-from backends.jobs import JobError, JobKilledError, run_in_subprocess
+from backends.jobs import JobError, JobKilledError, JobRefusedError, run_in_subprocess
 from backends.model import ModelOptions, Precision, Weights
 from backends.openvino.description import Description, Refusal
 from backends.staging import install, set_aside, staging
@@ -75,7 +75,7 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
     Raises:
         ConversionError: it cannot be converted, or not be kept; torch may serve it.
         ModelFolderError: torch would have to convert it, and is not installed; or the folder holds
-            nothing but converted models, and none that fits.
+            nothing but converted models, and none that fits; or its content cannot be loaded.
     """
     if folder.family == "converted":
         return _only_one(folder, options)
@@ -197,6 +197,8 @@ def _make(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
             f"{error}. Let RUNTIME_CACHE_DIR name a folder that can be written, "
             "or convert at build time with download.py"
         ) from error
+    except JobRefusedError as error:
+        raise ModelFolderError(str(error)) from error
     except JobError as error:
         raise ConversionError(str(error)) from error
 

@@ -8,7 +8,7 @@ what any sentence-transformers model gives.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,26 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer as Vocabulary
+from typing_extensions import override
 
 from backends.folder import ModelFolder, loaded
 from backends.inputs.one_part import OnePart
 from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
-from backends.inputs.tokens import CHARS_OF_A_TOKEN, VOCABULARY, decode
+from backends.inputs.tokens import (
+    CHARS_OF_A_TOKEN,
+    VOCABULARY,
+    IdLimit,
+    decode,
+    known_by,
+    read_vocabulary,
+)
 from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
-from backends.text_folder import TextFolder, meta_of
+from backends.text_folder import TextFolder, kept_dimensions, meta_of
+from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
 _WEIGHTS = "model.safetensors"
-_PROMPTS = "config_sentence_transformers.json"
+_NAMES = ("embedding.weight", "embeddings")  # as sentence-transformers and model2vec save it
+_CONFIG = "config_sentence_transformers.json"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
@@ -41,8 +51,10 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     model = TextFolder.of(folder)
     path = model.snapshot
     files = path / model.modules[0]["path"]
-    table = _read_table(files / _WEIGHTS)
-    vocabulary = Vocabulary.from_file(str(files / VOCABULARY))
+    config = _read_config(path / _CONFIG)
+    kept = kept_dimensions(config.get("truncate_dim"), path)
+    table = np.ascontiguousarray(_read_table(files / _WEIGHTS)[:, :kept])
+    vocabulary = read_vocabulary(files / VOCABULARY)
     info = ModelInfo(
         family="model2vec",
         dimensions=table.shape[1],
@@ -56,9 +68,11 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         config=meta_of(model.model_config),
         cuts=True,
     )
+    tokens = TablePreparation(vocabulary)
+    tokens.limit_ids(table.shape[0])
     texts = PromptedPreparation(
-        TablePreparation(vocabulary),
-        _read_prompts(path / _PROMPTS),
+        tokens,
+        Prompts.of_json(config.get("prompts") or {}),
         wants_prefixes(options, folder.prefixes),
     )
     return Model(info, {"text": Tower(texts, TableNetwork(table), is_table=True)})
@@ -66,17 +80,25 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 def _read_table(path: Path) -> npt.NDArray[np.float32]:
     stored: dict[str, npt.NDArray[Any]] = load_file(path)
-    if "embedding.weight" in stored:  # as sentence-transformers saves it
-        return np.asarray(stored["embedding.weight"], np.float32)
-    table = np.asarray(stored["embeddings"], np.float32)
-    if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
-        table = table[stored["mapping"]]
-    return table * stored["weights"].astype(np.float32)[:, None] if "weights" in stored else table
+    if prefix := strange_prefix(_NAMES, stored.keys() - _NAMES):
+        stored = {name.removeprefix(prefix): weight for name, weight in stored.items()}
+    name = next((one for one in _NAMES if one in stored), None)
+    if name is None:
+        raise ValueError(do_not_fit([f"{_NAMES[0]} {MISSING}"]))
+    table = np.asarray(stored[name], np.float32)
+    if name == _NAMES[1]:
+        if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
+            table = table[stored["mapping"]]
+        if "weights" in stored:
+            table = table * stored["weights"].astype(np.float32)[:, None]
+    if not np.isfinite([table.min(), table.max()]).all():  # either is NaN where a number is
+        raise ValueError(do_not_fit([f"{name} {NOT_FINITE}"]))
+    return table
 
 
-def _read_prompts(path: Path) -> Prompts:
-    described = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return Prompts.of_json(described.get("prompts") or {})
+def _read_config(path: Path) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return config
 
 
 class TablePreparation(OnePart):
@@ -89,6 +111,12 @@ class TablePreparation(OnePart):
     def __init__(self, vocabulary: Vocabulary) -> None:
         vocabulary.no_padding()
         self._vocabulary = vocabulary
+        self._limit = IdLimit(known_by(vocabulary))
+
+    @override
+    def limit_ids(self, rows: int) -> None:
+        """Read no text with an id that has no row."""
+        self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
         """Guess the tokens."""
@@ -97,6 +125,7 @@ class TablePreparation(OnePart):
     def prepare(self, text: str, _shaping: Shaping) -> Prepared:
         """Return the ids, [length] int64; of a text without a word there are none."""
         encoding = self._vocabulary.encode(text, add_special_tokens=False)
+        self._limit.check(encoding.ids)
         ids = np.array(encoding.ids, np.int64)
         return Prepared((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
 

@@ -8,6 +8,7 @@ knows no model: a family converts the mode when its own pixels want it.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import warnings
@@ -24,7 +25,13 @@ from errors import (
     InvalidInputError,
     RequestTooLargeError,
 )
-from inference.images.guards import PatientFile, check_scans, is_icon, picture_in_icon
+from inference.images.guards import (
+    PatientFile,
+    check_scans,
+    is_icon,
+    picture_in_icon,
+    skip_metadata_of_pngs,
+)
 
 with suppress(ImportError):  # phones' HEIC, where its decoder is installed
     from pillow_heif import register_heif_opener  # type: ignore[import-not-found,unused-ignore]
@@ -33,11 +40,13 @@ with suppress(ImportError):  # phones' HEIC, where its decoder is installed
 
 # Limits are checked here, before anything is decoded, and with a sentence of our own.
 Image.MAX_IMAGE_PIXELS = None
+skip_metadata_of_pngs()
 # Pillow warns of oddities in files that it then reads; a client's file is no reason for a log line.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Formats that Pillow reads as another (MPO as JPEG), or only where their decoder is installed.
 _WITHOUT_ENTRY = {"MPO", "AVIF", "HEIF"}
+_PYTHONS_OWN = (LookupError, TypeError, AttributeError, ArithmeticError, struct.error)
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = b" \t\n\r\f\v"
 
@@ -99,6 +108,7 @@ class ImageDecoder:
     def __init__(self, limits: ImageLimits) -> None:
         self._limits = limits
         self._formats = _known(limits.formats)
+        self._accepted = ", ".join(filter(_is_read, limits.formats or ()))
         self._free_pixels = limits.max_pixels
         self._freed = threading.Condition()
         self._turn = threading.Lock()
@@ -145,9 +155,11 @@ class ImageDecoder:
         except InvalidInputError:
             raise
         except UnidentifiedImageError as error:
-            formats = self._limits.formats
-            accepted = f" of an accepted format ({', '.join(formats)})" if formats else ""
+            accepted = f" of an accepted format ({self._accepted})" if self._accepted else ""
             raise InvalidInputError(f"not an image{accepted}", "not_an_image") from error
+        except _PYTHONS_OWN as error:  # whose words say nothing of a file
+            sentence = "a broken image: its parts do not fit together"
+            raise InvalidInputError(sentence, "broken_image") from error
         except Exception as error:
             sentence = f"a broken image: {str(error) or type(error).__name__}"
             raise InvalidInputError(sentence, "broken_image") from error
@@ -197,10 +209,21 @@ def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
             f"IMAGE_FORMATS: no format is called {', '.join(sorted(unknown))}; Pillow knows "
             f"{', '.join(sorted(Image.OPEN))}"
         )
+    if not any(map(_is_read, formats)):
+        raise ConfigurationError(
+            f"IMAGE_FORMATS: what decodes {', '.join(formats)} is not installed; for HEIF: pip "
+            "install pillow-heif"
+        )
     return tuple(name for name in formats if name in Image.OPEN)
 
 
+def _is_read(name: str) -> bool:
+    """Tell whether the decoder of a format is installed."""
+    return name in Image.OPEN or (name == "MPO" and "JPEG" in Image.OPEN)
+
+
 def _without_data_prefix(text: str) -> str:
+    text = text.lstrip()
     if text[:5].lower() != "data:":
         return text
     header, comma, payload = text.partition(",")

@@ -10,7 +10,7 @@ import io
 import re
 import time
 
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 from PIL.IcoImagePlugin import IcoFile
 
 from errors import InvalidInputError
@@ -54,9 +54,33 @@ def is_icon(raw: bytes) -> bool:
 
 
 def picture_in_icon(raw: bytes) -> Image.Image:
-    """Return the picture that Pillow decodes as soon as it opens an ICO, not decoded."""
-    largest = IcoFile(PatientFile(raw)).entry[0]
-    return Image.open(PatientFile(raw[largest.offset :]), formats=("PNG", "DIB"))
+    """Return the picture that Pillow decodes as soon as it opens an ICO, not decoded.
+
+    Raises:
+        InvalidInputError: there is none in it.
+    """
+    entries = IcoFile(PatientFile(raw)).entry
+    if not entries:
+        raise InvalidInputError("a broken image: an ICO without a picture", "broken_image")
+    return Image.open(PatientFile(raw[entries[0].offset :]), formats=("PNG", "DIB"))
+
+
+class _Pixels(PngImagePlugin.PngStream):
+    """The chunks of a PNG, of which texts and colour profiles are not unpacked.
+
+    No model reads these, and Pillow takes a picture with more than 1 MB of them for broken.
+    """
+
+    def _skip(self, pos: int, length: int) -> bytes:
+        skipped: bytes = ImageFile._safe_read(self.fp, length)  # type: ignore[arg-type]
+        return skipped
+
+    chunk_iCCP = chunk_tEXt = chunk_zTXt = chunk_iTXt = _skip  # noqa: N815 - the PNG's own names
+
+
+def skip_metadata_of_pngs() -> None:
+    """Let Pillow, in the whole process, read the pixels of PNGs whatever is written about them."""
+    PngImagePlugin.PngStream = _Pixels  # type: ignore[misc]
 
 
 def check_scans(image: Image.Image, raw: bytes) -> None:

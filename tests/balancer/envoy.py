@@ -35,6 +35,8 @@ class Balancer:
 
     target: Target
     admin_port: int
+    probe_port: int
+    process: subprocess.Popen[bytes]
 
     def asked_again(self) -> int:
         """How often it has asked for the same once more."""
@@ -66,9 +68,22 @@ class Balancer:
 
 
 @contextmanager
-def balancing(log: Path, names: NameServer, port: int) -> Iterator[Balancer]:
-    """Run deploy/envoy.yaml as it is, but for where it listens and whom it asks for the name."""
-    with _running(log, yaml.safe_load(DEPLOYED.read_text()), names, port) as balancer:
+def balancing(
+    log: Path, names: NameServer, port: int, heap_bytes: int | None = None
+) -> Iterator[Balancer]:
+    """Run deploy/envoy.yaml as it is, but for where it listens and whom it asks for the name.
+
+    Args:
+        log: where it writes.
+        names: the name server that it asks.
+        port: of the replicas.
+        heap_bytes: what it may hold, if less than it says.
+    """
+    config = yaml.safe_load(DEPLOYED.read_text())
+    if heap_bytes:
+        (monitor,) = config["overload_manager"]["resource_monitors"]
+        monitor["typed_config"]["max_heap_size_bytes"] = heap_bytes
+    with _running(log, config, names, port) as balancer:
         yield balancer
 
 
@@ -79,7 +94,7 @@ def by_connection(log: Path, names: NameServer, port: int) -> Iterator[Balancer]
     The probes are those of deploy/kubernetes/service.yaml.
     """
     config = yaml.safe_load(DEPLOYED.read_text())
-    (listener,), (cluster, *_) = (
+    (listener, _), (cluster, *_) = (
         config["static_resources"][key] for key in ("listeners", "clusters")
     )
     passing_on = {"@type": f"{_TYPES}.filters.network.tcp_proxy.v3.TcpProxy"}
@@ -96,8 +111,8 @@ def by_connection(log: Path, names: NameServer, port: int) -> Iterator[Balancer]
 
 @contextmanager
 def _running(log: Path, config: Any, names: NameServer, port: int) -> Iterator[Balancer]:
-    admin_port, own_port = free_port(), free_port()
-    _move_to_loopback(config, names, port, own_port, admin_port)
+    ports = [free_port() for _ in range(3)]
+    _move_to_loopback(config, names, port, ports)
     path = log.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
     with log.open("w") as output:
@@ -107,7 +122,8 @@ def _running(log: Path, config: Any, names: NameServer, port: int) -> Iterator[B
             stderr=subprocess.STDOUT,
         )
     try:
-        balancer = Balancer(Target("127.0.0.1", own_port), admin_port)
+        own_port, admin_port, probe_port = ports
+        balancer = Balancer(Target("127.0.0.1", own_port), admin_port, probe_port, process)
         balancer.wait_for(len(names.addresses))
         yield balancer
     finally:
@@ -115,14 +131,12 @@ def _running(log: Path, config: Any, names: NameServer, port: int) -> Iterator[B
         process.wait(timeout=20)
 
 
-def _move_to_loopback(
-    config: Any, names: NameServer, port: int, own_port: int, admin_port: int
-) -> None:
-    (listener,), (cluster, *_) = (
+def _move_to_loopback(config: Any, names: NameServer, port: int, ports: list[int]) -> None:
+    (listener, probes), (cluster, *_) = (
         config["static_resources"][key] for key in ("listeners", "clusters")
     )
-    config["admin"]["address"]["socket_address"]["port_value"] = admin_port
-    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": own_port}
+    for one, own_port in zip((listener, config["admin"], probes), ports, strict=True):
+        one["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": own_port}
     replicas = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     replicas["address"]["socket_address"]["port_value"] = port
     resolver = {"address": "127.0.0.1", "port_value": names.port}

@@ -72,6 +72,11 @@ class Endpoint(ABC, Generic[AskT]):
         self.settings = settings
         self.info = info
 
+    @classmethod
+    def operation_id(cls) -> str:
+        """Name the interface, for its route and for OpenAPI."""
+        return cls.paths[0].strip("/").replace("/", "_")
+
     @property
     def max_items(self) -> int:
         """Most inputs of one request."""

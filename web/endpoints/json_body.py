@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import json
+import re
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -16,6 +18,11 @@ Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 # A string takes 50 bytes and more, however short it is: 100 MB of them would grow to 2 GB.
 _MAX_QUOTES = 2_000_000
+# Largest body that is read a second time, by Python's own parser: it builds all that it reads, for
+# which it takes 0.1 s at most then.
+_MAX_SECOND_READING_BYTES = 1_000_000
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # or half of a pair
+_NO_UNICODE = "not valid Unicode (lone surrogate)"
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
@@ -31,7 +38,12 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
     if body.count(b'"') > _MAX_QUOTES:
         raise RequestTooLargeError("the request body: it holds over a million strings", "body")
     try:
-        return decoder.decode(body)
+        try:
+            return decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if isinstance(error, msgspec.ValidationError) or len(body) > _MAX_SECOND_READING_BYTES:
+                raise
+            return _decode_as_python_does(decoder, body, error)
     except msgspec.ValidationError as error:
         fault, _, path = str(error).partition(" - at `$.")
         where = path.rstrip("`")
@@ -40,3 +52,48 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
         raise InvalidInputError(f"the request body: {fault}", "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
+
+
+class NaN:
+    """`NaN` or `Infinity`: no JSON, and no value that any field takes."""
+
+
+def _decode_as_python_does(
+    decoder: msgspec.json.Decoder[T], body: bytes | bytearray, fault: Exception
+) -> T:
+    """Read what the references' `json.loads` reads beside JSON, where it stands in no known field.
+
+    Raises:
+        InvalidInputError: a known field holds a lone surrogate, of which no vector can be made.
+        msgspec.ValidationError: a known field is not what it should be.
+        Exception: `fault`, where this is no JSON for Python either.
+    """
+    try:
+        content = json.loads(body, parse_constant=lambda _: NaN())
+    except ValueError:
+        raise fault from None
+    try:
+        wanted = msgspec.convert(content, decoder.type, strict=decoder.strict)
+    except UnicodeEncodeError as error:  # where a word or a number was expected
+        raise InvalidInputError(f"the request body: {_NO_UNICODE}", "body") from error
+    if _SURROGATE.search(body) and (where := _lone_surrogate(wanted)):
+        raise InvalidInputError(_NO_UNICODE, "body").at(where)
+    return wanted
+
+
+def _lone_surrogate(value: Any, where: str = "") -> str:
+    """Return where a string stands that has no UTF-8, or an empty string where there is none."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return where
+        return ""
+    if isinstance(value, msgspec.Struct):
+        names = [f"{where}.{name}".lstrip(".") for name in value.__struct_encode_fields__]
+        values = [getattr(value, name) for name in value.__struct_fields__]
+    else:
+        values = value if isinstance(value, list) else []
+        names = [f"{where}[{i}]" for i in range(len(values))]
+    found = map(_lone_surrogate, values, names)
+    return next((place for place in found if place), "")

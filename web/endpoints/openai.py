@@ -23,8 +23,8 @@ from inference.request import Content, Finish, Input
 from web.endpoints import token_ids
 from web.endpoints.base import Ask, Description, Endpoint
 from web.endpoints.json_body import Word, decode
-from web.endpoints.openai_api import OpenAIErrors, model_id
-from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
+from web.endpoints.openai_api import OpenAIErrors
+from web.endpoints.pictures import EXAMPLE_IMAGE, Picture, is_data_url, is_hidden_picture
 from web.endpoints.token_ids import TokenIds
 
 _MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
@@ -35,11 +35,7 @@ _TASKS = {
     **dict.fromkeys(("document", "search_document", "retrieval.passage"), "passage"),
 }
 
-_PICTURE_URL = re.compile(r"data:image/", re.IGNORECASE)
-_OTHER_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-# No text has so many of these without a space: base64 of a file does, in lines or in one.
-_FILE_CHARS = 256
-_FILE = re.compile(rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}")
+_OTHER_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 class EmbeddingInput(msgspec.Struct):
@@ -91,7 +87,7 @@ class EmbeddingsRequest(EmbeddingsOptions):
         str | EmbeddingInput | list[str | EmbeddingInput],
         msgspec.Meta(
             description="what to embed: one or up to 2,048; a string is a text, or a picture where "
-            "it is a `data:image/...;base64,` URL"
+            "it is a data URL in base64"
         ),
     ]
 
@@ -165,7 +161,6 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         super().__init__(settings, info)
-        self._model = model_id(settings, info)
         self._dimensions = settings.embeddings_dimensions
         try:
             self._check(self._dimensions)
@@ -184,7 +179,7 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
             Input(f"input[{i}]", modality, content, shaping, finish, is_query)
             for i, (modality, content) in enumerate(_contents_of(wanted))
         ]
-        model = self._model if wanted.model is None else wanted.model
+        model = self.info.name if wanted.model is None else wanted.model
         return EmbeddingsAsk(inputs, model, wanted.encoding_format == "base64")
 
     def _decode(self, body: bytes | bytearray) -> EmbeddingsRequest | TokenIdsRequest:
@@ -261,7 +256,7 @@ def _contents_of(
 def _content_of(one: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
     if isinstance(one, EmbeddingInput):
         return _item_of(one)
-    if modality == "image" or _PICTURE_URL.match(one):
+    if modality == "image" or is_data_url(one):
         return "image", _picture(one)
     return "text", _text(one)
 
@@ -283,11 +278,10 @@ def _picture(content: str) -> str:
 
 
 def _text(content: str) -> str:
-    head = content[: 2 * _FILE_CHARS].replace("\r", "").replace("\n", "")
-    if _FILE.match(head):
+    if is_hidden_picture(content):
         raise InvalidInputError(
-            'base64 that was sent as a text: send a picture as {"image": "..."}, as a data URL, or '
-            'with "modality": "image"',
+            'base64 that was sent as a text: send a picture as {"image": "..."}, as a data URL '
+            'with nothing around it, or with "modality": "image"',
             "base64",
         )
     return content

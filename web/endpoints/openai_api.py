@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar, Literal
 
 import msgspec
@@ -10,7 +9,6 @@ import orjson
 from typing_extensions import TypedDict, override
 
 from backends.model import ModelInfo
-from config import Settings
 from web.endpoints.error_format import ErrorFormat, Refusal
 
 
@@ -68,12 +66,6 @@ class ModelList(TypedDict):
     data: list[ModelObject]
 
 
-def model_object(settings: Settings, info: ModelInfo, created: int) -> ModelObject:
+def model_object(info: ModelInfo, created: int) -> ModelObject:
     """Describe the model that is loaded."""
-    name = model_id(settings, info)
-    return {"id": name, "object": "model", "created": created, "owned_by": "local"}
-
-
-def model_id(settings: Settings, info: ModelInfo) -> str:
-    """Name the model that is loaded: as the operator does, or by its family."""
-    return settings.served_model_name or re.sub(r"\W+", "-", info.family).strip("-").lower()
+    return {"id": info.name, "object": "model", "created": created, "owned_by": "local"}

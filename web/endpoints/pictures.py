@@ -1,7 +1,8 @@
-"""Pictures in a request: what all interfaces say of them in OpenAPI."""
+"""Pictures in a request: how a string is known to be one, and what OpenAPI says of them."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -23,3 +24,30 @@ EXAMPLE_IMAGE = (  # a red circle
     "sQ2AMADEwOOFxBgwCpvBaBklY1CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO"
     "/AhZZ7UAAAAASUVORK5CYII="
 )
+
+_DATA_URL = re.compile(r"\s*data:(?:image/|[^,\s]*;base64,)", re.IGNORECASE)
+
+# No text has so many of these without a space: base64 of a file does, in lines or in one.
+_FILE_CHARS = 256
+_FILE = rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}"
+# What people leave around a picture: Markdown, HTML, CSS; then quotes, or Python's b'...'.
+_MARKUP = r"\[?!?\[[^\[\]]{0,1000}+\][(:]\s*+<?|<img\b[^>]{0,1000}?\bsrc\s*+=|url\("
+_AROUND = rf"(?:{_MARKUP})?\s*+(?:b?[\"'`]{{1,3}}+)?\s*+"
+# The beginning of a data URL, be it with spaces, or the end of that beginning.
+_TYPE = r"[\w.+-]{1,100}+/[\w.+-]{1,100}+"
+_HEAD = rf"data:(?:image/|[^,\s]*;base64,|\s*+{_TYPE}[^,]{{0,200}};\s*+base64\s*+,)|{_TYPE};base64,"
+_HIDDEN_URL = re.compile(rf"{_AROUND}(?:{_HEAD})", re.IGNORECASE)
+_HIDDEN_FILE = re.compile(rf"{_AROUND}(?:base64,)?{_FILE}")
+_HEAD_CHARS = 2_000
+
+
+def is_data_url(content: str) -> bool:
+    """Tell whether a string is the data URL of a picture, or of any file in base64."""
+    return bool(_DATA_URL.match(content))
+
+
+def is_hidden_picture(text: str) -> bool:
+    """Tell whether a text is a file in base64, plain or as its data URL, in quotes or markup."""
+    head = text.lstrip().removeprefix("\ufeff").lstrip()[:_HEAD_CHARS]
+    in_a_line = head.replace("\r", "").replace("\n", "")
+    return bool(_HIDDEN_URL.match(head) or _HIDDEN_FILE.match(in_a_line))

@@ -3,18 +3,83 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 
+from backends.inputs.one_part import OnePart
+from backends.model import Arrays, Prepared, Rows, Shaping, Tower
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
-from inference.batch_queue import LINGER, MOST_LINGER
-from inference.batcher import Batcher
-from inference.fair_queue import Caller, Party
+from inference.capacity import BatchStats, Capacity
 from inference.health import Health
-from inference.runner import BatchStats, RunBatch
+from inference.request import RequestContext
+from inference.scheduler import LINGER, MAX_LINGER, Scheduler
+from inference.timings import ItemTimes
+from inference.work import Chunks, QueueEntry, WorkItem
 
 pytestmark = pytest.mark.anyio
+
+# Computes a number for each of a batch of numbers.
+RunBatch: TypeAlias = Callable[[Sequence[int]], Sequence[float]]
+
+
+class Numbers(OnePart):
+    """Hands numbers on to the network."""
+
+    def estimate(self, content: Any) -> int:
+        return 1
+
+    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+        return prepared(part)
+
+    def collate(self, items: Sequence[Prepared]) -> Arrays:
+        return (np.array([int(item.arrays[0]) for item in items]),)
+
+
+def prepared(number: int, bucket: Hashable = 0) -> Prepared:
+    return Prepared((np.array(number),), bucket, cost=1)
+
+
+def tower_of(run_batch: RunBatch) -> Tower:
+    def network(numbers: np.ndarray) -> Rows:
+        results = run_batch(numbers.tolist())
+        return np.array([[result] for result in results], np.float32)
+
+    return Tower(Numbers(), network)
+
+
+def scheduler_of(*run_batches: RunBatch, size: int = 4, health: Health | None = None) -> Scheduler:
+    capacity = Capacity(size, timeout_s=45, replicas=len(run_batches))
+    towers = [tower_of(run_batch) for run_batch in run_batches]
+    return Scheduler("test", towers, health or Health(), capacity)
+
+
+def item_of(number: int, bucket: Hashable = 0) -> WorkItem:
+    item = WorkItem("text", number, Shaping(), b"", ItemTimes())
+    item.chunks = Chunks([prepared(number, bucket)])
+    return item
+
+
+async def ask(
+    scheduler: Scheduler, number: int, *, is_query: bool = False, bucket: Hashable = 0
+) -> float:
+    """Wait for the number that is computed for another, as a request does."""
+    request, item = RequestContext(is_query=is_query), item_of(number, bucket)
+    item.join(request)
+    item.expect_rows(item.chunks, [None])
+    entry = QueueEntry(item, 0)
+    item.entries.append(entry)
+    scheduler.submit([entry])
+    try:
+        await request.wait(1)
+    finally:
+        item.leave(request)
+    if item.error:
+        raise item.error
+    assert item.rows[0] is not None
+    return float(item.rows[0].vector[0])
 
 
 class Doubler:
@@ -38,45 +103,37 @@ class Doubler:
         assert await asyncio.to_thread(self.started.wait, 10)
 
 
-def batcher_of(*run_batches: RunBatch[int, int], size: int = 4) -> Batcher[int, int]:
-    return Batcher("test", run_batches, Health(), max_batch_size=size)
-
-
-async def ask(batcher: Batcher[int, int], item: int, *, is_query: bool = False) -> int:
-    return (await batcher.submit(item, Party([Caller(is_query=is_query)]))).result
-
-
 async def test_a_lone_item_runs_at_once() -> None:
     doubler = Doubler()
-    batcher = batcher_of(doubler)
+    scheduler = scheduler_of(doubler)
 
-    assert await ask(batcher, 1) == 2
+    assert await ask(scheduler, 1) == 2
     assert doubler.batches == [[1]]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_items_queued_while_busy_share_the_next_batch_up_to_its_size() -> None:
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    first = asyncio.create_task(ask(batcher, 0))
+    scheduler = scheduler_of(doubler)
+    first = asyncio.create_task(ask(scheduler, 0))
     await doubler.until_busy()
-    rest = [asyncio.create_task(ask(batcher, i)) for i in range(1, 7)]
+    rest = [asyncio.create_task(ask(scheduler, i)) for i in range(1, 7)]
     await asyncio.sleep(0)
     doubler.gate.set()
 
     assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8, 10, 12]
     assert doubler.batches == [[0], [1, 2, 3, 4], [5, 6]]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_cancelled_item_never_reaches_a_batch() -> None:
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    first = asyncio.create_task(ask(batcher, 0))
+    scheduler = scheduler_of(doubler)
+    first = asyncio.create_task(ask(scheduler, 0))
     await doubler.until_busy()
-    gone, kept = (asyncio.create_task(ask(batcher, i)) for i in (1, 2))
+    gone, kept = (asyncio.create_task(ask(scheduler, i)) for i in (1, 2))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0)
@@ -84,78 +141,79 @@ async def test_a_cancelled_item_never_reaches_a_batch() -> None:
 
     assert list(await asyncio.gather(first, kept)) == [0, 4]
     assert doubler.batches == [[0], [2]]
-    await batcher.aclose()
-
-
-class Picture:
-    """An item that can be watched."""
+    await scheduler.aclose()
 
 
 @pytest.mark.parametrize("bucket", [0, None])
-async def test_an_answered_item_is_kept_by_nothing_while_the_lane_is_idle(
+async def test_an_answered_item_is_kept_by_nothing_while_the_worker_is_idle(
     bucket: int | None,
 ) -> None:
-    batcher = Batcher[Picture, int](
-        "test", [lambda items: [1] * len(items)], Health(), max_batch_size=4
-    )
+    scheduler = scheduler_of(lambda numbers: [1] * len(numbers))
 
-    async def answered() -> weakref.ref[Picture]:
-        picture = Picture()
-        await batcher.submit(picture, Party([Caller()]), bucket)
-        return weakref.ref(picture)
+    class Watched(Prepared):
+        """An input that can be watched."""
+
+    async def answered() -> weakref.ref[Watched]:
+        watched = Watched((np.array(1),), bucket, cost=1)
+        request, item = RequestContext(), item_of(1)
+        item.join(request)
+        item.expect_rows(Chunks([watched]), [None])
+        scheduler.submit([QueueEntry(item, 0)])
+        await request.wait(1)
+        return weakref.ref(watched)
 
     gc.collect()
     gc.disable()
     try:
-        picture = await answered()
-        await asyncio.sleep(0.01)  # the runner still has to hear of it
-        assert picture() is None
+        watched = await answered()
+        await asyncio.sleep(0.01)  # the worker still has to hear of it
+        assert watched() is None
     finally:
         gc.enable()
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
-async def test_an_item_cancelled_while_it_is_computed_does_not_stop_the_batcher() -> None:
+async def test_an_item_cancelled_while_it_is_computed_does_not_stop_the_scheduler() -> None:
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    first = asyncio.create_task(ask(batcher, 0))
+    scheduler = scheduler_of(doubler)
+    first = asyncio.create_task(ask(scheduler, 0))
     await doubler.until_busy()
     first.cancel()
     await asyncio.sleep(0)
     doubler.gate.set()
 
-    assert await ask(batcher, 1) == 2
-    await batcher.aclose()
+    assert await ask(scheduler, 1) == 2
+    await scheduler.aclose()
 
 
 async def test_a_failing_item_fails_alone() -> None:
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    tasks = [asyncio.create_task(ask(batcher, item)) for item in (0, 1, 13, 3, 4)]
+    scheduler = scheduler_of(doubler)
+    tasks = [asyncio.create_task(ask(scheduler, item)) for item in (0, 1, 13, 3, 4)]
     await doubler.until_busy()
     doubler.gate.set()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [answers[i] for i in (0, 1, 3, 4)] == [0, 2, 6, 8]
     assert isinstance(answers[2], BackendError)
-    assert await ask(batcher, 5) == 10
-    await batcher.aclose()
+    assert await ask(scheduler, 5) == 10
+    await scheduler.aclose()
 
 
-async def test_an_exception_in_a_results_place_fails_that_item_only() -> None:
-    def halve(items: Sequence[int]) -> list[int | Exception]:
-        return [item // 2 if item % 2 == 0 else BackendError("odd") for item in items]
+async def test_a_row_that_is_not_finite_fails_its_item_only() -> None:
+    def invert(numbers: Sequence[int]) -> list[float]:
+        return [1 / number if number else float("nan") for number in numbers]
 
-    batcher = batcher_of(halve)
+    scheduler = scheduler_of(invert)
     answers = await asyncio.gather(
-        *(ask(batcher, item) for item in (2, 3, 4)), return_exceptions=True
+        *(ask(scheduler, number) for number in (2, 0, 4)), return_exceptions=True
     )
 
-    assert answers[::2] == [1, 2]
-    assert str(answers[1]) == "odd"
-    await batcher.aclose()
+    assert answers[::2] == [0.5, 0.25]
+    assert str(answers[1]) == "the model answered numbers that are not finite"
+    await scheduler.aclose()
 
 
 class SmallDevice(Doubler):
@@ -171,26 +229,26 @@ class SmallDevice(Doubler):
 async def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered() -> None:
     device = SmallDevice()
     device.gate.clear()
-    batcher = batcher_of(device)
-    tasks = [asyncio.create_task(ask(batcher, item)) for item in range(9)]
+    scheduler = scheduler_of(device)
+    tasks = [asyncio.create_task(ask(scheduler, item)) for item in range(9)]
     await device.until_busy()
     device.gate.set()
 
     assert await asyncio.gather(*tasks) == [2 * item for item in range(9)]
     sizes = [len(batch) for batch in device.batches]
     assert sizes == [4, 2, 2, 2, 2, 1] or sizes == [1, 4, 2, 2, 2, 2]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
     def refuse(_: Sequence[int]) -> list[int]:
         raise DeviceMemoryError("too much")
 
-    batcher = batcher_of(refuse)
+    scheduler = scheduler_of(refuse)
 
     with pytest.raises(DeviceMemoryError):
-        await ask(batcher, 1)
-    await batcher.aclose()
+        await ask(scheduler, 1)
+    await scheduler.aclose()
 
 
 async def test_a_lost_device_is_not_tried_again() -> None:
@@ -200,14 +258,14 @@ async def test_a_lost_device_is_not_tried_again() -> None:
         calls.append(len(items))
         raise DeviceLostError("gone")
 
-    batcher = batcher_of(lost)
+    scheduler = scheduler_of(lost)
     answers = await asyncio.gather(
-        *(ask(batcher, item) for item in range(4)), return_exceptions=True
+        *(ask(scheduler, item) for item in range(4)), return_exceptions=True
     )
 
     assert all(isinstance(answer, DeviceLostError) for answer in answers)
     assert calls == [4]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_device_that_is_lost_in_a_half_is_not_tried_with_the_other() -> None:
@@ -218,14 +276,14 @@ async def test_a_device_that_is_lost_in_a_half_is_not_tried_with_the_other() -> 
         calls.append(len(items))
         raise DeviceLostError("gone") if len(items) < 4 else ValueError
 
-    batcher = Batcher("test", [lost], health, max_batch_size=4)
-    asked = (batcher.submit(item, Party([Caller()])) for item in range(4))
+    scheduler = scheduler_of(lost, health=health)
+    asked = (ask(scheduler, item) for item in range(4))
     answers = await asyncio.gather(*asked, return_exceptions=True)
 
     assert all(isinstance(answer, DeviceLostError) for answer in answers)
     assert calls == [4, 2]
     assert health.dead == "the device is lost, start the service anew: gone"
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_batch_is_one_success_or_failure_for_the_health_however_it_was_halved() -> None:
@@ -236,19 +294,19 @@ async def test_a_batch_is_one_success_or_failure_for_the_health_however_it_was_h
             raise BackendError("13 is unlucky")
         return list(items)
 
-    batcher = Batcher("test", [unlucky], health, max_batch_size=4)
+    scheduler = scheduler_of(unlucky, health=health)
     for _ in range(3):  # its last passes fail each time
-        asked = (batcher.submit(item, Party([Caller()])) for item in (1, 2, 3, 13))
+        asked = (ask(scheduler, item) for item in (1, 2, 3, 13))
         await asyncio.gather(*asked, return_exceptions=True)
     assert health.failing is None
     seen: list[str | None] = []
     for _ in range(3):  # three passes each
-        asked = (batcher.submit(item, Party([Caller()])) for item in (13, 13))
+        asked = (ask(scheduler, item) for item in (13, 13))
         await asyncio.gather(*asked, return_exceptions=True)
         seen.append(health.failing)
 
     assert seen == [None, None, "test: the last 3 batches failed: 13 is unlucky"]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_replica_that_fails_is_seen_beside_one_that_does_not() -> None:
@@ -260,13 +318,13 @@ async def test_a_replica_that_fails_is_seen_beside_one_that_does_not() -> None:
     def fail(_: Sequence[int]) -> list[int]:
         raise BackendError("no")
 
-    batcher = Batcher("test", [double, fail], health, max_batch_size=1)
+    scheduler = scheduler_of(double, fail, size=1, health=health)
     for _ in range(3):  # each is tried, and not whichever is free
         with pytest.raises(BackendError):
-            await batcher.try_out(1, cost=1, sizes=(1,))
+            await scheduler.try_out(prepared(1), sizes=(1,))
 
     assert health.failing == "test 1: the last 3 batches failed: no"
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 class Slow(Doubler):
@@ -280,100 +338,100 @@ class Slow(Doubler):
 @pytest.mark.parametrize("is_query", [False, True])
 async def test_callers_who_come_back_after_an_answer_share_one_batch(is_query: bool) -> None:
     slow = Slow()
-    batcher = batcher_of(slow)
+    scheduler = scheduler_of(slow)
 
     async def client() -> None:
         for _ in range(4):
-            await ask(batcher, 1, is_query=is_query)
+            await ask(scheduler, 1, is_query=is_query)
             await asyncio.sleep(0.001)  # less than the wait for one
 
     await asyncio.gather(*(client() for _ in range(4)))
 
     assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_the_wait_goes_on_while_one_after_the_other_comes_back() -> None:
     slow = Slow()
-    batcher = batcher_of(slow)
+    scheduler = scheduler_of(slow)
 
     async def client(pause_s: float) -> None:
         for _ in range(4):
-            await ask(batcher, 1)
+            await ask(scheduler, 1)
             await asyncio.sleep(pause_s)  # the last one's is longer than the wait for one
 
     await asyncio.gather(*(client(0.022 * number) for number in range(4)))
 
     assert [len(batch) for batch in slow.batches][-3:] == [4, 4, 4]
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_the_wait_for_one_after_the_other_is_bounded() -> None:
     slow = Slow()
-    batcher = batcher_of(slow, size=30)
-    await asyncio.gather(*(ask(batcher, 1) for _ in range(30)))
+    scheduler = scheduler_of(slow, size=30)
+    await asyncio.gather(*(ask(scheduler, 1) for _ in range(30)))
 
     async def one_by_one() -> None:
         async with asyncio.TaskGroup() as others:
             for _ in range(25):
-                others.create_task(ask(batcher, 1))
+                others.create_task(ask(scheduler, 1))
                 await asyncio.sleep(0.02)  # of 30 the last would come after three batches
 
     trickle = asyncio.create_task(one_by_one())
     started_s = time.perf_counter()
-    await ask(batcher, 1)
+    await ask(scheduler, 1)
 
-    assert time.perf_counter() - started_s < 0.2 * (1 + MOST_LINGER + LINGER) + 0.1
+    assert time.perf_counter() - started_s < 0.2 * (1 + MAX_LINGER + LINGER) + 0.1
     await trickle
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_query_waits_for_nobody_who_asked_something_else() -> None:
     slow = Slow()
-    batcher = batcher_of(slow)
-    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
+    scheduler = scheduler_of(slow)
+    await asyncio.gather(*(ask(scheduler, item) for item in range(4)))
     started_s = time.perf_counter()
-    await ask(batcher, 1, is_query=True)
+    await ask(scheduler, 1, is_query=True)
 
     assert time.perf_counter() - started_s < 0.2 * (1 + LINGER / 2)
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_nobody_waits_for_company_while_a_second_device_is_free() -> None:
-    batcher = batcher_of(Slow(), Slow())
-    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
+    scheduler = scheduler_of(Slow(), Slow())
+    await asyncio.gather(*(ask(scheduler, item) for item in range(4)))
     started_s = time.perf_counter()
-    await ask(batcher, 1)
+    await ask(scheduler, 1)
 
     assert time.perf_counter() - started_s < 0.2 * (1 + LINGER / 2)
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_who_is_not_joined_waits_a_fifth_of_a_batch_at_most() -> None:
     slow = Slow()
-    batcher = batcher_of(slow)
-    await asyncio.gather(*(ask(batcher, item) for item in range(4)))
+    scheduler = scheduler_of(slow)
+    await asyncio.gather(*(ask(scheduler, item) for item in range(4)))
     started_s = time.perf_counter()
-    await ask(batcher, 1)  # the other three do not come back
+    await ask(scheduler, 1)  # the other three do not come back
 
     assert time.perf_counter() - started_s < 0.2 * (1 + 2 * LINGER) + 0.1
-    await batcher.aclose()
+    await scheduler.aclose()
 
 
 async def test_a_wrong_number_of_results_is_an_error() -> None:
-    batcher = batcher_of(lambda _: [1, 2])
+    scheduler = scheduler_of(lambda _: [1, 2])
 
     with pytest.raises(BackendError, match="2 results for 1 items"):
-        await ask(batcher, 1)
-    await batcher.aclose()
+        await ask(scheduler, 1)
+    await scheduler.aclose()
 
 
 async def test_every_pass_is_observed() -> None:
     seen: list[BatchStats] = []
-    batcher = batcher_of(Doubler())
-    batcher.observers.add(seen.append)
-    await ask(batcher, 1)
-    await batcher.aclose()
+    scheduler = scheduler_of(Doubler())
+    scheduler.observers.add(seen.append)
+    await ask(scheduler, 1)
+    await scheduler.aclose()
 
     assert [stats.size for stats in seen] == [1]
     assert seen[0].run_s > 0
@@ -386,23 +444,23 @@ async def test_several_runners_work_side_by_side() -> None:
         both_busy.wait()
         return list(items)
 
-    batcher = batcher_of(run, run, size=1)
+    scheduler = scheduler_of(run, run, size=1)
 
-    assert list(await asyncio.gather(ask(batcher, 1), ask(batcher, 2))) == [1, 2]
-    await batcher.aclose()
+    assert list(await asyncio.gather(ask(scheduler, 1), ask(scheduler, 2))) == [1, 2]
+    await scheduler.aclose()
 
 
 async def test_a_halved_batch_is_observed_as_the_passes_that_it_took() -> None:
     seen: list[BatchStats] = []
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    batcher.observers.add(seen.append)
-    tasks = [asyncio.create_task(ask(batcher, item)) for item in (1, 2, 3, 13)]
+    scheduler = scheduler_of(doubler)
+    scheduler.observers.add(seen.append)
+    tasks = [asyncio.create_task(ask(scheduler, item)) for item in (1, 2, 3, 13)]
     await doubler.until_busy()
     doubler.gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await batcher.aclose()
+    await scheduler.aclose()
 
     whole = [(4, True), (2, False), (2, True), (1, False), (1, True)]
     assert [(stats.size, stats.failed) for stats in seen] == whole
@@ -411,17 +469,17 @@ async def test_a_halved_batch_is_observed_as_the_passes_that_it_took() -> None:
 async def test_closing_answers_what_waits_and_what_comes() -> None:
     doubler = Doubler()
     doubler.gate.clear()
-    batcher = batcher_of(doubler)
-    first = asyncio.create_task(ask(batcher, 0))
+    scheduler = scheduler_of(doubler)
+    first = asyncio.create_task(ask(scheduler, 0))
     await doubler.until_busy()
-    waiting = asyncio.create_task(ask(batcher, 1))
+    waiting = asyncio.create_task(ask(scheduler, 1))
     await asyncio.sleep(0)
-    closing = asyncio.create_task(batcher.aclose())
+    closing = asyncio.create_task(scheduler.aclose())
     for task in (first, waiting):
         with pytest.raises(UnhealthyError, match="the test lane is closed"):
             await task
     with pytest.raises(UnhealthyError, match="the test lane is closed"):
-        await batcher.submit(2, Party([Caller()]))
+        await ask(scheduler, 2)
     doubler.gate.set()
     await closing
 

@@ -1,0 +1,194 @@
+"""The headers of safetensors files: whether names and shapes of weights are a network's.
+
+It reads no weights, and needs no library: a header is 8 bytes for its length, then JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from backends.text_folder import parsed
+from errors import ModelFolderError, describe_error
+
+Shape: TypeAlias = tuple[int, ...]
+Header: TypeAlias = Mapping[str, Shape]
+
+_MOST_NAMED = 3
+_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
+
+
+class _Tower(NamedTuple):
+    """What the names and shapes of a network's weights follow from.
+
+    Attributes:
+        layers: what stands before the number of a layer.
+        number: of the layers, by its name in the config.
+        part: of the config that describes the tower; empty for the whole.
+        embedding: names of the token embedding, of which it has one; none where it has none.
+        shape: of that, by the names in the config.
+    """
+
+    layers: str
+    number: str
+    part: str = ""
+    embedding: Sequence[str] = ()
+    shape: tuple[str, str] = ("vocab_size", "hidden_size")
+
+
+_WORDS = ("embeddings.word_embeddings.weight",)
+_BERT = (_Tower("encoder.layer.", "num_hidden_layers", "", _WORDS),)
+_CLIP = (
+    _Tower(
+        *("text_model.encoder.layers.", "num_hidden_layers", "text_config"),
+        ("text_model.embeddings.token_embedding.weight",),
+    ),
+    _Tower("vision_model.encoder.layers.", "num_hidden_layers", "vision_config"),
+)
+_DECODER = (_Tower("layers.", "num_hidden_layers", "", ("embed_tokens.weight",)),)
+OPENCLIP = "openclip"  # whose config is open_clip's `model_cfg`
+# By `model_type`; of others the header alone is read.
+_TOWERS: Mapping[str, Sequence[_Tower]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "dpr"), _BERT),
+    **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), _CLIP),
+    **dict.fromkeys(("qwen2", "qwen3", "mistral", "llama"), _DECODER),
+    "distilbert": (_Tower("transformer.layer.", "n_layers", "", _WORDS, ("vocab_size", "dim")),),
+    "t5": (
+        _Tower(
+            *("encoder.block.", "num_layers", ""),
+            ("shared.weight", "encoder.embed_tokens.weight"),
+            ("vocab_size", "d_model"),
+        ),
+    ),
+    OPENCLIP: (
+        _Tower("transformer.resblocks.", "layers", "text_cfg"),
+        _Tower("visual.transformer.resblocks.", "layers", "vision_cfg"),
+    ),
+    "modernbert": (
+        _Tower("layers.", "num_hidden_layers", "", ("embeddings.tok_embeddings.weight",)),
+    ),
+    "modernvbert": (
+        _Tower("text_model.layers.", "num_hidden_layers", "text_config"),
+        _Tower("vision_model.encoder.layers.", "num_hidden_layers", "vision_config"),
+    ),
+}
+# Of ModernBERT's layers the first has none; of T5's encoder it alone has one, for all.
+_NOT_IN_THE_FIRST, _IN_THE_FIRST = "attn_norm.weight", "relative_attention_bias.weight"
+
+
+def _headers(weights: Path) -> Header:
+    """Return the names and shapes in a file, or in all that an index names."""
+    if weights.suffix == ".safetensors":
+        return _header(weights)
+    if weights.suffix != ".json":
+        return {}
+    shards = sorted(set(parsed(weights, dict)["weight_map"].values()))
+    every = [_header(weights.parent / shard) for shard in shards]
+    return {name: shape for header in every for name, shape in header.items()}
+
+
+def _header(path: Path) -> Header:
+    """Read the header of a safetensors file: 8 bytes for its length, then JSON.
+
+    Raises:
+        ModelFolderError: it is broken, or the file is not as long as it says.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if not 0 < length <= size - 8:
+                raise ModelFolderError(f"{path.absolute()} is no whole safetensors file")
+            content = json.loads(file.read(length))
+        content.pop("__metadata__", None)
+        ends = {name: tensor["data_offsets"] for name, tensor in content.items()}
+        shapes = {name: tuple(tensor["shape"]) for name, tensor in content.items()}
+        types = {name: _BYTES.get(tensor["dtype"]) for name, tensor in content.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFolderError(f"{path.absolute()} is broken: {describe_error(error)}") from error
+    needed = 8 + length + max((end for _, end in ends.values()), default=0)
+    if needed != size:
+        raise ModelFolderError(
+            f"{path.absolute()} has {size} bytes, where its header says {needed}: fetch it again"
+        )
+    for name, (start, end) in ends.items():
+        width = types[name]
+        if width and math.prod(shapes[name]) * width != end - start:
+            raise ModelFolderError(f"{path.absolute()} is broken: {name} has not its shape's size")
+    return shapes
+
+
+def misfits(weights: Path, network: str = "", config: Mapping[str, Any] = {}) -> Iterator[str]:
+    """Give a sentence where weights are not those of a network; files of other formats pass.
+
+    Args:
+        weights: a file, or the index of several.
+        network: its `model_type`, or `OPENCLIP`; of one that is not known here only the headers
+            are read.
+        config: the network's sizes.
+
+    Raises:
+        ModelFolderError: a header is broken, or its file is not as long as it says.
+    """
+    header, towers = _headers(weights), _TOWERS.get(network, ())
+    wrong = [fault for tower in towers for fault in _misfits(header, tower, config)]
+    if wrong:
+        more = f", and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        yield f"{weights.absolute()} does not fit: {', '.join(wrong[:_MOST_NAMED])}{more}"
+
+
+def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterator[str]:
+    sizes = config.get(tower.part) or {} if tower.part else config
+    yield from _misfits_of_embedding(header, tower, sizes)
+    # OpenCLIP's text tower has no name of its own, and that of pictures ends alike.
+    pattern = re.compile(rf"^(?:.*\.)?(?<!visual\.){re.escape(tower.layers)}(\d+)\.(.+)$")
+    layers: dict[int, dict[str, Shape]] = defaultdict(dict)
+    for name, shape in header.items():
+        if found := pattern.match(name):
+            layers[int(found[1])][found[2]] = shape
+    stated = sizes.get(tower.number)
+    count = stated if isinstance(stated, int) else max(layers, default=-1) + 1
+    usual = _usual(layers)
+    for layer in range(count):
+        if layer not in layers:
+            yield f"{tower.layers}{layer} is missing"
+            continue
+        for name, shape in usual.items():
+            there = layers[layer].get(name)
+            lacks_it = name == _NOT_IN_THE_FIRST and layer == 0
+            if there is None and not (lacks_it or name.endswith(_IN_THE_FIRST)):
+                yield f"{tower.layers}{layer}.{name} is missing"
+            elif there not in (None, shape):
+                yield f"{tower.layers}{layer}.{name} is {list(there or ())}, not {list(shape)}"
+
+
+def _usual(layers: Mapping[int, Mapping[str, Shape]]) -> dict[str, Shape]:
+    """Return every name that a layer has, with the shape that it has in most."""
+    shapes: dict[str, Counter[Shape]] = defaultdict(Counter)
+    for layer in layers.values():
+        for name, shape in layer.items():
+            shapes[name][shape] += 1
+    return {name: seen.most_common(1)[0][0] for name, seen in shapes.items()}
+
+
+def _misfits_of_embedding(header: Header, tower: _Tower, sizes: Mapping[str, Any]) -> Iterator[str]:
+    if not tower.embedding:
+        return
+    there = next(
+        (one for name, one in header.items() if name.endswith(tuple(tower.embedding))), None
+    )
+    stated = tuple(sizes.get(name) for name in tower.shape)
+    if there is None:
+        yield f"{tower.embedding[0]} is missing"
+    elif None not in stated and there != stated:
+        yield f"{tower.embedding[0]} is {list(there)}, where the config says {list(stated)}"

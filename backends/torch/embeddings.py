@@ -1,0 +1,58 @@
+"""How many ids a text network has an embedding for, whatever it is built of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backends.model import Modality, Pair, Preparation, Shaping
+
+_TEXT = "a photo of 2 cats"  # of several ids, so that no positions or segments look like them
+_READ: Mapping[Modality, str | Pair] = {"text": _TEXT, "pair": Pair(_TEXT, _TEXT)}
+
+
+class _FoundError(Exception):
+    """The ids have come to their embedding: nothing needs to be computed."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+
+@torch.inference_mode()
+def token_rows(
+    modality: Modality, module: nn.Module, preparation: Preparation, device: str
+) -> int | None:
+    """Follow the ids of a text or a pair to where they are looked up, and count the rows there.
+
+    Returns:
+        None where no module of its own looks them up, or there are none.
+    """
+    if modality not in _READ:
+        return None
+    shaping = preparation.reduce(Shaping())
+    part = preparation.split(_READ[modality], shaping).items[0]
+    arrays = preparation.collate([preparation.prepare(part, shaping)])
+    given = [torch.from_numpy(array).to(device) for array in arrays]
+    ids = [one.flatten() for one in given if not one.is_floating_point() and one.max() > 1]
+
+    def look(embedding: nn.Module, arguments: tuple[Any, ...]) -> None:
+        asked = arguments[0] if arguments else None
+        if isinstance(asked, Tensor) and any(torch.equal(asked.flatten(), one) for one in ids):
+            raise _FoundError(embedding.get_parameter("weight").shape[0])
+
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    hooks = [
+        one.register_forward_pre_hook(look) for one in module.modules() if isinstance(one, kinds)
+    ]
+    try:
+        module(*given)
+    except _FoundError as found:
+        return found.rows
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None

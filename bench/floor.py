@@ -1,0 +1,165 @@
+"""What the service adds to the libraries it is made of, for one text: `python -m bench.floor`.
+
+One client asks the service and the floor (`floor_app.py`) in turn, in the same run and with the
+same converted model, so small that its pass is the smaller part. Of each request:
+
+    event loop      processor time of the main thread
+    beside passes   processor time of the whole process, without the passes' own
+    wall            from the question to the whole answer
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import orjson
+
+from bench import inputs, tiny, wire
+from bench.client import Connection
+from bench.metered import read_seconds
+from bench.report import table
+from bench.service import Service, log_path, running
+from bench.wire import Request
+
+_BURN_IN = 300
+_AGREE = 1e-5
+
+
+class Cost(NamedTuple):
+    """What one request took, in microseconds; see above."""
+
+    event_loop: float
+    beside_passes: float
+    wall: float
+
+
+Figures: TypeAlias = Mapping[str, Sequence[Sequence[Cost]]]  # of each round, service and floor
+
+
+@dataclass(frozen=True)
+class Metered:
+    """A running server, and the file in which it adds up its passes."""
+
+    service: Service
+    passes: Path
+
+    def seconds(self) -> tuple[float, float, float]:
+        """Return the processor time of the main thread and of all but the passes, and the time."""
+        tasks = Path(f"/proc/{self.service.pid}/task")
+        of_each = {path.parent.name: _on_cpu_s(path) for path in tasks.glob("*/schedstat")}
+        beside = sum(of_each.values()) - read_seconds(self.passes)
+        return of_each[str(self.service.pid)], beside, time.perf_counter()
+
+
+def _on_cpu_s(schedstat: Path) -> float:
+    # The same that `stat` tells in hundredths of a second, to the nanosecond.
+    return int(schedstat.read_text().split()[0]) / 1e9
+
+
+def computed() -> Iterator[Request]:
+    """Ask for one text after the other, none twice."""
+    return (wire.reference().text_request(inputs.text(number)) for number in itertools.count())
+
+
+def remembered(path: str) -> Iterator[Request]:
+    """Ask for the same text again and again."""
+    return itertools.repeat(wire.reference().text_request(inputs.text(0))._replace(path=path))
+
+
+async def measure(server: Metered, requests: Iterator[Request], count: int) -> Cost:
+    """Ask one request after the other; return what each took, on average."""
+    connection = Connection(server.service.target)
+    try:
+        await _ask(connection, requests, _BURN_IN)
+        before = server.seconds()
+        await _ask(connection, requests, count)
+        after = server.seconds()
+    finally:
+        connection.close()
+    return Cost(*(1e6 * (end - begin) / count for begin, end in zip(before, after, strict=True)))
+
+
+async def _ask(connection: Connection, requests: Iterator[Request], count: int) -> bytes:
+    content = b""
+    for request in itertools.islice(requests, count):
+        status, content = await connection.ask(request)
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"status {status}: {content!r}")
+    return content
+
+
+async def run(service: Metered, floor: Metered, rounds: int, count: int) -> Figures:
+    """Measure all four in turn, several times.
+
+    Raises:
+        RuntimeError: service and floor do not compute the same.
+    """
+    await _check_same(service, floor)
+    measured = {
+        "a text, computed": ((service, computed()), (floor, computed())),
+        "a text, remembered": ((service, remembered("/vectorize")), (floor, remembered("/same"))),
+    }
+    found: dict[str, list[list[Cost]]] = {kind: [] for kind in measured}
+    for _ in range(rounds):
+        for kind, pair in measured.items():
+            found[kind].append([await measure(*one, count) for one in pair])
+    return found
+
+
+async def _check_same(service: Metered, floor: Metered) -> None:
+    connections = [Connection(one.service.target) for one in (service, floor)]
+    answers = [orjson.loads(await _ask(one, computed(), 1)) for one in connections]
+    for one in connections:
+        one.close()
+    own, least = (np.array(answer["textVectors"][0]) for answer in answers)
+    if not np.allclose(own, least, atol=_AGREE):
+        raise RuntimeError("This is a bug: the service and the floor answer different vectors")
+
+
+def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    """Lay the medians out: the service, the floor, and how many times that the service takes."""
+    for kind, rounds in figures.items():
+        for place, name in enumerate(Cost._fields):
+            own, least = (statistics.median(pair[i][place] for pair in rounds) for i in (0, 1))
+            ratio = statistics.median(pair[0][place] / pair[1][place] for pair in rounds)
+            yield kind, name.replace("_", " "), f"{own:.0f}", f"{least:.0f}", f"{ratio:.2f}"
+
+
+@contextmanager
+def _metered(name: str, target: str, settings: Mapping[str, str]) -> Iterator[Metered]:
+    passes = log_path(name).with_suffix(".passes")
+    command = (sys.executable, "-m", "bench.metered", str(passes), target)
+    with running(name, command, settings) as service:
+        yield Metered(service, passes)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser("bench.floor", description="Measure one text's overhead.")
+    parser.add_argument("--rounds", type=int, default=5, help="a figure is the median over them")
+    parser.add_argument("--requests", type=int, default=2000, help="of each kind in a round")
+    options = parser.parse_args()
+    folder = str(tiny.converted_folder())
+    with (
+        _metered("overhead", "app.py", tiny.SETTINGS) as service,
+        _metered("floor", ":bench.floor_app", {"FOLDER": folder}) as floor,
+    ):
+        found = asyncio.run(run(service, floor, options.rounds, options.requests))
+    print("Microseconds a request, of one client:\n")
+    print(table(("one request", "", "service", "floor", "times"), list(rows(found))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A model so small that the service around it is what takes the time: BERT, 32 dimensions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.folder import detect
+from backends.load import options_for
+from backends.openvino.store import converted
+from bench.service import ROOT
+from config import Settings, read
+
+SETTINGS = {
+    "MODELS_DIR": str(ROOT / "tests" / "golden_text" / "bert"),
+    "RUNTIME": "openvino",
+    "RUNTIME_CACHE_DIR": str(ROOT / "build" / "bench-models" / "converted"),
+    "TEXT_MODE": "trained",
+    "PRECISION": "float32",
+}
+
+
+def settings(**more: object) -> Settings:
+    """Return the settings that serve it, in this process."""
+    own = {name.lower(): value for name, value in SETTINGS.items()}
+    return Settings.model_validate({**read(Settings).model_dump(), **own, **more})
+
+
+def converted_folder() -> Path:
+    """Return where it lies converted; it is converted where that was never done."""
+    folder = detect(Path(SETTINGS["MODELS_DIR"]))
+    return converted(folder, options_for(folder, settings()))

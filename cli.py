@@ -1,0 +1,89 @@
+"""The command line of `python app.py`: `--help` prints the settings, `--check` looks at the model.
+
+Settings come from the environment alone, so that a container and a shell start alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+from backends.check import faults
+from backends.folder import ModelFolder, detect
+from backends.text_folder import is_served_as_it_is
+from config import VERSION, Settings, doubts, read
+from errors import StartupError
+from vectorizer import check_image_formats
+
+_WIDTH = 96
+
+
+def wants_check(arguments: Sequence[str] | None = None) -> bool:
+    """Read the command line: whether it asks for a check in place of a start.
+
+    `--help` and `--version` are answered here, and end the process with 0; any other argument ends
+    it with 2.
+    """
+    form = argparse.ArgumentParser(
+        prog="app.py",
+        description="Serve the model in MODELS_DIR. Environment variables set everything:",
+        epilog=_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    form.add_argument(
+        "--check",
+        action="store_true",
+        help="load nothing and serve nothing: look at the settings, the model folder, its "
+        "tokenizers, and the names and shapes of its weights; end with 0, or with 1 and what "
+        "is wrong",
+    )
+    form.add_argument("--version", action="version", version=VERSION)
+    asked: bool = form.parse_args(arguments).check
+    return asked
+
+
+def _settings() -> str:
+    return "\n".join(line for name in Settings.model_fields for line in _about(name))
+
+
+def _about(name: str) -> Iterator[str]:
+    field = Settings.model_fields[name]
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    shown = str(default).lower() if isinstance(default, bool) else default
+    yield f"{name.upper()}{'' if shown in (None, '') else f'={shown}'}"
+    plain = re.sub(r"\[(.+?)\]\(.+?\)|`(.+?)`", r"\1\2", field.description or "")
+    yield from textwrap.wrap(plain, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def check() -> NoReturn:
+    """Look at settings and model folder, print what is wrong, and end with 0 or 1."""
+    for doubt in doubts():
+        print(f"Warning: {doubt}", file=sys.stderr)
+    try:
+        settings = read(Settings)
+        check_image_formats(settings)
+        folder = detect(settings.models_dir)
+        wrong = [*_runtime_faults(settings, folder), *faults(folder)]
+    except StartupError as error:
+        wrong = [str(error)]
+    else:
+        if not wrong:
+            print(f"Fine: the settings, and the {folder.family} model in {folder.root.absolute()}")
+    for sentence in wrong:
+        print(f"Cannot start: {sentence}", file=sys.stderr)
+    sys.exit(1 if wrong else 0)
+
+
+def _runtime_faults(settings: Settings, folder: ModelFolder) -> Iterator[str]:
+    wanting = "ENABLE_CUDA=1" if settings.enable_cuda else f"RUNTIME={settings.runtime}"
+    if is_served_as_it_is(folder) or wanting == "RUNTIME=openvino":
+        return
+    if folder.family == "converted":
+        yield f"{wanting} needs the original, and {folder.root.absolute()} holds a converted model"
+    if find_spec("torch") is None:
+        yield f"{wanting} needs torch, which is not installed"

@@ -1,0 +1,133 @@
+"""From an input to chunks that a network can compute: read within limits, split, preprocessed.
+
+Inline or in a thread is decided here, by size: on the event loop a long input would hold up every
+other request for a millisecond and more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, Protocol
+
+from backends.model import Preparation, Shaping
+from errors import RequestTooLargeError
+from inference.request import Content
+from inference.timings import ItemTimes
+from inference.work import Chunks
+
+_INLINE_CHARS = 1_000  # of a text that is tokenised in one piece
+_INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 at worst
+_INLINE_CHARS_TO_READ = 100_000  # digesting them takes a tenth of a millisecond
+_INLINE_IDS = 1_000  # of tokens that are turned into their text
+# Of a text that is split: seconds of a thread, and a chunk for each sentence.
+_MAX_CHARS = 1_000_000
+_MAX_SENTENCES = 10_000
+
+
+class Preprocessor(Protocol):
+    """Reads and preprocesses the inputs of one modality; many threads may call it at a time."""
+
+    def reads_inline(self, content: Content) -> bool:
+        """Tell whether `read` may be called on the event loop."""
+        ...
+
+    def read(self, content: Content, times: ItemTimes) -> Any:
+        """Return the content that is preprocessed: a text, or the bytes of an image's file.
+
+        Raises:
+            InvalidInputError: it is not what it should be.
+            RequestTooLargeError: it is beyond the limits.
+        """
+        ...
+
+    def runs_inline(self, content: Any) -> bool:
+        """Tell whether it may be called on the event loop."""
+        ...
+
+    def __call__(self, content: Any, shaping: Shaping, times: ItemTimes) -> Chunks:
+        """Split and preprocess what was read.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+            RequestTooLargeError: it is beyond the limits.
+        """
+        ...
+
+    def sample(self) -> Any:
+        """Return an input, opened, to try the model on."""
+        ...
+
+
+class TextPreprocessor:
+    """Texts: split into sentences where the model wants them, and tokenised.
+
+    Args:
+        preparation: of the tower.
+        max_chars: of what is tokenised in one piece.
+    """
+
+    def __init__(self, preparation: Preparation, max_chars: int) -> None:
+        self._preparation = preparation
+        self._max_chars = max_chars
+        splits = preparation.splits
+        self._max_chars_in_all = max(_MAX_CHARS, max_chars) if splits else max_chars
+        self._inline_chars = _INLINE_CHARS_TO_SPLIT if splits else _INLINE_CHARS
+
+    def reads_inline(self, content: Content) -> bool:
+        """Tell whether a text is not very long."""
+        return len(content) <= (_INLINE_CHARS_TO_READ if isinstance(content, str) else _INLINE_IDS)
+
+    def read(self, content: Content, times: ItemTimes) -> str:
+        """Return the text, which may come as token ids.
+
+        Raises:
+            InvalidInputError: an id is no token's.
+            RequestTooLargeError: it is too long.
+        """
+        text = content if isinstance(content, str) else self._preparation.text_of(content)
+        if len(text) > self._max_chars_in_all:
+            raise RequestTooLargeError(
+                f"{len(text)} characters; at most {self._max_chars_in_all} are allowed",
+                "text_length",
+            )
+        return text
+
+    def runs_inline(self, content: str) -> bool:
+        """Tell whether a text is short."""
+        return len(content) <= self._inline_chars
+
+    def __call__(self, content: str, shaping: Shaping, times: ItemTimes) -> Chunks:
+        """Find the sentences, and tokenise each distinct one.
+
+        Raises:
+            InvalidInputError: the model cannot read it.
+            RequestTooLargeError: a sentence is too long, or there are too many.
+        """
+        times.preprocess_began_s = time.perf_counter()
+        parts = self._preparation.split(content, shaping)
+        if len(parts.items) > _MAX_SENTENCES:
+            raise RequestTooLargeError(
+                f"{len(parts.items)} sentences; at most {_MAX_SENTENCES} are allowed",
+                "text_length",
+            )
+        longest = max(map(len, parts.items))
+        if longest > self._max_chars:
+            raise RequestTooLargeError(
+                f"a sentence of {longest} characters; at most {self._max_chars} are allowed",
+                "text_length",
+            )
+        distinct = {part: place for place, part in enumerate(dict.fromkeys(parts.items))}
+        inputs = [self._preparation.prepare(part, shaping) for part in distinct]
+        if len(parts.items) == 1:
+            chunks = Chunks(inputs, divisor=parts.divisor)
+        else:
+            keys = [hashlib.sha256(f"{shaping.key}\n{part}".encode()).digest() for part in distinct]
+            places = [distinct[part] for part in parts.items]
+            chunks = Chunks(inputs, keys, places, parts.divisor)
+        times.preprocessed_s = time.perf_counter()
+        return chunks
+
+    def sample(self) -> str:
+        """Return a short text."""
+        return "a text"

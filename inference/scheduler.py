@@ -1,0 +1,229 @@
+"""Dynamic batching across requests: chunks that wait while a batch is computed share the next one.
+
+    submit -> fair queue -> batch -> worker (a thread for each device) -> rows -> the items
+
+A lone chunk is a batch at once; what arrives while a batch is computed is the next one, in fair
+turns. Only right after a batch the scheduler lingers for the requests that usually follow: clients
+that ask one thing after the other would otherwise fall into two crowds that take turns, in batches
+of half the size, each computed while the event loop wants the same cores to answer the other.
+
+A batch that fails is no fault of the scheduler. Whatever else ends one of its tasks ends it as a
+whole: all items that wait are told, new ones are refused, and health knows why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from backends.model import Prepared, Tower
+from errors import UnhealthyError
+from inference.capacity import BatchStats, Capacity
+from inference.fair_queue import FairQueue
+from inference.health import Health
+from inference.observers import Observers
+from inference.tasks import all_or_first_error
+from inference.work import QueueEntry
+from inference.worker import BatchReport, ModelWorker
+
+logger = logging.getLogger(__name__)
+
+BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # the first is the modality
+
+# Of the time that the last batch took: the longest wait for the next arrival, and for all of them
+# together. What the first can cost is that share of the throughput; the second needs arrivals all
+# the time, and what it can win is twice the batch.
+LINGER = 0.2
+MAX_LINGER = 1.0
+# Of the event loop, before an arrival is given up: it may stand in a socket while the loop answers.
+_LOOP_PASSES = 3
+
+
+class Scheduler:
+    """Forms batches of what waits for one modality of a model.
+
+    Args:
+        name: of the modality.
+        towers: the same of each replica; they compute side by side.
+        health: hears how batches end.
+        capacity: of the devices; it is told of every forward pass.
+
+    Attributes:
+        observers: are told of every forward pass.
+        capacity: as given; it has the limits of a batch.
+    """
+
+    def __init__(
+        self, name: str, towers: Sequence[Tower], health: Health, capacity: Capacity
+    ) -> None:
+        self.capacity = capacity
+        self.observers: Observers[[BatchStats]] = Observers(capacity.observe)
+        self._name = name
+        names = [name] if len(towers) == 1 else [f"{name} {i}" for i in range(len(towers))]
+        self._workers = [
+            ModelWorker(own_name, tower, self.observers, health.monitor(own_name))
+            for own_name, tower in zip(names, towers, strict=True)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._queue: FairQueue[QueueEntry] = FairQueue()
+        self._computing: dict[ModelWorker, Sequence[QueueEntry]] = {}
+        self._idle: deque[asyncio.Future[bool]] = deque()  # of workers that wait for an arrival
+        self._closed: str | None = None  # why, or None
+        self._arrivals = 0
+        # Of the last batch: how many requests may come back, and whether they were queries.
+        self._expected_arrivals = 0
+        self._expects_queries = False
+        self._last_run_s = 0.0
+        self._last_end_s = 0.0
+
+    def submit(self, entries: Sequence[QueueEntry]) -> None:
+        """Let the chunks of an item wait for batches.
+
+        Raises:
+            UnhealthyError: nothing is computed here any more.
+        """
+        if self._closed:
+            raise UnhealthyError(self._closed)
+        if not self._tasks:
+            self._start()
+        for entry in entries:
+            self._queue.put(entry)
+        self._arrivals += 1
+        self._wake_one()
+
+    async def try_out(self, model_input: Prepared, sizes: Sequence[int]) -> None:
+        """Let every worker compute batches of these sizes, beside all that waits.
+
+        Raises:
+            Exception: what computing them raised.
+            UnhealthyError: nothing is computed here any more.
+        """
+        if self._closed:
+            raise UnhealthyError(self._closed)
+        await all_or_first_error([worker.try_out(model_input, sizes) for worker in self._workers])
+
+    async def aclose(self) -> None:
+        """Stop; items that still wait or are computed end with an `UnhealthyError`."""
+        self._close(f"the {self._name} lane is closed")
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.aclose() for worker in self._workers))
+
+    # A task for each worker.
+
+    def _start(self) -> None:
+        for worker in self._workers:
+            task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
+            task.add_done_callback(partial(self._ended, worker))
+            self._tasks.append(task)
+
+    async def _serve(self, worker: ModelWorker) -> None:
+        while True:
+            await self._serve_batch(worker)
+
+    async def _serve_batch(self, worker: ModelWorker) -> None:
+        # A function of its own, so that nothing names a batch while the next is waited for.
+        batch = await self._next_batch()
+        self._computing[worker] = batch
+        report = await worker.run(batch)
+        del self._computing[worker]
+        self._batch_ended(batch, report)
+
+    async def _next_batch(self) -> list[QueueEntry]:
+        """Wait for the next batch: at least one chunk, whose item has not ended."""
+        while True:
+            if not self._queue:
+                await self._arrival()
+            if len(self._queue) < self._expected_arrivals:
+                await self._linger()
+            batch = self._queue.take(self.capacity.max_batch_size, self.capacity.max_batch_cost)
+            if batch:
+                if self._queue:
+                    self._wake_one()
+                return batch
+
+    def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
+        expected = 0 if batch[0].is_alone else len(batch) + len(self._queue)
+        self._expected_arrivals = min(expected, self.capacity.max_batch_size)
+        self._expects_queries = any(request.is_query for request in batch[0].waiters)
+        self._last_run_s, self._last_end_s = report.run_s, time.perf_counter()
+        if report.fitting and report.fitting < self.capacity.max_batch_size:
+            self.capacity.max_batch_size = report.fitting  # what did not fit will not fit
+            logger.warning(
+                "The device's memory is too small for the %s batch: from now on at most %d items",
+                self._name,
+                report.fitting,
+            )
+
+    # Arrivals, and the wait for them.
+
+    async def _linger(self) -> None:
+        """Wait for the requests that usually follow a batch, as long as they come."""
+        until_s = self._last_end_s + MAX_LINGER * self._last_run_s
+        while self._expects_arrivals() and time.perf_counter() < until_s:
+            seen = self._arrivals
+            if await self._arrival(LINGER * self._last_run_s):
+                continue
+            for _ in range(_LOOP_PASSES):
+                await asyncio.sleep(0)
+            if self._arrivals == seen:
+                return
+
+    def _expects_arrivals(self) -> bool:
+        if len(self._queue) >= self._expected_arrivals:
+            return False
+        if len(self._workers) - len(self._computing) > 1:  # two idle devices had rather share
+            return False
+        # Whatever waits: a request that comes back may be due before it. Nothing is due before a
+        # query.
+        return self._expects_queries or not self._queue.is_query_next
+
+    async def _arrival(self, within_s: float | None = None) -> bool:
+        """Wait for the next arrival; tell whether it came in time."""
+        loop = asyncio.get_running_loop()
+        arrival: asyncio.Future[bool] = loop.create_future()
+        timer = None if within_s is None else loop.call_later(within_s, _give_up, arrival)
+        self._idle.append(arrival)
+        try:
+            return await arrival
+        finally:
+            if timer:
+                timer.cancel()
+            if arrival in self._idle:
+                self._idle.remove(arrival)
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            arrival = self._idle.popleft()
+            if not arrival.done():
+                arrival.set_result(True)
+                return
+
+    # The end.
+
+    def _ended(self, worker: ModelWorker, task: asyncio.Task[None]) -> None:
+        if self._closed:
+            return
+        error = None if task.cancelled() else task.exception()
+        fault = f"the {self._name} lane has ended"
+        reason = f"{type(error).__name__}: {error}" if error else "its task was cancelled"
+        logger.critical("%s: %s. This is a bug.", fault, reason, exc_info=error)
+        worker.monitor.died(fault, reason)
+        self._close(worker.monitor.dead or fault)
+
+    def _close(self, why: str) -> None:
+        self._closed = self._closed or why
+        for task in self._tasks:
+            task.cancel()
+        computing = [entry for batch in self._computing.values() for entry in batch]
+        for entry in [*computing, *self._queue.entries()]:
+            entry.item.fail(UnhealthyError(self._closed))
+
+
+def _give_up(arrival: asyncio.Future[bool]) -> None:
+    if not arrival.done():
+        arrival.set_result(False)
