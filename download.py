@@ -69,8 +69,7 @@ def download(settings: DownloadSettings) -> None:
         # The first part of a layout is what a start looks for.
         of_layout = reversed(LAYOUTS[wanted.family].parts)
         install(parts, root, [RECORD, "trust_remote_code", *of_layout])
-    told = f"{answer['family']}, {answer['dimensions']} dimensions"
-    logger.info("The model is in %s: %s", root.absolute(), told)
+    logger.info("The model is in %s: %s, %s", root.absolute(), answer["family"], answer["gives"])
 
 
 def _refuse_other_family(root: Path, family: Family) -> None:

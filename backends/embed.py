@@ -1,4 +1,4 @@
-"""A tower by itself, without queue, threads or memory: for build time, the proof and tests."""
+"""A model by itself, without queue, threads or memory: for build time, the proof and tests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ import numpy as np
 from backends.model import (
     Arrays,
     Embedded,
+    Model,
     Network,
     NetworkInStages,
+    Pair,
     Prepared,
     Rows,
     Shaping,
     Tower,
 )
+from backends.scores import ACTIVATIONS, Scores
 
 
 def embed(
     tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None, *, alone: bool = False
 ) -> Rows:
-    """Embed inputs, texts or decoded images, as `embed_all` does: [n, dim] float32."""
+    """Embed inputs, texts, decoded images or pairs, as `embed_all` does: [n, dim] float32."""
     return np.stack([one.vector for one in embed_all(tower, contents, shaping, alone=alone)])
+
+
+def score(model: Model, pairs: Sequence[Pair]) -> Scores:
+    """Score pairs, in the batches that they form: [n] float32, on the model's own scale."""
+    return ACTIVATIONS[model.info.activation](embed(model.towers["pair"], pairs)[:, 0])
 
 
 def embed_all(

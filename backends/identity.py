@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
 from backends.folder import LAYOUTS, Family
-from backends.model import Modality, Preparation, TextMode
+from backends.model import Modality, ModelInfo, Preparation, TextMode
 
 # How this version reads each family: raise a family's number by hand when a change of ours moves
 # its vectors by more than the tolerance. Its models are then converted anew, and have another
@@ -39,7 +39,7 @@ class Identity:
     def vector_space(
         self, arithmetic: Mapping[Modality, str], readings: Mapping[Modality, str] = NO_READINGS
     ) -> str:
-        """Digest all that shapes a vector: two of one space can be compared.
+        """Digest all that shapes a vector, or a score: two of one space can be compared.
 
         Args:
             arithmetic: each tower's, of weights and activations, such as `float32`: not what was
@@ -65,3 +65,24 @@ def readings_of(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
     """Return how the operator wants inputs read, of those towers that can be told."""
     readings = {modality: tower.preparation.reading for modality, tower in towers.items()}
     return {modality: reading for modality, reading in readings.items() if reading}
+
+
+def with_space(
+    info: ModelInfo,
+    identity: Identity,
+    arithmetic: Mapping[Modality, str],
+    towers: Mapping[Modality, Prepares],
+) -> ModelInfo:
+    """Say the space of a model's vectors, or of its scores.
+
+    Args:
+        info: of the model, without it.
+        identity: of the model.
+        arithmetic: as for `Identity.vector_space`.
+        towers: the model's.
+    """
+    readings = readings_of(towers)
+    if info.activations:
+        of_scores = identity.vector_space(arithmetic, {**readings, "pair": info.activation})
+        return replace(info, score_space=of_scores)
+    return replace(info, vector_space=identity.vector_space(arithmetic, readings))

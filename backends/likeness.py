@@ -1,4 +1,4 @@
-"""How alike vectors are, and which are nearest: for proofs, and to measure what precision costs."""
+"""How alike vectors are, and which are nearest; of scores, which are more: what precision costs."""
 
 from __future__ import annotations
 
@@ -44,3 +44,9 @@ def recall(exact: Rows, rough: Rows, nearest: int = 10) -> float:
     found = [np.argsort(-one, axis=1)[:, :nearest] for one in (exact, rough)]
     kept = [np.isin(one, two).mean() for one, two in zip(*found, strict=True)]
     return float(np.mean(kept))
+
+
+def same_order(exact: Rows, rough: Rows) -> float:
+    """Return of all two scores that are apart, [n] each, the share that stays in its order."""
+    signs = [np.sign(one[:, None] - one[None, :]) for one in (exact, rough)]
+    return float((signs[0] == signs[1])[signs[0] != 0].mean())

@@ -14,7 +14,7 @@ from typing import get_args
 
 from backends.families import load_towers
 from backends.folder import ModelFolder, detect
-from backends.identity import RECIPES, Identity, readings_of
+from backends.identity import RECIPES, Identity, with_space
 from backends.model import Model, ModelOptions, Precision, TextMode
 from backends.openvino.store import content_of
 from backends.precision import lacking, log_choice, tell_refusal, usable
@@ -162,7 +162,7 @@ def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode])
 
 
 def _named(model: Model, identity: Identity, refused: str) -> Model:
-    """Say the vector space of a model whose towers compute in the precision that it says.
+    """Say the space of a model whose towers compute in the precision that it says.
 
     Args:
         model: without it.
@@ -170,8 +170,8 @@ def _named(model: Model, identity: Identity, refused: str) -> Model:
         refused: as in `ModelInfo`.
     """
     arithmetic = dict.fromkeys(model.towers, model.info.precision)
-    space = identity.vector_space(arithmetic, readings_of(model.towers))
-    return replace(model, info=replace(model.info, vector_space=space, refused=refused))
+    info = with_space(replace(model.info, refused=refused), identity, arithmetic, model.towers)
+    return replace(model, info=info)
 
 
 @contextmanager

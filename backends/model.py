@@ -2,8 +2,9 @@
 
     content -> split -> prepare -> Prepared ... collate -> Network -> rows ... join -> Embedded
 
-A model has a tower for each modality that it reads; texts and images have the same shape here. It
-imports no model library, so that everything above can name these types for free.
+A model has a tower for each modality that it reads; texts, images and pairs have the same shape
+here: of a pair, a query and a document, the vector is a single number. It imports no model library,
+so that everything above can name these types for free.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 import numpy as np
 import numpy.typing as npt
 
-Modality: TypeAlias = Literal["text", "image"]
+Modality: TypeAlias = Literal["text", "image", "pair"]
 Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
 Rows: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions], or [n, poolings, dimensions]
 Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
+Activation: TypeAlias = Literal["identity", "sigmoid"]  # what makes a score of a logit
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, from the best on
 Runtime: TypeAlias = Literal["openvino", "torch"]
 Engine: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
+
+
+class Pair(NamedTuple):
+    """What a tower of pairs reads at once: how well does the document answer the query?"""
+
+    query: str
+    document: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Embedded(NamedTuple):
     """The vector of an input, or of a part of one.
 
     Attributes:
-        vector: [dimensions] float32.
+        vector: [dimensions] float32; of a pair [1], its logit (see `backends/scores.py`).
         tokens: that the network read, special ones included; 0 for an image.
         truncated: whether the input was longer than the model reads.
     """
@@ -105,9 +114,9 @@ class Prepared:
 class Preparation(Protocol):
     """How the inputs of one modality become arrays, and rows become answers.
 
-    A text's content is its string. An image's is its file (bytes) to `estimate` and `split`, and
-    the decoded picture to `prepare`: who calls it opens the file, within the limits. All methods
-    may be called by many threads at a time.
+    A text's content is its string, a pair's a `Pair`. An image's is its file (bytes) to `estimate`
+    and `split`, and the decoded picture to `prepare`: who calls it opens the file, within the
+    limits. All methods may be called by many threads at a time.
     """
 
     @property
@@ -153,13 +162,13 @@ class Preparation(Protocol):
         ...
 
     def limit_ids(self, rows: int) -> None:
-        """Read no text from now on that holds an id which the network has no embedding for.
+        """Read nothing from now on that holds an id which the network has no embedding for.
 
         Args:
             rows: how many ids it has one for.
 
         Raises:
-            ValueError: there would be no text to read.
+            ValueError: there would be nothing to read.
         """
         ...
 
@@ -261,10 +270,14 @@ class ModelInfo:
         is_demo: whether it is the small model that this project ships to be tried.
         config: the body that the reference's `GET /meta` has for the family.
         vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.
+            Empty for a model that scores.
+        score_space: the same of scores; empty for a model that embeds.
         cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
         refused: why the precision that was asked for is not used, a sentence; empty where it is.
         name: what the operator calls it, or what it is called where it was fetched from.
         revision: the commit that was fetched; empty where it is not known.
+        activations: what makes a score of a logit, in each text mode that the model can be served
+            in; empty for a model that embeds.
     """
 
     family: str
@@ -278,10 +291,17 @@ class ModelInfo:
     is_demo: bool
     config: Mapping[str, object]
     vector_space: str = ""
+    score_space: str = ""
     cuts: bool = False
     refused: str = ""
     name: str = ""
     revision: str = ""
+    activations: Mapping[TextMode, Activation] = field(default_factory=dict)
+
+    @property
+    def activation(self) -> Activation:
+        """What makes a score of a logit in the text mode that the model is served in."""
+        return self.activations.get(self.text_mode, "identity")
 
 
 @dataclass(frozen=True)
@@ -313,7 +333,7 @@ def no_gpu() -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: one tower, or two.
+    """A loaded model: one tower, or two; a tower of pairs is the only one.
 
     Attributes:
         info: what is loaded.

@@ -1,4 +1,4 @@
-"""What proofs of a conversion embed: texts and pictures of many kinds, always the same."""
+"""What proofs of a conversion embed: texts, pictures and pairs of many kinds, always the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backends.model import Modality, NetworkInStages, Preparation, Shaping, Tower
+from backends.model import Modality, NetworkInStages, Pair, Preparation, Shaping, Tower
 from errors import InvalidInputError
 
 _MODES = ("RGB", "RGBA", "L")
@@ -22,8 +22,11 @@ _TEXTS = (
     "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
     "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
     "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
-    " ".join(map(str, range(1500))),  # longer than any of these models reads
+    " ".join(map(str, range(1500))),  # longer than most models read
 )
+# Of all pairs together. A model that reads no more than 512 tokens computes every pair in these; of
+# others the longest pairs are left out, each of which would take a large one many seconds.
+_MOST_TOKENS = 4500
 
 # Of a text, to a network so large that it is in stages: all of the last one would take minutes, and
 # more memory than a stage.
@@ -31,36 +34,47 @@ _CHARS_IN_STAGES = 1000
 
 
 def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[Any]:
-    """Return texts, or as many pictures as cost no more together, in the preparation's unit.
+    """Return all texts, many pairs, or as many pictures as cost no more, in their tower's unit.
 
-    A text with tokens that the model has no embedding for is no input of it.
+    A text or a pair with tokens that the model has no embedding for is no input of it.
     """
+    preparation = tower.preparation
     if modality == "image":
-        return _pictures(tower.preparation, most_cost)
+        return _affordable(_drawn(), preparation, most_cost)
+    if modality == "pair":
+        readable = [pair for pair in _pairs() if _is_readable(pair, preparation)]
+        return _affordable(readable, preparation, _MOST_TOKENS)
     texts: Sequence[str] = _TEXTS
     if isinstance(tower.network, NetworkInStages):
         texts = [text[:_CHARS_IN_STAGES] for text in texts]
-    return [text for text in texts if _is_readable(text, tower.preparation)]
+    return [text for text in texts if _is_readable(text, preparation)]
 
 
-def _is_readable(text: str, preparation: Preparation) -> bool:
+def _is_readable(content: Any, preparation: Preparation) -> bool:
     shaping = preparation.reduce(Shaping())
     try:
-        for part in preparation.split(text, shaping).items:
+        for part in preparation.split(content, shaping).items:
             preparation.prepare(part, shaping)
     except InvalidInputError:
         return False
     return True
 
 
-def _pictures(preparation: Preparation, most_cost: int) -> Sequence[Image.Image]:
-    """Draw noise and soft colours in many shapes and modes; always the same, as many as pay."""
-    pictures = _drawn()
-    costs = accumulate(preparation.prepare(picture, Shaping()).cost for picture in pictures)
-    return [picture for picture, cost in zip(pictures, costs, strict=True) if cost <= most_cost]
+def _affordable(inputs: Sequence[Any], preparation: Preparation, most_cost: int) -> list[Any]:
+    """Return the first of the inputs, as many as cost no more together."""
+    costs = accumulate(preparation.prepare(one, Shaping()).cost for one in inputs)
+    return [one for one, cost in zip(inputs, costs, strict=True) if cost <= most_cost]
+
+
+def _pairs() -> list[Pair]:
+    """Pair each short text with every other, and then the long one; the longest pairs are last."""
+    *short, long = _TEXTS
+    pairs = [Pair(text, one) for at, text in enumerate(short) for one in short[at % 2 :: 2]]
+    return [*pairs, Pair(short[0], long), Pair(long, short[1]), Pair(long, long)]
 
 
 def _drawn() -> list[Image.Image]:
+    """Draw noise and soft colours in many shapes and modes."""
     random = np.random.default_rng(0)
     shapes: list[Image.Image] = []
     for number, (width, height) in enumerate(

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from backends.folder import ModelFolder, hub_snapshot, text_of
 from errors import ModelFolderError, describe_error
 
-TextKind = Literal["encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec"]
+TextKind = Literal[
+    "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
+]
 ONNX = "model_quantized.onnx"
 # The types of models in `model/` whose states of tokens are a text's vector. Others need more than
 # ids and a mask, or have learnt to go on with a text.
@@ -35,6 +37,7 @@ _OTHER_TASKS = (
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
 _NO_LIMIT = 10**20  # as transformers sees it
 _USUAL_LIMIT = 512  # of BERT and its relatives, where neither tokenizer nor model says one
+_SCORING = "ForSequenceClassification"  # how transformers' classes of rerankers end
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class TextFolder:
         if not is_onnx and (self.path / "model_name").is_file():
             return "model2vec" if self._is_table() else "sentence_transformers"
         config = _json(self.path / "config.json")
+        if not is_onnx and is_reranker(config):
+            return "reranker"
         if reason := why_no_encoder(config):
             raise ModelFolderError(f"{self.path.absolute()} holds {reason}")
         if is_onnx:
@@ -116,6 +121,11 @@ def why_no_encoder(config: Mapping[str, Any]) -> str | None:
 def kind_of(folder: ModelFolder) -> TextKind | None:
     """Return the kind of a model of texts only; None for another family."""
     return TextFolder.of(folder).kind if folder.family == "text" else None
+
+
+def is_reranker(config: Mapping[str, Any]) -> bool:
+    """Tell by a model's configuration whether it scores pairs; nothing else in the folder does."""
+    return any(str(name).endswith(_SCORING) for name in config.get("architectures") or ())
 
 
 def is_served_as_it_is(folder: ModelFolder) -> bool:

@@ -3,7 +3,7 @@
     python3 -m fetch.catalogue                  the tags, one a line
     python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
-    python3 -m fetch.catalogue --table          the README's table
+    python3 -m fetch.catalogue --table          the README's tables: of embedders, of rerankers
 
 It needs Python's standard library and nothing else.
 """
@@ -30,16 +30,18 @@ class Model:
     Attributes:
         tag: the image's tag, and the `MODEL` of `make run`.
         family: as `GET /meta` names it.
-        dimensions: length of its vectors.
         languages: of the texts.
         variables: the build variables that name it.
+        dimensions: length of its vectors; 0 for a reranker, which gives scores.
+        licence: of a reranker's weights, as their page on the hub says.
     """
 
     tag: str
     family: str
-    dimensions: int
     languages: str
     variables: dict[str, str]
+    dimensions: int = 0
+    licence: str = ""
 
     @property
     def build_args(self) -> str:
@@ -81,12 +83,24 @@ def matrix() -> dict[str, list[dict[str, str]]]:
 
 
 def table() -> str:
-    """Return the README's table, in Markdown."""
-    rows = ["| tag | family | dimensions | languages | variables |", "|---|---|---|---|---|"]
-    for model in load().values():
+    """Return the README's table of embedders, in Markdown."""
+    embedders = [model for model in load().values() if model.dimensions]
+    about = [f"{model.family} | {model.dimensions} | {model.languages}" for model in embedders]
+    return _table("family | dimensions | languages", embedders, about)
+
+
+def rerankers() -> str:
+    """Return the README's table of rerankers, in Markdown."""
+    models = [model for model in load().values() if not model.dimensions]
+    about = [f"{model.family} | {model.languages} | {model.licence}" for model in models]
+    return _table("family | languages | licence", models, about)
+
+
+def _table(titles: str, models: Sequence[Model], about: Sequence[str]) -> str:
+    rows = [f"| tag | {titles} | variables |", "|---|---|---|---|---|"]
+    for model, said in zip(models, about, strict=True):
         variables = "<br>".join(f"`{name}={value}`" for name, value in model.variables.items())
-        about = f"{model.family} | {model.dimensions} | {model.languages}"
-        rows.append(f"| `{model.tag}` | {about} | {variables} |")
+        rows.append(f"| `{model.tag}` | {said} | {variables} |")
     return "\n".join(rows)
 
 
@@ -96,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")
     form.add_argument("--build-args", metavar="TAG", help="the options of docker build")
-    form.add_argument("--table", action="store_true", help="the README's table, in Markdown")
+    form.add_argument("--table", action="store_true", help="the README's tables, in Markdown")
     options = parser.parse_args(arguments)
     try:
         print(_text_for(options))
@@ -110,7 +124,7 @@ def _text_for(options: argparse.Namespace) -> str:
     if options.build_args:
         return find(options.build_args).build_args
     if options.table:
-        return table()
+        return f"{table()}\n\n{rerankers()}"
     return "\n".join(model["tag"] for model in matrix()["include"])
 
 

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from backends.embed import embed
+from backends.embed import embed, score
 from backends.folder import Family, detect
 from backends.jobs import Answer, subprocess_main
 from backends.load import load_replica
-from backends.model import ModelOptions, Rows, Tower
+from backends.model import ModelOptions, Pair, Rows, Tower
+from backends.text_folder import is_reranker
 from errors import DownloadError
 
 _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("*.model", "tokenization_*.py"),
+    *("*.model", "tokenization_*.py", "config_sentence_transformers.json"),
 )
 
 Sources: TypeAlias = Mapping[str, Path]  # a family's part -> the hub's files for it
@@ -51,7 +52,7 @@ class Job:
 
 
 def do(job: Job) -> Answer:
-    """Save, and prove; return the family and the dimensions of what is there now.
+    """Save, and prove; return the family of what is there now, and what it gives.
 
     Raises:
         DownloadError: it is not the kind of model that it was taken for, or not to be trusted.
@@ -77,14 +78,19 @@ def do(job: Job) -> Answer:
 def prove(root: Path, trust: bool) -> Answer:
     """Load a model folder as the service will, and embed a text, and an image if it can.
 
+    One of pairs scores a pair.
+
     Raises:
         ServiceError: it cannot be loaded, or its vectors are not fit to use.
     """
     model = load_replica(detect(root), ModelOptions(trust_remote_code=trust, in_stages=True))
+    if "pair" in model.towers:
+        score(model, [Pair("a query", "a document")])
+        return {"family": model.info.family, "gives": "scores of pairs"}
     texts = embed(model.towers["text"], ["a picture"])
     if images := model.towers.get("image"):
         _check_dimensions(texts, images)
-    return {"family": model.info.family, "dimensions": texts.shape[1]}
+    return {"family": model.info.family, "gives": f"{texts.shape[1]} dimensions"}
 
 
 def _check_dimensions(texts: Rows, tower: Tower) -> None:
@@ -130,19 +136,26 @@ def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
     if "model" not in sources:  # it stays in its hub cache
         return
     source, target = sources["model"], folder / "model"
-    kind = _kind_of_texts(source)
-    _load(kind, source, dtype="auto", trust_remote_code=trust).save_pretrained(target)
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    options = {"dtype": "auto", "trust_remote_code": trust, "output_loading_info": True}
+    model, loading = _load(_kind_of_texts(config), source, **options)
+    if is_reranker(config) and (missing := sorted(loading["missing_keys"])):
+        raise DownloadError(
+            f"its weights lack {', '.join(missing)}, without which scores mean nothing"
+        )
+    model.save_pretrained(target)
     # As they are: saved by their class, the tokenizer might be another one.
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
 
 
-def _kind_of_texts(source: Path) -> Any:
-    """Return what loads an encoder; of DPR's, `AutoModel` knows only the one of questions."""
+def _kind_of_texts(config: Mapping[str, Any]) -> Any:
+    """Return what loads a model; of DPR's, `AutoModel` knows only the one of questions."""
     import transformers
 
-    config = json.loads((source / "config.json").read_text("utf-8"))
+    if is_reranker(config):
+        return transformers.AutoModelForSequenceClassification
     is_dpr = config.get("model_type") == "dpr"
     return getattr(transformers, config["architectures"][0] if is_dpr else "AutoModel")
 

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from backends.folder import Family
-from backends.text_folder import why_no_encoder
+from backends.text_folder import is_reranker, why_no_encoder
 from config import DownloadSettings
 from errors import DownloadError
 from fetch.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
@@ -148,12 +148,14 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
 
 
 def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
-    """Leave a sentence-transformers model in a hub cache; an encoder is still to be saved."""
+    """Leave a sentence-transformers model in a hub cache; others are still to be saved."""
     folder.mkdir()
-    for name, content in wanted.markers.items():
-        (folder / name).write_text(content)
     path = snapshot.path / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if is_reranker(config):  # the variables of embedders mean nothing to it
+        return {"model": snapshot.path}
+    for name, content in wanted.markers.items():
+        (folder / name).write_text(content)
     is_kept = wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE
     if "onnx_runtime" in wanted.markers or not is_kept:
         if reason := why_no_encoder(config):

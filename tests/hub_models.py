@@ -17,15 +17,23 @@ import open_clip
 import torch
 from open_clip import factory
 from safetensors.torch import load_file
-from transformers import MetaClip2Config, MetaClip2Model, XLMRobertaConfig
+from transformers import (
+    MetaClip2Config,
+    MetaClip2Model,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    XLMRobertaConfig,
+)
 
 from fetch import catalogue
 from tests.golden_cases import GOLDEN
+from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.hub_server import Content, Hub, Repository, of_bytes
 
 DECOY = of_bytes(b"a format that nobody should fetch")
 PROCESSOR = GOLDEN / "metaclip2/openai_clip_processor"
+GTE = "Alibaba-NLP/gte-reranker-modernbert-base"
 
 
 def small_hub(scratch: Path) -> Hub:
@@ -57,6 +65,8 @@ def small_hub(scratch: Path) -> Hub:
         "FacebookAI/xlm-roberta-base": Repository.of_folders(tower, **{"model.safetensors": DECOY}),
     }
     repositories |= {name: texts(golden) for name, golden in golden_of_texts().items()}
+    repositories |= {name: reranker(golden) for name, golden in golden_of_rerankers().items()}
+    repositories[GTE] = modernbert_reranker(scratch / "modernbert-reranker")
     repositories["distilroberta-base"] = texts("roberta")  # of the documentation's two lines
     moved = {
         "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
@@ -83,7 +93,7 @@ def golden_of_texts() -> dict[str, str]:
     families = {
         name: model.family
         for model in catalogue.load().values()
-        if (name := model.variables.get("MODEL_NAME"))
+        if model.dimensions and (name := model.variables.get("MODEL_NAME"))
     }
     return {
         name: of_name.get(name) or _kind_of(name) or of_family[family]
@@ -107,6 +117,39 @@ def texts(golden: str) -> Repository:
     decoys = dict.fromkeys(["pytorch_model.bin", "onnx/model.onnx", "rust_model.ot"], DECOY)
     modules = {"modules.json": of_bytes(b"[]"), "1_Pooling/config.json": of_bytes(b"{}")}
     return Repository.of_folders(folder, **decoys, **modules)
+
+
+def golden_of_rerankers() -> dict[str, str]:
+    """The golden model that stands for each reranker of the catalogue, by its name."""
+    of_family = {"BERT": "bert_new_config", "XLM-RoBERTa": "xlm_roberta"} | {
+        "DeBERTa v2": "deberta_v3"
+    }
+    return {
+        model.variables["MODEL_NAME"]: of_family[model.family]
+        for model in catalogue.load().values()
+        if model.family in of_family and not model.dimensions
+    }
+
+
+def reranker(golden: str, **others: Content) -> Repository:
+    """As on the hub, with the same weights in other formats beside them."""
+    decoys = dict.fromkeys(["pytorch_model.bin", "onnx/model.onnx"], DECOY)
+    return Repository.of_folders(GOLDEN_RERANKERS / golden / "model", **decoys, **others)
+
+
+def modernbert_reranker(folder: Path) -> Repository:
+    config = ModernBertConfig(
+        vocab_size=1500,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=0,
+        num_labels=1,
+    )
+    ModernBertForSequenceClassification(config).save_pretrained(folder)
+    written = {path.name: of_bytes(path.read_bytes()) for path in folder.iterdir()}
+    return reranker("bert", **written)
 
 
 def sentence_transformers_clip() -> Repository:

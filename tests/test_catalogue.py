@@ -14,7 +14,7 @@ from fetch import catalogue
 from fetch.plan import plan
 from tests.service import ROOT
 
-# Source: the image tags of the references, and NaFlex, which none of them serves.
+# Source: the image tags of the references; NaFlex, which none of them serves, and more rerankers.
 TAGS = {
     "sentence-transformers-clip-ViT-B-32",
     "sentence-transformers-clip-ViT-B-32-multilingual-v1",
@@ -71,6 +71,17 @@ TAGS = {
     "snowflake-snowflake-arctic-embed-s-onnx",
     "snowflake-snowflake-arctic-embed-m-onnx",
     "snowflake-snowflake-arctic-embed-l-onnx",
+    "cross-encoder-ms-marco-TinyBERT-L-2-v2",
+    "cross-encoder-ms-marco-MiniLM-L-2-v2",
+    "cross-encoder-ms-marco-MiniLM-L-6-v2",
+    "cross-encoder-ms-marco-MiniLM-L-12-v2",
+    "baai-bge-reranker-base",
+    "baai-bge-reranker-large",
+    "baai-bge-reranker-v2-m3",
+    "mixedbread-ai-mxbai-rerank-xsmall-v1",
+    "mixedbread-ai-mxbai-rerank-base-v1",
+    "mixedbread-ai-mxbai-rerank-large-v1",
+    "alibaba-nlp-gte-reranker-modernbert-base",
 }
 FAMILY_OF = {
     "sentence-transformers": "sentence_transformers",
@@ -136,11 +147,18 @@ def test_build_args_are_options_of_docker_build() -> None:
     )
 
 
-def test_the_table_has_a_row_for_each_model() -> None:
-    head, rule, *rows = output("--table").strip().splitlines()
+def test_the_tables_have_a_row_for_each_model() -> None:
+    tables = [table.splitlines() for table in output("--table").strip().split("\n\n")]
 
-    assert [row.split("`")[1] for row in rows] == list(catalogue.load())
-    assert {row.count("|") for row in (head, rule, *rows)} == {6}
+    assert len(tables) == 2
+    assert [row.split("`")[1] for _, _, *rows in tables for row in rows] == list(catalogue.load())
+    assert {row.count("|") for table in tables for row in table} == {6}
+
+
+def test_a_model_has_either_dimensions_or_a_licence_that_is_listed() -> None:
+    of_both = [(model.dimensions, model.licence) for model in catalogue.load().values()]
+
+    assert all(bool(dimensions) != bool(licence) for dimensions, licence in of_both)
 
 
 @pytest.mark.parametrize("tag", ["ViT-B-16", "nothing-like-it"])
@@ -162,5 +180,8 @@ def test_openclip_knows_the_pair_and_its_dimensions(model: catalogue.Model) -> N
     assert open_clip.get_model_config(name)["embed_dim"] == model.dimensions
 
 
-def test_the_readme_has_the_table_of_today() -> None:
-    assert catalogue.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_readme_has_the_tables_of_today() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert catalogue.table() in readme
+    assert catalogue.rerankers() in readme

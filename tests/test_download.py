@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from backends.embed import score
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import Model, ModelOptions, TextMode
@@ -35,9 +37,10 @@ from tests.golden_cases import (
     image_cases,
     text_cases,
 )
+from tests.golden_rerankers import GOLDEN_RERANKERS, pair_cases, reranker
 from tests.golden_texts import GOLDEN_TEXTS, vector_of
 from tests.golden_texts import text_cases as encoder_cases
-from tests.hub_models import DECOY, golden_of_texts, openai, small_hub
+from tests.hub_models import DECOY, golden_of_rerankers, golden_of_texts, openai, small_hub
 from tests.hub_models import texts as texts_of
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving
 from tests.pictures import READER
@@ -65,17 +68,25 @@ GOLDEN_OF = {
 TEXTS_OF = {
     tag: golden_of_texts()[model.variables["MODEL_NAME"]]
     for tag, model in catalogue.load().items()
-    if "MODEL_NAME" in model.variables
+    if "MODEL_NAME" in model.variables and model.dimensions
+}
+RERANKERS = {
+    tag: model.variables["MODEL_NAME"]
+    for tag, model in catalogue.load().items()
+    if not model.dimensions
 }
 AS_ONNX = [tag for tag in TEXTS_OF if tag.endswith("-onnx")]  # read by a recipe of their own
 # Checkpoints of hundreds of megabytes, and twins: each way to fetch and save is in every run.
-LONG = set(TEXTS_OF) - {
+LONG = {*TEXTS_OF, *RERANKERS} - {
     "distilbert-base-uncased",
     "sentence-transformers-all-minilm-l6-v2",
     "minishlab-potion-base-8m",
     "mixedbread-ai-mxbai-embed-large-v1",
     "facebook-dpr-ctx_encoder-single-nq-base",
     "sentence-transformers-all-minilm-l6-v2-onnx",
+    "cross-encoder-ms-marco-MiniLM-L-6-v2",
+    "mixedbread-ai-mxbai-rerank-xsmall-v1",
+    "alibaba-nlp-gte-reranker-modernbert-base",
 } | {
     "ViT-B-16-laion2b_s34b_b88k",
     "ViT-B-32-quickgelu-laion400m_e32",
@@ -283,6 +294,8 @@ def test_every_model_of_the_catalogue_is_downloaded_and_embeds_without_network(
         assert_unit_length(load(root), TEXTS_OF[tag])
     elif tag in TEXTS_OF:
         assert_golden_texts(root, TEXTS_OF[tag])
+    elif tag in RERANKERS:
+        assert_golden_scores(root, golden_of_rerankers().get(RERANKERS[tag]))
     elif tag in GOLDEN_OF:
         assert_golden(root, GOLDEN_OF[tag])
     else:
@@ -308,6 +321,20 @@ def assert_golden_texts(root: Path, golden: str) -> None:
     for case in encoder_cases(golden):
         if case.vector.any():
             assert_same(vector_of(model, case), Case(case.text, case.vector))
+
+
+def assert_golden_scores(root: Path, golden: str | None) -> None:
+    """Assert that a download changed no score, in either text mode; of no golden one, that it has.
+
+    A model's activation is where the hub's files name it, so both modes must find it.
+    """
+    cases = pair_cases(golden or "bert")
+    for mode in MODES:
+        scores = score(load(root, mode), [case.pair for case in cases])
+        if golden:
+            expected = score(reranker(golden, "torch", mode), [case.pair for case in cases])
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
+        assert np.ptp(scores) > 0
 
 
 def assert_unit_length(model: Model, golden: str) -> None:
@@ -380,6 +407,46 @@ def test_a_text_model_in_a_folder_may_stand_where_a_name_is_expected(tmp_path: P
 
     assert answer.returncode == 0, answer.stderr
     assert_golden_texts(tmp_path, "roberta")
+
+
+@pytest.mark.parametrize(
+    "switch", ["ONNX_RUNTIME", "USE_SENTENCE_TRANSFORMERS_VECTORIZER", "USE_QUERY_PASSAGE_PREFIXES"]
+)
+def test_a_reranker_is_known_by_its_configuration_whatever_is_asked_of_embedders(
+    switch: str, tmp_path: Path
+) -> None:
+    source = GOLDEN_RERANKERS / "bert_new_config/model"
+
+    answer = run("http://127.0.0.1:1", MODEL_NAME=source, MODELS_DIR=tmp_path, **{switch: "true"})
+
+    assert answer.returncode == 0, answer.stderr
+    assert f"The model is in {tmp_path}: BERT, scores of pairs" in answer.stderr
+    assert_golden_scores(tmp_path, "bert_new_config")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("labels", "it has 3 labels, so it classifies pairs and gives no single score"),
+        ("head", "its weights lack classifier.bias, classifier.weight"),
+    ],
+)
+def test_what_gives_no_meaningful_score_is_not_kept(
+    damage: str, sentence: str, tmp_path: Path
+) -> None:
+    name = "bert_3_labels" if damage == "labels" else "bert"
+    shutil.copytree(GOLDEN_RERANKERS / name / "model", tmp_path / "source")
+    weights = load_file(tmp_path / "source/model.safetensors")
+    if damage == "head":
+        weights = {name: one for name, one in weights.items() if not name.startswith("classifier")}
+    save_file(weights, tmp_path / "source/model.safetensors", {"format": "pt"})
+
+    answer = run(
+        "http://127.0.0.1:1", MODEL_NAME=tmp_path / "source", MODELS_DIR=tmp_path / "models"
+    )
+
+    assert_failed(answer, sentence)
+    assert not (tmp_path / "models").exists()
 
 
 def test_the_documented_two_lines_for_a_model_of_texts(hub: Hub, tmp_path: Path) -> None:

@@ -131,10 +131,7 @@ def described(root: Path, **changes: object) -> Path:
     ("changes", "found"),
     [
         ({"architectures": [f"Bert{task}"]}, f"Bert{task}")
-        for task in (
-            *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
-            "ForCausalLM",
-        )
+        for task in ("ForTokenClassification", "ForQuestionAnswering", "ForCausalLM")
     ]
     + [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "a model of type gpt2"),
@@ -158,13 +155,22 @@ def test_what_is_no_encoder_is_refused_with_its_type_and_the_list(
     assert "\n" not in str(told.value)
 
 
-def test_it_is_refused_before_a_conversion_with_and_without_torch(tmp_path: Path) -> None:
+def test_a_reranker_by_an_onnx_file_alone_is_refused(tmp_path: Path) -> None:
     root = described(tmp_path / "models", architectures=["BertForSequenceClassification"])
+    assert kind_of(detect(root)) == "reranker"
+
+    shutil.copy(GOLDEN_TEXTS / "onnx/model/model_quantized.onnx", root / "model")
+    with pytest.raises(ModelFolderError, match="holds BertForSequenceClassification, which does"):
+        options_for(detect(root), Settings())
+
+
+def test_it_is_refused_before_a_conversion_with_and_without_torch(tmp_path: Path) -> None:
+    root = described(tmp_path / "models", architectures=["BertForTokenClassification"])
     for libraries in ("", SERVING_ONLY):
         answer = start(root, libraries)
         assert answer.returncode == 1
         sentence = answer.stderr.splitlines()[-1]
-        assert "holds BertForSequenceClassification, which does not give vectors" in sentence
+        assert "holds BertForTokenClassification, which does not give vectors" in sentence
         assert "Converting" not in answer.stderr
 
 
@@ -192,10 +198,10 @@ def test_every_type_of_the_list_is_one_of_transformers() -> None:
 
 
 def test_a_download_of_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    root = described(tmp_path / "hub", architectures=["BertForSequenceClassification"])
-    model = Wanted("org/ranker", "MODEL_NAME")
+    root = described(tmp_path / "hub", architectures=["BertForTokenClassification"])
+    model = Wanted("org/tagger", "MODEL_NAME")
 
-    snapshot = Snapshot("org/ranker", "0" * 40, root / "model")
+    snapshot = Snapshot("org/tagger", "0" * 40, root / "model")
 
-    with pytest.raises(DownloadError, match=r"^org/ranker is BertForSequenceClassification, which"):
+    with pytest.raises(DownloadError, match=r"^org/tagger is BertForTokenClassification, which"):
         _lay_out_texts(Plan("text", {"model": model}), snapshot, tmp_path / "model")

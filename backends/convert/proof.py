@@ -1,9 +1,12 @@
-"""The proof of a conversion: the original's vectors and those of what was made, for many inputs.
+"""The proof of a conversion: the original's vectors or logits beside those of what was made.
 
 Whatever a family does that was not carried over shows here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from backends.proof_inputs import proof_inputs
 from errors import ConversionError
 
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
+SCORE_TOLERANCE = 1e-4  # of a logit; of one above 1, as a share of it
 
 # Of the pictures, each computed three times. They count one each, all 20 of them; in tiles of
 # 512x512 pixels, of which two cores do about one a second, the first two count 14.
@@ -33,9 +37,12 @@ def prove(original: Model, made: Model) -> None:
 
 def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -> None:
     contents = proof_inputs(modality, original, _MOST_COST)
+    check: Callable[[Rows, Rows], None] = (
+        compare_logits if modality == "pair" else partial(compare, f"{modality}s")
+    )
     expected = embed(original, contents, shaping)
-    compare(f"{modality}s", expected, embed(made, contents, shaping))
-    compare(f"{modality}s", expected, embed(made, contents, shaping, alone=True))
+    check(expected, embed(made, contents, shaping))
+    check(expected, embed(made, contents, shaping, alone=True))
 
 
 def _shapings(tower: Tower) -> set[Shaping]:
@@ -56,4 +63,17 @@ def compare(what: str, expected: Rows, given: Rows) -> None:
         raise ConversionError(
             f"the converted model's {what} differ from the original's: cosine {found.min():.7f}, "
             f"lengths by {apart.max():.1g}"
+        )
+
+
+def compare_logits(expected: Rows, given: Rows) -> None:
+    """Compare logits of pairs, each [n, 1].
+
+    Raises:
+        ConversionError: they differ by more than this project promises.
+    """
+    apart = np.abs(expected - given) / np.maximum(np.abs(expected), 1)
+    if not apart.max() <= SCORE_TOLERANCE:
+        raise ConversionError(
+            f"the converted model's scores differ from the original's by {apart.max():.1g}"
         )

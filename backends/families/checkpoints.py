@@ -63,8 +63,8 @@ def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
     """
     with checkpoints_noted() as faults:
         loaded = load()
-    if tower := loaded.towers.get("text"):
-        rows = token_rows(tower.module, tower.preparation, loaded.info.device)
+    for modality, tower in loaded.towers.items():
+        rows = token_rows(modality, tower.module, tower.preparation, loaded.info.device)
         if rows is not None:
             tower.preparation.limit_ids(rows)
     for modality, tower in loaded.towers.items():

@@ -35,9 +35,12 @@ from backends.torch.towers import (
     portable_texts,
 )
 
-_NAMES = {
+NAMES = {
     "bert": "BERT",
+    "deberta-v2": "DeBERTa v2",  # and v3, which is of the same type
     "distilbert": "DistilBERT",
+    "electra": "ELECTRA",
+    "modernbert": "ModernBERT",
     "mpnet": "MPNet",
     "roberta": "RoBERTa",
     "xlm-roberta": "XLM-RoBERTa",
@@ -60,7 +63,7 @@ def load_encoder(folder: ModelFolder, options: ModelOptions) -> tuple[Any, Model
         **hf.load_options(),
     )
     kind = model.config.model_type
-    name, dimensions = _NAMES.get(kind, kind), model.config.hidden_size
+    name, dimensions = NAMES.get(kind, kind), model.config.hidden_size
     return place(model, options), describe_encoder(folder, options, name, model, dimensions)
 
 
@@ -108,7 +111,7 @@ def chunked_tower(
 
 def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> TorchTower:
     """Build the tower of an encoder that reads texts in one piece, cut to so many tokens."""
-    longest = min(most_tokens, _places(module.model) or most_tokens)
+    longest = min(most_tokens, places(module.model) or most_tokens)
     padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
     recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
     return TorchTower(
@@ -118,7 +121,7 @@ def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> Torc
     )
 
 
-def _places(model: Any) -> int | None:
+def places(model: Any) -> int | None:
     """Return how many tokens a model has positions for, special ones included, if it says so."""
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
     # RoBERTa and its relatives count positions from behind that of the padding.

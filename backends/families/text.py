@@ -15,6 +15,7 @@ _KINDS: dict[TextKind, str] = {
     "dpr": "dpr",
     "onnx_recipe": "onnx_recipe",
     "sentence_transformers": "sentence_texts",
+    "reranker": "reranker",
 }
 
 

@@ -18,6 +18,7 @@ _KINDS = {
     "siglip1_tokens": "backends.inputs.siglip1_tokens",
     "chunks": "backends.inputs.chunks",
     "prompts": "backends.inputs.prompts",
+    "pairs": "backends.inputs.pairs",
     "pixels": "backends.inputs.pixels",
     "patches": "backends.inputs.patches",
     "tiles": "backends.inputs.tiles",

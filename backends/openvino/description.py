@@ -25,7 +25,10 @@ from backends.inputs.kinds import Described
 from backends.model import Modality, ModelInfo, Precision, Weights
 
 _REFUSAL = "refusal.json"
-_SHOWN = ("family", "dimensions", "parameters", "image_px", "is_demo", "config", "cuts")
+_SHOWN = (
+    *("family", "dimensions", "parameters", "image_px", "is_demo", "config", "cuts"),
+    "activations",
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from backends.folder import ModelFolder
-from backends.identity import readings_of
+from backends.identity import with_space
 from backends.inputs.kinds import Described, read_preparation
 from backends.model import (
     Modality,
@@ -123,8 +123,9 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         modality: Tower(preparations[modality].result(), network)
         for modality, network in networks.items()
     }
-    if (texts := networks.get("text")) and texts.rows is not None:
-        towers["text"].preparation.limit_ids(texts.rows)
+    for modality, network in networks.items():
+        if modality != "image" and network.rows is not None:
+            towers[modality].preparation.limit_ids(network.rows)
     used = {modality: network.precision() for modality, network in networks.items()}
     arithmetic = {
         modality: eight_bits.arithmetic() if precision == "int8" else precision
@@ -136,14 +137,13 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         device="cpu",
         precision=next((one for one in used.values() if one != "float32"), "float32"),
         text_mode=options.text_mode,
-        vector_space=description.identity.vector_space(arithmetic, readings_of(towers)),
     )
     if info.precision == "int8" and not eight_bits.multiplies():
         logger.info(
             "This CPU has no instructions that multiply 8 bits: they take a quarter of the memory, "
             "and are not faster"
         )
-    return Model(info, towers)
+    return Model(with_space(info, description.identity, arithmetic, towers), towers)
 
 
 def _check_dimensions(

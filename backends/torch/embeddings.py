@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from backends.model import Preparation, Shaping
+from backends.model import Modality, Pair, Preparation, Shaping
 
 _TEXT = "a photo of 2 cats"  # of several ids, so that no positions or segments look like them
+_READ: Mapping[Modality, str | Pair] = {"text": _TEXT, "pair": Pair(_TEXT, _TEXT)}
 
 
 class _FoundError(Exception):
@@ -21,14 +23,18 @@ class _FoundError(Exception):
 
 
 @torch.inference_mode()
-def token_rows(module: nn.Module, preparation: Preparation, device: str) -> int | None:
-    """Follow the ids of a text to where they are looked up, and return how many rows are there.
+def token_rows(
+    modality: Modality, module: nn.Module, preparation: Preparation, device: str
+) -> int | None:
+    """Follow the ids of a text or a pair to where they are looked up, and count the rows there.
 
     Returns:
-        None where no module of its own looks them up.
+        None where no module of its own looks them up, or there are none.
     """
+    if modality not in _READ:
+        return None
     shaping = preparation.reduce(Shaping())
-    part = preparation.split(_TEXT, shaping).items[0]
+    part = preparation.split(_READ[modality], shaping).items[0]
     arrays = preparation.collate([preparation.prepare(part, shaping)])
     given = [torch.from_numpy(array).to(device) for array in arrays]
     ids = [one.flatten() for one in given if not one.is_floating_point() and one.max() > 1]

@@ -1,0 +1,188 @@
+"""Rerankers: cross-encoders, which read a query and a document together and give one number.
+
+Source of the scores: the reference's reranker container, and in the text mode `trained` the
+`CrossEncoder` of sentence-transformers. See https://sbert.net/docs/cross_encoder/usage/usage.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from tokenizers import Tokenizer as Vocabulary
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.tokenization_utils_base import LARGE_INTEGER
+from typing_extensions import override
+
+from backends.families import transformers_models as hf
+from backends.families.encoder import NAMES, places
+from backends.folder import ModelFolder
+from backends.inputs.kinds import Described
+from backends.inputs.pairs import PairPreparation, PairRecipe
+from backends.inputs.tokens import VOCABULARY, Padding
+from backends.model import Activation, ModelOptions, TextMode
+from backends.text_folder import TextFolder, most_tokens
+from backends.torch.towers import Portable, TorchModel, TorchTower, describe, place
+from errors import ModelFolderError
+
+# By these names only, and none is imported: a name out of a file could be any code's.
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "torch.nn.Identity": "identity",
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+}
+_USUAL = "torch.nn.Sigmoid"  # of a model of one label that names none
+# Whose tokenizers tell no half from the other, whatever the network could be told.
+# Source: `model_input_names` of transformers 4.44, which the reference has.
+_UNTYPED = ("CamembertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer")
+
+
+def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
+    """Load `model/`, as `save_pretrained` left it.
+
+    Raises:
+        ModelFolderError: it gives no single score, or needs what is not served here.
+    """
+    path = TextFolder.of(folder).path
+    config = AutoConfig.from_pretrained(
+        path, trust_remote_code=options.trust_remote_code, local_files_only=True
+    )
+    if reason := _why_not(config):
+        raise ModelFolderError(f"The reranker in {path.absolute()} cannot be served: {reason}")
+    activations = _activations(path, options.text_mode)
+    model = place(_network(path, options), options)
+    info = describe(
+        folder,
+        options,
+        family=NAMES.get(config.model_type, config.model_type),
+        dimensions=1,
+        image_px=0,
+        networks=[model],
+        config={"model": {**hf.full_config(model), "_name_or_path": "./models/model"}},
+    )
+    tower = _tower(model, path, options)
+    return TorchModel(replace(info, activations=activations), {"pair": tower}, tuple(activations))
+
+
+def _why_not(config: Any) -> str | None:
+    if config.num_labels != 1:
+        return (
+            f"it has {config.num_labels} labels, so it classifies pairs and gives no single score; "
+            "a reranker has one label"
+        )
+    kind = config.model_type
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return f"it is a decoder ({kind}), and only encoders are served as rerankers"
+    return None
+
+
+def _activations(path: Path, wanted: TextMode) -> dict[TextMode, Activation]:
+    """Return what makes scores of logits, in each text mode whose activation is known.
+
+    Raises:
+        ModelFolderError: that of the wanted one is not.
+    """
+    named = {mode: _named_activation(path, mode) for mode in get_args(TextMode)}
+    if named[wanted] not in _ACTIVATIONS:
+        raise ModelFolderError(
+            f"The reranker in {path.absolute()} cannot be served: its configuration names the "
+            f"activation {named[wanted]}, and only {' and '.join(_ACTIVATIONS)} are known"
+        )
+    return {mode: _ACTIVATIONS[name] for mode, name in named.items() if name in _ACTIVATIONS}
+
+
+def _named_activation(path: Path, mode: TextMode) -> str:
+    """Return the name that the configuration has; the reference knows the oldest place alone."""
+    config = hf.read_config(path)
+    names = [config.get("sbert_ce_default_activation_function")]
+    if mode == "trained":  # in the order of sentence-transformers 6
+        newest = path / "config_sentence_transformers.json"
+        beside = json.loads(newest.read_text("utf-8")) if newest.is_file() else {}
+        within = config.get("sentence_transformers") or {}
+        names = [beside.get("activation_fn"), within.get("activation_fn"), *names]
+    return next((str(name) for name in names if name), _USUAL)
+
+
+def _network(path: Path, options: ModelOptions) -> Any:
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        trust_remote_code=options.trust_remote_code,
+        output_loading_info=True,
+        **hf.load_options(),
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelFolderError(
+            f"The reranker in {path.absolute()} cannot be served: its weights lack "
+            f"{', '.join(missing)}, without which scores mean nothing"
+        )
+    return model
+
+
+def _tower(model: Any, path: Path, options: ModelOptions) -> TorchTower:
+    tokenizer = hf.load_tokenizer(path, options)
+    vocabulary = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(vocabulary, Vocabulary) or tokenizer.truncation_side != "right":
+        raise ModelFolderError(
+            f"The reranker in {path.absolute()} cannot be served: its tokenizer "
+            f"({type(tokenizer).__name__}) is none of the tokenizers library that cuts texts at "
+            f"their ends; save the model again with a {VOCABULARY}"
+        )
+    padding = Padding("rounded", _longest(model, tokenizer), tokenizer.pad_token_id or 0, True)
+    recipe = PairRecipe(padding, _is_typed(model.config, path))
+    scorer = Scorer(model)
+
+    def describe_pairs(target: Path) -> Described:
+        vocabulary.save(str(target / VOCABULARY))
+        return {"kind": "pairs", **recipe.as_json()}
+
+    arrays = 3 if recipe.typed else 2
+    portable = Portable(
+        scorer, (np.ones((2, 7), np.int64),) * arrays, [(-1, -1)] * arrays, describe_pairs
+    )
+    return TorchTower(PairPreparation(vocabulary, recipe), scorer, lambda: portable)
+
+
+def _longest(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens of a pair are read, special ones included."""
+    stated, positions = int(tokenizer.model_max_length), places(model.base_model)
+    # DeBERTa v3 only knows how far apart tokens are, and reads as many as its tokenizer says.
+    is_relative = not getattr(model.config, "position_biased_input", True)
+    return most_tokens(stated, None if is_relative and stated < LARGE_INTEGER else positions)
+
+
+def _is_typed(config: Any, path: Path) -> bool:
+    """Tell whether the network is told which half a token is of, as the reference does it."""
+    said = path / "tokenizer_config.json"
+    tokenizer = json.loads(said.read_text("utf-8")) if said.is_file() else {}
+    names = tokenizer.get("model_input_names")
+    of_class = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") not in _UNTYPED
+    is_named = "token_type_ids" in names if names else of_class
+    return is_named and getattr(config, "type_vocab_size", 0) > 1
+
+
+class Scorer(nn.Module):
+    """The logits of pairs: ids, a mask, and each token's half, [n, length] each -> [n, 1].
+
+    Args:
+        model: transformers' own.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @override
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
+        typed = {} if types is None else {"token_type_ids": types}
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **typed).logits
+        return logits.float()
