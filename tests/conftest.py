@@ -26,6 +26,7 @@ WITH_MODELS = {
         *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
         *("token_ids", "tokens", "trained_texts", "truncation", "unfit_folders", "vector_space"),
         *("vocabularies", "weights", "whole_answers", "check", "must_not_move", "model_name"),
+        *("pairs", "rerankers", "rerank_service"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;

@@ -7,6 +7,7 @@ from typing import Any
 from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
 from web.endpoints.openai import Embeddings
+from web.endpoints.rerank import Rerank
 from web.endpoints.transformers import Vectors
 
-ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize, Vectors, Embeddings)
+ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (Vectorize, Vectors, Embeddings, Rerank)
