@@ -63,7 +63,7 @@ def create_app(
     app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
-        summary="Vectors of texts and images for Weaviate's modules",
+        summary="Vectors of texts and images, and scores of documents, for Weaviate's modules",
         docs_url=None,  # FastAPI's pages take their scripts from the internet; see `web/docs.py`
         redoc_url=None,
         redirect_slashes=False,  # `web/addresses.py` reads them
@@ -96,7 +96,8 @@ async def _lifespan(
             settings = settings or _of_the_environment()
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
             await held.enter_async_context(serving(app.state, vectorizer, settings, endpoints))
-        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints)
+        scores = vectorizer.info.scores
+        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page

@@ -66,7 +66,8 @@ class Settings(BaseSettings):
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
         description="`trained`: texts as the model learnt them; `reference`: as "
-        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR)",
+        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR, and "
+        "in the scale of some rerankers' scores)",
     )
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
@@ -146,6 +147,9 @@ class Settings(BaseSettings):
         default=256,
         ge=1,
         description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
+    )
+    max_request_documents: int = Field(
+        default=1_000, ge=1, description="most documents in one request to `/rerank`"
     )
     max_text_chars: int = Field(
         default=100_000,

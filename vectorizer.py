@@ -32,7 +32,7 @@ from inference.health import Health
 from inference.images.decoder import ImageDecoder, ImageLimits
 from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
-from inference.preprocess import Preprocessor, TextPreprocessor
+from inference.preprocess import PairPreprocessor, Preprocessor, TextPreprocessor
 from inference.preprocess_limiter import PreprocessLimiter
 from inference.request import Input, RequestContext
 from inference.scheduler import BatchHook, Scheduler
@@ -49,11 +49,12 @@ logger = logging.getLogger(__name__)
 _ROW_BYTES_PER_VECTOR = 1_000
 # Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
 _WARM_UP: dict[Engine, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
-_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode"}  # of threads
+# Of threads.
+_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode", "pair": "tokenise"}
 
 
 class Vectorizer:
-    """Turns texts and images into vectors, for many requests at once.
+    """Turns texts and images into vectors, or pairs into logits, for many requests at once.
 
     Args:
         replicas: the loaded model, once for each device.
@@ -79,14 +80,18 @@ class Vectorizer:
         settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
         preparation = towers[0].preparation
-        preprocessor: Preprocessor = (
-            TextPreprocessor(preparation, settings.max_text_chars)
-            if modality == "text"
-            else ImagePreprocessor(preparation, _image_limits(settings, self.info.image_px))
-        )
+        preprocessor: Preprocessor
+        match modality:
+            case "text":
+                preprocessor = TextPreprocessor(preparation, settings.max_text_chars)
+            case "pair":
+                preprocessor = PairPreprocessor(preparation, settings.max_text_chars)
+            case "image":
+                limits = _image_limits(settings, self.info.image_px)
+                preprocessor = ImagePreprocessor(preparation, limits)
         capacity = Capacity(settings.max_batch_size, settings.request_timeout_s, len(towers))
         return Pipeline(
-            self.info.vector_space,
+            self.info.vector_space or self.info.score_space,
             towers[0],
             preprocessor,
             WorkerPool(threads, pool, self.health.monitor(pool)),
@@ -321,18 +326,19 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
 
 def _log_loaded(info: ModelInfo, seconds: float) -> None:
     logger.info(
-        "Loaded %s%s (%s)%s: %d dimensions, %.1f million parameters, by %s on %s in %s, texts %s, "
-        "vector space %s, %.1f s",
+        "Loaded %s%s (%s)%s: %s, %.1f million parameters, by %s on %s in %s, texts %s, "
+        "%s space %s, %.1f s",
         info.name,
         f" of commit {info.revision}" if info.revision else "",
         info.family,
         " (the demo model: drawn shapes only, not for production)" if info.is_demo else "",
-        info.dimensions,
+        f"a reranker ({info.activation})" if info.scores else f"{info.dimensions} dimensions",
         info.parameters / 1e6,
         info.runtime,
         info.device,
         info.precision,
         "as trained" if info.text_mode == "trained" else "as in the reference",
-        info.vector_space,
+        "score" if info.scores else "vector",
+        info.vector_space or info.score_space,
         seconds,
     )

@@ -82,7 +82,7 @@ def with_space(
         towers: the model's.
     """
     readings = readings_of(towers)
-    if info.activations:
+    if info.scores:
         of_scores = identity.vector_space(arithmetic, {**readings, "pair": info.activation})
         return replace(info, score_space=of_scores)
     return replace(info, vector_space=identity.vector_space(arithmetic, readings))

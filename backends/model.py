@@ -299,6 +299,11 @@ class ModelInfo:
     activations: Mapping[TextMode, Activation] = field(default_factory=dict)
 
     @property
+    def scores(self) -> bool:
+        """Whether it is a reranker: it scores pairs, and embeds nothing."""
+        return bool(self.activations)
+
+    @property
     def activation(self) -> Activation:
         """What makes a score of a logit in the text mode that the model is served in."""
         return self.activations.get(self.text_mode, "identity")

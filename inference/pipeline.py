@@ -12,9 +12,10 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from backends.embed import compute
-from backends.model import Embedded, Shaping, Tower
+from backends.model import Embedded, Pair, Shaping, Tower
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
@@ -30,7 +31,7 @@ class Pipeline:
     """Embeds the inputs of one modality.
 
     Args:
-        vector_space: of the model; part of the keys.
+        space: of the model's vectors or scores; part of the keys.
         tower: of the model; of several replicas, any.
         preprocessor: reads and preprocesses its inputs.
         pool: the threads that do so.
@@ -49,7 +50,7 @@ class Pipeline:
 
     def __init__(
         self,
-        vector_space: str,
+        space: str,
         tower: Tower,
         preprocessor: Preprocessor,
         pool: WorkerPool,
@@ -61,7 +62,7 @@ class Pipeline:
         self.admission = admission
         self.scheduler = scheduler
         self.is_table = tower.is_table
-        self._vector_space = vector_space
+        self._space = space
         self.preparation = tower.preparation
         self.preprocessor = preprocessor
         self._tower = tower
@@ -78,8 +79,8 @@ class Pipeline:
         """
         shaping = self.preparation.reduce(one.shaping)
         content = self.preprocessor.read(one.content, times)
-        key = hashlib.sha256(f"{self._vector_space}/{one.modality}/{shaping.key}/".encode())
-        key.update(content.encode() if isinstance(content, str) else content)
+        key = hashlib.sha256(f"{self._space}/{one.modality}/{shaping.key}/".encode())
+        key.update(_bytes_of(content))
         return WorkItem(one.modality, content, shaping, key.digest(), times)
 
     async def read_in_thread(self, one: Input, times: ItemTimes) -> WorkItem:
@@ -160,3 +161,11 @@ class Pipeline:
     async def aclose(self) -> None:
         """Stop; items that still wait end with an error."""
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
+
+
+def _bytes_of(content: Any) -> bytes:
+    """Return bytes that no other content of a modality has."""
+    if isinstance(content, Pair):  # where its query ends is told as well
+        return f"{len(content.query)}/{content.query}{content.document}".encode()
+    digested: bytes = content.encode() if isinstance(content, str) else content
+    return digested

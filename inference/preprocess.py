@@ -10,8 +10,8 @@ import hashlib
 import time
 from typing import Any, Protocol
 
-from backends.model import Preparation, Shaping
-from errors import RequestTooLargeError
+from backends.model import Pair, Preparation, Shaping
+from errors import InvalidInputError, RequestTooLargeError
 from inference.request import Content
 from inference.timings import ItemTimes
 from inference.work import Chunks
@@ -33,7 +33,7 @@ class Preprocessor(Protocol):
         ...
 
     def read(self, content: Content, times: ItemTimes) -> Any:
-        """Return the content that is preprocessed: a text, or the bytes of an image's file.
+        """Return the content that is preprocessed: a text, a pair, or the bytes of an image's file.
 
         Raises:
             InvalidInputError: it is not what it should be.
@@ -85,6 +85,8 @@ class TextPreprocessor:
             InvalidInputError: an id is no token's.
             RequestTooLargeError: it is too long.
         """
+        if isinstance(content, Pair):
+            raise InvalidInputError("expected a text, and not a query and a document", "body")
         text = content if isinstance(content, str) else self._preparation.text_of(content)
         if len(text) > self._max_chars_in_all:
             raise RequestTooLargeError(
@@ -131,3 +133,61 @@ class TextPreprocessor:
     def sample(self) -> str:
         """Return a short text."""
         return "a text"
+
+
+class PairPreprocessor:
+    """Pairs of a query and a document, tokenised together.
+
+    Args:
+        preparation: of the tower.
+        max_chars: of either half.
+    """
+
+    def __init__(self, preparation: Preparation, max_chars: int) -> None:
+        self._preparation = preparation
+        self._max_chars = max_chars
+
+    def reads_inline(self, content: Content) -> bool:
+        """Tell whether both halves together are not very long."""
+        return sum(map(len, _pair(content))) <= _INLINE_CHARS_TO_READ
+
+    def read(self, content: Content, times: ItemTimes) -> Pair:
+        """Return the pair.
+
+        Raises:
+            InvalidInputError: it is none.
+            RequestTooLargeError: a half of it is too long.
+        """
+        pair = _pair(content)
+        for half, text in zip(("the query", "the document"), pair, strict=True):
+            if len(text) > self._max_chars:
+                raise RequestTooLargeError(
+                    f"{half} has {len(text)} characters; at most {self._max_chars} are allowed",
+                    "text_length",
+                )
+        return pair
+
+    def runs_inline(self, content: Pair) -> bool:
+        """Tell whether a pair is short."""
+        return sum(map(len, content)) <= _INLINE_CHARS
+
+    def __call__(self, content: Pair, shaping: Shaping, times: ItemTimes) -> Chunks:
+        """Tokenise.
+
+        Raises:
+            InvalidInputError: the model cannot read it.
+        """
+        times.preprocess_began_s = time.perf_counter()
+        chunks = Chunks([self._preparation.prepare(content, shaping)])
+        times.preprocessed_s = time.perf_counter()
+        return chunks
+
+    def sample(self) -> Pair:
+        """Return a short pair."""
+        return Pair("a", "b")
+
+
+def _pair(content: Content) -> Pair:
+    if not isinstance(content, Pair):
+        raise InvalidInputError("expected a query and a document", "body")
+    return content

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from backends.model import Embedded, Modality, Shaping
+from backends.model import Embedded, Modality, Pair, Shaping
 from inference.timings import RequestTimes
 
 
@@ -34,15 +34,15 @@ class Finish:
         return embedded._replace(vector=vector / np.float32(length or 1.0))
 
 
-# A text, the base64 of an image's file, or a text as ids of the model's own vocabulary.
-Content: TypeAlias = str | Sequence[int]
+# A text, the base64 of an image's file, a text as ids of the model's own vocabulary, or a pair.
+Content: TypeAlias = str | Sequence[int] | Pair
 
 _AS_IT_IS, _AS_IT_COMES = Shaping(), Finish()
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A text or an image that shall become a vector.
+    """A text or an image that shall become a vector, or a pair that shall become a score.
 
     Attributes:
         name: by which errors call it, such as `images[1]`.

@@ -34,6 +34,7 @@ WITH_MODELS = {
             "must_not_move",
             "model_name",
         ),
+        *("pairs", "rerankers", "rerank_service"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;

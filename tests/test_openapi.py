@@ -31,7 +31,7 @@ from web.endpoints import ENDPOINTS
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 AnyCase: TypeAlias = Case[Any]
 
-INTERFACES = [one.paths[0] for one in ENDPOINTS]
+INTERFACES = [one.paths[0] for one in ENDPOINTS if not one.scores]
 PATHS = [
     *INTERFACES,
     *("/v1/models", "/v1/models/{model}", "/meta", "/metrics", "/"),

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from errors import RequestTooLargeError
+from errors import InvalidInputError, RequestTooLargeError
 from web.body import while_connected
 from web.endpoints.base import Ask, Endpoint
 from web.middleware import record_of
@@ -77,7 +77,8 @@ class EndpointHandler:
             body.clear()  # the memory is wanted for the images
             times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in ask.inputs)
-            _check_count(ask, endpoint.max_items)
+            _check_task(endpoint)
+            _check_count(ask, endpoint)
             async with while_connected(request):
                 answers = await service.vectorizer.embed(ask.inputs, record.context)
         began_s = time.perf_counter()
@@ -92,9 +93,25 @@ class EndpointHandler:
         return content
 
 
-def _check_count(ask: Ask, most: int) -> None:
-    count = len(ask.inputs)
+def _check_task(endpoint: Endpoint[Any]) -> None:
+    family = endpoint.info.family
+    if endpoint.scores and not endpoint.info.scores:
+        raise InvalidInputError(
+            f"this model ({family}) makes vectors, and scores no documents: ask a reranker",
+            "modality",
+        )
+    if endpoint.info.scores and not endpoint.scores:
+        raise InvalidInputError(
+            f"this model ({family}) is a reranker: it scores documents by POST /rerank, and makes "
+            "no vectors",
+            "modality",
+        )
+
+
+def _check_count(ask: Ask, endpoint: Endpoint[Any]) -> None:
+    count, most = len(ask.inputs), endpoint.max_items
     if count > most:
+        items = "documents" if endpoint.scores else "texts and images"
         raise RequestTooLargeError(
-            f"{count} texts and images; at most {most} are allowed in one request", "items"
+            f"{count} {items}; at most {most} are allowed in one request", "items"
         )

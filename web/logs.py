@@ -41,7 +41,8 @@ def log_request(record: Record) -> None:
         _on_one_line(record.path),
         record.status,
         1000 * record.total_s,
-        ", ".join(f"{record.items[modality]} {modality}s" for modality in MODALITIES),
+        ", ".join(f"{record.items[name]} {name}s" for name in MODALITIES if name in record.items)
+        or "no items",
         record.request_id,
         f": {record.sentence}" if record.sentence else "",
         extra={"request_id": record.request_id, "status": record.status},

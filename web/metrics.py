@@ -58,9 +58,11 @@ class Metrics:
         self._registry.register(_States(vectorizer, version, queue_bytes, observer_failures))
         requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
         self._answers = cache(lambda endpoint, code: requests.labels(endpoint, str(code)))
-        items = self._counter("items", "Texts and images that came in.", "modality")
+        items = self._counter("items", "Texts, images and pairs that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
-        self._truncated = self._counter("truncated_texts", "Texts longer than the model reads.")
+        self._truncated = self._counter(
+            "truncated_texts", "Texts and pairs longer than the model reads."
+        )
         self._no_tokens = self._counter(
             "texts_without_tokens", "Texts of which the model knows no token: vectors of zeros."
         )

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.errors import HEADERS, STATUS
+from web.service import Service
 
 _COMPONENTS = "#/components/schemas/"
 _PLACES = {
@@ -20,12 +21,13 @@ _PLACES = {
     "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
     "examples": ["0,3-5"],
 }
+_TRUNCATED = {
+    "description": "Which items are longer than the model reads, so that their ends count for "
+    "nothing: their places in the request, from 0. It is missing where there are none.",
+    "schema": _PLACES,
+}
 _OF_VECTORS = {
-    "X-Truncated": {
-        "description": "Which items are longer than the model reads, so that their ends count for "
-        "nothing: their places in the request, from 0. It is missing where there are none.",
-        "schema": _PLACES,
-    },
+    "X-Truncated": _TRUNCATED,
     "X-No-Tokens": {
         "description": "Which texts hold no token that the model knows, so that their vectors are "
         "zeros: their places in the request, from 0. It is missing where there are none.",
@@ -35,13 +37,22 @@ _OF_VECTORS = {
 
 
 def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
-    """Let an application's description hold the interfaces, whose routes are not FastAPI's own."""
+    """Let an application's description hold the interfaces, whose routes are not FastAPI's own.
+
+    Once a model is loaded, these are the interfaces that it answers.
+    """
     of_fastapi = app.openapi
 
     def openapi() -> dict[str, Any]:
         described = of_fastapi()  # anew where routes were added
-        if not {one.paths[0] for one in endpoints} <= described["paths"].keys():
-            described = app.openapi_schema = with_endpoints(described, endpoints)
+        service: Service | None = getattr(app.state, "service", None)
+        answered = [
+            one
+            for one in endpoints
+            if service is None or one.scores == service.vectorizer.info.scores
+        ]
+        if not {one.paths[0] for one in answered} <= described["paths"].keys():
+            described = app.openapi_schema = with_endpoints(described, answered)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
@@ -84,8 +95,8 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
         "requestBody": {"required": True, "content": _json(request)},
         "responses": {
             "200": {
-                "description": "The vectors",
-                "headers": _OF_VECTORS,
+                "description": "The scores" if endpoint.scores else "The vectors",
+                "headers": {"X-Truncated": _TRUNCATED} if endpoint.scores else _OF_VECTORS,
                 "content": _json(_schema_of(_answers_of(endpoint))),
             },
             **error_responses(STATUS.values(), endpoint.errors),

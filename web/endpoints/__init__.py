@@ -8,6 +8,7 @@ from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
 from web.endpoints.ollama import OllamaEmbed, OllamaEmbeddings
 from web.endpoints.openai import Embeddings
+from web.endpoints.rerank import Rerank
 from web.endpoints.text_embeddings import Embed
 from web.endpoints.transformers import Vectors
 
@@ -18,4 +19,5 @@ ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (
     OllamaEmbed,
     OllamaEmbeddings,
     Embed,
+    Rerank,
 )

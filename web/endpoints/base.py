@@ -25,7 +25,7 @@ class Ask:
     """What a request asks for; an interface adds fields that its answer needs.
 
     Attributes:
-        inputs: what shall become vectors, in the order of the answers.
+        inputs: what shall become vectors or scores, in the order of the answers.
     """
 
     inputs: Sequence[Input]
@@ -63,11 +63,13 @@ class Endpoint(ABC, Generic[AskT]):
             shape of its errors. GET of `/` stays the page's.
         description: of it, for OpenAPI.
         errors: how errors are worded below its prefix.
+        scores: whether it asks for scores, which rerankers alone give, and not for vectors.
     """
 
     paths: ClassVar[tuple[str, ...]]
     description: ClassVar[Description]
     errors: ClassVar[ErrorFormat] = SentenceErrors()
+    scores: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         self.settings = settings

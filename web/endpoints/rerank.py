@@ -1,0 +1,115 @@
+"""`POST /rerank`, as Weaviate's `reranker-transformers` module asks it: scores of documents.
+
+Source: that module, which reads the scores by their position, and the container behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import orjson
+from typing_extensions import override
+
+from backends.model import Embedded, Pair
+from backends.scores import ACTIVATIONS
+from errors import InvalidInputError
+from inference.request import Input
+from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.json_body import decode
+
+
+class RerankRequest(msgspec.Struct):
+    """What `POST /rerank` takes: a query, and documents; or one document as a property."""
+
+    query: Annotated[str, msgspec.Meta(description="what the documents shall answer")]
+    documents: Annotated[
+        list[str] | None, msgspec.Meta(description="texts to score, in the order of the scores")
+    ] = None
+    property: Annotated[
+        str | None, msgspec.Meta(description="the one text to score, where there are no documents")
+    ] = None
+
+
+class DocumentScore(msgspec.Struct):
+    """A document as it was sent, and its score: the higher, the better it answers the query."""
+
+    document: str
+    score: float
+
+
+class RerankResponse(msgspec.Struct):
+    """What `POST /rerank` answers: a score for each document in their order, or one."""
+
+    query: str
+    scores: list[DocumentScore] | None
+    property: str | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankAsk(Ask):
+    """Pairs of the query and each document.
+
+    Attributes:
+        wanted: the request.
+    """
+
+    wanted: RerankRequest
+
+
+_DECODER = msgspec.json.Decoder(RerankRequest)
+
+
+class Rerank(Endpoint[RerankAsk]):
+    """The interface of Weaviate's `reranker-transformers` module."""
+
+    paths = ("/rerank",)
+    scores = True
+    description = Description(
+        summary="Score how well documents answer a query",
+        request=RerankRequest,
+        response=RerankResponse,
+        examples=[{"query": "a grey bird", "documents": ["A heron.", "A boat."]}],
+    )
+
+    @property
+    @override
+    def max_items(self) -> int:
+        return self.settings.max_request_documents
+
+    @override
+    def parse(self, body: bytes | bytearray) -> RerankAsk:
+        wanted = decode(_DECODER, body)
+        if wanted.documents is not None:
+            named = [(f"documents[{i}]", text) for i, text in enumerate(wanted.documents)]
+        elif wanted.property is not None:
+            named = [("property", wanted.property)]
+        else:
+            raise InvalidInputError(
+                'the request body: expected "documents" beside the "query", or a "property"', "body"
+            )
+        pairs = [
+            Input(name, "pair", Pair(wanted.query, text), is_query=True) for name, text in named
+        ]
+        return RerankAsk(pairs, wanted)
+
+    @override
+    def serialise(self, ask: RerankAsk, answers: Sequence[Embedded]) -> bytes:
+        logits = np.array([answer.vector[0] for answer in answers], np.float32)
+        scores = ACTIVATIONS[self.info.activation](logits)
+        wanted = ask.wanted
+        content: dict[str, object] = {"query": wanted.query}
+        if wanted.documents is None:
+            content |= {"scores": None, "property": wanted.property, "score": scores[0]}
+        else:
+            scored = [
+                {"document": text, "score": score}
+                for text, score in zip(wanted.documents, scores, strict=True)
+            ]
+            content |= {"scores": scored, "property": None, "score": None}
+        # Each number as the shortest decimal that parses back to the same float32.
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
