@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -268,3 +269,11 @@ async def test_the_examples_of_the_docs_work_when_tried(client: httpx.AsyncClien
     assert body["examples"]
     for example in body["examples"]:
         assert (await client.post("/rerank", json=example)).status_code == 200
+
+
+async def test_all_that_the_description_refers_to_is_in_it(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json")
+    known = answer.json()["components"]["schemas"]
+
+    named = set(re.findall(r"#/components/schemas/(\w+)", answer.text))
+    assert {"DocumentScore", "OpenAIErrorResponse"} <= named <= known.keys()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
+from web.endpoints.openai_api import OpenAIErrors
 from web.errors import HEADERS, STATUS
 from web.service import Service
 
@@ -78,7 +79,7 @@ def with_endpoints(
 
 
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
-    kinds: list[type] = [SentenceErrors.schema]
+    kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # of other routes, too
     for one in endpoints:
         kinds += [one.description.request, *_answers_of(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
