@@ -76,7 +76,7 @@ class Loaded(FakeModel):
 
 
 def test_every_wire_is_tried() -> None:
-    paths = {path for one in ENDPOINTS for path in one.paths}
+    paths = {path for one in ENDPOINTS if not one.scores for path in one.paths}
 
     assert {one.path for one in WIRES} == paths
 
