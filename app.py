@@ -1,6 +1,6 @@
 """The service over HTTP: the application, its lifespan, and the launcher.
 
-    bytes -> middleware -> route: read -> parse -> Vectorizer -> [Embedded] -> serialise -> bytes
+    bytes -> middleware -> route: read -> parse -> Vectorizer -> results -> serialize -> bytes
 
 `python app.py` is the launcher (`cli` reads its command line); `uvicorn app:app` starts the same
 application.
@@ -30,7 +30,7 @@ from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.handler import interface_routes
 from web.logs import configure
-from web.middleware import AccessMiddleware, ErrorMiddleware, RecordMiddleware
+from web.middleware import AuthMiddleware, ErrorMiddleware, RecordMiddleware
 from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
@@ -77,7 +77,7 @@ def create_app(
     describe(app, endpoints)
     # The last is the outermost.
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(AuthMiddleware)
     app.add_middleware(ErrorMiddleware, errors=errors)
     app.add_middleware(RecordMiddleware, endpoints=endpoints)
     app.add_middleware(StartupErrorMiddleware)

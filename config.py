@@ -200,10 +200,10 @@ class Settings(BaseSettings):
         description="`dimensions` of `/v1/embeddings` for clients that cannot send it: vectors are "
         "cut to so many numbers and have length 1, where the model allows it",
     )
-    embeddings_token_ids: Literal["refuse", "own"] = Field(
-        default="refuse",
+    embeddings_token_ids: Literal["reject", "accept"] = Field(
+        default="reject",
         description="token ids in place of texts, to `/v1/embeddings`, `/embed` and `POST /`: "
-        "`refuse`, or `own`: they are ids of this model's own vocabulary",
+        "`reject`, or `accept`: they are ids of this model's own vocabulary",
     )
     served_model_name: str = Field(
         default="",

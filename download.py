@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from backends.atomic_install import install, staging
 from backends.folder import LAYOUTS, RECORD, Family, detect
 from backends.jobs import Answer, JobError, JobKilledError, run_in_subprocess
 from backends.load import options_for
-from backends.staging import install, staging
 from backends.text_folder import is_served_as_it_is
 from config import DownloadSettings, Settings, doubts, forbid_hub_access, read
 from errors import ConversionError, DownloadError, StartupError
@@ -117,7 +117,7 @@ def convert(settings: DownloadSettings) -> None:
     folder = detect(settings.models_dir or Path("./models"))
     if is_served_as_it_is(folder):
         return
-    from backends.openvino.store import converted
+    from backends.openvino.conversion_cache import converted
 
     forbid_hub_access()
     try:

@@ -76,8 +76,8 @@ def keep_freed_memory() -> None:
     glibc gives large blocks back to the kernel at once, which then clears every page anew: for a
     batch of 16 images 13,000 page faults a pass and a tenth of its time. It also gives each thread
     a heap of its own, which keeps what it freed from the others; with few heaps for all the passes
-    of a lane's thread take half the faults. A single one makes two towers that are compiled at once
-    wait for each other, so there are two. Elsewhere (musl, macOS) this does nothing.
+    of a worker's thread take half the faults. A single one makes two towers that are compiled at
+    once wait for each other, so there are two. Elsewhere (musl, macOS) this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

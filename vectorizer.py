@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 from backends.load import load_model
-from backends.model import Embedded, Engine, GpuMemory, Modality, Model, ModelInfo
+from backends.model import EmbeddingResult, GpuMemory, Modality, Model, ModelInfo, RuntimeName
 from config import Settings
 from errors import (
     DeviceUnavailableError,
@@ -34,7 +34,7 @@ from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
 from inference.preprocess import PairPreprocessor, Preprocessor, TextPreprocessor
 from inference.preprocess_limiter import PreprocessLimiter
-from inference.request import Input, RequestContext
+from inference.request import EmbedInput, RequestContext
 from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
@@ -48,9 +48,9 @@ logger = logging.getLogger(__name__)
 # What rows of sentences may take beside the vectors of whole inputs, for each of these.
 _ROW_BYTES_PER_VECTOR = 1_000
 # Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
-_WARM_UP: dict[Engine, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
+_WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
 # Of threads.
-_POOLS: dict[Modality, str] = {"text": "tokenise", "image": "decode", "pair": "tokenise"}
+_POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
 class Vectorizer:
@@ -79,16 +79,16 @@ class Vectorizer:
     def _pipeline(self, modality: Modality) -> Pipeline:
         settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
-        preparation = towers[0].preparation
+        processor = towers[0].processor
         preprocessor: Preprocessor
         match modality:
             case "text":
-                preprocessor = TextPreprocessor(preparation, settings.max_text_chars)
+                preprocessor = TextPreprocessor(processor, settings.max_text_chars)
             case "pair":
-                preprocessor = PairPreprocessor(preparation, settings.max_text_chars)
+                preprocessor = PairPreprocessor(processor, settings.max_text_chars)
             case "image":
                 limits = _image_limits(settings, self.info.image_px)
-                preprocessor = ImagePreprocessor(preparation, limits)
+                preprocessor = ImagePreprocessor(processor, limits)
         capacity = Capacity(settings.max_batch_size, settings.request_timeout_s, len(towers))
         return Pipeline(
             self.info.vector_space or self.info.score_space,
@@ -133,8 +133,8 @@ class Vectorizer:
             pipeline.scheduler.observers.add(partial(hook, modality))
 
     async def embed(
-        self, inputs: Sequence[Input], request: RequestContext | None = None
-    ) -> list[Embedded]:
+        self, inputs: Sequence[EmbedInput], request: RequestContext | None = None
+    ) -> list[EmbeddingResult]:
         """Embed the inputs of one request, in its order.
 
         Args:
@@ -157,7 +157,7 @@ class Vectorizer:
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
         lookup = self._cache.get(
-            [item for item in items if not self._pipelines[item.modality].is_table]
+            [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
         if lookup.in_flight or lookup.misses:
             await self._compute(lookup, request)
@@ -165,15 +165,15 @@ class Vectorizer:
         for one, item in zip(inputs, items, strict=True):
             if (work := computed.get(item.key)) and work.error:
                 raise error_of_request(work.error, one.name) from work.error
-        answers: list[Embedded] = []
+        answers: list[EmbeddingResult] = []
         for one, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
             vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(one.finish(vector or await self._embed_by_table(one, item)))
+            answers.append(one.postprocess(vector or await self._embed_by_lookup(one, item)))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
-    async def _read(self, inputs: Sequence[Input], request: RequestContext) -> list[WorkItem]:
+    async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
         for one in inputs:
             times = ItemTimes()
@@ -228,7 +228,7 @@ class Vectorizer:
         """Let all misses wait, or none of them."""
         costs: dict[Modality, list[int]] = {}
         for item in misses:
-            cost = self._pipelines[item.modality].preparation.estimate(item.content)
+            cost = self._pipelines[item.modality].processor.estimate(item.content)
             costs.setdefault(item.modality, []).append(cost)
         for modality, own in costs.items():
             self._pipelines[modality].admission.check(request, sum(own), len(own))
@@ -236,9 +236,9 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def _embed_by_table(self, one: Input, item: WorkItem) -> Embedded:
+    async def _embed_by_lookup(self, one: EmbedInput, item: WorkItem) -> EmbeddingResult:
         try:
-            return await self._pipelines[item.modality].embed_by_table(item)
+            return await self._pipelines[item.modality].embed_by_lookup(item)
         except InvalidInputError as error:
             raise error.at(one.name) from error
 

@@ -10,24 +10,28 @@ import numpy as np
 
 from backends.model import (
     Arrays,
-    Embedded,
+    EmbeddingResult,
+    EncodeParams,
     Model,
+    ModelInput,
     Network,
     NetworkInStages,
     Pair,
-    Prepared,
     Rows,
-    Shaping,
     Tower,
 )
 from backends.scores import ACTIVATIONS, Scores
 
 
 def embed(
-    tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None, *, alone: bool = False
+    tower: Tower,
+    contents: Sequence[Any],
+    params: EncodeParams | None = None,
+    *,
+    alone: bool = False,
 ) -> Rows:
     """Embed inputs, texts, decoded images or pairs, as `embed_all` does: [n, dim] float32."""
-    return np.stack([one.vector for one in embed_all(tower, contents, shaping, alone=alone)])
+    return np.stack([one.vector for one in embed_all(tower, contents, params, alone=alone)])
 
 
 def score(model: Model, pairs: Sequence[Pair]) -> Scores:
@@ -36,33 +40,38 @@ def score(model: Model, pairs: Sequence[Pair]) -> Scores:
 
 
 def embed_all(
-    tower: Tower, contents: Sequence[Any], shaping: Shaping | None = None, *, alone: bool = False
-) -> list[Embedded]:
+    tower: Tower,
+    contents: Sequence[Any],
+    params: EncodeParams | None = None,
+    *,
+    alone: bool = False,
+) -> list[EmbeddingResult]:
     """Embed inputs in the batches that they form, or each alone; tell what was read of each.
 
     Raises:
         InvalidInputError: the model cannot read one of them.
     """
-    preparation = tower.preparation
-    shaping = preparation.reduce(shaping or Shaping())
-    whole = [preparation.split(content, shaping) for content in contents]
-    items = [preparation.prepare(part, shaping) for parts in whole for part in parts.items]
+    processor = tower.processor
+    params = processor.resolve(params or EncodeParams())
+    whole = [processor.split(content, params) for content in contents]
+    items = [processor.prepare(part, params) for parts in whole for part in parts.items]
     embedded = iter(compute(tower, items, alone=alone))
-    return [
-        preparation.join([next(embedded) for _ in parts.items], parts.divisor) for parts in whole
-    ]
+    return [processor.join([next(embedded) for _ in parts.items], parts.divisor) for parts in whole]
 
 
-def compute(tower: Tower, items: Sequence[Prepared], *, alone: bool = False) -> list[Embedded]:
+def compute(
+    tower: Tower, items: Sequence[ModelInput], *, alone: bool = False
+) -> list[EmbeddingResult]:
     """Compute prepared items, each bucket in a pass, or each item alone."""
     rows: list[Any] = [None] * len(items)
     batches = [[place] for place in range(len(items))] if alone else _batches(items)
-    collated = (tower.preparation.collate([items[place] for place in batch]) for batch in batches)
+    collated = (tower.processor.collate([items[place] for place in batch]) for batch in batches)
     for batch, found in zip(batches, _passes(tower.network, collated), strict=True):
         for place, row in zip(batch, found, strict=True):
-            rows[place] = row if row.ndim == 1 else row[items[place].pick]
+            rows[place] = row if row.ndim == 1 else row[items[place].pooling_index]
     return [
-        Embedded(row, item.tokens, item.truncated) for row, item in zip(rows, items, strict=True)
+        EmbeddingResult(row, item.tokens, item.truncated)
+        for row, item in zip(rows, items, strict=True)
     ]
 
 
@@ -72,7 +81,7 @@ def _passes(network: Network | NetworkInStages, batches: Iterable[Arrays]) -> It
     return (network(*arrays) for arrays in batches)
 
 
-def _batches(items: Sequence[Prepared]) -> list[list[int]]:
+def _batches(items: Sequence[ModelInput]) -> list[list[int]]:
     by_bucket: dict[Hashable, list[int]] = defaultdict(list)
     for place, item in enumerate(items):
         by_bucket[item.bucket, place if item.bucket is None else None].append(place)

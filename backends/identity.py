@@ -10,12 +10,12 @@ from types import MappingProxyType
 from typing import Protocol
 
 from backends.folder import LAYOUTS, Family
-from backends.model import Modality, ModelInfo, Preparation, TextMode
+from backends.model import InputProcessor, Modality, ModelInfo, TextMode
 
 # How this version reads each family: raise a family's number by hand when a change of ours moves
 # its vectors by more than the tolerance. Its models are then converted anew, and have another
 # vector space: who upgrades has to import again. An entry here: `| {"siglip": 2}`.
-RECIPES: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
+PREPROCESSING_VERSIONS: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
 
 NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
 
@@ -27,7 +27,7 @@ class Identity:
     Attributes:
         family: the layout of the original.
         content: the digest of its files.
-        recipe: by which it was read; see `RECIPES`.
+        recipe: by which it was read; see `PREPROCESSING_VERSIONS`.
         text_modes: in all of which its texts have these vectors.
     """
 
@@ -56,14 +56,14 @@ class Prepares(Protocol):
     """A tower, whatever computes it."""
 
     @property
-    def preparation(self) -> Preparation:
+    def processor(self) -> InputProcessor:
         """Of its inputs."""
         ...
 
 
 def readings_of(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
     """Return how the operator wants inputs read, of those towers that can be told."""
-    readings = {modality: tower.preparation.reading for modality, tower in towers.items()}
+    readings = {modality: tower.processor.reading for modality, tower in towers.items()}
     return {modality: reading for modality, reading in readings.items() if reading}
 
 

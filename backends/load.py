@@ -14,9 +14,9 @@ from typing import get_args
 
 from backends.families import load_towers
 from backends.folder import ModelFolder, detect
-from backends.identity import RECIPES, Identity, with_space
+from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
 from backends.model import Model, ModelOptions, Precision, TextMode
-from backends.openvino.store import content_of
+from backends.openvino.conversion_cache import content_of
 from backends.precision import lacking, log_choice, tell_refusal, usable
 from backends.text_folder import is_served_as_it_is, kind_of
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
@@ -122,7 +122,7 @@ def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
 
         model = onnx.load(folder, options)
     else:
-        from backends.table import runtime as table
+        from backends.lookup import runtime as table
 
         model = table.load(folder, options)
     why = "this model is computed in one precision alone"
@@ -158,7 +158,7 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
 
 
 def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode]) -> Identity:
-    return Identity(folder.family, content, RECIPES[folder.family], text_modes)
+    return Identity(folder.family, content, PREPROCESSING_VERSIONS[folder.family], text_modes)
 
 
 def _named(model: Model, identity: Identity, refused: str) -> Model:

@@ -1,6 +1,6 @@
 """The seam between the service and a model: what a tower takes and gives, and nothing else.
 
-    content -> split -> prepare -> Prepared ... collate -> Network -> rows ... join -> Embedded
+    content -> split -> prepare -> ModelInput ... collate -> Network -> rows ... join -> result
 
 A model has a tower for each modality that it reads; texts, images and pairs have the same shape
 here: of a pair, a query and a document, the vector is a single number. It imports no model library,
@@ -26,7 +26,7 @@ Activation: TypeAlias = Literal["identity", "sigmoid"]  # what makes a score of 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, from the best on
 Runtime: TypeAlias = Literal["openvino", "torch"]
-Engine: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
+RuntimeName: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
 
 
 class Pair(NamedTuple):
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Shaping:
+class EncodeParams:
     """What a request says of how an input shall be read; it shapes the vector.
 
     A preparation reduces it to what its family reads, and that is part of what a vector is
@@ -57,7 +57,7 @@ class Shaping:
         return f"{self.pooling}\n{self.task}" if self.pooling or self.task else ""
 
 
-class Embedded(NamedTuple):
+class EmbeddingResult(NamedTuple):
     """The vector of an input, or of a part of one.
 
     Attributes:
@@ -71,7 +71,7 @@ class Embedded(NamedTuple):
     truncated: bool = False
 
 
-class Parts(NamedTuple):
+class Chunks(NamedTuple):
     """What an input is computed from.
 
     Attributes:
@@ -84,7 +84,7 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class ModelInput:
     """One item, ready for a batch.
 
     Attributes:
@@ -93,8 +93,8 @@ class Prepared:
             bucket is None shares it with nobody.
         cost: what it weighs in a batch and in the queue, in the tower's own unit: padded tokens,
             pictures, tiles.
-        tokens: as in `Embedded`.
-        truncated: as in `Embedded`.
+        tokens: as in `EmbeddingResult`.
+        truncated: as in `EmbeddingResult`.
         pick: which of the network's poolings is its own.
     """
 
@@ -103,7 +103,7 @@ class Prepared:
     cost: int
     tokens: int = 0
     truncated: bool = False
-    pick: int = 0
+    pooling_index: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +111,7 @@ class Prepared:
         return sum(array.nbytes for array in self.arrays)
 
 
-class Preparation(Protocol):
+class InputProcessor(Protocol):
     """How the inputs of one modality become arrays, and rows become answers.
 
     A text's content is its string, a pair's a `Pair`. An image's is its file (bytes) to `estimate`
@@ -125,11 +125,11 @@ class Preparation(Protocol):
         ...
 
     @property
-    def splits(self) -> bool:
+    def is_chunked(self) -> bool:
         """Whether an input may have several parts."""
         ...
 
-    def reduce(self, shaping: Shaping) -> Shaping:
+    def resolve(self, params: EncodeParams) -> EncodeParams:
         """Return what the family reads of a shaping.
 
         Raises:
@@ -141,11 +141,11 @@ class Preparation(Protocol):
         """Return about what an input costs, without preparing it."""
         ...
 
-    def split(self, content: Any, shaping: Shaping) -> Parts:
+    def split(self, content: Any, params: EncodeParams) -> Chunks:
         """Return the parts that are computed; most inputs are one part, themselves."""
         ...
 
-    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+    def prepare(self, part: Any, params: EncodeParams) -> ModelInput:
         """Make a part ready for a batch.
 
         Raises:
@@ -153,11 +153,11 @@ class Preparation(Protocol):
         """
         ...
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         """Put items of one bucket together: arrays of [n, ...], or what is ragged, concatenated."""
         ...
 
-    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
+    def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
         """Make one answer of the parts'."""
         ...
 
@@ -210,9 +210,9 @@ class Tower:
             memory of vectors, so it is computed in place.
     """
 
-    preparation: Preparation
+    processor: InputProcessor
     network: Network | NetworkInStages
-    is_table: bool = False
+    is_lookup: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class ModelInfo:
     family: str
     dimensions: int
     parameters: int
-    runtime: Engine
+    runtime: RuntimeName
     device: str
     precision: Precision
     text_mode: TextMode

@@ -50,7 +50,7 @@ def log_choice(
     wanted: Precision | None,
     used: Precision,
     supported: Sequence[Precision],
-    factors: Callable[[], Mapping[Precision, float]] = dict,
+    speedups: Callable[[], Mapping[Precision, float]] = dict,
     *,
     exact: bool = True,
 ) -> None:
@@ -61,14 +61,14 @@ def log_choice(
         wanted: what was asked for; it is not offered.
         used: what is computed in.
         supported: what the device computes in by instructions of its own.
-        factors: measures how many times as fast as in float32 it computes in the others; of those
+        speedups: measures how many times as fast as in float32 it computes in the others; of those
             that it does not measure, their being there has to do.
         exact: whether the model can be had in float32.
     """
     if used != "float32":
         hint = "; PRECISION=float32 gives the reference's vectors" if exact else ""
         logger.info("Computing in %s%s", used, hint)
-    elif faster := _faster([name for name in supported if name != wanted], factors()):
+    elif faster := _faster([name for name in supported if name != wanted], speedups()):
         logger.info(
             "Computing in float32, the reference's vectors; %s is faster with PRECISION=%s, whose "
             "vectors want a collection of their own",
@@ -79,14 +79,14 @@ def log_choice(
         logger.info("Computing in float32; %s computes in nothing faster", device)
 
 
-def _faster(supported: Sequence[Precision], factors: Mapping[Precision, float]) -> list[str]:
+def _faster(supported: Sequence[Precision], speedups: Mapping[Precision, float]) -> list[str]:
     """Describe what is faster than float32, the fastest first."""
     rough = [name for name in supported if name != "float32"]
-    worth = [name for name in rough if factors.get(name, _WORTH) >= _WORTH]
-    worth.sort(key=lambda name: -factors.get(name, _WORTH))
-    return [_described(name, factors) for name in worth]
+    worth = [name for name in rough if speedups.get(name, _WORTH) >= _WORTH]
+    worth.sort(key=lambda name: -speedups.get(name, _WORTH))
+    return [_described(name, speedups) for name in worth]
 
 
-def _described(name: Precision, factors: Mapping[Precision, float]) -> str:
-    measured = f"a product {factors[name]:.1f} times as fast, " if name in factors else ""
+def _described(name: Precision, speedups: Mapping[Precision, float]) -> str:
+    measured = f"a product {speedups[name]:.1f} times as fast, " if name in speedups else ""
     return f"{name} ({measured}{_COST[name]})"

@@ -23,7 +23,7 @@ from typing import Any
 
 from backends.embed import compute, embed
 from backends.load import load_model
-from backends.model import Model, Prepared, Shaping, Tower
+from backends.model import EncodeParams, Model, ModelInput, Tower
 from bench import inputs
 from bench.bare import Loop, LoopResult
 from config import Settings, read
@@ -72,8 +72,8 @@ class BareModel:
         files = _files(loop.size)
         each: Any = map if loop.threads == 1 else pool.map
 
-        def decode(file: bytes) -> Prepared:
-            return tower.preparation.prepare(_READER.open(file), Shaping())
+        def decode(file: bytes) -> ModelInput:
+            return tower.processor.prepare(_READER.open(file), EncodeParams())
 
         def step(number: int) -> object:
             batch = [files[(number * loop.batch + i) % len(files)] for i in range(loop.batch)]
@@ -83,10 +83,10 @@ class BareModel:
 
 
 def _embed_apart(tower: Tower, texts: Sequence[str]) -> None:
-    shaping = tower.preparation.reduce(Shaping())
+    params = tower.processor.resolve(EncodeParams())
     for text in texts:
-        for part in tower.preparation.split(text, shaping).items:
-            compute(tower, [tower.preparation.prepare(part, shaping)])
+        for part in tower.processor.split(text, params).items:
+            compute(tower, [tower.processor.prepare(part, params)])
 
 
 def _files(size: Sequence[int]) -> list[bytes]:

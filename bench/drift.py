@@ -3,7 +3,7 @@
 Beside torch in float32: by the demo model and a trained model of texts (all-MiniLM-L6-v2), with
 inputs that they never saw, and by full-size towers with random weights. bfloat16 and float16 are
 torch's, slowly where it has to imitate them: rounding is the same wherever it is done. int8 is
-OpenVINO's, which quantises by what this machine has.
+OpenVINO's, which quantizes by what this machine has.
 
     cosine      between a vector and the same in float32; the median, and the worst
     recall@10   of the ten nearest in float32, pictures of a caption or texts of a text, the share
@@ -24,9 +24,9 @@ import numpy as np
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.likeness import cosines, likeness, recall
 from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
+from backends.similarity import cosines, recall, similarity
 from bench import families
 from bench.report import table
 from bench.service import ROOT
@@ -99,7 +99,7 @@ def _vectors(model: Model, given: Given) -> Vectors:
 
 def _compare(exact: Vectors, rough: Vectors) -> tuple[str, str, str]:
     of_each = {modality: cosines(rows, rough[modality]) for modality, rows in exact.items()}
-    before, after = (likeness(of["text"], of.get("image")) for of in (exact, rough))
+    before, after = (similarity(of["text"], of.get("image")) for of in (exact, rough))
     pictures, texts = (_told(of_each.get(modality)) for modality in ("image", "text"))
     return pictures, texts, f"{recall(before, after):.3f}"
 

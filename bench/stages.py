@@ -21,7 +21,7 @@ import orjson
 import torch
 
 from backends.embed import compute, embed
-from backends.model import Model, Shaping
+from backends.model import EncodeParams, Model
 from bench import families, inputs, wire
 from bench.bare_worker import load
 from bench.report import table
@@ -83,18 +83,18 @@ def _http(model: Model) -> Iterator[Stage]:
     vectors = np.random.default_rng(SEED).normal(size=(1, model.info.dimensions))
     answer = {"textVectors": [], "imageVectors": vectors.astype(np.float32)}
     numpy_too = orjson.OPT_SERIALIZE_NUMPY
-    yield Stage("serialise a vector", partial(orjson.dumps, answer, option=numpy_too))
+    yield Stage("serialize a vector", partial(orjson.dumps, answer, option=numpy_too))
 
 
 def _images(model: Model) -> Iterator[Stage]:
     for size in inputs.SIZES:
         yield from _one_image(model, size)
     tower = model.towers["image"]
-    pictures = [tower.preparation.prepare(one, Shaping()) for one in _decoded(inputs.SMALL)]
+    pictures = [tower.processor.prepare(one, EncodeParams()) for one in _decoded(inputs.SMALL)]
     for count in BATCHES:
         batch = [pictures[i % len(pictures)] for i in range(count)]
         if count > 1:
-            yield Stage(f"stack {count}", partial(tower.preparation.collate, batch), count)
+            yield Stage(f"stack {count}", partial(tower.processor.collate, batch), count)
         yield Stage(f"stack and image forward, {count}", partial(compute, tower, batch), count)
 
 
@@ -102,23 +102,23 @@ def _one_image(model: Model, size: tuple[int, int]) -> Iterator[Stage]:
     name = f"{size[0]}x{size[1]}"
     encoded = inputs.image_b64(size, 0).decode("ascii")
     file, image = b64decode(encoded), _decoded(size)[0]
-    prepare = model.towers["image"].preparation.prepare
+    prepare = model.towers["image"].processor.prepare
     yield Stage(f"decode base64, {name}", partial(decode_base64, encoded, inputs.LIMITS.max_bytes))
     yield Stage(f"digest, {name}", lambda: hashlib.sha256(file).digest())
     yield Stage(f"decode JPEG, {name}", partial(_READER.open, file))
-    yield Stage(f"preprocess, {name}", partial(prepare, image, Shaping()))
+    yield Stage(f"preprocess, {name}", partial(prepare, image, EncodeParams()))
 
 
 def _texts(model: Model) -> Iterator[Stage]:
     tower = model.towers["text"]
     numbers = itertools.count()
     yield Stage(
-        "tokenise a text",
-        lambda: tower.preparation.prepare(inputs.text(next(numbers)), Shaping()),
+        "tokenize a text",
+        lambda: tower.processor.prepare(inputs.text(next(numbers)), EncodeParams()),
     )
     for count in BATCHES:
         batch = [inputs.text(number) for number in range(count)]
-        yield Stage(f"tokenise and text forward, {count}", partial(embed, tower, batch), count)
+        yield Stage(f"tokenize and text forward, {count}", partial(embed, tower, batch), count)
 
 
 def _decoded(size: tuple[int, int]) -> list[Any]:

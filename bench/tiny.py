@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backends.folder import detect
 from backends.load import options_for
-from backends.openvino.store import converted
+from backends.openvino.conversion_cache import converted
 from bench.service import ROOT
 from config import Settings, read
 

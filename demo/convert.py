@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.model import ModelOptions
-from backends.openvino.store import converted
+from backends.openvino.conversion_cache import converted
 from demo.layout import MODELS
 
 SHIPPED = MODELS / CONVERSIONS / "demo"

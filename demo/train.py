@@ -168,7 +168,7 @@ class Batch:
     """Pictures with a caption each.
 
     Attributes:
-        pixels: [n, 3, SIDE_PX, SIDE_PX], normalised.
+        pixels: [n, 3, SIDE_PX, SIDE_PX], normalized.
         tokens: [n, length], ids; what follows an end token changes nothing.
         true: [n, n] bool, which captions (rows) are true of which pictures.
         groups: [n, 2, 6], what is in the pictures.

@@ -1,6 +1,6 @@
 """Whether the service can do its work, as its own threads show it. Knows no HTTP and no model.
 
-each replica of each lane: its batches, and its thread's jobs -> Monitor -.
+each replica of each scheduler: its batches, and its thread's jobs -> Monitor -.
 the decode pool:           its threads' jobs                  -> Monitor --> Health -> the probes
 """
 
@@ -123,7 +123,7 @@ class Health:
 
     @property
     def failing(self) -> str | None:
-        """Why batches of a lane or replica fail just now, or None."""
+        """Why batches of a scheduler or replica fail just now, or None."""
         return _first(monitor.failing for monitor in self._monitors)
 
     @property

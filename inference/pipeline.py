@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.embed import compute
-from backends.model import Embedded, Pair, Shaping, Tower
+from backends.model import EmbeddingResult, EncodeParams, Pair, Tower
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
-from inference.request import Input
+from inference.request import EmbedInput
 from inference.scheduler import Scheduler
 from inference.timings import ItemTimes
 from inference.vector_cache import RowMemory
@@ -61,29 +61,29 @@ class Pipeline:
     ) -> None:
         self.admission = admission
         self.scheduler = scheduler
-        self.is_table = tower.is_table
+        self.is_lookup = tower.is_lookup
         self._space = space
-        self.preparation = tower.preparation
+        self.processor = tower.processor
         self.preprocessor = preprocessor
         self._tower = tower
         self._pool = pool
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, one: Input, times: ItemTimes) -> WorkItem:
+    def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input of a request.
 
         Raises:
             InvalidInputError: it is not what it should be.
             RequestTooLargeError: it is beyond the limits.
         """
-        shaping = self.preparation.reduce(one.shaping)
+        params = self.processor.resolve(one.params)
         content = self.preprocessor.read(one.content, times)
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{shaping.key}/".encode())
+        key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
         key.update(_bytes_of(content))
-        return WorkItem(one.modality, content, shaping, key.digest(), times)
+        return WorkItem(one.modality, content, params, key.digest(), times)
 
-    async def read_in_thread(self, one: Input, times: ItemTimes) -> WorkItem:
+    async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input as `read` does, in a thread."""
         return await self._pool.run(self.read, one, times)
 
@@ -91,7 +91,7 @@ class Pipeline:
         """Begin to compute an item that is admitted; its end comes later, or at once."""
         if self.preprocessor.runs_inline(item.content):
             try:
-                self._submit(item, self.preprocessor(item.content, item.shaping, item.times))
+                self._submit(item, self.preprocessor(item.content, item.params, item.times))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
                 item.fail(error)
         else:
@@ -102,7 +102,7 @@ class Pipeline:
         item.entries.append(turn)
         try:
             item.slot = await self._limiter.acquire(turn)
-            chunks = await self._pool.run(self.preprocessor, item.content, item.shaping, item.times)
+            chunks = await self._pool.run(self.preprocessor, item.content, item.params, item.times)
             item.slot.hold(chunks.nbytes)
             self._submit(item, chunks)
         except BaseException as error:
@@ -118,15 +118,15 @@ class Pipeline:
             item.entries.extend(entries)
             self.scheduler.submit(entries)
 
-    def collect(self, item: WorkItem) -> Embedded:
+    def collect(self, item: WorkItem) -> EmbeddingResult:
         """Make the result of an item whose rows are all there."""
         rows = [row for row in item.rows if row is not None]
         for key, row in zip(item.chunks.keys, rows, strict=False):
             self._rows.put(key, row)
         parts = [rows[place] for place in item.chunks.places]
-        return self.preparation.join(parts, item.chunks.divisor)
+        return self.processor.join(parts, item.chunks.divisor)
 
-    async def embed_by_table(self, item: WorkItem) -> Embedded:
+    async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
         """Embed by a table, without cache and queue: inline, but for what is long.
 
         Raises:
@@ -136,12 +136,12 @@ class Pipeline:
             return self._look_up(item)
         return await self._pool.run(self._look_up, item)
 
-    def _look_up(self, item: WorkItem) -> Embedded:
-        chunks = self.preprocessor(item.content, item.shaping, item.times)
+    def _look_up(self, item: WorkItem) -> EmbeddingResult:
+        chunks = self.preprocessor(item.content, item.params, item.times)
         item.times.batch_began_s = item.times.preprocessed_s
         rows = compute(self._tower, chunks.inputs)
         item.times.batch_ended_s = item.times.ended_s = time.perf_counter()
-        return self.preparation.join([rows[i] for i in chunks.places], chunks.divisor)
+        return self.processor.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
         """Let every replica compute batches of these sizes, beside all that waits.
@@ -150,10 +150,10 @@ class Pipeline:
             BackendError: the model failed, or answered numbers that are not finite.
             UnhealthyError: nothing is computed any more.
         """
-        shaping = self.preparation.reduce(Shaping())
-        sample = await self._pool.run(self.preparation.prepare, self.preprocessor.sample(), shaping)
-        if self.is_table:
-            self._tower.network(*self.preparation.collate([sample]))
+        params = self.processor.resolve(EncodeParams())
+        sample = await self._pool.run(self.processor.prepare, self.preprocessor.sample(), params)
+        if self.is_lookup:
+            self._tower.network(*self.processor.collate([sample]))
             return
         self._limiter.item_nbytes = sample.nbytes
         await self.scheduler.try_out(sample, sizes)

@@ -10,13 +10,13 @@ import hashlib
 import time
 from typing import Any, Protocol
 
-from backends.model import Pair, Preparation, Shaping
+from backends.model import EncodeParams, InputProcessor, Pair
 from errors import InvalidInputError, RequestTooLargeError
 from inference.request import Content
 from inference.timings import ItemTimes
 from inference.work import Chunks
 
-_INLINE_CHARS = 1_000  # of a text that is tokenised in one piece
+_INLINE_CHARS = 1_000  # of a text that is tokenized in one piece
 _INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 at worst
 _INLINE_CHARS_TO_READ = 100_000  # digesting them takes a tenth of a millisecond
 _INLINE_IDS = 1_000  # of tokens that are turned into their text
@@ -45,7 +45,7 @@ class Preprocessor(Protocol):
         """Tell whether it may be called on the event loop."""
         ...
 
-    def __call__(self, content: Any, shaping: Shaping, times: ItemTimes) -> Chunks:
+    def __call__(self, content: Any, params: EncodeParams, times: ItemTimes) -> Chunks:
         """Split and preprocess what was read.
 
         Raises:
@@ -60,19 +60,19 @@ class Preprocessor(Protocol):
 
 
 class TextPreprocessor:
-    """Texts: split into sentences where the model wants them, and tokenised.
+    """Texts: split into sentences where the model wants them, and tokenized.
 
     Args:
         preparation: of the tower.
-        max_chars: of what is tokenised in one piece.
+        max_chars: of what is tokenized in one piece.
     """
 
-    def __init__(self, preparation: Preparation, max_chars: int) -> None:
-        self._preparation = preparation
+    def __init__(self, processor: InputProcessor, max_chars: int) -> None:
+        self._processor = processor
         self._max_chars = max_chars
-        splits = preparation.splits
-        self._max_chars_in_all = max(_MAX_CHARS, max_chars) if splits else max_chars
-        self._inline_chars = _INLINE_CHARS_TO_SPLIT if splits else _INLINE_CHARS
+        is_chunked = processor.is_chunked
+        self._max_chars_in_all = max(_MAX_CHARS, max_chars) if is_chunked else max_chars
+        self._inline_chars = _INLINE_CHARS_TO_SPLIT if is_chunked else _INLINE_CHARS
 
     def reads_inline(self, content: Content) -> bool:
         """Tell whether a text is not very long."""
@@ -87,7 +87,7 @@ class TextPreprocessor:
         """
         if isinstance(content, Pair):
             raise InvalidInputError("expected a text, and not a query and a document", "body")
-        text = content if isinstance(content, str) else self._preparation.text_of(content)
+        text = content if isinstance(content, str) else self._processor.text_of(content)
         if len(text) > self._max_chars_in_all:
             raise RequestTooLargeError(
                 f"{len(text)} characters; at most {self._max_chars_in_all} are allowed",
@@ -99,15 +99,15 @@ class TextPreprocessor:
         """Tell whether a text is short."""
         return len(content) <= self._inline_chars
 
-    def __call__(self, content: str, shaping: Shaping, times: ItemTimes) -> Chunks:
-        """Find the sentences, and tokenise each distinct one.
+    def __call__(self, content: str, params: EncodeParams, times: ItemTimes) -> Chunks:
+        """Find the sentences, and tokenize each distinct one.
 
         Raises:
             InvalidInputError: the model cannot read it.
             RequestTooLargeError: a sentence is too long, or there are too many.
         """
         times.preprocess_began_s = time.perf_counter()
-        parts = self._preparation.split(content, shaping)
+        parts = self._processor.split(content, params)
         if len(parts.items) > _MAX_SENTENCES:
             raise RequestTooLargeError(
                 f"{len(parts.items)} sentences; at most {_MAX_SENTENCES} are allowed",
@@ -120,11 +120,11 @@ class TextPreprocessor:
                 "text_length",
             )
         distinct = {part: place for place, part in enumerate(dict.fromkeys(parts.items))}
-        inputs = [self._preparation.prepare(part, shaping) for part in distinct]
+        inputs = [self._processor.prepare(part, params) for part in distinct]
         if len(parts.items) == 1:
             chunks = Chunks(inputs, divisor=parts.divisor)
         else:
-            keys = [hashlib.sha256(f"{shaping.key}\n{part}".encode()).digest() for part in distinct]
+            keys = [hashlib.sha256(f"{params.key}\n{part}".encode()).digest() for part in distinct]
             places = [distinct[part] for part in parts.items]
             chunks = Chunks(inputs, keys, places, parts.divisor)
         times.preprocessed_s = time.perf_counter()
@@ -136,15 +136,15 @@ class TextPreprocessor:
 
 
 class PairPreprocessor:
-    """Pairs of a query and a document, tokenised together.
+    """Pairs of a query and a document, tokenized together.
 
     Args:
         preparation: of the tower.
         max_chars: of either half.
     """
 
-    def __init__(self, preparation: Preparation, max_chars: int) -> None:
-        self._preparation = preparation
+    def __init__(self, processor: InputProcessor, max_chars: int) -> None:
+        self._processor = processor
         self._max_chars = max_chars
 
     def reads_inline(self, content: Content) -> bool:
@@ -171,14 +171,14 @@ class PairPreprocessor:
         """Tell whether a pair is short."""
         return sum(map(len, content)) <= _INLINE_CHARS
 
-    def __call__(self, content: Pair, shaping: Shaping, times: ItemTimes) -> Chunks:
-        """Tokenise.
+    def __call__(self, content: Pair, params: EncodeParams, times: ItemTimes) -> Chunks:
+        """Tokenize.
 
         Raises:
             InvalidInputError: the model cannot read it.
         """
         times.preprocess_began_s = time.perf_counter()
-        chunks = Chunks([self._preparation.prepare(content, shaping)])
+        chunks = Chunks([self._processor.prepare(content, params)])
         times.preprocessed_s = time.perf_counter()
         return chunks
 

@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from backends.model import Embedded, Modality, Pair, Shaping
+from backends.model import EmbeddingResult, EncodeParams, Modality, Pair
 from inference.timings import RequestTimes
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Postprocess:
     """What is done to a vector behind the cache.
 
     Attributes:
@@ -23,11 +23,11 @@ class Finish:
     """
 
     dimensions: int | None = None
-    unit_length: bool = False
+    normalize: bool = False
 
-    def __call__(self, embedded: Embedded) -> Embedded:
+    def __call__(self, embedded: EmbeddingResult) -> EmbeddingResult:
         """Return the same answer, cut and scaled."""
-        if not (self.unit_length or self.dimensions):
+        if not (self.normalize or self.dimensions):
             return embedded
         vector = embedded.vector[: self.dimensions]
         length = float(np.linalg.norm(vector))
@@ -37,11 +37,11 @@ class Finish:
 # A text, the base64 of an image's file, a text as ids of the model's own vocabulary, or a pair.
 Content: TypeAlias = str | Sequence[int] | Pair
 
-_AS_IT_IS, _AS_IT_COMES = Shaping(), Finish()
+_AS_IT_IS, _AS_IT_COMES = EncodeParams(), Postprocess()
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class EmbedInput:
     """A text or an image that shall become a vector, or a pair that shall become a score.
 
     Attributes:
@@ -56,8 +56,8 @@ class Input:
     name: str
     modality: Modality
     content: Content
-    shaping: Shaping = _AS_IT_IS
-    finish: Finish = _AS_IT_COMES
+    params: EncodeParams = _AS_IT_IS
+    postprocess: Postprocess = _AS_IT_COMES
     is_query: bool = False
 
 

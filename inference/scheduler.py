@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from backends.model import Prepared, Tower
+from backends.model import ModelInput, Tower
 from errors import UnhealthyError
 from inference.capacity import BatchStats, Capacity
 from inference.fair_queue import FairQueue
@@ -96,7 +96,7 @@ class Scheduler:
         self._arrivals += 1
         self._wake_one()
 
-    async def try_out(self, model_input: Prepared, sizes: Sequence[int]) -> None:
+    async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
         """Let every worker compute batches of these sizes, beside all that waits.
 
         Raises:
@@ -109,7 +109,7 @@ class Scheduler:
 
     async def aclose(self) -> None:
         """Stop; items that still wait or are computed end with an `UnhealthyError`."""
-        self._close(f"the {self._name} lane is closed")
+        self._close(f"the {self._name} scheduler is closed")
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.aclose() for worker in self._workers))
 
@@ -209,7 +209,7 @@ class Scheduler:
         if self._closed:
             return
         error = None if task.cancelled() else task.exception()
-        fault = f"the {self._name} lane has ended"
+        fault = f"the {self._name} scheduler has ended"
         reason = f"{type(error).__name__}: {error}" if error else "its task was cancelled"
         logger.critical("%s: %s. This is a bug.", fault, reason, exc_info=error)
         worker.monitor.died(fault, reason)

@@ -14,11 +14,11 @@ from typing import Literal, TypeAlias, get_args
 #   queue       wait: for a thread, for the model, or for the same input of another request
 #   decode      base64 and image file to pixels
 #   preprocess  pixels to the size of the model
-#   tokenise    text to token ids
+#   tokenize    text to token ids
 #   encode      the forward pass of the batch that the item was in
-#   serialise   vectors to JSON
+#   serialize   vectors to JSON
 Stage: TypeAlias = Literal[
-    "read", "queue", "decode", "preprocess", "tokenise", "encode", "serialise"
+    "read", "queue", "decode", "preprocess", "tokenize", "encode", "serialize"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -64,7 +64,7 @@ class ItemTimes:
         if decode_s:
             stages["decode"] = decode_s
         if self.preprocessed_s:
-            stage: Stage = "preprocess" if is_image else "tokenise"
+            stage: Stage = "preprocess" if is_image else "tokenize"
             stages[stage] = self.preprocessed_s - preprocess_began_s
         if self.batch_ended_s:
             stages["encode"] = self.batch_ended_s - self.batch_began_s
@@ -83,7 +83,7 @@ class RequestTimes:
         read_ended_s: its body was parsed.
         embed_began_s: its inputs began to be embedded; 0 where it had none.
         embed_ended_s: its vectors were there, or the error.
-        serialise_s: seconds that its answer was written.
+        serialize_s: seconds that its answer was written.
         items: the times of the items that were made for it.
     """
 
@@ -94,13 +94,13 @@ class RequestTimes:
         "items",
         "read_began_s",
         "read_ended_s",
-        "serialise_s",
+        "serialize_s",
     )
 
     def __init__(self) -> None:
         self.arrived_s = time.perf_counter()
         self.read_began_s = self.read_ended_s = self.embed_began_s = 0.0
-        self.embed_ended_s = self.serialise_s = 0.0
+        self.embed_ended_s = self.serialize_s = 0.0
         self.items: list[ItemTimes] = []
 
     def stages(self, ended_s: float) -> dict[Stage, float]:
@@ -119,6 +119,6 @@ class RequestTimes:
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
             stages |= worked
-        if self.serialise_s:
-            stages["serialise"] = self.serialise_s
+        if self.serialize_s:
+            stages["serialize"] = self.serialize_s
         return stages

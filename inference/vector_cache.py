@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from backends.model import Embedded
+from backends.model import EmbeddingResult
 from inference.work import WorkItem
 
 _OVERHEAD_BYTES = 300  # of a row that is remembered: its key, and Python's objects around it
@@ -43,7 +43,7 @@ class Lookup:
         misses: items that are to be computed.
     """
 
-    vectors: dict[bytes, Embedded] = field(default_factory=dict)
+    vectors: dict[bytes, EmbeddingResult] = field(default_factory=dict)
     in_flight: dict[bytes, WorkItem] = field(default_factory=dict)
     misses: dict[bytes, WorkItem] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class VectorCache:
     def __init__(self, capacity: int) -> None:
         self.stats = CacheStats()
         self._capacity = capacity
-        self._vectors: OrderedDict[bytes, Embedded] = OrderedDict()
+        self._vectors: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
         self._in_flight: dict[bytes, WorkItem] = {}
 
     def get(self, items: Sequence[WorkItem]) -> Lookup:
@@ -107,16 +107,16 @@ class RowMemory:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._nbytes = 0
-        self._rows: OrderedDict[bytes, Embedded] = OrderedDict()
+        self._rows: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
 
-    def get(self, key: bytes) -> Embedded | None:
+    def get(self, key: bytes) -> EmbeddingResult | None:
         """Return a row, where it is remembered."""
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
-    def put(self, key: bytes, row: Embedded) -> None:
+    def put(self, key: bytes, row: EmbeddingResult) -> None:
         """Remember a row."""
         if key in self._rows or _nbytes(row) > self._max_bytes:
             return
@@ -126,5 +126,5 @@ class RowMemory:
             self._nbytes -= _nbytes(self._rows.popitem(last=False)[1])
 
 
-def _nbytes(row: Embedded) -> int:
+def _nbytes(row: EmbeddingResult) -> int:
     return row.vector.nbytes + _OVERHEAD_BYTES

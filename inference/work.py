@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
-from backends.model import Embedded, Modality, Prepared, Shaping
+from backends.model import EmbeddingResult, EncodeParams, Modality, ModelInput
 from errors import InvalidInputError, ServiceError
 from inference.admission import Permit
 from inference.fair_queue import Entry
@@ -37,7 +37,7 @@ class Chunks(NamedTuple):
         divisor: by which the sum of the parts' rows is divided.
     """
 
-    inputs: Sequence[Prepared]
+    inputs: Sequence[ModelInput]
     keys: Sequence[bytes] = ()
     places: Sequence[int] = (0,)
     divisor: int = 1
@@ -82,10 +82,10 @@ class WorkItem:
         "is_done",
         "key",
         "modality",
+        "params",
         "permit",
         "result",
         "rows",
-        "shaping",
         "slot",
         "task",
         "times",
@@ -96,13 +96,13 @@ class WorkItem:
         self,
         modality: Modality,
         content: Any,
-        shaping: Shaping,
+        params: EncodeParams,
         key: bytes,
         times: ItemTimes,
     ) -> None:
         self.modality = modality
         self.content = content
-        self.shaping = shaping
+        self.params = params
         self.key = key
         self.times = times
         self.waiters: list[RequestContext] = []
@@ -111,8 +111,8 @@ class WorkItem:
         self.task: asyncio.Task[None] | None = None
         self.entries: list[Entry] = []
         self.chunks = Chunks(())
-        self.rows: list[Embedded | None] = []
-        self.result: Embedded | None = None
+        self.rows: list[EmbeddingResult | None] = []
+        self.result: EmbeddingResult | None = None
         self.error: Exception | None = None
         self.has_rows = False
         self.is_done = False
@@ -140,7 +140,7 @@ class WorkItem:
         elif self.permit and self.permit.payer is request:
             self.permit.pass_to(self.waiters[0])
 
-    def expect_rows(self, chunks: Chunks, remembered: Sequence[Embedded | None]) -> None:
+    def expect_rows(self, chunks: Chunks, remembered: Sequence[EmbeddingResult | None]) -> None:
         """Take what it is computed from.
 
         Args:
@@ -157,7 +157,7 @@ class WorkItem:
             self.has_rows = True
             self._end()
 
-    def add_row(self, place: int, row: Embedded, began_s: float, ended_s: float) -> None:
+    def add_row(self, place: int, row: EmbeddingResult, began_s: float, ended_s: float) -> None:
         """Take the row of a chunk.
 
         Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backends.model import Embedded, Prepared, Rows, Tower, Vector
+from backends.model import EmbeddingResult, ModelInput, Rows, Tower, Vector
 from errors import BackendError, DeviceLostError, DeviceMemoryError
 from inference.capacity import BatchStats
 from inference.health import Monitor
@@ -97,7 +97,7 @@ class ModelWorker:
             self.monitor.batch_failed(report.failure)
         return report
 
-    async def try_out(self, model_input: Prepared, sizes: Sequence[int]) -> None:
+    async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
         """Compute batches of these sizes, beside all that waits.
 
         Raises:
@@ -115,7 +115,7 @@ class ModelWorker:
         """Stop; a forward pass that still runs is given a moment to end."""
         await self._pool.aclose()
 
-    async def _compute(self, inputs: Sequence[Prepared]) -> _Forward:
+    async def _compute(self, inputs: Sequence[ModelInput]) -> _Forward:
         done = await self._pool.run(_forward, self._tower, inputs)
         cost = sum(one.cost for one in inputs)
         run_s = done.ended_s - done.began_s
@@ -130,11 +130,11 @@ class ModelWorker:
             else:
                 report.succeeded = True
                 one = entry.model_input
-                embedded = Embedded(row, one.tokens, one.truncated)
+                embedded = EmbeddingResult(row, one.tokens, one.truncated)
                 entry.item.add_row(entry.place, embedded, done.began_s, done.ended_s)
 
 
-def _forward(tower: Tower, inputs: Sequence[Prepared]) -> _Forward:
+def _forward(tower: Tower, inputs: Sequence[ModelInput]) -> _Forward:
     """Compute a batch in the thread; never raises."""
     began_s = time.perf_counter()
     try:
@@ -144,16 +144,16 @@ def _forward(tower: Tower, inputs: Sequence[Prepared]) -> _Forward:
     return _Forward(began_s, time.perf_counter(), rows)
 
 
-def _rows(tower: Tower, inputs: Sequence[Prepared]) -> list[Vector | Exception]:
-    rows = tower.network(*tower.preparation.collate(inputs))
+def _rows(tower: Tower, inputs: Sequence[ModelInput]) -> list[Vector | Exception]:
+    rows = tower.network(*tower.processor.collate(inputs))
     if len(rows) != len(inputs):
         raise BackendError(f"{len(rows)} results for {len(inputs)} items. This is a bug.")
-    return [_checked(row, one.pick) for row, one in zip(rows, inputs, strict=True)]
+    return [_checked(row, one.pooling_index) for row, one in zip(rows, inputs, strict=True)]
 
 
-def _checked(row: Rows, pick: int) -> Vector | Exception:
+def _checked(row: Rows, pooling_index: int) -> Vector | Exception:
     """Return the vector of a row: [dim], or [poolings, dim] of which one is its own."""
-    vector = row[pick] if row.ndim > 1 else row
+    vector = row[pooling_index] if row.ndim > 1 else row
     if not np.isfinite(vector).all():
         return BackendError("the model answered numbers that are not finite")
     return vector.copy()  # a copy: a remembered row must not keep its batch in memory

@@ -19,7 +19,7 @@ from backends.convert.job import Job, do
 from backends.folder import detect
 from backends.jobs import Answer
 from backends.load import options_for
-from backends.openvino import store
+from backends.openvino import conversion_cache
 from config import Settings
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS
@@ -49,10 +49,10 @@ def asked_for() -> Iterator[tuple[Path, Settings]]:
 def main() -> None:
     logging.disable(logging.WARNING)
     started_s, made = time.perf_counter(), 0
-    with mock.patch.object(store, "run_in_subprocess", convert_here):
+    with mock.patch.object(conversion_cache, "run_in_subprocess", convert_here):
         for path, settings in asked_for():
             folder = detect(path)
-            store.converted(folder, options_for(folder, settings))
+            conversion_cache.converted(folder, options_for(folder, settings))
             made += 1
     print(f"{made} golden models are converted, in {time.perf_counter() - started_s:.0f} s")
 

@@ -10,19 +10,19 @@ from PIL import Image
 
 from backends.model import (
     Arrays,
-    Embedded,
+    Chunks,
+    EmbeddingResult,
+    EncodeParams,
     GpuMemory,
     Modality,
     Model,
     ModelInfo,
-    Parts,
-    Prepared,
+    ModelInput,
     Rows,
-    Shaping,
     Tower,
 )
 from errors import InvalidInputError
-from inference.request import Input
+from inference.request import EmbedInput
 from vectorizer import Vectorizer
 
 DIMENSIONS = 4
@@ -39,8 +39,8 @@ async def vectorize(
     vectorizer: Vectorizer, texts: Sequence[str] = (), images: Sequence[str] = ()
 ) -> Vectors:
     """Ask for texts and images as `POST /vectorize` does."""
-    inputs = [Input(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
-    inputs += [Input(f"images[{i}]", "image", image) for i, image in enumerate(images)]
+    inputs = [EmbedInput(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
+    inputs += [EmbedInput(f"images[{i}]", "image", image) for i, image in enumerate(images)]
     vectors = [embedded.vector for embedded in await vectorizer.embed(inputs)]
     return Vectors(vectors[: len(texts)], vectors[len(texts) :])
 
@@ -58,22 +58,22 @@ class AsItIs:
     """A preparation that hands its input on: one part, one bucket, a cost of 1."""
 
     reading = ""
-    splits = False
+    is_chunked = False
 
-    def reduce(self, shaping: Shaping) -> Shaping:
-        return Shaping()
+    def resolve(self, params: EncodeParams) -> EncodeParams:
+        return EncodeParams()
 
     def estimate(self, content: Any) -> int:
         return 1
 
-    def split(self, content: Any, shaping: Shaping) -> Parts:
-        return Parts([content])
+    def split(self, content: Any, params: EncodeParams) -> Chunks:
+        return Chunks([content])
 
-    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+    def prepare(self, part: Any, params: EncodeParams) -> ModelInput:
         truncated = len(part) == TOO_LONG
-        return Prepared((np.array(part, object),), bucket=0, cost=1, truncated=truncated)
+        return ModelInput((np.array(part, object),), bucket=0, cost=1, truncated=truncated)
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         return (np.array([item.arrays[0].item() for item in items], object),)
 
     def limit_ids(self, rows: int) -> None:
@@ -84,7 +84,7 @@ class AsItIs:
             raise InvalidInputError("0 is no letter", "body")
         return "".join(map(chr, ids))
 
-    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
+    def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
         return parts[0]
 
 
@@ -94,8 +94,8 @@ class Pictures(AsItIs):
     def __init__(self, preprocess: Callable[[Image.Image], bytes]) -> None:
         self._preprocess = preprocess
 
-    def prepare(self, part: Image.Image, shaping: Shaping) -> Prepared:
-        return super().prepare(self._preprocess(part), shaping)
+    def prepare(self, part: Image.Image, params: EncodeParams) -> ModelInput:
+        return super().prepare(self._preprocess(part), params)
 
 
 class FakeModel:

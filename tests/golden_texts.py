@@ -11,9 +11,9 @@ import numpy as np
 from backends.embed import embed_all
 from backends.folder import detect
 from backends.load import load_replica, options_for
-from backends.model import Model, Runtime, Shaping, TextMode
+from backends.model import EncodeParams, Model, Runtime, TextMode
 from config import Settings
-from inference.request import Finish
+from inference.request import Postprocess
 from tests.service import CONVERTED
 
 GOLDEN_TEXTS = Path(__file__).parent / "golden_text"
@@ -35,14 +35,14 @@ class TextCase:
     """A text, how it is asked for, and the vector that belongs to it."""
 
     text: str
-    shaping: Shaping
-    finish: Finish
+    params: EncodeParams
+    postprocess: Postprocess
     vector: np.ndarray
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is said of how it is asked for."""
-        return (self.shaping, self.finish) == (Shaping(), Finish())
+        return (self.params, self.postprocess) == (EncodeParams(), Postprocess())
 
 
 def text_cases(name: str) -> list[TextCase]:
@@ -54,14 +54,14 @@ def text_cases(name: str) -> list[TextCase]:
 
 def _case(text: str, case: dict[str, Any]) -> TextCase:
     config = case["config"] or {}
-    shaping = Shaping(config.get("pooling_strategy", ""), config.get("task_type", ""))
-    return TextCase(text, shaping, Finish(config.get("dimensions")), np.array(case["vector"]))
+    params = EncodeParams(config.get("pooling_strategy", ""), config.get("task_type", ""))
+    return TextCase(text, params, Postprocess(config.get("dimensions")), np.array(case["vector"]))
 
 
 def vector_of(model: Model, case: TextCase) -> np.ndarray:
     """What a model answers to a case, cut where it lets its vectors be cut."""
-    (embedded,) = embed_all(model.towers["text"], [case.text], case.shaping)
-    return (case.finish(embedded) if model.info.cuts else embedded).vector
+    (embedded,) = embed_all(model.towers["text"], [case.text], case.params)
+    return (case.postprocess(embedded) if model.info.cuts else embedded).vector
 
 
 def recorded_meta(name: str) -> dict[str, Any]:

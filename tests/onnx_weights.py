@@ -17,7 +17,7 @@ _PRODUCTS = (  # of a layer, in the order of the file
 )
 
 
-def unquantised(folder: Path) -> None:
+def unquantized(folder: Path) -> None:
     """Write it as `save_pretrained` does, to be read by the recipe of the ONNX images."""
     source = GOLDEN_TEXTS / "onnx/model"
     config = BertConfig.from_pretrained(source)
@@ -28,7 +28,7 @@ def unquantised(folder: Path) -> None:
         if op.get_type_name() == "Constant"
     }
     weights = {
-        name.removesuffix("_quantized"): _dequantise(constants, name.removesuffix("_quantized"))
+        name.removesuffix("_quantized"): _dequantize(constants, name.removesuffix("_quantized"))
         for name in constants
         if name.endswith("_quantized")
     }
@@ -50,7 +50,7 @@ def unquantised(folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def _dequantise(constants: dict[str, np.ndarray], name: str) -> np.ndarray:
+def _dequantize(constants: dict[str, np.ndarray], name: str) -> np.ndarray:
     steps = constants[f"{name}_quantized"].astype(np.float32) - constants[f"{name}_zero_point"]
     values: np.ndarray = steps * constants[f"{name}_scale"]
     return values

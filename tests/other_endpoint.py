@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 from typing_extensions import override
 
-from backends.model import Embedded
+from backends.model import EmbeddingResult
 from errors import InvalidInputError
-from inference.request import Finish, Input
-from web.endpoints.base import Ask, Description, Endpoint
+from inference.request import EmbedInput, Postprocess
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import decode
 
@@ -72,7 +72,7 @@ class OtherResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingsAsk(Ask):
+class ParsedEmbeddings(ParsedRequest):
     model: str
     is_base64: bool
 
@@ -80,7 +80,7 @@ class EmbeddingsAsk(Ask):
 _DECODER = msgspec.json.Decoder(OtherRequest)
 
 
-class Embeddings(Endpoint[EmbeddingsAsk]):
+class Embeddings(Endpoint[ParsedEmbeddings]):
     paths = ("/other/embeddings", "/other/embeddings/")
     description = Description(
         summary="Embed texts",
@@ -92,17 +92,20 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
     max_items = 100
 
     @override
-    def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedEmbeddings:
         wanted = decode(_DECODER, body)
         if wanted.dimensions and not self.info.cuts:
             raise InvalidInputError("dimensions: this model's vectors cannot be cut", "body")
         texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
-        finish = Finish(wanted.dimensions, unit_length=True)
-        inputs = [Input(f"input[{i}]", "text", text, finish=finish) for i, text in enumerate(texts)]
-        return EmbeddingsAsk(inputs, wanted.model, wanted.encoding_format == "base64")
+        postprocess = Postprocess(wanted.dimensions, normalize=True)
+        inputs = [
+            EmbedInput(f"input[{i}]", "text", text, postprocess=postprocess)
+            for i, text in enumerate(texts)
+        ]
+        return ParsedEmbeddings(inputs, wanted.model, wanted.encoding_format == "base64")
 
     @override
-    def serialise(self, ask: EmbeddingsAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
         write: Any = _base64_of if ask.is_base64 else _same
         content = {
             "data": [

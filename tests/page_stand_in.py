@@ -27,8 +27,8 @@ METRICS = """\
 inference_requests_total{code="200"} 4
 inference_items_total{modality="text"} 7
 inference_items_total{modality="image"} 5
-inference_queue_items{lane="text"} 1
-inference_queue_items{lane="image"} 2
+inference_queue_items{modality="text"} 1
+inference_queue_items{modality="image"} 2
 """
 
 
@@ -53,7 +53,7 @@ async def answer_vectorize(request: Request) -> Response:
             answer["imageVectors"].append(image_vector(image))
         except UnidentifiedImageError:
             return JSONResponse({"error": f"images[{number}]: not an image"}, 422)
-    timing = "queue;dur=0.4, decode;dur=1.5, preprocess;dur=0.7, encode;dur=3.2, serialise;dur=0.1"
+    timing = "queue;dur=0.4, decode;dur=1.5, preprocess;dur=0.7, encode;dur=3.2, serialize;dur=0.1"
     return JSONResponse(answer, headers={"Server-Timing": timing})
 
 

@@ -254,14 +254,14 @@ async def test_a_fault_of_ours_is_500_and_tells_no_internals(
 @pytest.mark.parametrize(
     ("body", "stages"),
     [
-        ({"texts": ["a"]}, ["read", "queue", "tokenise", "encode", "serialise", "total"]),
+        ({"texts": ["a"]}, ["read", "queue", "tokenize", "encode", "serialize", "total"]),
         (
             {"images": [PICTURE, PICTURE]},
-            ["read", "queue", "decode", "preprocess", "encode", "serialise", "total"],
+            ["read", "queue", "decode", "preprocess", "encode", "serialize", "total"],
         ),
         ({"images": ["?"]}, ["read", "queue", "decode", "total"]),
         ({"texts": 1}, ["read", "total"]),
-        ({}, ["read", "serialise", "total"]),
+        ({}, ["read", "serialize", "total"]),
     ],
 )
 async def test_every_answer_tells_where_its_time_went(
@@ -288,7 +288,7 @@ async def test_answers_of_other_kinds_are_timed_too(
     assert "server-timing" not in (await client.get("/meta")).headers
     counted = (await client.get("/metrics")).text
     assert 'inference_requests_total{code="405",endpoint="/vectorize"} 1.0' in counted
-    assert 'inference_refusals_total{reason="bug"} 1.0' in counted
+    assert 'inference_request_failures_total{reason="bug"} 1.0' in counted
 
 
 async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decoding(

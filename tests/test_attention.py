@@ -12,10 +12,10 @@ from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions, Precision
 from backends.openvino.attention import share_causal_mask
+from backends.openvino.conversion_cache import converted
 from backends.openvino.core import compile_network, read_network
+from backends.openvino.cpu_capabilities import precisions, properties_of
 from backends.openvino.network import OpenVinoNetwork
-from backends.openvino.offers import precisions, properties_of
-from backends.openvino.store import converted
 from tests.golden_cases import GOLDEN
 from tests.service import CONVERTED
 

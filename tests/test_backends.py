@@ -17,7 +17,7 @@ from backends.families import transformers_models
 from backends.families.sentence_transformer import same_content
 from backends.folder import detect
 from backends.load import load_replica
-from backends.model import ModelOptions, Runtime, Shaping, TextMode
+from backends.model import EncodeParams, ModelOptions, Runtime, TextMode
 from errors import ModelFolderError
 from tests.golden_cases import (
     EVERY_LAYOUT,
@@ -164,6 +164,6 @@ def test_a_text_model_of_its_own_kind_is_served_as_its_library_would(
     assert model.info.runtime == ("torch" if reason else "openvino")
     assert reason in caplog.text
     np.testing.assert_allclose(embed_texts(model, texts), expected, atol=1e-6)
-    prepare = model.towers["text"].preparation.prepare
-    buckets = [prepare(text, Shaping()).bucket for text in texts]
+    prepare = model.towers["text"].processor.prepare
+    buckets = [prepare(text, EncodeParams()).bucket for text in texts]
     assert (buckets[0] is not None and buckets[0] == buckets[2]) == shares

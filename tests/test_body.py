@@ -14,7 +14,7 @@ from errors import (
     QueueFullError,
     RequestTooLargeError,
 )
-from web.body import Intake, while_connected
+from web.body import BodyReader, while_connected
 
 pytestmark = pytest.mark.anyio
 
@@ -37,73 +37,73 @@ def body(content: bytes, more: bool = False) -> dict[str, Any]:
 
 
 async def test_a_body_in_pieces_is_put_together() -> None:
-    intake = Intake(Settings())
-    async with intake.body_of(request_of(body(b"ab", more=True), body(b"cd"))) as content:
+    body_reader = BodyReader(Settings())
+    async with body_reader.read_body(request_of(body(b"ab", more=True), body(b"cd"))) as content:
         assert content == b"abcd"
-        assert intake.budget.used == 4
-    assert intake.budget.used == 0
+        assert body_reader.budget.used == 4
+    assert body_reader.budget.used == 0
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:
-    intake = Intake(Settings(max_request_bytes=10))
+    body_reader = BodyReader(Settings(max_request_bytes=10))
 
     with pytest.raises(RequestTooLargeError, match="11 bytes or more; at most 10"):
-        async with intake.body_of(request_of(length=11)):
+        async with body_reader.read_body(request_of(length=11)):
             raise AssertionError
 
 
 async def test_a_body_that_does_not_say_so_is_refused_as_it_grows() -> None:
-    intake = Intake(Settings(max_request_bytes=10))
+    body_reader = BodyReader(Settings(max_request_bytes=10))
     request = request_of(body(b"12345678", more=True), body(b"901", more=True), body(b"x" * 99))
 
     with pytest.raises(RequestTooLargeError, match="11 bytes or more"):
-        async with intake.body_of(request):
+        async with body_reader.read_body(request):
             raise AssertionError
-    assert intake.budget.used == 0
+    assert body_reader.budget.used == 0
 
 
 async def test_a_body_takes_its_place_as_it_arrives_and_not_by_its_announcement() -> None:
-    intake = Intake(Settings(max_queue_bytes=100))
+    body_reader = BodyReader(Settings(max_queue_bytes=100))
     came = body(b"x" * 80, more=True)
-    first = asyncio.create_task(intake.body_of(request_of(came, length=90)).__aenter__())
+    first = asyncio.create_task(body_reader.read_body(request_of(came, length=90)).__aenter__())
     await asyncio.sleep(0)
 
-    async with intake.body_of(request_of(body(b"x" * 20), length=20)) as content:
+    async with body_reader.read_body(request_of(body(b"x" * 20), length=20)) as content:
         assert len(content) == 20
     with pytest.raises(QueueFullError):  # refused at once, before it is sent
-        async with intake.body_of(request_of(length=30)):
+        async with body_reader.read_body(request_of(length=30)):
             raise AssertionError
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    assert intake.budget.used == 0
+    assert body_reader.budget.used == 0
 
 
 async def test_a_body_larger_than_all_that_may_wait_passes_alone_in_however_many_pieces() -> None:
-    intake = Intake(Settings(max_queue_bytes=100))
+    body_reader = BodyReader(Settings(max_queue_bytes=100))
     pieces = [body(b"x" * 60, more=True), body(b"x" * 60)]
-    async with intake.body_of(request_of(*pieces, length=120)) as content:
+    async with body_reader.read_body(request_of(*pieces, length=120)) as content:
         assert len(content) == 120
         with pytest.raises(QueueFullError):
-            async with intake.body_of(request_of(body(b"y"))):
+            async with body_reader.read_body(request_of(body(b"y"))):
                 raise AssertionError
-    assert intake.budget.used == 0
+    assert body_reader.budget.used == 0
 
 
 async def test_a_body_is_utf_8_whatever_it_came_in_and_bounded_as_that() -> None:
-    intake = Intake(Settings(max_request_bytes=8))
+    body_reader = BodyReader(Settings(max_request_bytes=8))
     text = "日本"
-    async with intake.body_of(request_of(body(f"[{text}".encode("utf-16-le")))) as content:
+    async with body_reader.read_body(request_of(body(f"[{text}".encode("utf-16-le")))) as content:
         assert content == f"[{text}".encode()
-        assert intake.budget.used == 7
+        assert body_reader.budget.used == 7
     with pytest.raises(RequestTooLargeError, match="10 bytes or more; at most 8"):
-        async with intake.body_of(request_of(body(f"[{text}本".encode("utf-16-le")))):
+        async with body_reader.read_body(request_of(body(f"[{text}本".encode("utf-16-le")))):
             raise AssertionError
-    assert intake.budget.used == 0
+    assert body_reader.budget.used == 0
 
 
 async def test_a_body_in_half_a_character_is_no_json() -> None:
     with pytest.raises(InvalidInputError, match="invalid JSON"):
-        async with Intake(Settings()).body_of(request_of(body(b"\xff\xfea"))):
+        async with BodyReader(Settings()).read_body(request_of(body(b"\xff\xfea"))):
             raise AssertionError
 
 
@@ -197,11 +197,11 @@ async def test_work_that_is_cancelled_by_another_or_panics_is_a_failure() -> Non
 
 
 async def test_a_client_that_goes_while_it_sends_is_gone() -> None:
-    intake = Intake(Settings())
+    body_reader = BodyReader(Settings())
     request = request_of(body(b"ab", more=True), {"type": "http.disconnect"})
 
     with pytest.raises(ClientGoneError):
-        async with intake.body_of(request):
+        async with body_reader.read_body(request):
             raise AssertionError
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.convert.proof import compare, prove
+from backends.convert.parity_check import compare, prove
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.openvino.conversion_cache import converted
 from backends.openvino.description import Description
-from backends.openvino.store import converted
 from errors import ConversionError
 from tests.golden_cases import (
     EVERY_LAYOUT,

@@ -12,8 +12,8 @@ import pytest
 
 from backends.folder import CONVERSIONS, FORMATS, detect
 from backends.load import load_replica
-from backends.model import ModelOptions, Shaping, TextMode
-from backends.openvino.store import converted
+from backends.model import EncodeParams, ModelOptions, TextMode
+from backends.openvino.conversion_cache import converted
 from backends.text_folder import is_served_as_it_is
 from errors import ModelFolderError
 from tests.golden_cases import (
@@ -120,7 +120,7 @@ def test_a_converted_model_alone_keeps_its_prefixes(tmp_path: Path) -> None:
         path = converted(detect(GOLDEN_TEXTS / name), KEPT)
         alone = shutil.copytree(path, tmp_path / name)
         model = load_replica(detect(Path(alone)), replace(OPENVINO, prefixes=not reads_the_task))
-        reduced = model.towers["text"].preparation.reduce(Shaping(task="query"))
+        reduced = model.towers["text"].processor.resolve(EncodeParams(task="query"))
         assert bool(reduced.task) == reads_the_task
 
 

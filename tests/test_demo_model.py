@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.convert.proof import compare
+from backends.convert.parity_check import compare
 from backends.embed import embed
 from backends.folder import detect
 from backends.model import Modality, ModelOptions
-from backends.openvino import store
+from backends.openvino import conversion_cache
+from backends.openvino.conversion_cache import converted
 from backends.openvino.description import Description
 from backends.openvino.runtime import load_converted
-from backends.openvino.store import converted
 from demo import evaluate
 from demo.captions import full_caption, partial_caption
 from demo.convert import SHIPPED, convert
@@ -143,7 +143,7 @@ def test_what_is_shipped_is_the_model_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`make run` serves it without torch; `make demo-converted` makes it again."""
-    monkeypatch.setattr(store, "run_in_subprocess", convert_here)
+    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     convert(tmp_path / "anew")
     captions, pictures = read_samples()
     shipped, anew = (load_converted(path, ModelOptions()) for path in (SHIPPED, tmp_path / "anew"))

@@ -290,7 +290,7 @@ def test_every_model_of_the_catalogue_is_downloaded_and_embeds_without_network(
     assert "Fetching" in answer.stderr  # the progress bar
     assert load(root).info.family == catalogue.find(tag).family
     if tag in AS_ONNX:
-        assert not load(root).towers["text"].preparation.reading  # neither sentences nor prefixes
+        assert not load(root).towers["text"].processor.reading  # neither sentences nor prefixes
         assert_unit_length(load(root), TEXTS_OF[tag])
     elif tag in TEXTS_OF:
         assert_golden_texts(root, TEXTS_OF[tag])

@@ -13,7 +13,7 @@ import pytest
 import schemathesis
 from typing_extensions import override
 
-from backends.model import Model, Prepared, Shaping
+from backends.model import EncodeParams, Model, ModelInput
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
 from tests.other_endpoint import Embeddings
@@ -76,8 +76,8 @@ class Letters(AsItIs):
     """Its tokens are letters."""
 
     @override
-    def prepare(self, part: str, shaping: Shaping) -> Prepared:
-        return replace(super().prepare(part, shaping), tokens=len(part))
+    def prepare(self, part: str, params: EncodeParams) -> ModelInput:
+        return replace(super().prepare(part, params), tokens=len(part))
 
 
 class LetterModel(FakeModel):
@@ -85,7 +85,7 @@ class LetterModel(FakeModel):
     @override
     def model(self) -> Model:
         model = super().model
-        texts = replace(model.towers["text"], preparation=Letters())
+        texts = replace(model.towers["text"], processor=Letters())
         return replace(model, towers={**model.towers, "text": texts})
 
 
@@ -122,12 +122,12 @@ async def test_requests_of_all_interfaces_are_counted_and_timed(client: httpx.As
     await client.post("/vectorize", json={"texts": ["a"]})
     counted = (await client.get("/metrics")).text
 
-    assert "serialise;dur=" in fine.headers["server-timing"]
+    assert "serialize;dur=" in fine.headers["server-timing"]
     assert f'inference_requests_total{{code="200",endpoint="{PATH}"}} 1.0' in counted
     assert f'inference_requests_total{{code="400",endpoint="{PATH}"}} 1.0' in counted
     assert 'inference_requests_total{code="200",endpoint="/vectorize"} 1.0' in counted
     assert 'inference_items_total{modality="text"} 3.0' in counted
-    assert 'inference_refusals_total{reason="body"} 1.0' in counted
+    assert 'inference_request_failures_total{reason="body"} 1.0' in counted
 
 
 def assert_other_shape(answer: httpx.Response, status: int, sentence: str, code: str) -> None:

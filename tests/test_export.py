@@ -10,7 +10,7 @@ import pytest
 
 from backends.fingerprint import of_code, of_content
 from backends.folder import CONVERSIONS, RECORD, detect
-from backends.identity import RECIPES, Identity
+from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
 from backends.openvino.description import Refusal
@@ -59,7 +59,9 @@ def test_a_table_is_exported_as_it_is(tmp_path: Path) -> None:
 def test_what_only_torch_can_serve_ends_with_a_sentence(tmp_path: Path) -> None:
     root = Path(shutil.copytree(GOLDEN / "openai", tmp_path / "original"))
     folder = detect(root)
-    identity = Identity(folder.family, of_content(folder), RECIPES[folder.family], ["trained"])
+    identity = Identity(
+        folder.family, of_content(folder), PREPROCESSING_VERSIONS[folder.family], ["trained"]
+    )
     refusal = tmp_path / "cache" / "refused"
     refusal.mkdir(parents=True)
     Refusal(identity, "it has a wheel too many", of_code()).write(refusal)

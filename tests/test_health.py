@@ -73,10 +73,10 @@ def test_a_lost_device_is_for_ever() -> None:
 def test_the_first_reason_of_a_death_is_kept() -> None:
     health = Health()
     monitor = health.monitor("text")
-    monitor.died("the text lane has ended", "a bug")
+    monitor.died("the text scheduler has ended", "a bug")
     monitor.died("the device is lost", "Xid 79")
 
-    assert health.dead == "the text lane has ended, start the service anew: a bug"
+    assert health.dead == "the text scheduler has ended, start the service anew: a bug"
 
 
 def test_a_service_that_shuts_down_is_unready_but_alive() -> None:

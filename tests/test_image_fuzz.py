@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from backends.model import Shaping
+from backends.model import EncodeParams
 from config import Settings
 from errors import InvalidInputError
 from inference.images.decoder import ImageLimits
@@ -30,12 +30,12 @@ def try_all(files: Iterable[bytes]) -> Counter[str]:
         shorter_side_px=224,
         formats=settings.image_formats,
     )
-    preparation = golden_model("openai", "trained").towers["image"].preparation
-    preprocess, outcomes = ImagePreprocessor(preparation, limits), Counter[str]()
+    processor = golden_model("openai", "trained").towers["image"].processor
+    preprocess, outcomes = ImagePreprocessor(processor, limits), Counter[str]()
     for raw in files:
         started_s = time.process_time()
         try:
-            (prepared,) = preprocess(raw, Shaping(), ItemTimes()).inputs
+            (prepared,) = preprocess(raw, EncodeParams(), ItemTimes()).inputs
             outcomes["image"] += 1
             assert prepared.arrays[0].shape[0] == 3
         except InvalidInputError as error:

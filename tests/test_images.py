@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from backends.inputs.pixels import PixelPreparation
-from backends.model import Shaping
+from backends.model import EncodeParams
+from backends.preprocessing.pixels import PixelProcessor
 from config import Settings
 from errors import (
     ConfigurationError,
@@ -255,9 +255,9 @@ def test_grey_beyond_8_bits_is_white_and_the_log_says_so_once(
 ) -> None:
     grey = np.array([[0, brightest]], np.uint16)
     raw = file_of(Image.fromarray(grey))
-    preprocess = ImagePreprocessor(PixelPreparation(np.asarray), LIMITS)
+    preprocess = ImagePreprocessor(PixelProcessor(np.asarray), LIMITS)
     for _ in range(2):
-        preprocess(raw, Shaping(), ItemTimes())
+        preprocess(raw, EncodeParams(), ItemTimes())
 
     assert caplog.text.count("brighter than 255") == (brightest > 255)
 

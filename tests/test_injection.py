@@ -1,4 +1,4 @@
-"""A fault at every step of a lane: each caller is answered, and the health tells the truth."""
+"""A fault at every step of a scheduler: each caller is answered, and the health tells the truth."""
 
 import asyncio
 import concurrent.futures
@@ -124,7 +124,7 @@ async def until_queued(client: httpx.AsyncClient, count: int) -> None:
     for _ in range(20):  # once through the decode pool, and into the queue
         await asyncio.sleep(0.005)
         if (
-            f'inference_queue_items{{lane="image"}} {count}.0'
+            f'inference_queue_items{{modality="image"}} {count}.0'
             in (await client.get("/metrics")).text
         ):
             await asyncio.sleep(0.02)
@@ -141,7 +141,7 @@ async def assert_well(client: httpx.AsyncClient) -> None:
 async def assert_dead(client: httpx.AsyncClient) -> None:
     assert await probes(client) == (503, 503)
     reason = (await client.get("/.well-known/live")).json()["error"]
-    assert reason.startswith("the image lane has ended, start the service anew: ")
+    assert reason.startswith("the image scheduler has ended, start the service anew: ")
     async with asyncio.timeout(1):
         assert (await ask(client, (7, 7, 7))).json() == {"error": reason}
 
@@ -154,10 +154,10 @@ async def assert_dead(client: httpx.AsyncClient) -> None:
 async def test_a_fault_of_one_item_is_its_own(
     fault: type[BaseException], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(row: Rows, pick: int) -> Vector | Exception:
+    def check(row: Rows, pooling_index: int) -> Vector | Exception:
         if step == "rows" and np.array_equal(row, vector_of(pixels_of(POISON))):
             raise fault("injected")
-        return checked(row, pick)
+        return checked(row, pooling_index)
 
     checked = worker._checked
     monkeypatch.setattr(worker, "_checked", check)
@@ -221,7 +221,7 @@ async def test_a_fault_of_an_observer_changes_nothing(
     assert "An observer failed" in caplog.text
 
 
-# --- a fault of the lane itself ends it, and all are told
+# --- a fault of the scheduler itself ends it, and all are told
 
 
 LANE: dict[str, tuple[Any, str]] = {
@@ -266,7 +266,7 @@ async def test_a_fault_while_a_failure_is_delivered_is_told_to_all(
         await assert_dead(client)
 
 
-# --- cancelled in the middle of each step: the caller, or the lane
+# --- cancelled in the middle of each step: the caller, or the scheduler
 
 
 def held_up(function: Callable[..., Any], then: Callable[[], object]) -> Callable[..., Any]:
@@ -361,7 +361,7 @@ async def test_a_lane_that_is_cancelled_in_the_middle_of_a_step_answers_all(step
         await assert_dead(client)
 
 
-# --- a lane that dies: who waits, who comes, and the drain
+# --- a scheduler that dies: who waits, who comes, and the drain
 
 
 async def test_a_dead_lane_answers_who_waits_refuses_who_comes_and_drains() -> None:
@@ -394,4 +394,4 @@ async def test_a_lane_answers_on_while_another_fault_is_told(
         runner_of("image").cancel()
         await asyncio.sleep(0.01)
 
-    assert "the image lane has ended: its task was cancelled. This is a bug." in caplog.text
+    assert "the image scheduler has ended: its task was cancelled. This is a bug." in caplog.text

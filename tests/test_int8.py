@@ -17,14 +17,14 @@ from openvino import opset13 as ops
 from backends.embed import embed
 from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.jobs import JobError
-from backends.likeness import cosines, likeness, recall
 from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
-from backends.openvino import eight_bits, runtime, store
+from backends.openvino import conversion_cache, int8, runtime
+from backends.openvino.conversion_cache import converted
 from backends.openvino.core import compile_network, read_network
+from backends.openvino.cpu_capabilities import properties_of
 from backends.openvino.description import Description
-from backends.openvino.offers import properties_of
-from backends.openvino.store import converted
+from backends.similarity import cosines, recall, similarity
 from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
 from errors import ConversionError, ModelFolderError
@@ -111,8 +111,8 @@ def test_a_table_is_halved_and_no_row_of_it_moves() -> None:
     rows[0, 0] = 1e6  # beyond float16
     ids = ops.parameter([-1], ov.Type.i64)
     network = ov.Model([ops.gather(ops.constant(rows), ids, ops.constant(0))], [ids])
-    eight_bits.compress(network)
-    found = compile_network(network, eight_bits.PROPERTIES)(np.arange(100))[0]
+    int8.compress(network)
+    found = compile_network(network, int8.PROPERTIES)(np.arange(100))[0]
 
     assert {str(node.get_element_type()) for node in network.get_ops()} >= {"<Type: 'float16'>"}
     assert np.abs(found[1:] - rows[1:]).max() <= np.abs(rows[1:]).max() / 2**11
@@ -136,9 +136,9 @@ def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -
     networks = [read_network(path / name) for name in Description.read(path).towers[tower].files]
     products = []
     for network in networks:
-        eight_bits.compress(network)
-        assert eight_bits.quantise(network) or len(networks) > 1  # some stages only look up
-        compiled = compile_network(network, eight_bits.PROPERTIES)
+        int8.compress(network)
+        assert int8.quantize(network) or len(networks) > 1  # some stages only look up
+        compiled = compile_network(network, int8.PROPERTIES)
         operations = (one.get_rt_info() for one in compiled.get_runtime_model().get_ops())
         products += [
             info["runtimePrecision"].value
@@ -156,7 +156,7 @@ def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -
 )
 def test_it_is_known_where_sums_of_8_bits_are_cut_off(lesser: str, known: str) -> None:
     """As by the instructions of CPUs that are older than VNNI, here imitated."""
-    program = "from backends.openvino import eight_bits; print(eight_bits.multiplies())"
+    program = "from backends.openvino import int8; print(int8.multiplies())"
 
     assert said_on_a_lesser_cpu(lesser, program) == known
 
@@ -175,7 +175,7 @@ def test_without_vnni_weights_alone_have_8_bits_and_the_space_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     by_vnni = load_replica(detect(DEMO), INT8)
-    monkeypatch.setattr(eight_bits, "multiplies", lambda: False)
+    monkeypatch.setattr(int8, "multiplies", lambda: False)
     with caplog.at_level(logging.INFO):
         without = load_replica(detect(DEMO), INT8)
     by_both, by_weights = few(by_vnni), few(without)
@@ -221,14 +221,14 @@ def test_any_token_is_multiplied_with_any_weights(
     can_multiply: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(eight_bits, "multiplies", lambda: can_multiply)
+    monkeypatch.setattr(int8, "multiplies", lambda: can_multiply)
     given, matrix = TOKENS[tokens], WEIGHTS[weights].astype(np.float32)
     rows = ops.parameter([-1] * (given.ndim - 1) + [64], ov.Type.f32)
     constant = ops.constant(matrix if is_transposed else np.ascontiguousarray(matrix.T))
     network = ov.Model([ops.matmul(rows, constant, False, is_transposed)], [rows])
-    eight_bits.compress(network)
-    assert eight_bits.quantise(network)
-    found = compile_network(network, eight_bits.PROPERTIES)(given)[0]
+    int8.compress(network)
+    assert int8.quantize(network)
+    found = compile_network(network, int8.PROPERTIES)(given)[0]
 
     exact = given.astype(np.float64)
     steps = np.linalg.norm(matrix, axis=1) * np.ptp(exact, -1, keepdims=True) / 255
@@ -286,7 +286,7 @@ def test_the_demo_finds_what_it_finds_in_float32() -> None:
 
     def found(options: ModelOptions) -> Rows:
         towers = load_replica(detect(DEMO), options).towers
-        return likeness(
+        return similarity(
             embed(towers["text"], gallery.captions), embed(towers["image"], gallery.pictures)
         )
 
@@ -297,7 +297,7 @@ def test_a_trained_encoder_finds_what_it_finds_in_float32(tmp_path: Path) -> Non
     folder, texts = detect(trained_encoder(tmp_path)), docstrings()[::3]
 
     def found(options: ModelOptions) -> Rows:
-        return likeness(embed(load_replica(folder, options).towers["text"], texts))
+        return similarity(embed(load_replica(folder, options).towers["text"], texts))
 
     assert recall(found(FLOAT32), found(INT8)) >= 0.96  # in this order, see `exact`
 
@@ -332,7 +332,7 @@ def test_unset_it_is_what_the_folder_holds_and_float32_first(
 def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(eight_bits, "_LARGEST", 3)  # as many steps as 3 bits have
+    monkeypatch.setattr(int8, "_LARGEST", 3)  # as many steps as 3 bits have
     model = load_replica(detect(DEMO), INT8)
 
     refused = model.info.refused
@@ -345,7 +345,7 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
 def test_a_model_without_products_that_8_bits_are_for_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(eight_bits, "compress", lambda _network: None)
+    monkeypatch.setattr(int8, "compress", lambda _network: None)
     info = load_replica(detect(DEMO), INT8).info
 
     assert info.precision == "float32"
@@ -406,7 +406,9 @@ def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
     original, cache = tmp_path / "models", tmp_path / "cache"
     shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
     shutil.copytree(baked, cache / baked.name)
-    monkeypatch.setattr(store, "_convert", lambda *given: shutil.copytree(exact, given[-1]))
+    monkeypatch.setattr(
+        conversion_cache, "_convert", lambda *given: shutil.copytree(exact, given[-1])
+    )
     options = replace(OPENVINO, cache_dir=cache, precision=precision)
     info = load_replica(detect(original), options).info
 
@@ -452,12 +454,12 @@ def test_both_jobs_of_a_start_share_its_time(
         given.append(timeout_s)
         raise JobError("no time")
 
-    monkeypatch.setattr(store, "_convert", convert)
-    monkeypatch.setattr(store, "run_in_subprocess", refuse)
+    monkeypatch.setattr(conversion_cache, "_convert", convert)
+    monkeypatch.setattr(conversion_cache, "run_in_subprocess", refuse)
     converted(detect(original), replace(INT8, cache_dir=tmp_path / "cache"), written=True)
 
     (left_s,) = given
-    assert left_s <= store._TIMEOUT_S - 0.2
+    assert left_s <= conversion_cache._TIMEOUT_S - 0.2
 
 
 def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
@@ -467,7 +469,7 @@ def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = Path(shutil.copytree(exact, tmp_path / "exact"))
-    monkeypatch.setattr(store, "_BAKE", "tests.job_for_a_process")
+    monkeypatch.setattr(conversion_cache, "_BAKE", "tests.job_for_a_process")
     options = replace(INT8, cache_dir=tmp_path)
 
     assert converted(detect(DEMO), options, written=True) == path
@@ -495,7 +497,7 @@ def test_a_start_says_why_a_download_kept_float32(
     (path / DESCRIPTION).chmod(0o604)
     assert starts(None) == ""
     with monkeypatch.context() as patched:
-        patched.setattr(store, "run_in_subprocess", refuse)
+        patched.setattr(conversion_cache, "run_in_subprocess", refuse)
         converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
 
     why = "in 8 bits it is another model"
@@ -549,9 +551,9 @@ class _Pictures(NamedTuple):
         pixels = ops.parameter([-1, 3, 8, 12], ov.Type.u8)
         means = np.array([100, 120, 140], np.float32).reshape(1, 3, 1, 1)
         shifted = ops.subtract(ops.convert(pixels, "f32"), ops.constant(means))
-        normalised = ops.divide(shifted, ops.constant(_DEVIATIONS))
+        normalized = ops.divide(shifted, ops.constant(_DEVIATIONS))
         pads = [pad, pad]
-        patches = ops.convolution(normalised, ops.constant(weights), strides, pads, pads, [1, 1])
+        patches = ops.convolution(normalized, ops.constant(weights), strides, pads, pads, [1, 1])
         network = ov.Model([patches], [pixels])
         return cls(network, compile_network(network, properties_of("float32")))
 
@@ -567,11 +569,11 @@ def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
     pictures = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)
     tower = _Pictures.of(weights * _DEVIATIONS)
     expected = tower.exact(pictures)[0].copy()
-    eight_bits.compress(tower.network)
+    int8.compress(tower.network)
 
     assert "Convolution" not in kinds_of(tower.network)
-    assert eight_bits.quantise(tower.network)
-    found = compile_network(tower.network, eight_bits.PROPERTIES)(pictures)[0]
+    assert int8.quantize(tower.network)
+    found = compile_network(tower.network, int8.PROPERTIES)(pictures)[0]
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -581,7 +583,7 @@ def test_a_convolution_that_is_no_product_of_patches_stays(
     strides: Sequence[int], pad: int
 ) -> None:
     tower = _Pictures.of(np.ones((5, 3, 4, 4), np.float32), strides, pad)
-    eight_bits.compress(tower.network)
+    int8.compress(tower.network)
 
     assert kinds_of(tower.network)["Convolution"] == 1
 
@@ -593,7 +595,7 @@ def test_no_family_takes_its_patches_by_a_convolution(layout: str) -> None:
     """Where pictures are bytes; NaFlex and Qwen3-VL bring patches, which need none."""
     network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / "image.xml")
     before = kinds_of(network)["Convolution"]
-    eight_bits.compress(network)
+    int8.compress(network)
 
     assert before == 1
     assert kinds_of(network)["Convolution"] == 0

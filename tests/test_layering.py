@@ -27,15 +27,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": {"backends", "errors"},
     "fetch": {"backends.load", "backends.openvino", "backends.families", "backends"}
     | {"config", "errors"},
-    "backends.load": {"backends.openvino", "backends.table", "backends.torch", "backends.families"}
+    "backends.load": {"backends.openvino", "backends.lookup", "backends.torch", "backends.families"}
     | {"backends", "config", "machine", "errors"},
     "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}
     | {"backends", "errors"},
-    "backends.openvino": {"backends.inputs", "backends", "machine", "errors"},
-    "backends.table": {"backends.inputs", "backends"},
-    "backends.families": {"backends.torch", "backends.inputs", "backends", "errors"},
-    "backends.torch": {"backends.inputs", "backends", "errors"},
-    "backends.inputs": {"backends", "errors"},
+    "backends.openvino": {"backends.preprocessing", "backends", "machine", "errors"},
+    "backends.lookup": {"backends.preprocessing", "backends"},
+    "backends.families": {"backends.torch", "backends.preprocessing", "backends", "errors"},
+    "backends.torch": {"backends.preprocessing", "backends", "errors"},
+    "backends.preprocessing": {"backends", "errors"},
     "backends": {"errors"},
     "config": {"errors"},
     "machine": set(),
@@ -50,8 +50,8 @@ MAY_LOAD: dict[str, set[str]] = {
     "backends.openvino": {"openvino", "tokenizers"},
     "backends.families": {*HEAVY, "tokenizers", "safetensors"},
     "backends.torch": {"torch"},
-    "backends.inputs": {"tokenizers", "sentencepiece", "nltk"},
-    "backends.table": {"tokenizers", "safetensors"},
+    "backends.preprocessing": {"tokenizers", "sentencepiece", "nltk"},
+    "backends.lookup": {"tokenizers", "safetensors"},
 }
 FILES = sorted(
     [*ROOT.glob("*.py"), *(path for room in HOUSE for path in (ROOT / room).rglob("*.py"))]
@@ -134,8 +134,8 @@ def test_a_model_library_is_imported_where_it_may_be(path: Path) -> None:
         ("download", MODEL_LIBRARIES),
         ("backends.load", MODEL_LIBRARIES),
         ("backends.openvino.runtime", HEAVY | {"nltk"}),
-        ("backends.table.runtime", HEAVY | {"openvino", "nltk"}),
-        ("backends.inputs.sentences", HEAVY | {"sklearn", "scipy"}),
+        ("backends.lookup.runtime", HEAVY | {"openvino", "nltk"}),
+        ("backends.preprocessing.sentences", HEAVY | {"sklearn", "scipy"}),
     ],
 )
 def test_importing_it_loads_no_model_library(module: str, libraries: set[str]) -> None:

@@ -71,7 +71,7 @@ async def until_queued(client: httpx.AsyncClient, count: int) -> None:
     metrics = ""
     for _ in range(2000):
         metrics = (await client.get("/metrics")).text
-        if f'inference_queue_items{{lane="text"}} {count}.0' in metrics:
+        if f'inference_queue_items{{modality="text"}} {count}.0' in metrics:
             return
         await asyncio.sleep(0.005)
     raise TimeoutError(metrics)

@@ -6,7 +6,7 @@ import pytest
 
 from inference.capacity import BatchStats
 from web.load_log import LoadLog
-from web.record import Record
+from web.record import RequestRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ def test_the_line_tells_rate_batch_size_and_queue_since_the_last_one() -> None:
     clock = Clock()
     log = LoadLog(lambda: {"text": 2, "image": 7}, clock)
     for _ in range(120):
-        log.observe_request(Record(items=Counter(["text", "image", "image"])))
+        log.observe_request(RequestRecord(items=Counter(["text", "image", "image"])))
     for size in (4, 8):
         log.observe_batch("image", BatchStats(size, 0.1))
     clock.now_s += 60
@@ -51,7 +51,7 @@ async def test_it_is_logged_again_and_again_and_nothing_when_idle(
             return line
 
     log = Counting(lambda: {"text": 0})
-    log.observe_request(Record(items=Counter(["text"])))
+    log.observe_request(RequestRecord(items=Counter(["text"])))
     task = asyncio.create_task(log.run(every_s=0))
     await asyncio.wait_for(asked.wait(), 10)
     task.cancel()

@@ -58,9 +58,9 @@ class Scrape:
         return {label for known, labels in self._samples if known == name for label, _ in labels}
 
 
-async def until_queued(client: httpx.AsyncClient, lane: str, count: int) -> None:
+async def until_queued(client: httpx.AsyncClient, modality: str, count: int) -> None:
     async with asyncio.timeout(10):
-        while (await scrape(client))("inference_queue_items", lane=lane) < count:  # noqa: ASYNC110
+        while (await scrape(client))("inference_queue_items", modality=modality) < count:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -99,13 +99,15 @@ async def test_a_refusal_is_counted_by_its_reason(
     async with serving(backend, max_image_pixels=100_000) as client:
         await client.post("/vectorize", content=body)
 
-        assert (await scrape(client))("inference_refusals_total", reason=reason) == 1
+        assert (await scrape(client))("inference_request_failures_total", reason=reason) == 1
 
 
 async def test_every_reason_is_there_from_the_start_and_no_other(
     client: httpx.AsyncClient,
 ) -> None:
-    counters = [f for f in (await scrape(client)).families if f.name == "inference_refusals"]
+    counters = [
+        f for f in (await scrape(client)).families if f.name == "inference_request_failures"
+    ]
 
     assert [sample.labels["reason"] for sample in counters[0].samples] == list(REASONS)
 
@@ -121,8 +123,8 @@ async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
         await client.post("/vectorize", json={"texts": ["a", "b", "c", "d"]})
         seen = await scrape(client)
 
-    assert seen("inference_batch_items_count", lane="text") == 3
-    assert seen("inference_batch_items_sum", lane="text") == 4 + 2 + 2
+    assert seen("inference_batch_items_count", modality="text") == 3
+    assert seen("inference_batch_items_sum", modality="text") == 4 + 2 + 2
 
 
 async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:
@@ -131,7 +133,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
     seen = await scrape(client)
     passed = {
         stage: seen("inference_stage_duration_seconds_count", stage=stage)
-        for stage in ("read", "queue", "decode", "preprocess", "encode", "serialise")
+        for stage in ("read", "queue", "decode", "preprocess", "encode", "serialize")
     }
 
     assert passed == {
@@ -140,7 +142,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
         "decode": 1,
         "preprocess": 1,
         "encode": 2,
-        "serialise": 2,
+        "serialize": 2,
     }
 
 
@@ -157,12 +159,12 @@ async def test_batches_are_counted_by_lane_with_their_sizes(
     await asyncio.gather(first, second)
     seen = await scrape(client)
 
-    assert seen("inference_queue_items", lane="text") == 0
-    assert seen("inference_queue_seconds", lane="text") == 0
-    assert seen("inference_batch_items_bucket", lane="text", le="1.0") == 1
-    assert seen("inference_batch_items_sum", lane="text") == 9
-    assert seen("inference_batch_items_count", lane="text") == 2
-    assert seen("inference_batch_duration_seconds_sum", lane="text") > 0
+    assert seen("inference_queue_items", modality="text") == 0
+    assert seen("inference_queue_seconds", modality="text") == 0
+    assert seen("inference_batch_items_bucket", modality="text", le="1.0") == 1
+    assert seen("inference_batch_items_sum", modality="text") == 9
+    assert seen("inference_batch_items_count", modality="text") == 2
+    assert seen("inference_batch_duration_seconds_sum", modality="text") > 0
 
 
 class SlowDecoder(FakeModel):
@@ -183,7 +185,7 @@ async def test_images_that_wait_to_be_decoded_are_in_the_queue() -> None:
         backend.gate.set()
 
         assert (await asked).status_code == 200
-        assert (await scrape(client))("inference_queue_items", lane="image") == 0
+        assert (await scrape(client))("inference_queue_items", modality="image") == 0
 
 
 async def test_the_cache_the_cut_texts_and_the_model_are_told(

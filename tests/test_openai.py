@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
-from backends.model import Model, Prepared, Shaping, Tower
+from backends.model import EncodeParams, Model, ModelInput, Tower
 from errors import ConfigurationError
 from inference.fair_queue import FairQueue
 from inference.request import RequestContext
@@ -34,13 +34,13 @@ class Prompted(AsItIs):
     """Its texts have a prompt for what they are for, and a token for each letter."""
 
     @override
-    def reduce(self, shaping: Shaping) -> Shaping:
-        return Shaping(task=shaping.task)
+    def resolve(self, params: EncodeParams) -> EncodeParams:
+        return EncodeParams(task=params.task)
 
     @override
-    def prepare(self, part: str, shaping: Shaping) -> Prepared:
-        prompt = f"{shaping.task}: " if shaping.task else ""
-        return replace(super().prepare(prompt + part, shaping), tokens=len(part))
+    def prepare(self, part: str, params: EncodeParams) -> ModelInput:
+        prompt = f"{params.task}: " if params.task else ""
+        return replace(super().prepare(prompt + part, params), tokens=len(part))
 
 
 class PromptedModel(FakeModel):
@@ -48,7 +48,7 @@ class PromptedModel(FakeModel):
     @override
     def model(self) -> Model:
         model = super().model
-        texts = replace(model.towers["text"], preparation=Prompted())
+        texts = replace(model.towers["text"], processor=Prompted())
         return replace(model, towers={**model.towers, "text": texts})
 
 
@@ -383,7 +383,7 @@ async def test_token_ids_are_told_what_to_do(client: httpx.AsyncClient, ids: lis
 @pytest.fixture
 async def own(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
     """A service whose clients know the model's vocabulary: letters, by their numbers."""
-    async with serving(backend, embeddings_token_ids="own") as client:
+    async with serving(backend, embeddings_token_ids="accept") as client:
         yield client
 
 
@@ -427,7 +427,7 @@ async def test_ids_that_are_none_are_told(
 
 
 async def test_a_long_text_of_ids_is_bounded_like_any_other(backend: FakeModel) -> None:
-    async with serving(backend, embeddings_token_ids="own", max_text_chars=2000) as client:
+    async with serving(backend, embeddings_token_ids="accept", max_text_chars=2000) as client:
         fits = await embedded(client, input=[[97] * 2000])
         long = await client.post(PATH, json={"input": [[97], [97] * 2001]})
 

@@ -16,7 +16,7 @@ from backends.embed import embed_all
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
-from backends.openvino import store
+from backends.openvino import conversion_cache
 from errors import ModelFolderError
 from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases
@@ -114,7 +114,7 @@ def test_a_hugging_face_text_tower_is_built_from_disk(foreign: tuple[Path, Any])
 def test_a_hugging_face_text_tower_can_be_converted(
     foreign: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "run_in_subprocess", convert_here)
+    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     options = ModelOptions(runtime="openvino")
     converted, original = load_replica(detect(foreign[0]), options), load(foreign[0])
     texts = [*TEXTS, "word " * 200]

@@ -324,7 +324,7 @@ def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
         for number, caption in enumerate(captions, start=1):
             header(page, caption).click()
             expect(ranking(page, "Closest pictures").first).to_contain_text(f"sample {number}")
-        for stage in ("read", "encode", "serialise"):
+        for stage in ("read", "encode", "serialize"):
             expect(page.locator("#timing")).to_contain_text(f"{stage} ")
         expect(page.locator("#throughput")).to_contain_text("items/s")
         page.screenshot(path=SHOTS / "service.png", full_page=True)

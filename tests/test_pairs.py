@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.inputs.pairs import PairPreparation, PairRecipe, longest_first
-from backends.inputs.tokens import Padding
-from backends.model import Pair, Prepared, Shaping
+from backends.model import EncodeParams, ModelInput, Pair
+from backends.preprocessing.pairs import PairProcessor, PairRecipe, longest_first
+from backends.preprocessing.tokens import Padding
 from tests.golden_rerankers import GOLDEN_RERANKERS
 
 WORDS = [
@@ -29,17 +29,17 @@ def vocabulary(name: str) -> Vocabulary:
     return Vocabulary.from_file(str(GOLDEN_RERANKERS / name / "model/tokenizer.json"))
 
 
-def preparation(name: str, longest: int = 512, typed: bool = True) -> PairPreparation:
-    return PairPreparation(
+def processor(name: str, longest: int = 512, typed: bool = True) -> PairProcessor:
+    return PairProcessor(
         vocabulary(name), PairRecipe(Padding("rounded", longest, 0, masked=True), typed)
     )
 
 
-def prepare(of: PairPreparation, query: str, document: str) -> Prepared:
-    return of.prepare(Pair(query, document), Shaping())
+def prepare(of: PairProcessor, query: str, document: str) -> ModelInput:
+    return of.prepare(Pair(query, document), EncodeParams())
 
 
-def lengths(prepared: Prepared) -> tuple[int, int]:
+def lengths(prepared: ModelInput) -> tuple[int, int]:
     """How many tokens are of the query, with what is around it, and how many of the document."""
     _, mask, types = prepared.arrays
     return int(((types == 0) & (mask == 1)).sum()), int(types.sum())
@@ -47,7 +47,7 @@ def lengths(prepared: Prepared) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm_roberta", "deberta_v3"])
 def test_pairs_are_cut_as_the_library_cuts_them(name: str) -> None:
-    ours, library = preparation(name, 24), vocabulary(name)
+    ours, library = processor(name, 24), vocabulary(name)
     library.enable_truncation(24, strategy="longest_first")
     chance = random.Random(5)
 
@@ -82,14 +82,14 @@ def test_the_longer_half_loses_first(
 
 
 def test_two_long_halves_share_the_room() -> None:
-    prepared = prepare(preparation("bert"), "heron " * 700, "heron " * 600)
+    prepared = prepare(processor("bert"), "heron " * 700, "heron " * 600)
 
     assert (prepared.tokens, prepared.truncated) == (512, True)
     assert lengths(prepared) == (257, 255)
 
 
 def test_an_empty_half_stays_a_half() -> None:
-    texts = preparation("bert")
+    texts = processor("bert")
     empty, blank = prepare(texts, "heron", ""), prepare(texts, "heron", " \u3000\u00a0\n")
 
     assert lengths(empty)[1] == 1  # its end
@@ -100,7 +100,7 @@ def test_an_empty_half_stays_a_half() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_blanks_at_the_ends_make_no_difference(name: str) -> None:
-    texts = preparation(name)
+    texts = processor(name)
 
     np.testing.assert_array_equal(
         prepare(texts, "\u3000 grey heron\n", "\ta bay \u00a0").arrays,
@@ -109,14 +109,14 @@ def test_blanks_at_the_ends_make_no_difference(name: str) -> None:
 
 
 def test_the_halves_are_told_apart_only_where_the_network_takes_it() -> None:
-    assert len(prepare(preparation("roberta", typed=False), "a", "b").arrays) == 2
-    assert len(prepare(preparation("bert", typed=True), "a", "b").arrays) == 3
+    assert len(prepare(processor("roberta", typed=False), "a", "b").arrays) == 2
+    assert len(prepare(processor("bert", typed=True), "a", "b").arrays) == 3
 
 
 def test_costs_and_buckets_are_padded_tokens_and_known_about_before() -> None:
-    texts = preparation("bert")
+    texts = processor("bert")
     pair = Pair("how many people live by the harbour", "the ferry crossed the bay " * 6)
-    prepared = texts.prepare(pair, Shaping())
+    prepared = texts.prepare(pair, EncodeParams())
 
     assert prepared.bucket == prepared.cost == len(prepared.arrays[0]) >= prepared.tokens
     assert prepared.cost / 2 <= texts.estimate(pair) <= prepared.cost * 2

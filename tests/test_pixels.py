@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil, SiglipImageProcessor
 
-from backends.inputs.pixels import Geometry, Kernel, Preprocess
-from backends.inputs.resampling import Box, resize
+from backends.preprocessing.pixels import Geometry, Kernel, Preprocess
+from backends.preprocessing.resampling import Box, resize
 from backends.torch.resizing import preprocess_of, resize_by_torch
 from backends.torch.towers import Normalize
 
@@ -30,18 +30,18 @@ def noise(size: tuple[int, int], seed: int = 1) -> Image.Image:
 
 @pytest.mark.parametrize(("processor_class", "kernel"), KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_pixels_before_and_after_normalisation_are_those_of_the_library(
+def test_pixels_before_and_after_normalization_are_those_of_the_library(
     processor_class: Any, kernel: Kernel, size: tuple[int, int]
 ) -> None:
     processor, image = processor_class(), noise(size)
     expected = processor(image, return_tensors="pt", input_data_format="channels_last")
     pixels = preprocess_of(Geometry.of_processor(processor, kernel))(image)
-    normalised = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)(
+    normalized = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)(
         torch.from_numpy(pixels[None])
     )
 
     assert pixels.dtype == np.uint8
-    torch.testing.assert_close(normalised, expected["pixel_values"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalized, expected["pixel_values"], rtol=0, atol=1e-5)
 
 
 def whole(size: tuple[int, int]) -> Box:

@@ -15,11 +15,11 @@ from transformers import SiglipTokenizer
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
 from backends.folder import detect, hub_snapshot
-from backends.inputs import siglip1_tokens
-from backends.inputs.kinds import read_preparation
-from backends.inputs.pixels import Preprocess
-from backends.inputs.tokens import Padding
-from backends.model import ModelOptions, Preparation, Shaping
+from backends.model import EncodeParams, InputProcessor, ModelOptions
+from backends.preprocessing import siglip1_tokens
+from backends.preprocessing.loaders import read_preparation
+from backends.preprocessing.pixels import Preprocess
+from backends.preprocessing.tokens import Padding
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, text_cases
 from tests.hub_models import make_tower
@@ -52,7 +52,7 @@ def sayings() -> list[str]:
     return [*SAYINGS, *recorded, *plain, *mixed]
 
 
-def carried_over(library: Any, padding: Padding, folder: Path) -> Preparation:
+def carried_over(library: Any, padding: Padding, folder: Path) -> InputProcessor:
     """The preparation that a converted model has in place of a tokenizer of open_clip's."""
     recipe = openclip_portable.recipe_of(library, padding)
     kind = openclip_portable.save_vocabulary(library, folder)
@@ -62,11 +62,11 @@ def carried_over(library: Any, padding: Padding, folder: Path) -> Preparation:
 @pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
 def test_open_clips_own_tokenizer_is_described_exactly(clean: str, tmp_path: Path) -> None:
     library = texts.SimpleTokenizer(clean=clean)
-    preparation = carried_over(library, Padding("full", 77, 0), tmp_path)
+    processor = carried_over(library, Padding("full", 77, 0), tmp_path)
 
     for text in sayings():
         expected = library([text])[0].tolist()
-        assert preparation.prepare(text, Shaping()).arrays[0].tolist() == expected, repr(text)
+        assert processor.prepare(text, EncodeParams()).arrays[0].tolist() == expected, repr(text)
 
 
 @pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])
@@ -76,11 +76,11 @@ def test_a_hugging_face_tokenizer_in_open_clip_is_described_exactly(
     tower = make_tower(tmp_path / "xlm")
     library = texts.HFTokenizer(str(tower), context_length=20, clean=clean)
     padding = Padding("full", 20, library.tokenizer.pad_token_id)
-    preparation = carried_over(library, padding, tmp_path)
+    processor = carried_over(library, padding, tmp_path)
 
     for text in sayings():
         expected = library([text])[0].tolist()
-        assert preparation.prepare(text, Shaping()).arrays[0].tolist() == expected, repr(text)
+        assert processor.prepare(text, EncodeParams()).arrays[0].tolist() == expected, repr(text)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])

@@ -132,8 +132,8 @@ def test_what_a_machine_has_no_code_for_is_not_offered(lesser: str, worth_naming
     And int8 is slower without VNNI.
     """
     program = """
-from backends.openvino.offers import factors
-print(*(name for name, factor in factors().items() if factor >= 1.2))
+from backends.openvino.cpu_capabilities import speedups
+print(*(name for name, factor in speedups().items() if factor >= 1.2))
 """
 
     assert set(said_on_a_lesser_cpu(lesser, program).split()) == worth_naming

@@ -24,13 +24,13 @@ from transformers.vision_utils import (
 from backends.embed import embed
 from backends.families import chat_template
 from backends.folder import detect, hub_snapshot
-from backends.inputs.blocks import Around, BlockPreparation, Blocks, Grid
 from backends.load import load_replica
-from backends.model import ModelOptions, Rows, Runtime, Shaping
+from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.openvino.stages import OpenVinoStages, Turns
+from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from config import Settings
 from errors import ModelFolderError, RequestTooLargeError
-from inference.request import Input
+from inference.request import EmbedInput
 from tests.asgi import serving
 from tests.golden_cases import (
     EVERY_RUNTIME,
@@ -324,16 +324,16 @@ def test_what_follows_a_picture_begins_where_its_longer_side_ends() -> None:
 
 @pytest.mark.parametrize("size", [(640, 480), (7, 7), (10, 400), (3000, 2000), (64, 64)])
 def test_the_estimate_is_what_a_picture_costs(size: tuple[int, int]) -> None:
-    preparation = BlockPreparation(AS_TRAINED, AROUND)
+    processor = BlockProcessor(AS_TRAINED, AROUND)
     picture = Image.new("RGB", size)
 
-    prepared = preparation.prepare(picture, Shaping())
-    assert preparation.estimate(file_of(picture)) == prepared.cost
+    prepared = processor.prepare(picture, EncodeParams())
+    assert processor.estimate(file_of(picture)) == prepared.cost
     assert prepared.cost == -(-(len(prepared.arrays[0]) + 5) // 64)
 
 
 def test_a_file_whose_header_does_not_tell_its_size_is_estimated_at_the_most() -> None:
-    assert BlockPreparation(AS_TRAINED, AROUND).estimate(b"no picture") == -(-1805 // 64)
+    assert BlockProcessor(AS_TRAINED, AROUND).estimate(b"no picture") == -(-1805 // 64)
 
 
 def noise(size: tuple[int, int]) -> Image.Image:
@@ -374,7 +374,7 @@ async def test_a_picture_that_takes_too_long_by_itself_is_refused_by_its_header(
     try:
         await vectorizer.warm_up()
         with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
-            await vectorizer.embed([Input("images[0]", "image", base64_of(large))])
+            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(large))])
     finally:
         await vectorizer.aclose()
 

@@ -6,7 +6,7 @@ import pytest
 from inference.timings import ItemTimes, RequestTimes
 from tests.service import ROOT
 from web.logs import log_request
-from web.record import Record
+from web.record import RequestRecord
 
 OFTEN = re.search(r"but for ([\d, and]+), which may come", (ROOT / "README.md").read_text())
 
@@ -39,7 +39,7 @@ def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None
         batch_ended_s=114,
     )
     moments = {"read_began_s": 91, "read_ended_s": 94, "embed_began_s": 100}
-    request = request_times(quick, slow, **moments, embed_ended_s=120, serialise_s=2)
+    request = request_times(quick, slow, **moments, embed_ended_s=120, serialize_s=2)
 
     assert request.stages(ended_s=125) == {
         "read": 3,
@@ -47,7 +47,7 @@ def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None
         "decode": 2.5,
         "preprocess": 1,
         "encode": 4,
-        "serialise": 2,
+        "serialize": 2,
     }
     assert list(request.stages(125)) == [
         "read",
@@ -55,14 +55,14 @@ def test_a_request_takes_the_stages_of_its_slowest_item_beside_its_own() -> None
         "decode",
         "preprocess",
         "encode",
-        "serialise",
+        "serialize",
     ]
 
 
-def test_a_text_is_tokenised_and_neither_decoded_nor_preprocessed() -> None:
+def test_a_text_is_tokenized_and_neither_decoded_nor_preprocessed() -> None:
     text = item_times(104, preprocess_began_s=101, preprocessed_s=102)
 
-    assert text.stages() == {"tokenise": 1}
+    assert text.stages() == {"tokenize": 1}
 
 
 def test_a_request_that_fails_is_timed_as_far_as_it_came() -> None:
@@ -77,7 +77,7 @@ def test_a_request_that_fails_is_timed_as_far_as_it_came() -> None:
 
 
 def test_a_record_ends_with_its_status_and_its_time() -> None:
-    record = Record()
+    record = RequestRecord()
     assert record.status == 0
     record.end(422)
 
@@ -90,7 +90,7 @@ def test_the_readme_says_which_failures_are_no_warnings(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    record = Record()
+    record = RequestRecord()
     record.end(status)
     log_request(record)
 

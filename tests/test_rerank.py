@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
-from backends.model import Activation, Model, Pair, Prepared, Rows, Shaping, Tower
+from backends.model import Activation, EncodeParams, Model, ModelInput, Pair, Rows, Tower
 from backends.scores import ACTIVATIONS
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
@@ -24,10 +24,10 @@ TOO_LONG = 50  # characters of a document that is told as cut
 
 class Pairs(AsItIs):
     @override
-    def prepare(self, part: Pair, shaping: Shaping) -> Prepared:
+    def prepare(self, part: Pair, params: EncodeParams) -> ModelInput:
         array = np.empty((), object)
         array[()] = part
-        return Prepared((array,), bucket=0, cost=1, truncated=len(part.document) > TOO_LONG)
+        return ModelInput((array,), bucket=0, cost=1, truncated=len(part.document) > TOO_LONG)
 
 
 class FakeReranker(FakeModel):

@@ -16,14 +16,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from backends.convert.proof import SCORE_TOLERANCE, compare_logits
+from backends.convert.parity_check import SCORE_TOLERANCE, compare_logits
 from backends.embed import embed, embed_all, score
 from backends.folder import detect
-from backends.likeness import same_order
 from backends.load import load_replica
-from backends.model import Model, ModelOptions, Pair, Precision, Runtime, Shaping, TextMode
-from backends.openvino.offers import precisions
-from backends.openvino.rough_proof import MOST_MEDIAN_SHIFT, compare_rough
+from backends.model import EncodeParams, Model, ModelOptions, Pair, Precision, Runtime, TextMode
+from backends.openvino.cpu_capabilities import precisions
+from backends.openvino.quantization_check import MOST_MEDIAN_SHIFT, compare_rough
+from backends.similarity import same_order
 from backends.text_folder import kind_of
 from bench.trained import docstrings, trained_model
 from errors import ConversionError, InvalidInputError, ModelFolderError
@@ -79,7 +79,7 @@ def test_a_pair_with_an_id_that_has_no_embedding_is_refused(
     whole = reranker("bert", runtime)
     readable, too_high = Pair("a", "b"), Pair("a", "grey herons crossed the marsh")
     ids = [
-        whole.towers["pair"].preparation.prepare(one, Shaping()).arrays[0]
+        whole.towers["pair"].processor.prepare(one, EncodeParams()).arrays[0]
         for one in (readable, too_high)
     ]
     rows = int(ids[0].max()) + 1
@@ -280,7 +280,7 @@ def test_a_pair_is_cut_where_the_tokenizer_or_the_model_says(
 def test_the_network_is_told_of_halves_only_where_it_has_learnt_of_them(
     name: str, typed: bool
 ) -> None:
-    prepared = reranker(name).towers["pair"].preparation.prepare(Pair("a", "b"), Shaping())
+    prepared = reranker(name).towers["pair"].processor.prepare(Pair("a", "b"), EncodeParams())
 
     assert len(prepared.arrays) == 2 + typed
 
@@ -302,7 +302,7 @@ def test_the_tokenizer_says_whether_halves_are_told_apart(
     root = copy_of("bert", tmp_path)
     change(root / "model/tokenizer_config.json", **said)
 
-    prepared = load(root).towers["pair"].preparation.prepare(Pair("a", "b"), Shaping())
+    prepared = load(root).towers["pair"].processor.prepare(Pair("a", "b"), EncodeParams())
 
     assert len(prepared.arrays) == 2 + typed
 
@@ -423,7 +423,7 @@ def test_other_families_are_converted_and_scored_as_transformers_does(
     models = {runtime: load(tmp_path, runtime=runtime) for runtime in ("torch", "openvino")}
 
     tower = models["torch"].towers["pair"]
-    typed = len(tower.preparation.prepare(pairs[0], Shaping()).arrays) == 3
+    typed = len(tower.processor.prepare(pairs[0], EncodeParams()).arrays) == 3
     assert typed == (kind in ("Electra", "Albert"))
     for pair in pairs:
         halves = [half.strip() for half in pair]

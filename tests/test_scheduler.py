@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from backends.inputs.one_part import OnePart
-from backends.model import Arrays, Prepared, Rows, Shaping, Tower
+from backends.model import Arrays, EncodeParams, ModelInput, Rows, Tower
+from backends.preprocessing.single_part import SinglePart
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
 from inference.capacity import BatchStats, Capacity
 from inference.health import Health
@@ -25,21 +25,21 @@ pytestmark = pytest.mark.anyio
 RunBatch: TypeAlias = Callable[[Sequence[int]], Sequence[float]]
 
 
-class Numbers(OnePart):
+class Numbers(SinglePart):
     """Hands numbers on to the network."""
 
     def estimate(self, content: Any) -> int:
         return 1
 
-    def prepare(self, part: Any, shaping: Shaping) -> Prepared:
+    def prepare(self, part: Any, params: EncodeParams) -> ModelInput:
         return prepared(part)
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         return (np.array([int(item.arrays[0]) for item in items]),)
 
 
-def prepared(number: int, bucket: Hashable = 0) -> Prepared:
-    return Prepared((np.array(number),), bucket, cost=1)
+def prepared(number: int, bucket: Hashable = 0) -> ModelInput:
+    return ModelInput((np.array(number),), bucket, cost=1)
 
 
 def tower_of(run_batch: RunBatch) -> Tower:
@@ -57,7 +57,7 @@ def scheduler_of(*run_batches: RunBatch, size: int = 4, health: Health | None = 
 
 
 def item_of(number: int, bucket: Hashable = 0) -> WorkItem:
-    item = WorkItem("text", number, Shaping(), b"", ItemTimes())
+    item = WorkItem("text", number, EncodeParams(), b"", ItemTimes())
     item.chunks = Chunks([prepared(number, bucket)])
     return item
 
@@ -150,7 +150,7 @@ async def test_an_answered_item_is_kept_by_nothing_while_the_worker_is_idle(
 ) -> None:
     scheduler = scheduler_of(lambda numbers: [1] * len(numbers))
 
-    class Watched(Prepared):
+    class Watched(ModelInput):
         """An input that can be watched."""
 
     async def answered() -> weakref.ref[Watched]:
@@ -476,9 +476,9 @@ async def test_closing_answers_what_waits_and_what_comes() -> None:
     await asyncio.sleep(0)
     closing = asyncio.create_task(scheduler.aclose())
     for task in (first, waiting):
-        with pytest.raises(UnhealthyError, match="the test lane is closed"):
+        with pytest.raises(UnhealthyError, match="the test scheduler is closed"):
             await task
-    with pytest.raises(UnhealthyError, match="the test lane is closed"):
+    with pytest.raises(UnhealthyError, match="the test scheduler is closed"):
         await ask(scheduler, 2)
     doubler.gate.set()
     await closing

@@ -17,11 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.inputs.one_part import OnePart
-from backends.model import Arrays, Embedded, Model, Parts, Prepared, Rows, Shaping, Tower
+from backends.model import (
+    Arrays,
+    Chunks,
+    EmbeddingResult,
+    EncodeParams,
+    Model,
+    ModelInput,
+    Rows,
+    Tower,
+)
+from backends.preprocessing.single_part import SinglePart
 from config import Settings
 from errors import InvalidInputError, QueueFullError, RequestTooLargeError
-from inference.request import Finish, Input
+from inference.request import EmbedInput, Postprocess
 from tests.fakes import FakeModel
 from vectorizer import Vectorizer
 
@@ -31,45 +40,45 @@ POOLINGS = ("sum", "last")
 LONGEST = 6  # words of a sentence that are read
 
 
-class Documents(OnePart):
+class Documents(SinglePart):
     """Splits into sentences of words; reads the pooling, and no task."""
 
-    splits = True
+    is_chunked = True
 
-    def reduce(self, shaping: Shaping) -> Shaping:
-        if shaping.pooling and shaping.pooling not in POOLINGS:
-            raise InvalidInputError(f"pooling {shaping.pooling!r}; expected sum or last", "format")
-        return Shaping(pooling=shaping.pooling or "sum")
+    def resolve(self, params: EncodeParams) -> EncodeParams:
+        if params.pooling and params.pooling not in POOLINGS:
+            raise InvalidInputError(f"pooling {params.pooling!r}; expected sum or last", "format")
+        return EncodeParams(pooling=params.pooling or "sum")
 
     def estimate(self, content: str) -> int:
         return len(content.split())
 
-    def split(self, content: str, shaping: Shaping) -> Parts:
+    def split(self, content: str, params: EncodeParams) -> Chunks:
         sentences = [sentence.strip() for sentence in content.split(".") if sentence.strip()]
-        return Parts(sentences or [""], max(1, len(sentences)))
+        return Chunks(sentences or [""], max(1, len(sentences)))
 
-    def prepare(self, part: str, shaping: Shaping) -> Prepared:
+    def prepare(self, part: str, params: EncodeParams) -> ModelInput:
         words = part.split()
         if "unreadable" in words:
             raise InvalidInputError("cannot be read", "format")
         numbers = np.array(
             [float(w) if w.isdecimal() else 0 for w in words[:LONGEST]] or [0], np.float32
         )
-        return Prepared(
+        return ModelInput(
             (numbers,),
             bucket="any",
             cost=len(numbers),
             tokens=len(numbers),
             truncated=len(words) > LONGEST,
-            pick=POOLINGS.index(shaping.pooling),
+            pooling_index=POOLINGS.index(params.pooling),
         )
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         lengths = np.array([len(item.arrays[0]) for item in items])
         return np.concatenate([item.arrays[0] for item in items]), lengths
 
-    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
-        return Embedded(
+    def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
+        return EmbeddingResult(
             np.sum([part.vector for part in parts], axis=0) / divisor,
             sum(part.tokens for part in parts),
             any(part.truncated for part in parts),
@@ -79,13 +88,13 @@ class Documents(OnePart):
 class Library(FakeModel):
     """Computes documents; remembers how many sentences each pass had, and what they cost."""
 
-    def __init__(self, *, is_table: bool = False) -> None:
+    def __init__(self, *, is_lookup: bool = False) -> None:
         super().__init__()
         self.passes: list[int] = []
         self.costs: list[int] = []
         self.threads: set[str] = set()
         self.read: list[list[float]] = []  # the numbers of each pass
-        self._is_table = is_table
+        self._is_table = is_lookup
 
     @property
     def model(self) -> Model:
@@ -115,11 +124,11 @@ async def vectorizer(library: Library) -> AsyncIterator[Vectorizer]:
     await vectorizer.aclose()
 
 
-def document(content: str, pooling: str = "", **more: Any) -> Input:
-    return Input("input", "text", content, Shaping(pooling=pooling), **more)
+def document(content: str, pooling: str = "", **more: Any) -> EmbedInput:
+    return EmbedInput("input", "text", content, EncodeParams(pooling=pooling), **more)
 
 
-async def first_of(vectorizer: Vectorizer, *inputs: Input) -> list[float]:
+async def first_of(vectorizer: Vectorizer, *inputs: EmbedInput) -> list[float]:
     return [float(one.vector[0]) for one in await vectorizer.embed(inputs)]
 
 
@@ -203,7 +212,9 @@ async def test_a_sentence_that_cannot_be_read_fails_its_document_by_name_and_no_
 ) -> None:
     good = asyncio.create_task(first_of(vectorizer, document("1. 2")))
     with pytest.raises(InvalidInputError, match=r"^texts\[7\]: cannot be read$"):
-        await vectorizer.embed([document("1. 2"), Input("texts[7]", "text", "2. unreadable. 3")])
+        await vectorizer.embed(
+            [document("1. 2"), EmbedInput("texts[7]", "text", "2. unreadable. 3")]
+        )
 
     assert await good == [1.5]
 
@@ -262,14 +273,14 @@ async def test_what_the_model_does_not_know_is_told_by_name(vectorizer: Vectoriz
     with pytest.raises(InvalidInputError, match="input: pooling 'max'; expected sum or last"):
         await vectorizer.embed([document("1", "max")])
     with pytest.raises(InvalidInputError, match=r"a: this model \(fake\) has no tower for images"):
-        await vectorizer.embed([Input("a", "image", "aaaa")])
+        await vectorizer.embed([EmbedInput("a", "image", "aaaa")])
 
 
 async def test_what_the_model_does_not_read_is_in_no_key(
     vectorizer: Vectorizer, library: Library
 ) -> None:
     for task in ("", "query", "passage"):
-        await vectorizer.embed([Input("a", "text", "1", Shaping(task=task))])
+        await vectorizer.embed([EmbedInput("a", "text", "1", EncodeParams(task=task))])
 
     assert library.passes == [1]
 
@@ -277,8 +288,10 @@ async def test_what_the_model_does_not_read_is_in_no_key(
 async def test_a_vector_is_finished_behind_the_cache(
     vectorizer: Vectorizer, library: Library
 ) -> None:
-    finishes = Finish(), Finish(dimensions=1), Finish(unit_length=True)
-    answers = await vectorizer.embed([document("3", finish=finish) for finish in finishes])
+    finishes = Postprocess(), Postprocess(dimensions=1), Postprocess(normalize=True)
+    answers = await vectorizer.embed(
+        [document("3", postprocess=postprocess) for postprocess in finishes]
+    )
 
     assert [one.vector.tolist() for one in answers] == [[3] * 4, [1], [0.5] * 4]
     assert library.passes == [1]
@@ -328,7 +341,7 @@ async def test_queries_go_first(vectorizer: Vectorizer, library: Library) -> Non
     library.gate.clear()
     order: list[str] = []
 
-    async def ask(name: str, one: Input) -> None:
+    async def ask(name: str, one: EmbedInput) -> None:
         await vectorizer.embed([one])
         order.append(name)
 
@@ -398,7 +411,7 @@ async def test_what_the_warm_up_took_keeps_no_request_out() -> None:
 
 
 async def test_a_table_is_computed_in_place_uncached_and_without_a_queue() -> None:
-    library = Library(is_table=True)
+    library = Library(is_lookup=True)
     vectorizer = Vectorizer([library.model], Settings())
     await vectorizer.warm_up()
     library.passes.clear()
@@ -410,5 +423,5 @@ async def test_a_table_is_computed_in_place_uncached_and_without_a_queue() -> No
     assert library.threads == {threading.main_thread().name}
     assert vectorizer.cache_stats.size == 0
     assert await first_of(vectorizer, document("1 " * 1000)) == [LONGEST]
-    assert {name.partition("-")[0] for name in library.threads} == {"MainThread", "tokenise"}
+    assert {name.partition("-")[0] for name in library.threads} == {"MainThread", "tokenize"}
     await vectorizer.aclose()

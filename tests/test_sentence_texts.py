@@ -15,9 +15,9 @@ from sentence_transformers.base.modules import Router
 
 from backends.embed import embed, embed_all
 from backends.folder import detect
-from backends.inputs.prompts import Prompts
 from backends.load import load_replica
-from backends.model import ModelOptions, Runtime, Shaping
+from backends.model import EncodeParams, ModelOptions, Runtime
+from backends.preprocessing.prompts import Prompts
 from errors import ModelFolderError
 from tests.golden_cases import GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS, text_model
@@ -71,7 +71,7 @@ def test_one_whose_tokenizer_pads_on_the_left_has_the_same_vectors(tmp_path: Pat
 def test_a_long_text_is_cut_with_its_prompt() -> None:
     tower = text_model("sentence_transformers").towers["text"]
     (plain,) = embed_all(tower, ["a " * 254])  # of 256 tokens two are special
-    (asked,) = embed_all(tower, ["a " * 254], Shaping(task="query"))
+    (asked,) = embed_all(tower, ["a " * 254], EncodeParams(task="query"))
 
     assert (plain.tokens, plain.truncated) == (256, False)
     assert (asked.tokens, asked.truncated) == (256, True)

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from nltk import redos
 
-from backends.inputs import sentences
-from backends.inputs.sentences import split
+from backends.preprocessing import sentences
+from backends.preprocessing.sentences import split
 from errors import RequestTooLargeError
 
 TEXTS = [

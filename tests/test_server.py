@@ -71,7 +71,7 @@ def test_a_request_in_flight_is_answered(log: Path) -> None:
     with running(log, MODELS_DIR=GOLDEN / "openai", MAX_BATCH_SIZE=1) as service:
         with ThreadPoolExecutor(1) as client:
             asked = client.submit(service.vectorize, texts=texts)
-            while 'inference_queue_items{lane="text"} 0.0' in service.metrics():
+            while 'inference_queue_items{modality="text"} 0.0' in service.metrics():
                 pass
             service.process.send_signal(signal.SIGTERM)
             status, answer = asked.result()

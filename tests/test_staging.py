@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.staging import install, staging
+from backends.atomic_install import install, staging
 from errors import DownloadError, describe_error, disk_fault
 from fetch.record import is_whole, write_record
 

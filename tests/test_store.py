@@ -14,12 +14,12 @@ import pytest
 
 from backends import fingerprint
 from backends.folder import CONVERSIONS, detect
-from backends.identity import RECIPES, Identity
+from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.openvino import store
+from backends.openvino import conversion_cache
+from backends.openvino.conversion_cache import converted
 from backends.openvino.description import Description, Refusal
-from backends.openvino.store import converted
 from errors import ConversionError
 from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
@@ -86,8 +86,8 @@ def test_a_new_recipe_converts_anew_and_deletes_what_the_old_one_made_of_the_sam
     other = shutil.copytree(old, cache / "of another model")
     description = Description.read(other)
     replace(description, identity=replace(description.identity, content="0" * 64)).write(other)
-    monkeypatch.setitem(RECIPES, "openai", 2)
-    monkeypatch.setattr(store, "_convert", converted_by(recipe=2, like=old))
+    monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
+    monkeypatch.setattr(conversion_cache, "_convert", converted_by(recipe=2, like=old))
     new = converted(detect(model), options)
 
     assert new != old
@@ -112,7 +112,7 @@ def test_neither_code_nor_a_librarys_version_converts_anew(
     kept = copy_of_golden(tmp_path / "cache")
     monkeypatch.setattr(fingerprint, "of_code", lambda: "new code")
     monkeypatch.setattr(fingerprint, "version", lambda _library: "99")
-    monkeypatch.setattr(store, "_convert", nothing_is_converted)
+    monkeypatch.setattr(conversion_cache, "_convert", nothing_is_converted)
 
     assert converted(detect(model), replace(OPENVINO, cache_dir=tmp_path / "cache")) == kept
 
@@ -138,7 +138,7 @@ def test_what_yesterdays_version_made_is_left_alone(
     old.mkdir(parents=True)
     (old / "model.json").write_text('{"info": {}, "geometry": {}, "recipe": {}}')
     golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    monkeypatch.setattr(store, "_convert", converted_by(recipe=1, like=golden))
+    monkeypatch.setattr(conversion_cache, "_convert", converted_by(recipe=1, like=golden))
     made = converted(detect(model), replace(OPENVINO, cache_dir=tmp_path / "cache"))
 
     assert made != old
@@ -150,7 +150,7 @@ def test_a_new_recipe_that_cannot_convert_leaves_the_old_ones_work(
 ) -> None:
     options = replace(OPENVINO, cache_dir=model / "cache")
     old = copy_of_golden(model / "cache")
-    monkeypatch.setitem(RECIPES, "openai", 2)
+    monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
     content = fingerprint.of_content(detect(model))
 
     def refuse(*parts: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_new_recipe_that_cannot_convert_leaves_the_old_ones_work(
         identity = Identity("openai", content, 2, ["trained"])
         Refusal(identity, "it is of another kind", fingerprint.of_code()).write(parts[-1])
 
-    monkeypatch.setattr(store, "_convert", refuse)
+    monkeypatch.setattr(conversion_cache, "_convert", refuse)
     with pytest.raises(ConversionError, match="another kind"):
         converted(detect(model), options)
 
@@ -178,7 +178,7 @@ def test_what_was_refused_is_tried_again_by_another_version(
 
     golden = converted(detect(GOLDEN / "openai"), OPENVINO)
     monkeypatch.setattr(fingerprint, "of_code", lambda: "another version")
-    monkeypatch.setattr(store, "_convert", converted_by(recipe=1, like=golden))
+    monkeypatch.setattr(conversion_cache, "_convert", converted_by(recipe=1, like=golden))
     assert Description.read(converted(detect(model), options)).identity.content == identity.content
 
 
@@ -210,7 +210,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
     def killed(*_: object) -> None:
         raise KilledError
 
-    monkeypatch.setattr(store, "_convert", killed)
+    monkeypatch.setattr(conversion_cache, "_convert", killed)
     for _ in range(2):
         with pytest.raises(KilledError):
             load_replica(detect(model), options)
@@ -237,7 +237,7 @@ def test_a_conversion_that_goes_wrong_in_any_way_leaves_it_to_torch(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(store, "_TIMEOUT_S", 2)
+    monkeypatch.setattr(conversion_cache, "_TIMEOUT_S", 2)
     run = subprocess.run
 
     def instead(_: object, **options: Any) -> object:
@@ -301,7 +301,7 @@ def refused(tmp_path: Path) -> Path:
 def test_a_refusal_is_kept_so_that_no_start_tries_again(
     refused: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store, "run_in_subprocess", convert_here)
+    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     cache = refused / "cache"
     leftover = cache / ".download-killed" / "openclip-trained-0"
     leftover.mkdir(parents=True)

@@ -104,8 +104,8 @@ async def test_what_does_not_fit_is_told_by_its_kind(body: dict[str, Any], sente
     ("inputs", "texts"), [([97, 98], ["ab"]), ([[97], [98, 99]], ["a", "bc"]), (["a"], ["a"])]
 )
 async def test_token_ids_are_read_where_the_operator_says_so(inputs: Any, texts: list[str]) -> None:
-    answer = await ask({"inputs": inputs}, embeddings_token_ids="own")
-    mixed = await ask({"inputs": [[97], 98]}, embeddings_token_ids="own")
+    answer = await ask({"inputs": inputs}, embeddings_token_ids="accept")
+    mixed = await ask({"inputs": [[97], 98]}, embeddings_token_ids="accept")
 
     assert answer.json() == [unit(vector_of(text)) for text in texts]
     assert mixed.json()["error"] == "inputs: numbers and lists of numbers, mixed"

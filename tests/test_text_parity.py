@@ -11,7 +11,7 @@ import pytest
 from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica, options_for
-from backends.model import ModelOptions, Precision, Runtime, Shaping
+from backends.model import EncodeParams, ModelOptions, Precision, Runtime
 from backends.text_folder import most_tokens
 from config import Settings
 from errors import InvalidInputError
@@ -28,7 +28,7 @@ from tests.golden_texts import (
     text_model,
     vector_of,
 )
-from tests.onnx_weights import unquantised
+from tests.onnx_weights import unquantized
 from tests.warned import warnings_of
 
 WAYS = [*((name, False) for name in NETWORKS), *((name, True) for name in DIRECT)]
@@ -111,7 +111,7 @@ def test_the_recipe_of_the_onnx_images_gives_about_what_their_file_gives(
     precision: Precision, tmp_path: Path
 ) -> None:
     """8 bits are not the same 8 bits here and there, so as near as two of them come."""
-    unquantised(tmp_path / "model")
+    unquantized(tmp_path / "model")
     model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino", precision=precision))
 
     assert (model.info.runtime, model.info.precision) == ("openvino", precision)
@@ -122,7 +122,7 @@ def test_the_recipe_of_the_onnx_images_gives_about_what_their_file_gives(
 
 
 def test_it_is_in_8_bits_unless_something_else_is_asked_for(tmp_path: Path) -> None:
-    unquantised(tmp_path / "model")
+    unquantized(tmp_path / "model")
     folder = detect(tmp_path)
 
     assert options_for(folder, Settings()).precision == "int8"
@@ -172,35 +172,35 @@ def test_a_blank_text_is_read_in_one_piece(name: str, pooling: str) -> None:
     split, direct = (text_model(name, direct=on).towers["text"] for on in (False, True))
     blank = ["", "     ", "\n\t"]
 
-    vectors = embed(split, blank, Shaping(pooling))
+    vectors = embed(split, blank, EncodeParams(pooling))
 
-    np.testing.assert_array_equal(vectors, embed(direct, blank, Shaping(pooling)))
+    np.testing.assert_array_equal(vectors, embed(direct, blank, EncodeParams(pooling)))
     assert np.isfinite(vectors).all()
 
 
 @EVERY_ENCODER
 def test_a_pooling_that_no_encoder_knows_is_the_clients_fault(name: str) -> None:
     with pytest.raises(InvalidInputError, match="'max'; this model knows masked_mean and cls"):
-        text_model(name).towers["text"].preparation.reduce(Shaping("max"))
+        text_model(name).towers["text"].processor.resolve(EncodeParams("max"))
 
 
 def test_only_what_a_family_reads_is_kept_of_a_shaping() -> None:
-    asked = Shaping("cls", "query")
+    asked = EncodeParams("cls", "query")
     kept = {
-        name: text_model(name).towers["text"].preparation.reduce(asked)
+        name: text_model(name).towers["text"].processor.resolve(asked)
         for name in ("bert", "prefixes", "model2vec", "dpr_context", *SENTENCE_TRANSFORMERS)
     }
 
     assert kept == {
-        "bert": Shaping("cls"),
+        "bert": EncodeParams("cls"),
         "prefixes": asked,
-        "model2vec": Shaping(),
-        "dpr_context": Shaping(),
-        "sentence_transformers": Shaping(task="query"),
-        "sentence_transformers_prefixes": Shaping(task="query"),
-        "sentence_transformers_qwen3": Shaping(task="query"),
-        "sentence_transformers_t5": Shaping(),
-        "flan_t5": Shaping(),
+        "model2vec": EncodeParams(),
+        "dpr_context": EncodeParams(),
+        "sentence_transformers": EncodeParams(task="query"),
+        "sentence_transformers_prefixes": EncodeParams(task="query"),
+        "sentence_transformers_qwen3": EncodeParams(task="query"),
+        "sentence_transformers_t5": EncodeParams(),
+        "flan_t5": EncodeParams(),
     }
 
 
@@ -232,10 +232,10 @@ def test_dpr_averages_all_sentences_as_trained(runtime: Runtime) -> None:
 
 
 def test_two_sentences_are_two_parts_and_a_long_one_is_cut() -> None:
-    preparation = text_model("bert").towers["text"].preparation
-    parts = preparation.split("One  is short. Two " + "and on " * 600, Shaping())
+    processor = text_model("bert").towers["text"].processor
+    parts = processor.split("One  is short. Two " + "and on " * 600, EncodeParams())
 
-    first, second = (preparation.prepare(part, Shaping()) for part in parts.items)
+    first, second = (processor.prepare(part, EncodeParams()) for part in parts.items)
 
     assert parts.divisor == 2
     assert (first.truncated, second.truncated) == (False, True)

@@ -11,13 +11,13 @@ from transformers import Idefics3ImageProcessorPil
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.inputs.header import size_of
-from backends.inputs.tiles import Tiling
 from backends.load import load_replica
-from backends.model import ModelOptions, Rows, Runtime, Shaping
+from backends.model import EncodeParams, ModelOptions, Rows, Runtime
+from backends.preprocessing.header import size_of
+from backends.preprocessing.tiles import Tiling
 from config import Settings
 from errors import RequestTooLargeError
-from inference.request import Input
+from inference.request import EmbedInput
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, golden_model
 from tests.pictures import base64_of, file_of, plain
 from tests.service import CONVERTED
@@ -136,19 +136,19 @@ def test_the_header_of_a_file_tells_the_size(file: Callable[[Image.Image], bytes
 def test_a_file_whose_beginning_does_not_tell_its_size_is_estimated_at_the_most(
     raw: bytes,
 ) -> None:
-    preparation = golden_model("modernvbert", "trained").towers["image"].preparation
+    processor = golden_model("modernvbert", "trained").towers["image"].processor
 
     assert size_of(raw) in {None, (0, 0)}
-    assert preparation.estimate(raw) == 17
+    assert processor.estimate(raw) == 17
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_estimate_is_what_a_picture_costs(size: tuple[int, int]) -> None:
-    preparation = golden_model("modernvbert", "trained").towers["image"].preparation
+    processor = golden_model("modernvbert", "trained").towers["image"].processor
     (picture,) = pictures(size)
 
-    prepared = preparation.prepare(picture, Shaping())
-    assert preparation.estimate(file_of(picture)) == prepared.cost == len(prepared.arrays[0])
+    prepared = processor.prepare(picture, EncodeParams())
+    assert processor.estimate(file_of(picture)) == prepared.cost == len(prepared.arrays[0])
 
 
 @EVERY_RUNTIME
@@ -184,6 +184,6 @@ async def test_a_picture_that_takes_too_long_by_itself_is_refused_by_its_header(
     try:
         await vectorizer.warm_up()
         with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
-            await vectorizer.embed([Input("images[0]", "image", base64_of(square))])
+            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(square))])
     finally:
         await vectorizer.aclose()

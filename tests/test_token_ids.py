@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backends.inputs.conversation import ConversationPreparation
-from backends.model import Model, Preparation, Runtime, Shaping
+from backends.model import EncodeParams, InputProcessor, Model, Runtime
+from backends.preprocessing.conversation import ConversationProcessor
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, LAYOUTS, golden_model
 from tests.golden_texts import NETWORKS, text_model
@@ -18,14 +18,14 @@ def model_of(name: str, runtime: Runtime) -> Model:
     return golden_model(name, "trained", runtime) if name in LAYOUTS else text_model(name, runtime)
 
 
-def texts_of(name: str, runtime: Runtime) -> Preparation:
-    return model_of(name, runtime).towers["text"].preparation
+def texts_of(name: str, runtime: Runtime) -> InputProcessor:
+    return model_of(name, runtime).towers["text"].processor
 
 
-def ids_of(preparation: Preparation, text: str) -> list[int]:
-    if isinstance(preparation, ConversationPreparation):  # without what it puts around a text
-        return preparation._tokenize(text).ids
-    prepared = preparation.prepare(text, Shaping())
+def ids_of(processor: InputProcessor, text: str) -> list[int]:
+    if isinstance(processor, ConversationProcessor):  # without what it puts around a text
+        return processor._tokenize(text).ids
+    prepared = processor.prepare(text, EncodeParams())
     ids: list[int] = prepared.arrays[0].flatten().tolist()
     return ids[: prepared.tokens]
 
@@ -33,13 +33,13 @@ def ids_of(preparation: Preparation, text: str) -> list[int]:
 @EVERY_RUNTIME
 @EVERY_MODEL
 def test_the_ids_of_a_text_are_that_text(name: str, runtime: Runtime) -> None:
-    preparation = texts_of(name, runtime)
-    ids = ids_of(preparation, TEXT)
+    processor = texts_of(name, runtime)
+    ids = ids_of(processor, TEXT)
 
-    text = preparation.text_of(ids)
+    text = processor.text_of(ids)
 
     assert text.split() == TEXT.split()
-    assert ids_of(preparation, text) == ids
+    assert ids_of(processor, text) == ids
 
 
 @EVERY_MODEL
@@ -52,36 +52,36 @@ def test_both_runtimes_make_the_same_text_of_ids(name: str) -> None:
 @EVERY_RUNTIME
 @pytest.mark.parametrize("name", ["openai", "openclip", "sentence_transformers", "roberta"])
 def test_tokens_that_are_bytes_are_letters_again(name: str, runtime: Runtime) -> None:
-    preparation = texts_of(name, runtime)
+    processor = texts_of(name, runtime)
 
-    assert preparation.text_of(ids_of(preparation, "zwölf émigrés 😀")) == "zwölf émigrés 😀"
+    assert processor.text_of(ids_of(processor, "zwölf émigrés 😀")) == "zwölf émigrés 😀"
 
 
 @EVERY_RUNTIME
 @EVERY_MODEL
 def test_what_is_no_id_is_told(name: str, runtime: Runtime) -> None:
-    preparation = texts_of(name, runtime)
+    processor = texts_of(name, runtime)
 
     for strange in (-1, 500_000, 2**32, 2**70):
         with pytest.raises(InvalidInputError, match=f"^{strange} is the id of no token"):
-            preparation.text_of([5, strange])
+            processor.text_of([5, strange])
 
 
 @pytest.mark.parametrize("name", ["openai", "openclip", "sentence_transformers", "siglip1"])
 def test_many_threads_read_ids_beside_texts(name: str) -> None:
     """Tokenizers of transformers change themselves at every text."""
-    preparation = texts_of(name, "torch")
+    processor = texts_of(name, "torch")
     texts = ["a photo of a cat " * (number % 20 + 1) for number in range(60)]
-    expected = [preparation.text_of(ids_of(preparation, text)) for text in texts]
+    expected = [processor.text_of(ids_of(processor, text)) for text in texts]
 
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda text: preparation.text_of(ids_of(preparation, text)), texts)
+        found = pool.map(lambda text: processor.text_of(ids_of(processor, text)), texts)
 
     assert list(found) == expected
 
 
 def test_pictures_have_no_vocabulary() -> None:
-    images = golden_model("openai", "trained").towers["image"].preparation
+    images = golden_model("openai", "trained").towers["image"].processor
 
     with pytest.raises(InvalidInputError, match="no vocabulary"):
         images.text_of([1])

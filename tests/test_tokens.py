@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backends.embed import embed_all
-from backends.inputs import tokens
-from backends.inputs.one_part import OnePart
-from backends.inputs.tokens import Padding, beginning
-from backends.model import Embedded, Runtime, Shaping
+from backends.model import EmbeddingResult, EncodeParams, Runtime
+from backends.preprocessing import tokens
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.tokens import Padding, beginning
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, LAYOUTS, embed_texts, golden_model
 
 LONG = {
@@ -73,11 +73,11 @@ def test_a_very_long_text_costs_little_more_than_a_long_one(layout: str, unit: s
 @EVERY_LAYOUT
 def test_many_threads_prepare_as_one_does(layout: str, runtime: Runtime) -> None:
     """Tokenizers of transformers note in themselves where to cut, at every call."""
-    preparation = golden_model(layout, "trained", runtime).towers["text"].preparation
+    processor = golden_model(layout, "trained", runtime).towers["text"].processor
     texts = [f"{'a photo of a cat ' * (number % 40)}{number}" for number in range(200)]
 
     def prepared(text: str) -> tuple[list[int], int, bool]:
-        made = preparation.prepare(text, Shaping())
+        made = processor.prepare(text, EncodeParams())
         return made.arrays[0].tolist(), made.tokens, made.truncated
 
     with ThreadPoolExecutor(8) as pool:
@@ -111,30 +111,32 @@ def test_a_text_is_padded_to_its_own_length_and_never_past_the_last_position(
 
 @EVERY_LAYOUT
 def test_a_texts_cost_is_its_padded_length_and_about_what_was_estimated(layout: str) -> None:
-    preparation = golden_model(layout, "trained", "openvino").towers["text"].preparation
+    processor = golden_model(layout, "trained", "openvino").towers["text"].processor
     for text in ("a", "a photo of a cat " * 3, LONG["words"]):
-        prepared = preparation.prepare(text, Shaping())
+        prepared = processor.prepare(text, EncodeParams())
         assert prepared.cost == prepared.bucket == len(prepared.arrays[0])
         assert prepared.tokens <= prepared.cost
         assert prepared.nbytes == sum(array.nbytes for array in prepared.arrays)
-        assert preparation.estimate(text) >= 1
+        assert processor.estimate(text) >= 1
         if prepared.truncated and layout != "qwen3_vl":  # its small vocabulary has short tokens
-            assert preparation.estimate(text) == prepared.cost
+            assert processor.estimate(text) == prepared.cost
         else:
-            assert preparation.estimate(text) <= max(128, 2 * prepared.cost)
+            assert processor.estimate(text) <= max(128, 2 * prepared.cost)
 
 
 def test_parts_are_added_up_and_divided() -> None:
     one, two = (np.array(vector, np.float32) for vector in ([1, 2], [3, 6]))
-    whole = OnePart().join([Embedded(one, 3), Embedded(two, 4, truncated=True)], divisor=4)
+    whole = SinglePart().join(
+        [EmbeddingResult(one, 3), EmbeddingResult(two, 4, truncated=True)], divisor=4
+    )
 
     assert whole.vector.tolist() == [1, 2]
     assert whole.vector.dtype == np.float32
     assert whole[1:] == (7, True)
-    assert OnePart().join([Embedded(one, 3)], divisor=1) == Embedded(one, 3)
+    assert SinglePart().join([EmbeddingResult(one, 3)], divisor=1) == EmbeddingResult(one, 3)
 
 
 def test_no_family_of_pictures_and_texts_reads_a_shaping() -> None:
     for tower in golden_model("openai", "trained").towers.values():
-        assert tower.preparation.reduce(Shaping(pooling="cls", task="query")) == Shaping()
-        assert tower.preparation.split("a", Shaping()) == (["a"], 1)
+        assert tower.processor.resolve(EncodeParams(pooling="cls", task="query")) == EncodeParams()
+        assert tower.processor.split("a", EncodeParams()) == (["a"], 1)

@@ -47,8 +47,8 @@ def test_it_finds_the_passage_that_answers_a_question(service: Service) -> None:
     passages = [vector_of(service, text, "passage") for text in PASSAGES.values()]
 
     for question, answer in QUESTIONS.items():
-        likeness = np.stack(passages) @ vector_of(service, question, "query")
-        assert list(PASSAGES)[int(np.argmax(likeness))] == answer, question
+        similarity = np.stack(passages) @ vector_of(service, question, "query")
+        assert list(PASSAGES)[int(np.argmax(similarity))] == answer, question
 
 
 def test_meta_tells_what_serves_it(service: Service) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from backends.model import Embedded, Shaping
+from backends.model import EmbeddingResult, EncodeParams
 from inference.request import RequestContext
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, RowMemory, VectorCache
@@ -11,11 +11,11 @@ ROW_BYTES = VECTOR_BYTES + 300
 
 
 def item_of(key: bytes) -> WorkItem:
-    return WorkItem("text", key.decode(), Shaping(), key, ItemTimes())
+    return WorkItem("text", key.decode(), EncodeParams(), key, ItemTimes())
 
 
-def embedded(value: float) -> Embedded:
-    return Embedded(np.full(100, value, np.float32))
+def embedded(value: float) -> EmbeddingResult:
+    return EmbeddingResult(np.full(100, value, np.float32))
 
 
 def computed(item: WorkItem, value: float) -> WorkItem:
@@ -121,6 +121,6 @@ def test_rows_are_remembered_within_bytes_those_used_last() -> None:
     rows.put(b"c", embedded(1))
 
     assert [rows.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
-    rows.put(b"too large", Embedded(np.zeros(1000, np.float32)))
+    rows.put(b"too large", EmbeddingResult(np.zeros(1000, np.float32)))
     assert rows.get(b"too large") is None
     assert rows.get(b"c") is not None

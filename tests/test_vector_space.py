@@ -9,13 +9,13 @@ import pytest
 
 from backends import fingerprint
 from backends.folder import detect
-from backends.identity import RECIPES, Identity
+from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision
+from backends.openvino.conversion_cache import converted
+from backends.openvino.cpu_capabilities import precisions
 from backends.openvino.description import Description
 from backends.openvino.network import OpenVinoNetwork
-from backends.openvino.offers import precisions
-from backends.openvino.store import converted
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
 from tests.golden_texts import text_model
 from tests.lesser_cpu import said_on_a_lesser_cpu
@@ -116,9 +116,9 @@ def test_another_recipe_of_this_family_changes_it_and_of_another_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = space_of(GOLDEN / "openai")
-    monkeypatch.setitem(RECIPES, "siglip", 2)
+    monkeypatch.setitem(PREPROCESSING_VERSIONS, "siglip", 2)
     assert space_of(GOLDEN / "openai") == before
-    monkeypatch.setitem(RECIPES, "openai", 2)
+    monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
     assert space_of(GOLDEN / "openai") != before
 
 
@@ -127,7 +127,7 @@ def test_a_converted_model_keeps_the_space_that_it_was_made_in(
 ) -> None:
     before = space_of(GOLDEN / "openai")
     alone = shutil.copytree(converted(detect(GOLDEN / "openai"), OPENVINO), tmp_path / "models")
-    monkeypatch.setitem(RECIPES, "openai", 2)
+    monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
 
     assert space_of(alone, replace(OPENVINO, cache_dir=None)) == before
     assert Description.read(alone).identity.content == fingerprint.of_content(

@@ -17,7 +17,7 @@ from errors import (
     DeviceUnavailableError,
     InvalidInputError,
 )
-from inference.request import Input, RequestContext
+from inference.request import EmbedInput, RequestContext
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
@@ -130,7 +130,7 @@ async def test_large_files_that_are_read_side_by_side_take_no_longer_than_the_re
     files = [base64_of(file_of(Image.fromarray(noise + i), "PPM")) for i in range(8)]
     request = RequestContext()
     started_s = time.perf_counter()
-    await vectorizer.embed([Input("image", "image", file) for file in files], request)
+    await vectorizer.embed([EmbedInput("image", "image", file) for file in files], request)
 
     ended_s = time.perf_counter()
     assert sum(request.times.stages(ended_s).values()) <= ended_s - started_s

@@ -14,10 +14,10 @@ from tokenizers.models import WordPiece
 
 from backends.embed import embed, embed_all
 from backends.folder import detect
-from backends.inputs.tokens import Known, known_by, known_of
 from backends.load import load_replica
-from backends.model import Model, ModelOptions, Runtime, Shaping
-from backends.openvino.store import converted
+from backends.model import EncodeParams, Model, ModelOptions, Runtime
+from backends.openvino.conversion_cache import converted
+from backends.preprocessing.tokens import Known, known_by, known_of
 from errors import InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model
@@ -151,9 +151,9 @@ def resized(config: Any, rows: int) -> Any:
 
 def largest_id(model: Model, text: str) -> int:
     """The largest id of a text that the whole model reads."""
-    preparation = model.towers["text"].preparation
-    part, *_ = preparation.split(text, Shaping()).items
-    prepared = preparation.prepare(part, preparation.reduce(Shaping()))
+    processor = model.towers["text"].processor
+    part, *_ = processor.split(text, EncodeParams()).items
+    prepared = processor.prepare(part, processor.resolve(EncodeParams()))
     return int(prepared.arrays[0][: prepared.tokens].max(initial=0))
 
 
@@ -213,9 +213,9 @@ def test_a_conversion_by_itself_warns_of_them(
 
 def test_an_onnx_file_with_fewer_rows_knows_them() -> None:
     model = load_replica(detect(GOLDEN_TEXTS / "onnx"), ModelOptions())  # of its own: it changes
-    preparation = model.towers["text"].preparation
+    processor = model.towers["text"].processor
     with pytest.raises(ValueError, match="no text can be read"):
-        preparation.limit_ids(3)
+        processor.limit_ids(3)
 
 
 # More positions than the network has.

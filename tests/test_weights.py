@@ -16,9 +16,9 @@ from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
 from backends.openvino.constants import refuse_unfit_weights
+from backends.openvino.conversion_cache import converted
 from backends.openvino.core import read_network
-from backends.openvino.store import converted
-from backends.proof_inputs import proof_inputs
+from backends.parity_inputs import proof_inputs
 from backends.weights import common_prefix, strange_prefix
 from errors import ModelFolderError
 from fetch.layouts import _SAVE, Job, do

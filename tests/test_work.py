@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from backends.model import Embedded, Prepared, Shaping
+from backends.model import EmbeddingResult, EncodeParams, ModelInput
 from errors import BackendError, InvalidInputError, QueueFullError, RequestTooLargeError
 from inference.admission import Admission, Permit
 from inference.capacity import Capacity
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.anyio
 
 def item_of(*costs: int) -> WorkItem:
     """Return an item of chunks of these costs, as its preprocessing leaves it."""
-    item = WorkItem("text", "text", Shaping(), b"key", ItemTimes())
-    item.chunks = Chunks([Prepared((np.array(0),), bucket=0, cost=cost) for cost in costs])
+    item = WorkItem("text", "text", EncodeParams(), b"key", ItemTimes())
+    item.chunks = Chunks([ModelInput((np.array(0),), bucket=0, cost=cost) for cost in costs])
     return item
 
 
-def row(value: float = 1) -> Embedded:
-    return Embedded(np.full(2, value, np.float32))
+def row(value: float = 1) -> EmbeddingResult:
+    return EmbeddingResult(np.full(2, value, np.float32))
 
 
 def queued(item: WorkItem) -> FairQueue[Entry]:

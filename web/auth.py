@@ -25,7 +25,7 @@ CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"'
 _PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
 
 
-class Access:
+class TokenAuth:
     """Checks tokens; without any, everybody may ask."""
 
     def __init__(self, tokens: Sequence[SecretStr] = ()) -> None:

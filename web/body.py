@@ -26,7 +26,7 @@ from web.headers import header_of
 T = TypeVar("T")
 
 
-class Intake:
+class BodyReader:
     """Takes in the requests of one service."""
 
     def __init__(self, settings: Settings) -> None:
@@ -35,7 +35,7 @@ class Intake:
         self._timeout_s = settings.request_timeout_s
 
     @asynccontextmanager
-    async def body_of(self, request: Request) -> AsyncIterator[bytearray]:
+    async def read_body(self, request: Request) -> AsyncIterator[bytearray]:
         """Read a request's body and hold its place until it is answered, or its time is over.
 
         It is UTF-8 then, whatever it came in; what is bounded is that.

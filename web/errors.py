@@ -23,7 +23,7 @@ from errors import (
 from web.addresses import read_path
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
-from web.record import Record
+from web.record import RequestRecord
 
 # An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
 STATUS: dict[type[ServiceError], int] = {
@@ -52,8 +52,8 @@ class ErrorResponder:
 
     def respond(self, request: Request, error: Exception) -> Response:
         """Answer an error, and note it in the request's record; middleware outside has none."""
-        record: Record | None = request.scope.get("state", {}).get("record")
-        record = record or Record(path=read_path(request.scope))
+        record: RequestRecord | None = request.scope.get("state", {}).get("record")
+        record = record or RequestRecord(path=read_path(request.scope))
         refusal = _refusal(request, error)
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.endpoint or record.path}/"

@@ -1,4 +1,4 @@
-"""The one handler of all interfaces: body, parse, embed, serialise; and the routes that lead to it.
+"""The one handler of all interfaces: body, parse, embed, serialize; and the routes that lead to it.
 
 A route of Starlette, not of FastAPI: its layers would take as long again for a remembered text.
 """
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from errors import InvalidInputError, RequestTooLargeError
 from web.body import while_connected
-from web.endpoints.base import Ask, Endpoint
+from web.endpoints.base import Endpoint, ParsedRequest
 from web.middleware import record_of
 from web.service import service_of
 
@@ -72,8 +72,8 @@ class EndpointHandler:
         record = record_of(request.scope)
         times = record.context.times
         times.read_began_s = time.perf_counter()
-        async with service.intake.body_of(request) as body:
-            ask: Ask = endpoint.parse(body)
+        async with service.body_reader.read_body(request) as body:
+            ask: ParsedRequest = endpoint.parse(body)
             body.clear()  # the memory is wanted for the images
             times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in ask.inputs)
@@ -82,8 +82,8 @@ class EndpointHandler:
             async with while_connected(request):
                 answers = await service.vectorizer.embed(ask.inputs, record.context)
         began_s = time.perf_counter()
-        content = endpoint.serialise(ask, answers)
-        times.serialise_s = time.perf_counter() - began_s
+        content = endpoint.serialize(ask, answers)
+        times.serialize_s = time.perf_counter() - began_s
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         record.no_tokens = [
             place
@@ -108,7 +108,7 @@ def _check_task(endpoint: Endpoint[Any]) -> None:
         )
 
 
-def _check_count(ask: Ask, endpoint: Endpoint[Any]) -> None:
+def _check_count(ask: ParsedRequest, endpoint: Endpoint[Any]) -> None:
     count, most = len(ask.inputs), endpoint.max_items
     if count > most:
         items = "documents" if endpoint.scores else "texts and images"

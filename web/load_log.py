@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from inference.capacity import BatchStats
-from web.record import Record
+from web.record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class LoadLog:
     """Sums up what happened since its last line.
 
     Args:
-        queue_items: tells how many items wait in each lane.
+        queue_items: tells how many items wait in each modality.
         clock: tells the seconds.
     """
 
@@ -38,15 +38,15 @@ class LoadLog:
         self._batches: Counter[str] = Counter()
         self._batched_items: Counter[str] = Counter()
 
-    def observe_request(self, record: Record) -> None:
+    def observe_request(self, record: RequestRecord) -> None:
         """Take note of a request that was answered."""
         self._requests += 1
         self._items += record.items.total()
 
-    def observe_batch(self, lane: str, stats: BatchStats) -> None:
+    def observe_batch(self, modality: str, stats: BatchStats) -> None:
         """Take note of a pass."""
-        self._batches[lane] += 1
-        self._batched_items[lane] += stats.size
+        self._batches[modality] += 1
+        self._batched_items[modality] += stats.size
 
     def line(self) -> str | None:
         """Sum up, and start anew; nothing where nothing was asked."""
@@ -57,9 +57,13 @@ class LoadLog:
 
     def _sum_up(self, seconds: float) -> str:
         parts = [f"{self._requests / seconds:.1f} requests/s, {self._items / seconds:.1f} items/s"]
-        for lane, batches in sorted(self._batches.items()):
-            parts.append(f"{lane} batches of {self._batched_items[lane] / batches:.1f} on average")
-        waiting = ", ".join(f"{count} {lane}" for lane, count in self._queue_items().items())
+        for modality, batches in sorted(self._batches.items()):
+            parts.append(
+                f"{modality} batches of {self._batched_items[modality] / batches:.1f} on average"
+            )
+        waiting = ", ".join(
+            f"{count} {modality}" for modality, count in self._queue_items().items()
+        )
         return "; ".join([*parts, f"queued now: {waiting}"])
 
     async def run(self, every_s: float = 60) -> None:

@@ -7,7 +7,7 @@ import logging
 from pythonjsonlogger.json import JsonFormatter
 
 from config import Settings
-from web.record import MODALITIES, Record
+from web.record import MODALITIES, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
-def log_request(record: Record) -> None:
+def log_request(record: RequestRecord) -> None:
     """Write a line: at warning for a problem, otherwise at debug."""
     is_problem = record.status >= 400 and record.status not in _EXPECTED
     level = logging.WARNING if is_problem else logging.DEBUG

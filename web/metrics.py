@@ -26,7 +26,7 @@ from errors import REASONS
 from inference.capacity import BatchStats
 from inference.timings import STAGES
 from vectorizer import Vectorizer
-from web.record import MODALITIES, Record
+from web.record import MODALITIES, RequestRecord
 
 # A cached text takes less than the first, Weaviate waits for the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
@@ -66,8 +66,8 @@ class Metrics:
         self._no_tokens = self._counter(
             "texts_without_tokens", "Texts of which the model knows no token: vectors of zeros."
         )
-        refusals = self._counter("refusals", "Requests without vectors, and why.", "reason")
-        self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
+        failures = self._counter("request_failures", "Requests without vectors, and why.", "reason")
+        self._failures = {reason: failures.labels(reason) for reason in REASONS}
         self._total = self._histogram(
             "request_duration_seconds", "From a request's arrival to its answer.", _SECONDS
         )
@@ -79,10 +79,10 @@ class Metrics:
         )
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._batch_items = self._histogram(
-            "batch_items", "Items in one forward pass of the model.", _ITEMS, "lane"
+            "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
         self._batch_seconds = self._histogram(
-            "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "lane"
+            "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "modality"
         )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
@@ -95,7 +95,7 @@ class Metrics:
             f"inference_{name}", meaning, labels, registry=self._registry, buckets=buckets
         )
 
-    def observe_request(self, record: Record) -> None:
+    def observe_request(self, record: RequestRecord) -> None:
         """Count a request that was answered."""
         self._answers(record.endpoint, record.status).inc()
         for modality, count in record.items.items():
@@ -105,15 +105,15 @@ class Metrics:
         if record.no_tokens:
             self._no_tokens.inc(len(record.no_tokens))
         if record.refused:
-            self._refusals[record.refused].inc()
+            self._failures[record.refused].inc()
         self._total.observe(record.total_s)
         for stage, seconds in record.stages_s.items():
             self._stages[stage].observe(seconds)
 
-    def observe_batch(self, lane: str, stats: BatchStats) -> None:
+    def observe_batch(self, modality: str, stats: BatchStats) -> None:
         """Count a pass."""
-        self._batch_items.labels(lane).observe(stats.size)
-        self._batch_seconds.labels(lane).observe(stats.run_s)
+        self._batch_items.labels(modality).observe(stats.size)
+        self._batch_seconds.labels(modality).observe(stats.run_s)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Write everything down, in the format that an `Accept` header asks for, and its name."""
@@ -141,12 +141,12 @@ class _States(Collector):
         yield InfoMetricFamily(
             "inference_model", "What is loaded.", _model_labels(self._vectorizer.info)
         )
-        yield _by_lane(
+        yield _by_modality(
             "inference_queue_items",
             "Items that wait, are decoded or are computed.",
             self._vectorizer.queue_items,
         )
-        yield _by_lane(
+        yield _by_modality(
             "inference_queue_seconds",
             "Seconds of work that wait or are in progress.",
             self._vectorizer.queue_seconds,
@@ -181,10 +181,10 @@ class _States(Collector):
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", stats.size)
 
 
-def _by_lane(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=["lane"])
-    for lane, count in counts.items():
-        family.add_metric([lane], count)
+def _by_modality(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=["modality"])
+    for modality, count in counts.items():
+        family.add_metric([modality], count)
     return family
 
 

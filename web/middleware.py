@@ -21,7 +21,7 @@ from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.headers import header_of
 from web.logs import log_request
-from web.record import Record
+from web.record import RequestRecord
 from web.service import Service, service_of
 
 # In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
@@ -29,9 +29,9 @@ _MAX_RUNS = 1024
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
-def record_of(scope: Scope) -> Record:
+def record_of(scope: Scope) -> RequestRecord:
     """Return the record of a request."""
-    record: Record = scope["state"]["record"]
+    record: RequestRecord = scope["state"]["record"]
     return record
 
 
@@ -55,7 +55,7 @@ class RecordMiddleware:
         path = read_path(scope)
         is_page = path == "/" and scope["method"] in {"GET", "HEAD"}
         endpoint = "" if is_page else self._endpoints.get(path, "")
-        record = Record(_request_id(scope), scope["method"], path, endpoint)
+        record = RequestRecord(_request_id(scope), scope["method"], path, endpoint)
         service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)
 
@@ -77,7 +77,7 @@ class RecordMiddleware:
                     service.on_complete(record)
 
 
-def _headers_of(record: Record) -> list[tuple[bytes, bytes]]:
+def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", record.request_id.encode())]
     if record.endpoint:
         headers.append((b"server-timing", server_timing(record).encode()))
@@ -94,7 +94,7 @@ def _request_id(scope: Scope) -> str:
     return given if _SANE_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
-def server_timing(record: Record) -> str:
+def server_timing(record: RequestRecord) -> str:
     """Write the header's value: milliseconds by stage, and in all."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
@@ -131,7 +131,7 @@ class ErrorMiddleware:
                 raise  # to the log, with its traceback, by way of the server
 
 
-class AccessMiddleware:
+class AuthMiddleware:
     """Lets those pass who bring a token, once there is a service."""
 
     def __init__(self, app: ASGIApp) -> None:

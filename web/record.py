@@ -20,7 +20,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """One request.
 
     Attributes:

@@ -18,13 +18,13 @@ from errors import UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
-from web.auth import Access
-from web.body import Intake
+from web.auth import TokenAuth
+from web.body import BodyReader
 from web.endpoints.base import Endpoint
 from web.load_log import LoadLog
 from web.metrics import Metrics
 from web.page import page_response
-from web.record import Record
+from web.record import RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Service:
     vectorizer: Vectorizer
     started_at: int
     endpoints: Mapping[str, Endpoint[Any]]
-    intake: Intake
-    access: Access
+    body_reader: BodyReader
+    access: TokenAuth
     metrics: Metrics
-    on_complete: Callable[[Record], None]
+    on_complete: Callable[[RequestRecord], None]
     page: Response | None
 
 
@@ -87,12 +87,12 @@ async def serving(
     Raises:
         ConfigurationError: a setting does not fit the model.
     """
-    intake = Intake(settings)
-    requests: Observers[[Record]] = Observers()
+    body_reader = BodyReader(settings)
+    requests: Observers[[RequestRecord]] = Observers()
     metrics = Metrics(
         vectorizer,
         VERSION,
-        queue_bytes=lambda: intake.budget.used,
+        queue_bytes=lambda: body_reader.budget.used,
         observer_failures=lambda: requests.failures + vectorizer.observer_failures,
     )
     load_log = LoadLog(lambda: vectorizer.queue_items)
@@ -104,8 +104,8 @@ async def serving(
         vectorizer,
         int(time.time()),
         {kind.paths[0]: kind(settings, vectorizer.info) for kind in endpoints},
-        intake,
-        Access(settings.authentication_allowed_tokens),
+        body_reader,
+        TokenAuth(settings.authentication_allowed_tokens),
         metrics,
         requests,
         page_response() if settings.debug_page else None,

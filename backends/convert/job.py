@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from backends import fingerprint
-from backends.convert.proof import prove
+from backends.convert.parity_check import prove
 from backends.families import load_towers
 from backends.folder import detect
-from backends.identity import RECIPES, Identity
+from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import Answer, subprocess_main
 from backends.model import Modality, ModelOptions, TextMode
 from backends.openvino.description import Description, Refusal, TowerDescription
@@ -60,7 +60,7 @@ def do(job: Job) -> Answer:
     folder = detect(Path(job.root))
     options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust, in_stages=True)
     loaded = load_towers(folder, options)
-    recipe = RECIPES[folder.family]
+    recipe = PREPROCESSING_VERSIONS[folder.family]
     identity = Identity(folder.family, job.content, recipe, loaded.text_modes)
     target = Path(job.target)
     target.mkdir()
@@ -88,12 +88,12 @@ def _write(loaded: TorchModel, identity: Identity, target: Path) -> None:
 def _write_tower(
     modality: Modality, tower: Portable | PortableStages, target: Path
 ) -> TowerDescription:
-    preparation = tower.describe(target)
+    processor = tower.describe(target)
     if isinstance(tower, PortableStages):
-        return TowerDescription(preparation, _write_stages(tower, target))
+        return TowerDescription(processor, _write_stages(tower, target))
     network = f"{modality}.xml"
     _save(_traced(tower.module, tower), target / network)
-    return TowerDescription(preparation, {"kind": "openvino", "file": network})
+    return TowerDescription(processor, {"kind": "openvino", "file": network})
 
 
 def _write_stages(tower: PortableStages, target: Path) -> dict[str, object]:

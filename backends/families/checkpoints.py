@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from backends.embed import embed
 from backends.model import Modality, Tower
-from backends.proof_inputs import proof_inputs
+from backends.parity_inputs import proof_inputs
 from backends.torch.embeddings import token_rows
 from backends.torch.runtime import TorchNetwork
 from backends.torch.towers import TorchModel, TorchTower
@@ -64,9 +64,9 @@ def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
     with checkpoints_noted() as faults:
         loaded = load()
     for modality, tower in loaded.towers.items():
-        rows = token_rows(modality, tower.module, tower.preparation, loaded.info.device)
+        rows = token_rows(modality, tower.module, tower.processor, loaded.info.device)
         if rows is not None:
-            tower.preparation.limit_ids(rows)
+            tower.processor.limit_ids(rows)
     for modality, tower in loaded.towers.items():
         _refuse_unfit(modality, tower, loaded.info.device, faults)
     return loaded
@@ -181,6 +181,6 @@ def _matter(
     """Make weights NaN, and tell whether vectors become NaN."""
     for weight in unfit.values():
         weight.data.fill_(torch.nan)
-    unproven = Tower(tower.preparation, TorchNetwork(tower.module, device))
+    unproven = Tower(tower.processor, TorchNetwork(tower.module, device))
     rows = embed(unproven, proof_inputs(modality, unproven, _MOST_COST)[:_INPUTS])
     return not bool(np.isfinite(rows).all())

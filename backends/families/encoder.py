@@ -19,10 +19,10 @@ from typing_extensions import override
 
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder
-from backends.inputs.chunks import LONGEST_CHUNK, ChunkPreparation, Reading
-from backends.inputs.kinds import Described
-from backends.inputs.tokens import Padding, TextRecipe, TokenPreparation
 from backends.model import ModelInfo, ModelOptions
+from backends.preprocessing.chunks import LONGEST_CHUNK, ChunkProcessor, Reading
+from backends.preprocessing.loaders import Described
+from backends.preprocessing.tokens import Padding, TextRecipe, TokenProcessor
 from backends.text_folder import TextFolder, meta_of
 from backends.torch.stages import PortableStages
 from backends.torch.towers import (
@@ -105,7 +105,7 @@ def chunked_tower(
         return replace(whole, describe=describe_chunks)
 
     reading = Reading.of(options, prefixes)
-    texts = ChunkPreparation(plain.preparation, poolings, reading, every)
+    texts = ChunkProcessor(plain.processor, poolings, reading, every)
     return TorchTower(texts, module, portable)
 
 
@@ -115,7 +115,7 @@ def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> Torc
     padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
     recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
     return TorchTower(
-        TokenPreparation(hf.tokenize_by(tokenizer, recipe), padding),
+        TokenProcessor(hf.tokenize_by(tokenizer, recipe), padding),
         module,
         lambda: portable_texts(module, recipe, partial(hf.save_vocabulary, tokenizer)),
     )

@@ -22,10 +22,10 @@ from transformers import (
 
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import ModelOptions
-from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, place, unit_length
+from backends.preprocessing.pixels import Geometry
+from backends.preprocessing.tokens import Padding, TextRecipe
+from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, normalize, place
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -46,12 +46,12 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         networks=[model],
         config=hf.full_config(model),
     )
-    texts = hf.TextNetwork(model, unit_length)
+    texts = hf.TextNetwork(model, normalize)
     return TorchModel(
         info,
         {
             "text": hf.text_tower(texts, tokenizer, _recipe(model, tokenizer)),
-            "image": hf.image_tower(model, processor, geometry, unit_length),
+            "image": hf.image_tower(model, processor, geometry, normalize),
         },
         text_modes=(options.text_mode,) if is_metaclip2 else EVERY_TEXT_MODE,
     )

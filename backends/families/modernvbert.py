@@ -28,9 +28,9 @@ from typing_extensions import override
 
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, find_weights, hub_snapshot
-from backends.inputs.tiles import Prompt, TilePreparation, Tiling
-from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import ModelOptions
+from backends.preprocessing.tiles import Prompt, TileProcessor, Tiling
+from backends.preprocessing.tokens import Padding, TextRecipe
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     Normalize,
@@ -38,8 +38,8 @@ from backends.torch.towers import (
     TorchModel,
     TorchTower,
     describe,
+    normalize,
     place,
-    unit_length,
 )
 from backends.weights import common_prefix
 from errors import ModelFolderError
@@ -98,11 +98,11 @@ def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
 def _image_tower(model: Any, processor: Any, tokenizer: Any, options: ModelOptions) -> TorchTower:
     tiling = _tiling(processor)
     prompt = Prompt(_PROMPT, model.image_seq_len, tokenizer.pad_token_id)
-    preparation = TilePreparation(
+    tiles = TileProcessor(
         tiling, prompt, lambda text: tokenizer(text)["input_ids"], options.max_image_tiles
     )
     network = TileNetwork(model, processor).to(model.device)
-    return TorchTower(preparation, network, lambda: _portable(network, tiling, prompt, tokenizer))
+    return TorchTower(tiles, network, lambda: _portable(network, tiling, prompt, tokenizer))
 
 
 def _tiling(processor: Any) -> Tiling:
@@ -110,7 +110,7 @@ def _tiling(processor: Any) -> Tiling:
     longest, tile = processor.size["longest_edge"], processor.max_image_size["longest_edge"]
     if not all(getattr(processor, step) for step in steps) or longest > _LARGEST_PX:
         raise ValueError(
-            "its image processor does not resize, split, rescale and normalise, "
+            "its image processor does not resize, split, rescale and normalize, "
             f"or makes pictures of more than {_LARGEST_PX} pixels"
         )
     return Tiling(int(processor.resample), longest, tile)
@@ -232,7 +232,7 @@ class TextNetwork(nn.Module):
             attention_mask={"full_attention": is_token, "sliding_attention": near},
         ).last_hidden_state.float()
         weights = mask[..., None].float()
-        return unit_length((states * weights).sum(dim=1) / weights.sum(dim=1))
+        return normalize((states * weights).sum(dim=1) / weights.sum(dim=1))
 
 
 class TileNetwork(nn.Module):

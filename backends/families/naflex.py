@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from typing_extensions import override
 
-from backends.inputs.patches import Patching, PatchPreparation
+from backends.preprocessing.patches import Patching, PatchProcessor
 from backends.torch.resizing import resize_by_torch
 from backends.torch.towers import Normalize, Portable, TorchTower
 
@@ -31,7 +31,7 @@ def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTow
         ValueError: the processor is configured to do something else.
     """
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
-        raise ValueError("its image processor does not resize, rescale and normalise")
+        raise ValueError("its image processor does not resize, rescale and normalize")
     patching = Patching(
         kernel="torch",
         resample=int(processor.resample),
@@ -41,7 +41,7 @@ def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTow
     )
     network = PatchNetwork(model, processor).to(model.device)
     return TorchTower(
-        PatchPreparation(patching, max_patches, resize_by_torch),
+        PatchProcessor(patching, max_patches, resize_by_torch),
         network,
         lambda: _portable(network, patching),
     )

@@ -1,6 +1,6 @@
 """Encoders, read as the text container's ONNX images read them: the mean of one piece, of length 1.
 
-Those images are made of the same models, and quantised. Here it is the network that is put into 8
+Those images are made of the same models, and quantized. Here it is the network that is put into 8
 bits, as any other's; what `download.py` leaves says that it is to be read in this way.
 """
 
@@ -14,7 +14,7 @@ from backends.families.encoder import EncoderModule, load_encoder, mean, piece_t
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.text_folder import TextFolder, most_tokens
-from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, unit_length
+from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, normalize
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -32,4 +32,4 @@ class MeanEncoder(EncoderModule):
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return unit_length(mean(self.states(ids, mask), mask))
+        return normalize(mean(self.states(ids, mask), mask))

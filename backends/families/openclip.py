@@ -32,18 +32,18 @@ from typing_extensions import override
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
-from backends.inputs.pixels import PixelPreparation, to_pixels
-from backends.inputs.resampling import Pixels
-from backends.inputs.tokens import (
+from backends.model import ModelOptions
+from backends.preprocessing.pixels import PixelProcessor, to_pixels
+from backends.preprocessing.resampling import Pixels
+from backends.preprocessing.tokens import (
     Known,
     Padding,
-    TokenPreparation,
+    TokenProcessor,
     Tokens,
     beginning,
     known_of,
     unknown_id,
 )
-from backends.model import ModelOptions
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
     ImageTower,
@@ -52,10 +52,10 @@ from backends.torch.towers import (
     TorchTower,
     describe,
     dtype_of,
+    normalize,
     place,
     portable_images,
     portable_texts,
-    unit_length,
 )
 from errors import ModelFolderError
 
@@ -182,10 +182,10 @@ def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, 
 
 
 class _Preprocess:
-    """open_clip's own transform, ended at the pixels: the tower normalises them."""
+    """open_clip's own transform, ended at the pixels: the tower normalizes them."""
 
     def __init__(self, config: PreprocessCfg) -> None:
-        *self._steps, _to_tensor, _normalise = image_transform_v2(config, is_train=False).transforms
+        *self._steps, _to_tensor, _normalize = image_transform_v2(config, is_train=False).transforms
 
     def __call__(self, image: Image) -> Pixels:
         for step in self._steps:
@@ -199,10 +199,10 @@ def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> To
         Normalize(config.mean, config.std),
         lambda numbers: model.encode_image(numbers.to(dtype)),
         model,
-        unit_length,
+        normalize,
     ).to(options.device)
     return TorchTower(
-        PixelPreparation(_Preprocess(config)),
+        PixelProcessor(_Preprocess(config)),
         module,
         lambda: portable_images(module, openclip_portable.geometry_of(config)),
     )
@@ -217,7 +217,7 @@ def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
     module = _TextNetwork(model)
     save_vocabulary = partial(openclip_portable.save_vocabulary, tokenizer)
     return TorchTower(
-        TokenPreparation(_Tokenize(tokenizer, padding), padding),
+        TokenProcessor(_Tokenize(tokenizer, padding), padding),
         module,
         lambda: portable_texts(
             module, openclip_portable.recipe_of(tokenizer, padding), save_vocabulary
@@ -295,7 +295,7 @@ class _TextNetwork(nn.Module):
     @override
     def forward(self, ids: Tensor) -> Tensor:
         vectors = self._encode_plain(ids) if self._is_plain else self.model.encode_text(ids)
-        return unit_length(vectors.float())
+        return normalize(vectors.float())
 
     def _encode_plain(self, ids: Tensor) -> Tensor:
         # `CLIP.encode_text` takes all 77 positions, and no fewer.

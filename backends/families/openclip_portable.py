@@ -18,12 +18,12 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
 
 from backends.families import transformers_models as hf
-from backends.inputs.cleaning import Cleaning
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import VOCABULARY, Padding, TextRecipe
+from backends.preprocessing.pixels import Geometry
+from backends.preprocessing.text_normalizers import Normalizer
+from backends.preprocessing.tokens import VOCABULARY, Padding, TextRecipe
 from errors import ConversionError
 
-_CLEANING: dict[object, Cleaning] = {
+_CLEANING: dict[object, Normalizer] = {
     texts._clean_lower: "open_clip/lower",
     texts._clean_whitespace: "open_clip/whitespace",
     texts._clean_canonicalize: "open_clip/canonicalize",

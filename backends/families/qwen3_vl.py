@@ -38,10 +38,10 @@ from backends.families.qwen3_vl_stages import (
     deep_names,
 )
 from backends.folder import ModelFolder, default_hub_cache, hub_snapshot
-from backends.inputs.blocks import Around, BlockPreparation, Blocks, Grid
-from backends.inputs.conversation import ConversationPreparation, Frame
-from backends.inputs.tokens import Padding, TextRecipe, Tokenize
 from backends.model import Arrays, ModelOptions
+from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
+from backends.preprocessing.conversation import ConversationProcessor, Frame
+from backends.preprocessing.tokens import Padding, TextRecipe, Tokenize
 from backends.torch.stages import PortableStages, StagedModule, TorchStage
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
@@ -112,7 +112,7 @@ def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[To
     recipe = TextRecipe("nothing", Padding("rounded", _LONGEST, pad_id))
     frame = Frame(*text_frame(processors, tokenizer.special_tokens_map, _INSTRUCTION))
     tokenize = hf.tokenize_by(tokenizer, recipe)
-    preparation = ConversationPreparation(tokenize, recipe, frame)
+    processor = ConversationProcessor(tokenize, recipe, frame)
     stages = network.text_stages()
 
     def save(folder: Path) -> dict[str, object]:
@@ -122,7 +122,7 @@ def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[To
         return {"kind": "conversation", "frame": frame.as_json(), **recipe.as_json()}
 
     tower = TorchTower(
-        preparation,
+        processor,
         StagedModule(_TEXT_INPUTS, stages),
         lambda: PortableStages(_TEXT_INPUTS, stages, save, gives_way=False),
     )
@@ -143,7 +143,7 @@ def _image_tower(
     stages = network.image_stages(blocks, around)
     described = {"kind": "blocks", "blocks": blocks.as_json(), "around": around.as_json()}
     return TorchTower(
-        BlockPreparation(blocks, around, options.max_read_pixels),
+        BlockProcessor(blocks, around, options.max_read_pixels),
         StagedModule(_IMAGE_INPUTS, stages),
         lambda: PortableStages(_IMAGE_INPUTS, stages, lambda _folder: described, gives_way=True),
     )

@@ -21,7 +21,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 from typing_extensions import override
 
-from backends.torch.towers import Normalize, unit_length
+from backends.torch.towers import Normalize, normalize
 
 LANGUAGE_LAYERS, VISION_LAYERS = 2, 3  # of a stage: in the 2B 0.4 and 0.15 GB of float32
 
@@ -271,4 +271,4 @@ class End(nn.Module):
     @override
     def forward(self, hidden: Tensor, last: Tensor) -> tuple[Tensor]:
         places = last[:, None, None].expand(-1, 1, hidden.shape[-1])
-        return (unit_length(self.norm(hidden.gather(1, places)[:, 0]).float()),)
+        return (normalize(self.norm(hidden.gather(1, places)[:, 0]).float()),)

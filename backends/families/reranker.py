@@ -26,10 +26,10 @@ from typing_extensions import override
 from backends.families import transformers_models as hf
 from backends.families.encoder import NAMES, places
 from backends.folder import ModelFolder
-from backends.inputs.kinds import Described
-from backends.inputs.pairs import PairPreparation, PairRecipe
-from backends.inputs.tokens import VOCABULARY, Padding
 from backends.model import Activation, ModelOptions, TextMode
+from backends.preprocessing.loaders import Described
+from backends.preprocessing.pairs import PairProcessor, PairRecipe
+from backends.preprocessing.tokens import VOCABULARY, Padding
 from backends.text_folder import TextFolder, most_tokens
 from backends.torch.towers import Portable, TorchModel, TorchTower, describe, place
 from errors import ModelFolderError
@@ -149,7 +149,7 @@ def _tower(model: Any, path: Path, options: ModelOptions) -> TorchTower:
     portable = Portable(
         scorer, (np.ones((2, 7), np.int64),) * arrays, [(-1, -1)] * arrays, describe_pairs
     )
-    return TorchTower(PairPreparation(vocabulary, recipe), scorer, lambda: portable)
+    return TorchTower(PairProcessor(vocabulary, recipe), scorer, lambda: portable)
 
 
 def _longest(model: Any, tokenizer: Any) -> int:

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from backends.families import transformers_models as hf
-from backends.inputs.one_part import OnePart
-from backends.inputs.tokens import (
+from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.tokens import (
     CHARS_OF_A_TOKEN,
     IdLimit,
     Known,
     Padding,
     TextRecipe,
-    TokenPreparation,
+    TokenProcessor,
     Tokens,
     beginning,
 )
-from backends.model import Arrays, ModelOptions, Prepared, Shaping
 from backends.text_folder import kept_dimensions
 from backends.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from errors import ConversionError
@@ -65,32 +65,32 @@ _ENDLESS = 10**9  # tokens; a tokenizer that knows no length says 10**30
 def text_tower(
     model: SentenceTransformer,
     tokenizer: Any = None,
-    finish: Callable[[Tensor], Tensor] = identity,
+    postprocess: Callable[[Tensor], Tensor] = identity,
 ) -> TorchTower:
     """Build the tower of texts.
 
     Args:
         model: which one.
         tokenizer: of transformers, in place of the one that the library loaded.
-        finish: what is done to the vectors of its last module.
+        postprocess: what is done to the vectors of its last module.
     """
     features = _tensors(model, "a text")
     if reason := _why_of_its_own(model, features):
-        module = _TextNetwork(model, sorted(features), finish)
+        module = _TextNetwork(model, sorted(features), postprocess)
         return TorchTower(_Features(model, sorted(features)), module, partial(_refuse, reason))
-    module = _TextNetwork(model, (_IDS, _MASK), finish)
+    module = _TextNetwork(model, (_IDS, _MASK), postprocess)
     # On the right even where its tokenizer pads on the left, as for last tokens: who reads the
     # mask finds the same, and the places of tokens are those of the text alone.
     pad_id = model.tokenizer.pad_token_id or 0
     padding = Padding("rounded", model.max_seq_length, pad_id, masked=True)
     if tokenizer is None:
         recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
-        preparation = TokenPreparation(_Tokenize(model), padding)
+        processor = TokenProcessor(_Tokenize(model), padding)
     else:
         recipe = TextRecipe("lower" if model[0].do_lower_case else "nothing", padding)
-        preparation = TokenPreparation(hf.tokenize_by(tokenizer, recipe), padding)
+        processor = TokenProcessor(hf.tokenize_by(tokenizer, recipe), padding)
     save_vocabulary = partial(hf.save_vocabulary, tokenizer or model.tokenizer)
-    return TorchTower(preparation, module, lambda: portable_texts(module, recipe, save_vocabulary))
+    return TorchTower(processor, module, lambda: portable_texts(module, recipe, save_vocabulary))
 
 
 def _why_of_its_own(model: SentenceTransformer, features: Mapping[str, Tensor]) -> str | None:
@@ -136,7 +136,7 @@ class _Tokenize:
             return hf.text_of(self._model.tokenizer, ids)
 
 
-class _Features(OnePart):
+class _Features(SinglePart):
     """The input of any other text model, as its own library makes it of a text.
 
     Args:
@@ -160,7 +160,7 @@ class _Features(OnePart):
         """Guess the tokens."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
-    def prepare(self, text: str, _shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
         """Return the features; those without a mask say nothing of rows, and share no pass."""
         length = self._model.max_seq_length  # None: it reads a text of any length
         text = beginning(text, length) if length else text
@@ -174,11 +174,11 @@ class _Features(OnePart):
         arrays = tuple(features[name].numpy() for name in self._names)
         cost = max(len(ids), 1)
         if _MASK not in features:
-            return Prepared(arrays, None, cost, len(ids), truncated)
+            return ModelInput(arrays, None, cost, len(ids), truncated)
         shapes = tuple(array.shape for array in arrays)
-        return Prepared(tuple(array[0] for array in arrays), shapes, cost, len(ids), truncated)
+        return ModelInput(tuple(array[0] for array in arrays), shapes, cost, len(ids), truncated)
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         """Stack rows of equal shapes; what is alone comes with the axis of its batch."""
         return items[0].arrays if items[0].bucket is None else super().collate(items)
 
@@ -196,12 +196,12 @@ class _TextNetwork(nn.Module):
         self,
         model: SentenceTransformer,
         names: Sequence[str],
-        finish: Callable[[Tensor], Tensor],
+        postprocess: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
         self.model = model
         self._names = tuple(names)
-        self._finish = finish
+        self._finish = postprocess
 
     @override
     def forward(self, *arrays: Tensor) -> Tensor:

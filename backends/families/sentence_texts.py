@@ -15,10 +15,10 @@ from sentence_transformers.base.modules import Router
 from backends.families import transformers_models as hf
 from backends.families.sentence_modules import load_sentence_transformer, text_tower
 from backends.folder import ModelFolder
-from backends.inputs.kinds import Described
-from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
-from backends.inputs.tokens import VOCABULARY
 from backends.model import ModelOptions
+from backends.preprocessing.loaders import Described
+from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
+from backends.preprocessing.tokens import VOCABULARY
 from backends.text_folder import TextFolder, meta_of
 from backends.torch.stages import PortableStages
 from backends.torch.towers import (
@@ -27,7 +27,7 @@ from backends.torch.towers import (
     TorchModel,
     TorchTower,
     describe,
-    unit_length,
+    normalize,
 )
 from errors import ModelFolderError
 
@@ -56,7 +56,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     has_vocabulary = (files / VOCABULARY).is_file()
     tokenizer = hf.load_tokenizer(files, options) if has_vocabulary else None
     prompts = Prompts.of_json(model.prompts)
-    plain = text_tower(model, tokenizer, unit_length)
+    plain = text_tower(model, tokenizer, normalize)
     tower = _prompted(plain, prompts, folder.prefixes, options)
     return TorchModel(replace(info, cuts=True), {"text": tower}, EVERY_TEXT_MODE)
 
@@ -84,5 +84,5 @@ def _prompted(
         return replace(portable, describe=describe_prompts)
 
     has_prefixes = wants_prefixes(options, prefixes)
-    texts = PromptedPreparation(plain.preparation, prompts, has_prefixes)
+    texts = PromptedProcessor(plain.processor, prompts, has_prefixes)
     return TorchTower(texts, plain.module, portable)

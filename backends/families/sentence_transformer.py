@@ -4,7 +4,7 @@ See https://huggingface.co/sentence-transformers/clip-ViT-B-32 and
 https://huggingface.co/sentence-transformers/clip-ViT-B-32-multilingual-v1
 
 Source of the vectors' length: the reference's `clip.py` takes what `SentenceTransformer.encode`
-gives, which is normalised only where the model has a module that does so. Source of the pixels:
+gives, which is normalized only where the model has a module that does so. Source of the pixels:
 sentence-transformers 3 resized by Pillow, where today's uses torchvision.
 """
 
@@ -25,8 +25,8 @@ from backends.families.sentence_modules import (
     text_tower,
 )
 from backends.folder import ModelFolder
-from backends.inputs.pixels import Geometry, PixelPreparation
 from backends.model import ModelOptions
+from backends.preprocessing.pixels import Geometry, PixelProcessor
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     EVERY_TEXT_MODE,
@@ -98,7 +98,7 @@ def _image_tower(model: SentenceTransformer, processor: Any, geometry: Geometry)
         identity,
     ).to(model.device)
     return TorchTower(
-        PixelPreparation(preprocess_of(geometry)),
+        PixelProcessor(preprocess_of(geometry)),
         module,
         lambda: portable_images(module, geometry),
     )

@@ -5,7 +5,7 @@ See:
     https://huggingface.co/docs/transformers/model_doc/siglip2: texts are padded to 64
     tokens, without a mask, and lower-cased for SigLIP 2.
 
-Source of the vectors' length: the reference's `clip.py` does not normalise this family.
+Source of the vectors' length: the reference's `clip.py` does not normalize this family.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from transformers import (
 from backends.families import naflex
 from backends.families import transformers_models as hf
 from backends.folder import ModelFolder, hub_snapshot
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import Padding, TextRecipe
 from backends.model import ModelOptions
+from backends.preprocessing.pixels import Geometry
+from backends.preprocessing.tokens import Padding, TextRecipe
 from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, TorchTower, describe, identity, place
 from errors import ModelFolderError
 

@@ -16,17 +16,18 @@ from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
 from typing_extensions import override
 
-from backends.inputs import siglip1_tokens
-from backends.inputs.cleaning import CLEANING
-from backends.inputs.pixels import Geometry, PixelPreparation
-from backends.inputs.siglip1_tokens import SpecialTokens
-from backends.inputs.tokens import (
+from backends.model import ModelOptions
+from backends.preprocessing import siglip1_tokens
+from backends.preprocessing.pixels import Geometry, PixelProcessor
+from backends.preprocessing.siglip1_tokens import SpecialTokens
+from backends.preprocessing.text_normalizers import NORMALIZERS
+from backends.preprocessing.tokens import (
     VOCABULARY,
     Known,
     TextRecipe,
     Tokenize,
     Tokenizer,
-    TokenPreparation,
+    TokenProcessor,
     Tokens,
     beginning,
     decode,
@@ -34,7 +35,6 @@ from backends.inputs.tokens import (
     known_of,
     unknown_id,
 )
-from backends.model import ModelOptions
 from backends.torch.resizing import preprocess_of
 from backends.torch.towers import (
     ImageTower,
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def image_tower(
-    model: Any, processor: Any, geometry: Geometry, finish: Callable[[Tensor], Tensor]
+    model: Any, processor: Any, geometry: Geometry, postprocess: Callable[[Tensor], Tensor]
 ) -> TorchTower:
     """Build the tower of pictures of one size."""
 
@@ -69,9 +69,9 @@ def image_tower(
         return features
 
     normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
-    images = ImageTower(normalize, network, model, finish).to(model.device)
+    images = ImageTower(normalize, network, model, postprocess).to(model.device)
     return TorchTower(
-        PixelPreparation(preprocess_of(geometry)),
+        PixelProcessor(preprocess_of(geometry)),
         images,
         lambda: portable_images(images, geometry),
     )
@@ -80,10 +80,10 @@ def image_tower(
 class TextNetwork(nn.Module):
     """The network of a text tower: ids [n, length] -> [n, dim]."""
 
-    def __init__(self, model: Any, finish: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: Any, postprocess: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
-        self._finish = finish
+        self._finish = postprocess
 
     @override
     def forward(self, ids: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class TextNetwork(nn.Module):
 
 
 class TransformersTokenizer:
-    """Tokenises by transformers, and cuts with the end token kept.
+    """Tokenizes by transformers, and cuts with the end token kept.
 
     Args:
         tokenizer: transformers' own.
@@ -101,7 +101,7 @@ class TransformersTokenizer:
     def __init__(self, tokenizer: Any, recipe: TextRecipe) -> None:
         self._tokenizer = tokenizer
         self._max_length = recipe.padding.longest
-        self._clean = CLEANING[recipe.cleaning]
+        self._clean = NORMALIZERS[recipe.cleaning]
         self._lock = Lock()  # it notes where to cut in itself, at every call
 
     @property
@@ -184,7 +184,7 @@ def known_by_transformers(tokenizer: Any) -> Known:
 
 
 def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
-    """Tokenise by a tokenizer's vocabulary alone, where it has one of the tokenizers library."""
+    """Tokenize by a tokenizer's vocabulary alone, where it has one of the tokenizers library."""
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary) and tokenizer.truncation_side == "right":
         return Tokenizer(vocabulary, recipe)
@@ -193,13 +193,13 @@ def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
 
 def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:
     """Tell whether a text has more tokens than those ids, by giving it room for one more."""
-    if len(ids) < length:  # most are not tokenised twice
+    if len(ids) < length:  # most are not tokenized twice
         return False
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of ids, special ones left out; not beside a thread that tokenises.
+    """Return the text of ids, special ones left out; not beside a thread that tokenizes.
 
     Raises:
         InvalidInputError: one is none of the vocabulary.
@@ -246,7 +246,7 @@ def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTow
         recipe: how texts become ids.
     """
     return TorchTower(
-        TokenPreparation(TransformersTokenizer(tokenizer, recipe), recipe.padding),
+        TokenProcessor(TransformersTokenizer(tokenizer, recipe), recipe.padding),
         texts,
         lambda: portable_texts(texts, recipe, partial(save_vocabulary, tokenizer)),
     )

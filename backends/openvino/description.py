@@ -21,8 +21,8 @@ from typing import Any
 
 from backends.folder import DESCRIPTION, FORMATS
 from backends.identity import Identity
-from backends.inputs.kinds import Described
 from backends.model import Modality, ModelInfo, Precision, Weights
+from backends.preprocessing.loaders import Described
 
 _REFUSAL = "refusal.json"
 _SHOWN = (

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from backends.faults import translate_device_errors
+from backends.device_errors import translate_device_errors
 from backends.model import ModelOptions, Precision, Rows
-from backends.openvino import eight_bits
+from backends.openvino import int8
 from backends.openvino.attention import share_causal_mask
 from backends.openvino.constants import refuse_unfit_weights, token_rows
 from backends.openvino.core import compile_network, read_network
+from backends.openvino.cpu_capabilities import NAMES, properties_of
 from backends.openvino.mapped_files import drop_mapped_pages
-from backends.openvino.offers import NAMES, properties_of
 from machine import give_freed_memory_back
 
 # As OpenVINO's graph calls the operations with weights.
@@ -40,8 +40,8 @@ class OpenVinoNetwork:
         share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":
-            eight_bits.compress(network)
-            self._in_8_bits = eight_bits.quantise(network)
+            int8.compress(network)
+            self._in_8_bits = int8.quantize(network)
         self._asked = (options.precision or "float32") if _has_products(network) else "float32"
         compiled = compile_network(network, properties_of(self._asked), options.cores)
         self._request = compiled.create_infer_request()

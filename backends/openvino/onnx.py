@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.folder import ModelFolder, loaded
-from backends.inputs.tokens import (
+from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
+from backends.openvino.core import read_network
+from backends.openvino.network import OpenVinoNetwork
+from backends.preprocessing.tokens import (
     VOCABULARY,
     Padding,
     TextRecipe,
     Tokenizer,
-    TokenPreparation,
+    TokenProcessor,
     read_vocabulary,
 )
-from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
-from backends.openvino.core import read_network
-from backends.openvino.network import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
 
 _IDS, _MASK = "input_ids", "attention_mask"
@@ -61,18 +61,18 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     longest = most_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
     padding = Padding("nothing", int(longest), masked=True)
     vocabulary = read_vocabulary(path / VOCABULARY)
-    texts = LonePreparation(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
+    texts = LoneProcessor(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
     if network.rows is not None:
         texts.limit_ids(network.rows)
     return Model(info, {"text": Tower(texts, network)})
 
 
-class LonePreparation(TokenPreparation):
-    """Tokenises; no text shares a pass with another."""
+class LoneProcessor(TokenProcessor):
+    """Tokenizes; no text shares a pass with another."""
 
-    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Return ids and a mask of ones, [length] int64."""
-        return replace(super().prepare(text, shaping), bucket=None)
+        return replace(super().prepare(text, params), bucket=None)
 
 
 class PooledNetwork:

@@ -2,7 +2,7 @@
 
 A tower of images first takes each patch of a picture by itself: a convolution whose steps are as
 long as it is wide. That is a product of weights with the bytes of a patch, which have 8 bits as
-they are: nothing of them is rounded, and no picture is ever in float32. How pixels are normalised
+they are: nothing of them is rounded, and no picture is ever in float32. How pixels are normalized
 goes into the weights, and into the byte that stands for 0.
 """
 
@@ -37,11 +37,11 @@ class Patches(NamedTuple):
     def of(cls, convolution: Any) -> Patches | None:
         """Read a convolution; None for one of anything but bytes, each of which it reads once."""
         kernel = convolution.input_value(1).get_node()
-        normalised = _normalised(convolution.input_value(0))
-        if normalised is None or kernel.get_type_name() != "Constant":
+        normalized = _normalized(convolution.input_value(0))
+        if normalized is None or kernel.get_type_name() != "Constant":
             return None
         outputs, channels, height, width = kernel.data.shape
-        *_, pixel_rows, pixel_columns = normalised.pixels.partial_shape
+        *_, pixel_rows, pixel_columns = normalized.pixels.partial_shape
         if pixel_rows.is_dynamic or pixel_columns.is_dynamic:
             return None
         rows, rest_of_rows = divmod(pixel_rows.get_length(), height)
@@ -50,12 +50,12 @@ class Patches(NamedTuple):
             return None
         apart = _numbers(0, channels, rows, height, columns, width)
         together = _numbers(0, rows * columns, channels * height * width)
-        cut = ops.reshape(normalised.pixels, apart, True)
+        cut = ops.reshape(normalized.pixels, apart, True)
         cut = ops.reshape(ops.transpose(cut, _numbers(0, 2, 4, 1, 3, 5)), together, True)
-        zero = np.broadcast_to(-normalised.addend / normalised.factor, kernel.data.shape)
+        zero = np.broadcast_to(-normalized.addend / normalized.factor, kernel.data.shape)
         return cls(
             ops.convert(cut, "f32"),
-            (kernel.data * normalised.factor).reshape(outputs, -1),
+            (kernel.data * normalized.factor).reshape(outputs, -1),
             zero[0].reshape(-1),
             (outputs, rows, columns),
         )
@@ -76,7 +76,7 @@ def are_bytes(value: Any) -> bool:
     )
 
 
-class _Normalised(NamedTuple):
+class _Normalized(NamedTuple):
     """Pixels as a model sees them: `bytes * factor + addend`, each [1, channels, 1, 1] or one."""
 
     pixels: Any
@@ -84,21 +84,21 @@ class _Normalised(NamedTuple):
     addend: Floats
 
 
-def _normalised(value: Any) -> _Normalised | None:
+def _normalized(value: Any) -> _Normalized | None:
     """Follow what bytes go through, as far as that is done to each channel by itself."""
     node, kind = value.get_node(), value.get_node().get_type_name()
     if are_bytes(value):
-        return _Normalised(node.input_value(0), np.ones(1, np.float32), np.zeros(1, np.float32))
+        return _Normalized(node.input_value(0), np.ones(1, np.float32), np.zeros(1, np.float32))
     if kind not in {"Add", "Subtract", "Multiply", "Divide"}:
         return None
-    number, before = node.input_value(1).get_node(), _normalised(node.input_value(0))
+    number, before = node.input_value(1).get_node(), _normalized(node.input_value(0))
     if before is None or number.get_type_name() != "Constant" or number.data.size > 3:
         return None
     pixels, factor, addend = before
     if kind in {"Add", "Subtract"}:
-        return _Normalised(pixels, factor, addend + (1 if kind == "Add" else -1) * number.data)
+        return _Normalized(pixels, factor, addend + (1 if kind == "Add" else -1) * number.data)
     scale = number.data if kind == "Multiply" else 1 / number.data
-    return _Normalised(pixels, factor * scale, addend * scale)
+    return _Normalized(pixels, factor * scale, addend * scale)
 
 
 def _is_once_each(convolution: Any, kernel: list[int]) -> bool:

@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from backends.folder import ModelFolder
 from backends.identity import with_space
-from backends.inputs.kinds import Described, read_preparation
 from backends.model import (
     Modality,
     Model,
@@ -25,14 +24,15 @@ from backends.model import (
     Tower,
     Weights,
 )
-from backends.openvino import eight_bits
+from backends.openvino import int8
+from backends.openvino.conversion_cache import converted, has_float32
+from backends.openvino.cpu_capabilities import precisions, speedups
 from backends.openvino.description import Description
 from backends.openvino.network import OpenVinoNetwork
-from backends.openvino.offers import factors, precisions
-from backends.openvino.rough_proof import compare_rough, embed_few
+from backends.openvino.quantization_check import compare_rough, embed_few
 from backends.openvino.stages import OpenVinoStages, Shelf
-from backends.openvino.store import converted, has_float32
 from backends.precision import lacking, log_choice, tell_refusal, usable
+from backends.preprocessing.loaders import Described, read_preparation
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
     unproven = _UNUSED if wanted in precisions() else lacking(_DEVICE)
     refused = tell_refusal(wanted, used, why or unproven)
     exact = description.weights == "float32" or has_float32(folder, options)
-    log_choice(_DEVICE, wanted, used, precisions(), factors, exact=exact)
+    log_choice(_DEVICE, wanted, used, precisions(), speedups, exact=exact)
     return replace(model, info=replace(model.info, refused=refused))
 
 
@@ -113,22 +113,22 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
             modality: beside.submit(_NETWORKS[tower.network["kind"]], shelf, tower.network)
             for modality, tower in description.towers.items()
         }
-        preparations = {
+        processors = {
             modality: beside.submit(read_preparation, path, tower.preparation, options)
             for modality, tower in description.towers.items()
         }
     networks = {modality: one.result() for modality, one in compiled.items()}
     _check_dimensions(networks, description.shown["dimensions"])
     towers = {
-        modality: Tower(preparations[modality].result(), network)
+        modality: Tower(processors[modality].result(), network)
         for modality, network in networks.items()
     }
     for modality, network in networks.items():
         if modality != "image" and network.rows is not None:
-            towers[modality].preparation.limit_ids(network.rows)
+            towers[modality].processor.limit_ids(network.rows)
     used = {modality: network.precision() for modality, network in networks.items()}
     arithmetic = {
-        modality: eight_bits.arithmetic() if precision == "int8" else precision
+        modality: int8.arithmetic() if precision == "int8" else precision
         for modality, precision in used.items()
     }
     info = ModelInfo(
@@ -138,7 +138,7 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
         precision=next((one for one in used.values() if one != "float32"), "float32"),
         text_mode=options.text_mode,
     )
-    if info.precision == "int8" and not eight_bits.multiplies():
+    if info.precision == "int8" and not int8.multiplies():
         logger.info(
             "This CPU has no instructions that multiply 8 bits: they take a quarter of the memory, "
             "and are not faster"

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from backends.faults import translate_device_errors
-from backends.inputs.kinds import Described
+from backends.device_errors import translate_device_errors
 from backends.model import Arrays, ModelOptions, Precision, Rows
 from backends.openvino.network import OpenVinoNetwork
+from backends.preprocessing.loaders import Described
 from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backends.model import Modality, Pair, Preparation, Shaping
+from backends.model import EncodeParams, InputProcessor, Modality, Pair
 
 _TEXT = "a photo of 2 cats"  # of several ids, so that no positions or segments look like them
 _READ: Mapping[Modality, str | Pair] = {"text": _TEXT, "pair": Pair(_TEXT, _TEXT)}
@@ -24,7 +24,7 @@ class _FoundError(Exception):
 
 @torch.inference_mode()
 def token_rows(
-    modality: Modality, module: nn.Module, preparation: Preparation, device: str
+    modality: Modality, module: nn.Module, processor: InputProcessor, device: str
 ) -> int | None:
     """Follow the ids of a text or a pair to where they are looked up, and count the rows there.
 
@@ -33,9 +33,9 @@ def token_rows(
     """
     if modality not in _READ:
         return None
-    shaping = preparation.reduce(Shaping())
-    part = preparation.split(_READ[modality], shaping).items[0]
-    arrays = preparation.collate([preparation.prepare(part, shaping)])
+    params = processor.resolve(EncodeParams())
+    part = processor.split(_READ[modality], params).items[0]
+    arrays = processor.collate([processor.prepare(part, params)])
     given = [torch.from_numpy(array).to(device) for array in arrays]
     ids = [one.flatten() for one in given if not one.is_floating_point() and one.max() > 1]
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backends.inputs.pixels import Geometry, Preprocess, cut, to_pixels
-from backends.inputs.resampling import Box, Pixels
+from backends.preprocessing.pixels import Geometry, Preprocess, cut, to_pixels
+from backends.preprocessing.resampling import Box, Pixels
 
 # torch warns that an image's memory is read-only; nothing here writes to it.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

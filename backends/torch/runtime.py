@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backends.faults import translate_device_errors
+from backends.device_errors import translate_device_errors
 from backends.model import Arrays, Model, Rows, Tower
 from backends.torch.devices import answers, gpu_memory
 from backends.torch.stages import StagedModule
@@ -22,7 +22,7 @@ def model_of(loaded: TorchModel) -> Model:
     """Serve a family's model by eager torch."""
     device = loaded.info.device
     towers = {
-        modality: Tower(tower.preparation, _network_of(tower.module, device))
+        modality: Tower(tower.processor, _network_of(tower.module, device))
         for modality, tower in loaded.towers.items()
     }
     return Model(loaded.info, towers, partial(gpu_memory, device))

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from typing_extensions import override
 
-from backends.inputs.kinds import Described
 from backends.model import Arrays
+from backends.preprocessing.loaders import Described
 from backends.stages import Stages, Step
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from backends.folder import ModelFolder
-from backends.inputs.kinds import Described
-from backends.inputs.pixels import Geometry
-from backends.inputs.tokens import TextRecipe
-from backends.model import Arrays, Modality, ModelInfo, ModelOptions, Preparation, TextMode
+from backends.model import Arrays, InputProcessor, Modality, ModelInfo, ModelOptions, TextMode
+from backends.preprocessing.loaders import Described
+from backends.preprocessing.pixels import Geometry
+from backends.preprocessing.tokens import TextRecipe
 from backends.torch.stages import PortableStages
 from errors import ConversionError
 
@@ -54,7 +54,7 @@ def portable_texts(
     Args:
         module: ids [n, length], and a mask if the padding makes one -> [n, dim].
         recipe: how texts become ids.
-        save_vocabulary: writes what tokenises into a folder, and returns the preparation's kind.
+        save_vocabulary: writes what tokenizes into a folder, and returns the preparation's kind.
     """
     padding = recipe.padding
     length = padding.longest if padding.to == "full" else 7
@@ -94,7 +94,7 @@ class TorchTower:
         portable: describes the tower for another runtime, or raises ConversionError.
     """
 
-    preparation: Preparation
+    processor: InputProcessor
     module: nn.Module
     portable: Callable[[], Portable | PortableStages]
 
@@ -140,7 +140,7 @@ def describe(
 
 
 class Normalize(nn.Module):
-    """The first step of an image tower: uint8 to the same in normalised float32.
+    """The first step of an image tower: uint8 to the same in normalized float32.
 
     Args:
         mean: of each channel, or of each value of a patch.
@@ -171,7 +171,7 @@ class ImageTower(nn.Module):
 
     Args:
         normalize: its first step.
-        network: normalised float32 -> [n, dim].
+        network: normalized float32 -> [n, dim].
         parts: the modules whose weights the network uses.
         finish: what is done to the vectors, in float32.
     """
@@ -181,24 +181,24 @@ class ImageTower(nn.Module):
         normalize: Normalize,
         network: Callable[[Tensor], Tensor],
         parts: nn.Module,
-        finish: Callable[[Tensor], Tensor],
+        postprocess: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
         self.normalize, self.parts = normalize, parts
-        self._network, self._finish = network, finish
+        self._network, self._finish = network, postprocess
 
     @override
     def forward(self, pixels: Tensor) -> Tensor:
         return self._finish(self._network(self.normalize(pixels)).float())
 
 
-def unit_length(vectors: Tensor) -> Tensor:
+def normalize(vectors: Tensor) -> Tensor:
     """Scale each vector to length 1."""
     return nn.functional.normalize(vectors, dim=-1)
 
 
 def identity(vectors: Tensor) -> Tensor:
-    """Return vectors at their own length, for families that do not normalise."""
+    """Return vectors at their own length, for families that do not normalize."""
     return vectors
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from PIL import Image
 
-from backends.model import Preparation, Shaping
+from backends.model import EncodeParams, InputProcessor
 from errors import InvalidInputError
 from inference.images.decoder import ImageDecoder, ImageLimits, decode_base64
 from inference.request import Content
@@ -34,8 +34,8 @@ class ImagePreprocessor:
         ConfigurationError: the limits name a format that does not exist.
     """
 
-    def __init__(self, preparation: Preparation, limits: ImageLimits) -> None:
-        self._preparation = preparation
+    def __init__(self, processor: InputProcessor, limits: ImageLimits) -> None:
+        self._processor = processor
         self._max_bytes = limits.max_bytes
         self._decoder = ImageDecoder(limits)
         self._told_of_clipping = False
@@ -63,7 +63,7 @@ class ImagePreprocessor:
         """Say no: decoding takes milliseconds."""
         return False
 
-    def __call__(self, content: bytes, shaping: Shaping, times: ItemTimes) -> Chunks:
+    def __call__(self, content: bytes, params: EncodeParams, times: ItemTimes) -> Chunks:
         """Decode the file, and bring the image to the size of the model.
 
         Raises:
@@ -78,7 +78,7 @@ class ImagePreprocessor:
                 times.opened_s = time.perf_counter()
             self._tell_of_clipping(image)
             try:
-                prepared = self._preparation.prepare(image, shaping)
+                prepared = self._processor.prepare(image, params)
             except (ValueError, OSError) as error:  # what Pillow and the geometry say of an image
                 raise InvalidInputError(
                     f"an image of {image.width}x{image.height} pixels in mode {image.mode} that "

@@ -22,7 +22,7 @@ from bench.client import Target
 from tests.balancer.names import NameServer
 from tests.service import ROOT, free_port
 
-Engine: TypeAlias = Callable[[Path, NameServer, int], AbstractContextManager["Balancer"]]
+RuntimeName: TypeAlias = Callable[[Path, NameServer, int], AbstractContextManager["Balancer"]]
 
 DEPLOYED = ROOT / "deploy/envoy.yaml"
 _TYPES = "type.googleapis.com/envoy.extensions"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import crowd
-from tests.balancer.envoy import Balancer, Engine, balancing, by_connection
+from tests.balancer.envoy import Balancer, RuntimeName, balancing, by_connection
 from tests.balancer.importer import SENDERS, Import, Imported, objects
 from tests.balancer.names import NameServer
 from tests.balancer.replica import Replica, last_core
@@ -136,7 +136,11 @@ class Story:
 
 @contextmanager
 def told(
-    known: Known, replicas: Sequence[Replica], log: Path, calm_s: float, engine: Engine = balancing
+    known: Known,
+    replicas: Sequence[Replica],
+    log: Path,
+    calm_s: float,
+    engine: RuntimeName = balancing,
 ) -> Iterator[Story]:
     """A story of three replicas, and of a fourth that may join them."""
     with (

@@ -1,6 +1,6 @@
 """What an interface is: one wire format, and nothing else. One handler serves all of them.
 
-    body -> parse -> Ask(inputs) -> vectorizer.embed -> [Embedded] -> serialise -> body
+    body -> parse -> Ask(inputs) -> vectorizer.embed -> [EmbeddingResult] -> serialize -> body
 
 It is made once the model is loaded, and registered by a line in `web/endpoints/__init__.py`.
 """
@@ -14,21 +14,21 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from backends.model import Embedded, ModelInfo
+from backends.model import EmbeddingResult, ModelInfo
 from config import Settings
-from inference.request import Input
+from inference.request import EmbedInput
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ParsedRequest:
     """What a request asks for; an interface adds fields that its answer needs.
 
     Attributes:
         inputs: what shall become vectors or scores, in the order of the answers.
     """
 
-    inputs: Sequence[Input]
+    inputs: Sequence[EmbedInput]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Description:
     examples: Sequence[Mapping[str, Any]]
 
 
-AskT = TypeVar("AskT", bound=Ask)
+ParsedT = TypeVar("ParsedT", bound=ParsedRequest)
 
 
-class Endpoint(ABC, Generic[AskT]):
+class Endpoint(ABC, Generic[ParsedT]):
     """An interface.
 
     Args:
@@ -86,7 +86,7 @@ class Endpoint(ABC, Generic[AskT]):
         return self.settings.max_request_items
 
     @abstractmethod
-    def parse(self, body: bytes | bytearray) -> AskT:
+    def parse(self, body: bytes | bytearray) -> ParsedT:
         """Read a request; the body is emptied afterwards.
 
         Raises:
@@ -95,7 +95,7 @@ class Endpoint(ABC, Generic[AskT]):
         """
 
     @abstractmethod
-    def serialise(self, ask: AskT, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedT, answers: Sequence[EmbeddingResult]) -> bytes:
         """Write the JSON of an answer, which has the ask's order.
 
         Raises:

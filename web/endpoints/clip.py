@@ -10,9 +10,9 @@ import msgspec
 import orjson
 from typing_extensions import override
 
-from backends.model import Embedded
-from inference.request import Input
-from web.endpoints.base import Ask, Description, Endpoint
+from backends.model import EmbeddingResult
+from inference.request import EmbedInput
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.json_body import decode
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
@@ -38,7 +38,7 @@ class VectorizeResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class VectorizeAsk(Ask):
+class ParsedVectorize(ParsedRequest):
     """Texts, then images.
 
     Attributes:
@@ -51,7 +51,7 @@ class VectorizeAsk(Ask):
 _DECODER = msgspec.json.Decoder(VectorizeRequest)
 
 
-class Vectorize(Endpoint[VectorizeAsk]):
+class Vectorize(Endpoint[ParsedVectorize]):
     """The interface of Weaviate's `multi2vec-clip` module."""
 
     paths = ("/vectorize",)
@@ -63,16 +63,16 @@ class Vectorize(Endpoint[VectorizeAsk]):
     )
 
     @override
-    def parse(self, body: bytes | bytearray) -> VectorizeAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedVectorize:
         wanted = decode(_DECODER, body)
         # Each may be missing, null or empty.
         texts, images = wanted.texts or [], wanted.images or []
-        inputs = [Input(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
-        inputs += [Input(f"images[{i}]", "image", image) for i, image in enumerate(images)]
-        return VectorizeAsk(inputs, len(texts))
+        inputs = [EmbedInput(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
+        inputs += [EmbedInput(f"images[{i}]", "image", image) for i, image in enumerate(images)]
+        return ParsedVectorize(inputs, len(texts))
 
     @override
-    def serialise(self, ask: VectorizeAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedVectorize, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
         content = {"textVectors": vectors[: ask.texts], "imageVectors": vectors[ask.texts :]}
         # Each number as the shortest decimal that parses back to the same float32.

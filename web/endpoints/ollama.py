@@ -15,9 +15,9 @@ import msgspec
 import orjson
 from typing_extensions import TypedDict, override
 
-from backends.model import Embedded, ModelInfo, Precision
-from inference.request import Finish, Input
-from web.endpoints.base import Ask, Description, Endpoint
+from backends.model import EmbeddingResult, ModelInfo, Precision
+from inference.request import EmbedInput, Postprocess
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
 from web.endpoints.error_format import SentenceErrors
 from web.endpoints.json_body import decode
@@ -80,7 +80,7 @@ class OllamaPromptResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaAsk(Ask):
+class OllamaAsk(ParsedRequest):
     """Texts.
 
     Attributes:
@@ -111,20 +111,22 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
         wanted = decode(_DECODER, body)
         given = wanted.input or []  # Ollama answers none to an empty text that stands alone, too
         texts = [given] if isinstance(given, str) else given
-        finish = self._finish(wanted.dimensions or 0)
+        postprocess = self._finish(wanted.dimensions or 0)
         inputs = [
-            Input(f"input[{i}]", "text", text, finish=finish, is_query=len(texts) == 1)
+            EmbedInput(
+                f"input[{i}]", "text", text, postprocess=postprocess, is_query=len(texts) == 1
+            )
             for i, text in enumerate(texts)
         ]
         model = self.info.name if wanted.model is None else wanted.model
         return OllamaAsk(inputs, model)
 
-    def _finish(self, dimensions: int) -> Finish:
+    def _finish(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions
-        return Finish(kept(dimensions, self.info) if cuts else None, unit_length=True)
+        return Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
 
     @override
-    def serialise(self, ask: OllamaAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: OllamaAsk, answers: Sequence[EmbeddingResult]) -> bytes:
         content = {
             "model": ask.model,
             "embeddings": [answer.vector for answer in answers],
@@ -133,7 +135,7 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class OllamaEmbeddings(Endpoint[Ask]):
+class OllamaEmbeddings(Endpoint[ParsedRequest]):
     """The older interface of Ollama, for one text: as there, its vector is not scaled."""
 
     paths = ("/api/embeddings",)
@@ -146,12 +148,14 @@ class OllamaEmbeddings(Endpoint[Ask]):
     errors = OllamaErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> Ask:
+    def parse(self, body: bytes | bytearray) -> ParsedRequest:
         prompt = decode(_PROMPT_DECODER, body).prompt
-        return Ask([Input("prompt", "text", prompt, is_query=True)] if prompt else [])
+        return ParsedRequest(
+            [EmbedInput("prompt", "text", prompt, is_query=True)] if prompt else []
+        )
 
     @override
-    def serialise(self, ask: Ask, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedRequest, answers: Sequence[EmbeddingResult]) -> bytes:
         # Without a text Ollama only loads the model, and answers no number.
         embedding = answers[0].vector if answers else ()
         return orjson.dumps({"embedding": embedding}, option=orjson.OPT_SERIALIZE_NUMPY)

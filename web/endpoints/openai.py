@@ -16,12 +16,12 @@ import orjson
 import pybase64
 from typing_extensions import override
 
-from backends.model import Embedded, Modality, ModelInfo, Shaping, Vector
+from backends.model import EmbeddingResult, EncodeParams, Modality, ModelInfo, Vector
 from config import Settings
 from errors import ConfigurationError, InvalidInputError
-from inference.request import Content, Finish, Input
+from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
-from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
 from web.endpoints.json_body import Word
 from web.endpoints.openai_api import OpenAIErrors
@@ -119,7 +119,7 @@ class EmbeddingsResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingsAsk(Ask):
+class ParsedEmbeddings(ParsedRequest):
     """What is asked for, and how the answer is written.
 
     Attributes:
@@ -135,7 +135,7 @@ _DECODER = msgspec.json.Decoder(EmbeddingsRequest)
 _IDS_DECODER = msgspec.json.Decoder(TokenIdsRequest)
 
 
-class Embeddings(Endpoint[EmbeddingsAsk]):
+class Embeddings(Endpoint[ParsedEmbeddings]):
     """The interface of OpenAI's embeddings.
 
     Raises:
@@ -164,25 +164,25 @@ class Embeddings(Endpoint[EmbeddingsAsk]):
             raise ConfigurationError(str(error)) from error
 
     @override
-    def parse(self, body: bytes | bytearray) -> EmbeddingsAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedEmbeddings:
         ids_mode = self.settings.embeddings_token_ids
         wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
         task = wanted.input_type or wanted.task or ""
-        shaping, finish = Shaping(task=TASKS.get(task, task)), self._finish(wanted)
-        is_query = shaping.task == "query"
+        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._finish(wanted)
+        is_query = params.task == "query"
         inputs = [
-            Input(f"input[{i}]", modality, content, shaping, finish, is_query)
+            EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
             for i, (modality, content) in enumerate(_contents_of(wanted))
         ]
         model = self.info.name if wanted.model is None else wanted.model
-        return EmbeddingsAsk(inputs, model, wanted.encoding_format == "base64")
+        return ParsedEmbeddings(inputs, model, wanted.encoding_format == "base64")
 
-    def _finish(self, wanted: EmbeddingsOptions) -> Finish:
+    def _finish(self, wanted: EmbeddingsOptions) -> Postprocess:
         dimensions = kept(wanted.dimensions or self._dimensions, self.info)
-        return Finish(dimensions, unit_length=wanted.normalized is not False)
+        return Postprocess(dimensions, normalize=wanted.normalized is not False)
 
     @override
-    def serialise(self, ask: EmbeddingsAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
         write = _base64_of if ask.is_base64 else _as_it_is
         tokens = sum(answer.tokens for answer in answers)
         content = {

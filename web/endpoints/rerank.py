@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 from typing_extensions import override
 
-from backends.model import Embedded, Pair
+from backends.model import EmbeddingResult, Pair
 from backends.scores import ACTIVATIONS
 from errors import InvalidInputError
-from inference.request import Input
-from web.endpoints.base import Ask, Description, Endpoint
+from inference.request import EmbedInput
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.json_body import decode
 
 
@@ -51,7 +51,7 @@ class RerankResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class RerankAsk(Ask):
+class RerankAsk(ParsedRequest):
     """Pairs of the query and each document.
 
     Attributes:
@@ -93,12 +93,13 @@ class Rerank(Endpoint[RerankAsk]):
                 'the request body: expected "documents" beside the "query", or a "property"', "body"
             )
         pairs = [
-            Input(name, "pair", Pair(wanted.query, text), is_query=True) for name, text in named
+            EmbedInput(name, "pair", Pair(wanted.query, text), is_query=True)
+            for name, text in named
         ]
         return RerankAsk(pairs, wanted)
 
     @override
-    def serialise(self, ask: RerankAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: RerankAsk, answers: Sequence[EmbeddingResult]) -> bytes:
         logits = np.array([answer.vector[0] for answer in answers], np.float32)
         scores = ACTIVATIONS[self.info.activation](logits)
         wanted = ask.wanted

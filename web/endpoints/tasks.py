@@ -1,4 +1,4 @@
-"""What clients say a vector is for, and the same in the words of a `Shaping`."""
+"""What clients say a vector is for, and the same in the words of a `EncodeParams`."""
 
 from __future__ import annotations
 

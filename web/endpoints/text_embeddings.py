@@ -16,12 +16,12 @@ import msgspec
 import orjson
 from typing_extensions import TypedDict, override
 
-from backends.model import Embedded, ModelInfo, Shaping
+from backends.model import EmbeddingResult, EncodeParams, ModelInfo
 from config import VERSION, Settings
 from errors import InvalidInputError
-from inference.request import Content, Finish, Input
+from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
-from web.endpoints.base import Ask, Description, Endpoint
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
 from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import Word
@@ -91,7 +91,7 @@ class EmbedIdsRequest(EmbedOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedAsk(Ask):
+class EmbedAsk(ParsedRequest):
     """Texts, and what of the request the answer needs.
 
     Attributes:
@@ -126,19 +126,19 @@ class Embed(Endpoint[EmbedAsk]):
         texts = _contents_of(wanted)
         if not texts:
             raise InvalidInputError("an empty list: there is nothing to embed", "body").at("inputs")
-        shaping = Shaping(task=_task(wanted.prompt_name))
-        is_query = shaping.task == "query" or len(texts) == 1
+        params = EncodeParams(task=_task(wanted.prompt_name))
+        is_query = params.task == "query" or len(texts) == 1
         first = kept(wanted.dimensions, self.info)
         is_scaled = wanted.normalize is not False
-        finish = Finish(first, unit_length=True) if is_scaled else Finish()
+        postprocess = Postprocess(first, normalize=True) if is_scaled else Postprocess()
         inputs = [
-            Input(f"inputs[{i}]", "text", text, shaping, finish, is_query)
+            EmbedInput(f"inputs[{i}]", "text", text, params, postprocess, is_query)
             for i, text in enumerate(texts)
         ]
         return EmbedAsk(inputs, None if is_scaled else first, _what_forbids_a_cut(wanted))
 
     @override
-    def serialise(self, ask: EmbedAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: EmbedAsk, answers: Sequence[EmbeddingResult]) -> bytes:
         for one, answer in zip(ask.inputs, answers, strict=True):
             if ask.uncut and answer.truncated:
                 raise InvalidInputError(

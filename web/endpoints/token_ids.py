@@ -32,7 +32,7 @@ def decode_either(
     ids: msgspec.json.Decoder[U],
     body: bytes | bytearray,
     field: str,
-    mode: Literal["refuse", "own"],
+    mode: Literal["reject", "accept"],
 ) -> T | U:
     """Read a body whose texts may be sent as token ids.
 
@@ -52,7 +52,7 @@ def decode_either(
     except InvalidInputError as error:
         if not (error.where.startswith(field) and _START.search(body)):
             raise
-        if mode == "refuse":
+        if mode == "reject":
             raise _refused().at(field) from error
     if body.count(b",") > _MAX_IDS:  # before they are read, whatever they stand between
         raise RequestTooLargeError(
@@ -67,7 +67,8 @@ def _refused() -> InvalidInputError:
     return InvalidInputError(
         "token ids, not texts: ids of another vocabulary would give wrong vectors. Send texts; "
         "with langchain-openai by OpenAIEmbeddings(check_embedding_ctx_length=False). Where they "
-        "are ids of this model's own vocabulary, let the service run with EMBEDDINGS_TOKEN_IDS=own",
+        "are ids of this model's own vocabulary, let the service run with "
+        "EMBEDDINGS_TOKEN_IDS=accept",
         "body",
     )
 

@@ -15,10 +15,10 @@ import msgspec
 import orjson
 from typing_extensions import override
 
-from backends.model import Embedded, Shaping
+from backends.model import EmbeddingResult, EncodeParams
 from errors import InvalidInputError
-from inference.request import Finish, Input
-from web.endpoints.base import Ask, Description, Endpoint
+from inference.request import EmbedInput, Postprocess
+from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.json_body import Word, decode
 from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
@@ -72,7 +72,7 @@ class VectorsOfTextsResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class VectorsAsk(Ask):
+class ParsedVectors(ParsedRequest):
     """One input, or a list of texts.
 
     Attributes:
@@ -87,7 +87,7 @@ _DECODER = msgspec.json.Decoder(VectorsRequest, strict=False)
 _NO_CONFIG = VectorConfig()
 
 
-class Vectors(Endpoint[VectorsAsk]):
+class Vectors(Endpoint[ParsedVectors]):
     """The interface of Weaviate's modules for one text, one picture or some texts a request."""
 
     paths = ("/vectors",)
@@ -103,7 +103,7 @@ class Vectors(Endpoint[VectorsAsk]):
     )
 
     @override
-    def parse(self, body: bytes | bytearray) -> VectorsAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedVectors:
         wanted = decode(_DECODER, body)
         if wanted.texts is not None:
             if wanted.text is not None or wanted.image is not None:
@@ -112,39 +112,41 @@ class Vectors(Endpoint[VectorsAsk]):
                     "body",
                 )
             texts = enumerate(wanted.texts)
-            return VectorsAsk([self._text(f"texts[{i}]", t, wanted.config) for i, t in texts], None)
+            return ParsedVectors(
+                [self._text(f"texts[{i}]", t, wanted.config) for i, t in texts], None
+            )
         if wanted.text is not None:
             text = self._text("text", wanted.text, wanted.config)
-            return VectorsAsk([text], {"text": wanted.text})
+            return ParsedVectors([text], {"text": wanted.text})
         if wanted.image is not None:
-            return VectorsAsk([Input("image", "image", wanted.image)], {"id": wanted.id})
+            return ParsedVectors([EmbedInput("image", "image", wanted.image)], {"id": wanted.id})
         raise InvalidInputError(
             'the request body: expected a "text", "texts", or an "id" and an "image"', "body"
         )
 
-    def _text(self, name: str, text: str, config: VectorConfig | None) -> Input:
+    def _text(self, name: str, text: str, config: VectorConfig | None) -> EmbedInput:
         config = config or _NO_CONFIG
         task = config.task_type or ""
-        return Input(
+        return EmbedInput(
             name,
             "text",
             text,
-            Shaping(pooling=config.pooling_strategy or "", task=task),
+            EncodeParams(pooling=config.pooling_strategy or "", task=task),
             self._finish(int(config.dimensions or 0)),
             is_query=task == "query",
         )
 
-    def _finish(self, dimensions: int) -> Finish:
+    def _finish(self, dimensions: int) -> Postprocess:
         if dimensions < 0:
             raise InvalidInputError(
                 f"config.dimensions: {dimensions}; expected how many to keep, or 0 for all",
                 "config",
             )
         cuts = self.info.cuts and 0 < dimensions < self.info.dimensions
-        return Finish(dimensions=dimensions if cuts else None)
+        return Postprocess(dimensions=dimensions if cuts else None)
 
     @override
-    def serialise(self, ask: VectorsAsk, answers: Sequence[Embedded]) -> bytes:
+    def serialize(self, ask: ParsedVectors, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
         dimensions = len(vectors[0]) if vectors else 0
         content: dict[str, object] = {"vectors": vectors, "dims": dimensions}

@@ -98,13 +98,13 @@ def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
     replaced = folder / "replaced"
     replaced.mkdir()
     for name in reversed(parts):
-        set_aside(root / name, replaced / name)
+        replace_aside(root / name, replaced / name)
     os.sync()  # after a power cut, no name without its content
     for name in parts:
         (folder / name).rename(root / name)
 
 
-def set_aside(path: Path, aside: Path) -> None:
+def replace_aside(path: Path, aside: Path) -> None:
     """Move a file or folder to where it will be deleted, or delete it where it cannot be moved."""
     if not path.exists():
         return

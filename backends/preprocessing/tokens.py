@@ -13,9 +13,9 @@ import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.inputs.cleaning import CLEANING, Cleaning
-from backends.inputs.one_part import OnePart
-from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.text_normalizers import NORMALIZERS, Normalizer
 from errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -228,8 +228,8 @@ class Padding:
 CHARS_OF_A_TOKEN = 4  # of English, about; an estimate is corrected
 
 
-class TokenPreparation(OnePart):
-    """Tokenises and pads; texts of one padded length share a pass.
+class TokenProcessor(SinglePart):
+    """Tokenizes and pads; texts of one padded length share a pass.
 
     Args:
         tokenize: the family's tokenizer.
@@ -260,13 +260,13 @@ class TokenPreparation(OnePart):
         tokens = 2 + len(text) // CHARS_OF_A_TOKEN  # a beginning, an end
         return self._padding.length_of(min(tokens, self._padding.longest))
 
-    def prepare(self, text: str, _shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
         """Return ids [length] int64, and a mask if the network takes one."""
         ids, truncated = self._tokenize(text)
         self._limit.check(ids)
         arrays = self._padding(ids)
         length = len(arrays[0])
-        return Prepared(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
+        return ModelInput(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
@@ -286,7 +286,7 @@ class TextRecipe:
         padding: the length of a text, and what fills it up.
     """
 
-    cleaning: Cleaning
+    cleaning: Normalizer
     padding: Padding
 
     def as_json(self) -> dict[str, object]:
@@ -300,7 +300,7 @@ class TextRecipe:
 
 
 class Tokenizer:
-    """Tokenises by a vocabulary of the tokenizers library, which keeps the end token of a cut text.
+    """Tokenizes by a vocabulary of the tokenizers library, which keeps the end token of a cut text.
 
     Args:
         vocabulary: it is changed: it cuts from now on.
@@ -312,7 +312,7 @@ class Tokenizer:
         vocabulary.enable_truncation(recipe.padding.longest)
         self._vocabulary = vocabulary
         self._max_length = recipe.padding.longest
-        self._clean = CLEANING[recipe.cleaning]
+        self._clean = NORMALIZERS[recipe.cleaning]
 
     @property
     def known(self) -> Known:
@@ -354,8 +354,8 @@ def unknown_id(one: int) -> InvalidInputError:
     return InvalidInputError(f"{one} is the id of no token in this model's vocabulary", "body")
 
 
-def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:
+def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenProcessor:
     """Make the preparation of a converted model's folder."""
     recipe = TextRecipe.of_json(described)
     vocabulary = read_vocabulary(folder / VOCABULARY)
-    return TokenPreparation(Tokenizer(vocabulary, recipe), recipe.padding)
+    return TokenProcessor(Tokenizer(vocabulary, recipe), recipe.padding)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.inputs.kinds import read_preparation
-from backends.inputs.one_part import OnePart
-from backends.model import Arrays, ModelOptions, Preparation, Prepared, Shaping
+from backends.model import Arrays, EncodeParams, InputProcessor, ModelInput, ModelOptions
+from backends.preprocessing.loaders import read_preparation
+from backends.preprocessing.single_part import SinglePart
 
 _QUERY = "query"
 
@@ -35,10 +35,10 @@ class Prompts:
         """Describe them in JSON's types."""
         return asdict(self)
 
-    def reduce(self, shaping: Shaping) -> Shaping:
+    def resolve(self, params: EncodeParams) -> EncodeParams:
         """Keep whether it is a query, where that makes a difference."""
-        is_query = shaping.task == _QUERY and self.query != self.document
-        return Shaping(task=_QUERY) if is_query else Shaping()
+        is_query = params.task == _QUERY and self.query != self.document
+        return EncodeParams(task=_QUERY) if is_query else EncodeParams()
 
     def put_before(self, text: str, task: str) -> str:
         """Put the prompt of a task before a text; both together are stripped."""
@@ -61,7 +61,7 @@ def prefixed(text: str, task: str) -> str:
     return f"{task}: {text}" if task else text
 
 
-class PromptedPreparation(OnePart):
+class PromptedProcessor(SinglePart):
     """Puts a prompt before a text, and prepares both together.
 
     Args:
@@ -70,31 +70,33 @@ class PromptedPreparation(OnePart):
         has_prefixes: whether the name of the task stands between them.
     """
 
-    def __init__(self, preparation: Preparation, prompts: Prompts, has_prefixes: bool) -> None:
-        self._preparation = preparation
+    def __init__(self, processor: InputProcessor, prompts: Prompts, has_prefixes: bool) -> None:
+        self._processor = processor
         self._prompts = prompts
         self._has_prefixes = has_prefixes
         self.reading = "prefixes" if has_prefixes else ""
 
-    def reduce(self, shaping: Shaping) -> Shaping:
+    def resolve(self, params: EncodeParams) -> EncodeParams:
         """Keep the task, where the text's vector depends on it."""
-        return Shaping(task=shaping.task) if self._has_prefixes else self._prompts.reduce(shaping)
+        return (
+            EncodeParams(task=params.task) if self._has_prefixes else self._prompts.resolve(params)
+        )
 
     def estimate(self, text: str) -> int:
         """Guess what a text costs with the prompt of a document."""
-        return self._preparation.estimate(self._whole(text, ""))
+        return self._processor.estimate(self._whole(text, ""))
 
-    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Return what is made of both."""
-        return self._preparation.prepare(self._whole(text, shaping.task), shaping)
+        return self._processor.prepare(self._whole(text, params.task), params)
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         """Put items of one bucket together."""
-        return self._preparation.collate(items)
+        return self._processor.collate(items)
 
     def limit_ids(self, rows: int) -> None:
         """Let the other read no text with an id that has no embedding."""
-        self._preparation.limit_ids(rows)
+        self._processor.limit_ids(rows)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
@@ -102,15 +104,15 @@ class PromptedPreparation(OnePart):
         Raises:
             InvalidInputError: one is none of the vocabulary.
         """
-        return self._preparation.text_of(ids)
+        return self._processor.text_of(ids)
 
     def _whole(self, text: str, task: str) -> str:
         return self._prompts.put_before(prefixed(text, task if self._has_prefixes else ""), task)
 
 
-def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PromptedPreparation:
+def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PromptedProcessor:
     """Make the preparation of a converted model's folder."""
     prompts = Prompts(described["query"], described["document"])
     has_prefixes = wants_prefixes(options, described["prefixes"])
     of_texts = read_preparation(folder, described["of"], options)
-    return PromptedPreparation(of_texts, prompts, has_prefixes)
+    return PromptedProcessor(of_texts, prompts, has_prefixes)

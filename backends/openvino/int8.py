@@ -37,7 +37,7 @@ from openvino import opset13 as ops
 from backends.openvino.core import compile_network
 from backends.openvino.patches import Patches, are_bytes
 
-# OpenVINO would quantise what is multiplied as well, in groups, for weights that it finds packed.
+# OpenVINO would quantize what is multiplied as well, in groups, for weights that it finds packed.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 _LARGEST = 127  # of 8 bits with a sign, as far below 0 as above
 _STEPS = 255  # of 8 bits without a sign
@@ -65,7 +65,7 @@ def compress(network: ov.Model) -> None:
             lookup.input(0).replace_source_output(_in_float16(table).output(0))
 
 
-def quantise(network: ov.Model) -> bool:
+def quantize(network: ov.Model) -> bool:
     """Give 8 bits to all that is multiplied with weights that have them, in place.
 
     Nothing is changed where the machine does not multiply them. A token with a NaN among its values
@@ -82,12 +82,12 @@ def quantise(network: ov.Model) -> bool:
 
 
 def _multiply_in_8_bits(products: Sequence[Any]) -> None:
-    known: dict[tuple[str, int], _InSteps] = {}
+    known: dict[tuple[str, int], QuantizedTokens] = {}
     for product in products:
-        given, weights = product.input_value(0), _InShares.of(product)
+        given, weights = product.input_value(0), SumScaledWeights.of(product)
         name = given.get_node().get_name(), given.get_index()
         if name not in known:  # a token's query, key and value are products of the same
-            known[name] = _InSteps.of(given)
+            known[name] = QuantizedTokens.of(given)
         tokens, users = known[name], product.output(0).get_target_inputs()
         product.input(0).replace_source_output(tokens.steps)
         product.input(1).replace_source_output(weights.shares)
@@ -113,7 +113,7 @@ def multiplies() -> bool:
     network = product(np.full((1, width), _LARGEST, np.float32))
     compress(network)
     (only,) = _products(network)
-    only.input(0).replace_source_output(_quantised(only.input_value(0)).output(0))
+    only.input(0).replace_source_output(_quantized(only.input_value(0)).output(0))
     found = compile_network(network, PROPERTIES)(np.ones((1, width), np.float32))[0]
     return bool(abs(found.item() - width * _LARGEST) < 1)
 
@@ -185,7 +185,7 @@ def _in_float16(table: npt.NDArray[np.float32]) -> Any:
     return ops.convert(ops.constant(table.clip(-largest, largest).astype(np.float16)), "f32")
 
 
-class _InShares(NamedTuple):
+class SumScaledWeights(NamedTuple):
     """Weights of 8 bits, each as its share in the sum of its output's: `shares * sums`.
 
     Attributes:
@@ -197,7 +197,7 @@ class _InShares(NamedTuple):
     sums: Any
 
     @classmethod
-    def of(cls, product: Any) -> _InShares:
+    def of(cls, product: Any) -> SumScaledWeights:
         """Divide the weights of a product that has them in 8 bits."""
         axis, scaled = _axis(product), product.input_value(1).get_node()
         converted, scales = (scaled.input_value(place).get_node() for place in (0, 1))
@@ -208,7 +208,7 @@ class _InShares(NamedTuple):
         return cls(shares.output(0), ops.constant((sums * scales.data).squeeze(axis)))
 
 
-class _InSteps(NamedTuple):
+class QuantizedTokens(NamedTuple):
     """Tokens, [..., width], in 8 bits: each value is `least + width * steps`.
 
     Attributes:
@@ -222,20 +222,20 @@ class _InSteps(NamedTuple):
     width: Any
 
     @classmethod
-    def of(cls, tokens: Any) -> _InSteps:
+    def of(cls, tokens: Any) -> QuantizedTokens:
         """Divide the range of each into steps; bytes have theirs already."""
         if are_bytes(tokens):
             shares = ops.multiply(tokens, _number(1 / _STEPS))
-            return cls(_quantised(shares).output(0), _number(0), _number(_STEPS))
+            return cls(_quantized(shares).output(0), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
         least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
         # Never 0, which it would be where all values of a token are equal.
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
-        return cls(_quantised(shares).output(0), least, width)
+        return cls(_quantized(shares).output(0), least, width)
 
 
-def _quantised(shares: Any) -> Any:
+def _quantized(shares: Any) -> Any:
     low, high = _number(0), _number(1)
     return ops.fake_quantize(shares, low, high, low, high, _STEPS + 1)
 

@@ -7,27 +7,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from backends.model import ModelOptions, Preparation
+from backends.model import InputProcessor, ModelOptions
 
 # What a converted model says of a preparation: its kind, and the kind's own parameters.
 Described: TypeAlias = Mapping[str, Any]
 
 # Each module has a function `read`: (folder of the files, parameters, options) -> Preparation.
 _KINDS = {
-    "tokens": "backends.inputs.tokens",
-    "siglip1_tokens": "backends.inputs.siglip1_tokens",
-    "chunks": "backends.inputs.chunks",
-    "prompts": "backends.inputs.prompts",
-    "pairs": "backends.inputs.pairs",
-    "pixels": "backends.inputs.pixels",
-    "patches": "backends.inputs.patches",
-    "tiles": "backends.inputs.tiles",
-    "conversation": "backends.inputs.conversation",
-    "blocks": "backends.inputs.blocks",
+    "tokens": "backends.preprocessing.tokens",
+    "siglip1_tokens": "backends.preprocessing.siglip1_tokens",
+    "chunks": "backends.preprocessing.chunks",
+    "prompts": "backends.preprocessing.prompts",
+    "pairs": "backends.preprocessing.pairs",
+    "pixels": "backends.preprocessing.pixels",
+    "patches": "backends.preprocessing.patches",
+    "tiles": "backends.preprocessing.tiles",
+    "conversation": "backends.preprocessing.conversation",
+    "blocks": "backends.preprocessing.blocks",
 }
 
 
-def read_preparation(folder: Path, described: Described, options: ModelOptions) -> Preparation:
+def read_preparation(folder: Path, described: Described, options: ModelOptions) -> InputProcessor:
     """Make the preparation that a converted model describes; its files lie in its folder.
 
     What an operator says of how inputs are read is no part of the description.
@@ -37,4 +37,4 @@ def read_preparation(folder: Path, described: Described, options: ModelOptions) 
     """
     parameters = {name: value for name, value in described.items() if name != "kind"}
     read = import_module(_KINDS[described["kind"]]).read
-    return cast("Preparation", read(folder, parameters, options))
+    return cast("InputProcessor", read(folder, parameters, options))

@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.inputs.header import size_of
-from backends.inputs.one_part import OnePart
-from backends.inputs.pixels import in_rgb, to_pixels
-from backends.inputs.resampling import Pixels
-from backends.inputs.tokens import VOCABULARY, Padding
-from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.header import size_of
+from backends.preprocessing.pixels import in_rgb, to_pixels
+from backends.preprocessing.resampling import Pixels
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.tokens import VOCABULARY, Padding
 
 Encode: TypeAlias = Callable[[str], Sequence[int]]  # a text -> ids, special ones included
 _Size: TypeAlias = tuple[int, int]  # (width, height)
@@ -175,7 +175,7 @@ def _numbers(count: int) -> range:
     return range(1, count + 1)
 
 
-class TilePreparation(OnePart):
+class TileProcessor(SinglePart):
     """Cuts pictures into tiles; those of all pictures of a batch share a pass.
 
     Args:
@@ -203,27 +203,27 @@ class TilePreparation(OnePart):
             return max(grid.tiles for grid in self._ids)
         return self._tiling.grid_for(size).tiles
 
-    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+    def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
         """Return tiles, ids and a mask of a decoded image.
 
         The tiles are as in `Tiling.cut`; ids and mask are [length] int64.
         """
         tiles = self._tiling.cut(image)
         arrays = (tiles, *self._pad(self._ids[self._tiling.grid_for(image.size)]))
-        return Prepared(arrays, bucket="tiles", cost=len(tiles))
+        return ModelInput(arrays, bucket="tiles", cost=len(tiles))
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         """Put the tiles of all pictures one after the other, [tiles, 3, H, W]; stack the rest."""
         tiles, ids, masks = zip(*(item.arrays for item in items), strict=True)
         return np.concatenate(tiles), np.stack(ids), np.stack(masks)
 
 
-def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TilePreparation:
+def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TileProcessor:
     """Make the preparation of a converted model's folder."""
     vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
     vocabulary.no_padding()
     vocabulary.no_truncation()
-    return TilePreparation(
+    return TileProcessor(
         Tiling(**described["tiling"]),
         Prompt(**described["prompt"]),
         lambda text: vocabulary.encode(text).ids,

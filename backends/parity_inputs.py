@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backends.model import Modality, NetworkInStages, Pair, Preparation, Shaping, Tower
+from backends.model import EncodeParams, InputProcessor, Modality, NetworkInStages, Pair, Tower
 from errors import InvalidInputError
 
 _MODES = ("RGB", "RGBA", "L")
@@ -38,31 +38,31 @@ def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[A
 
     A text or a pair with tokens that the model has no embedding for is no input of it.
     """
-    preparation = tower.preparation
+    processor = tower.processor
     if modality == "image":
-        return _affordable(_drawn(), preparation, most_cost)
+        return _affordable(_drawn(), processor, most_cost)
     if modality == "pair":
-        readable = [pair for pair in _pairs() if _is_readable(pair, preparation)]
-        return _affordable(readable, preparation, _MOST_TOKENS)
+        readable = [pair for pair in _pairs() if _is_readable(pair, processor)]
+        return _affordable(readable, processor, _MOST_TOKENS)
     texts: Sequence[str] = _TEXTS
     if isinstance(tower.network, NetworkInStages):
         texts = [text[:_CHARS_IN_STAGES] for text in texts]
-    return [text for text in texts if _is_readable(text, preparation)]
+    return [text for text in texts if _is_readable(text, processor)]
 
 
-def _is_readable(content: Any, preparation: Preparation) -> bool:
-    shaping = preparation.reduce(Shaping())
+def _is_readable(content: Any, processor: InputProcessor) -> bool:
+    params = processor.resolve(EncodeParams())
     try:
-        for part in preparation.split(content, shaping).items:
-            preparation.prepare(part, shaping)
+        for part in processor.split(content, params).items:
+            processor.prepare(part, params)
     except InvalidInputError:
         return False
     return True
 
 
-def _affordable(inputs: Sequence[Any], preparation: Preparation, most_cost: int) -> list[Any]:
+def _affordable(inputs: Sequence[Any], processor: InputProcessor, most_cost: int) -> list[Any]:
     """Return the first of the inputs, as many as cost no more together."""
-    costs = accumulate(preparation.prepare(one, Shaping()).cost for one in inputs)
+    costs = accumulate(processor.prepare(one, EncodeParams()).cost for one in inputs)
     return [one for one, cost in zip(inputs, costs, strict=True) if cost <= most_cost]
 
 

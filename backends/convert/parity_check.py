@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 
 from backends.embed import embed
-from backends.likeness import cosines, lengths
-from backends.model import Modality, Model, Rows, Shaping, Tower
-from backends.proof_inputs import proof_inputs
+from backends.model import EncodeParams, Modality, Model, Rows, Tower
+from backends.parity_inputs import proof_inputs
+from backends.similarity import cosines, lengths
 from errors import ConversionError
 
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
@@ -31,24 +31,24 @@ def prove(original: Model, made: Model) -> None:
         ConversionError: the vectors differ.
     """
     for modality, tower in original.towers.items():
-        for shaping in _shapings(tower):
-            _prove(modality, tower, made.towers[modality], shaping)
+        for params in _all_params(tower):
+            _prove(modality, tower, made.towers[modality], params)
 
 
-def _prove(modality: Modality, original: Tower, made: Tower, shaping: Shaping) -> None:
+def _prove(modality: Modality, original: Tower, made: Tower, params: EncodeParams) -> None:
     contents = proof_inputs(modality, original, _MOST_COST)
     check: Callable[[Rows, Rows], None] = (
         compare_logits if modality == "pair" else partial(compare, f"{modality}s")
     )
-    expected = embed(original, contents, shaping)
-    check(expected, embed(made, contents, shaping))
-    check(expected, embed(made, contents, shaping, alone=True))
+    expected = embed(original, contents, params)
+    check(expected, embed(made, contents, params))
+    check(expected, embed(made, contents, params, alone=True))
 
 
-def _shapings(tower: Tower) -> set[Shaping]:
+def _all_params(tower: Tower) -> set[EncodeParams]:
     """Return what can be asked for: the network's poolings, and the prompts."""
-    asked = (Shaping(), Shaping("cls"), Shaping(task="query"))
-    return {tower.preparation.reduce(shaping) for shaping in asked}
+    asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
+    return {tower.processor.resolve(params) for params in asked}
 
 
 def compare(what: str, expected: Rows, given: Rows) -> None:

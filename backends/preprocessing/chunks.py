@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backends.inputs import tokens
-from backends.inputs.one_part import OnePart
-from backends.inputs.prompts import prefixed, wants_prefixes
-from backends.model import ModelOptions, Parts, Preparation, Prepared, Shaping
+from backends.model import Chunks, EncodeParams, InputProcessor, ModelInput, ModelOptions
+from backends.preprocessing import tokens
+from backends.preprocessing.prompts import prefixed, wants_prefixes
+from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
 LONGEST_CHUNK = 500  # tokens; the reference cuts a sentence here, or a text read in one piece
@@ -49,7 +49,7 @@ class Reading:
         return cls(options.direct_tokenize, wants_prefixes(options, prefixes))
 
 
-class ChunkPreparation(OnePart):
+class ChunkProcessor(SinglePart):
     """Splits texts into sentences, and prepares each by another preparation.
 
     Args:
@@ -61,37 +61,37 @@ class ChunkPreparation(OnePart):
     """
 
     def __init__(
-        self, tokens: Preparation, poolings: Sequence[str], reading: Reading, every: int = 1
+        self, tokens: InputProcessor, poolings: Sequence[str], reading: Reading, every: int = 1
     ) -> None:
         self._tokens = tokens
         self._poolings = {name: place for place, name in enumerate(poolings)}
         self._reading = reading
         self._every = every
         self.reading = str(reading)
-        self.splits = not reading.is_direct
+        self.is_chunked = not reading.is_direct
         self._split: Callable[[str], list[str]] = list_of_one
         if not reading.is_direct:
-            from backends.inputs import sentences  # only who splits pays for nltk
+            from backends.preprocessing import sentences  # only who splits pays for nltk
 
             self._split = sentences.split
 
-    def reduce(self, shaping: Shaping) -> Shaping:
+    def resolve(self, params: EncodeParams) -> EncodeParams:
         """Keep the pooling, and the task where it is written in front of a text.
 
         Raises:
             InvalidInputError: there is no such pooling.
         """
-        task = shaping.task if self._reading.has_prefixes else ""
+        task = params.task if self._reading.has_prefixes else ""
         if not self._poolings:
-            return Shaping(task=task)
+            return EncodeParams(task=task)
         default, *_ = self._poolings
-        pooling = shaping.pooling or default
+        pooling = params.pooling or default
         if pooling not in self._poolings:
             known = " and ".join(self._poolings)
             raise InvalidInputError(
                 f"unknown pooling_strategy {pooling!r}; this model knows {known}", "config"
             )
-        return Shaping(pooling, task)
+        return EncodeParams(pooling, task)
 
     def estimate(self, text: str) -> int:
         """Guess the padded tokens from the number of characters."""
@@ -103,18 +103,18 @@ class ChunkPreparation(OnePart):
         full = self._tokens.estimate(text[:_CHARS_OF_A_SENTENCE])
         return whole * full + self._tokens.estimate(text[:rest])
 
-    def split(self, text: str, shaping: Shaping) -> Parts:
+    def split(self, text: str, params: EncodeParams) -> Chunks:
         """Return a text's sentences, or itself where there are none."""
-        if shaping.task:
-            text = prefixed(text, shaping.task)
+        if params.task:
+            text = prefixed(text, params.task)
         chunks = self._split(text) or [text]
-        return Parts(chunks[:: self._every], len(chunks))
+        return Chunks(chunks[:: self._every], len(chunks))
 
-    def prepare(self, chunk: str, shaping: Shaping) -> Prepared:
+    def prepare(self, chunk: str, params: EncodeParams) -> ModelInput:
         """Return ids and a mask of a sentence, [length] int64 each."""
-        prepared = self._tokens.prepare(chunk, shaping)
-        pick = self._poolings.get(shaping.pooling, 0)
-        return replace(prepared, pick=pick) if pick else prepared
+        prepared = self._tokens.prepare(chunk, params)
+        pooling_index = self._poolings.get(params.pooling, 0)
+        return replace(prepared, pooling_index=pooling_index) if pooling_index else prepared
 
     def limit_ids(self, rows: int) -> None:
         """Let the other read no text with an id that has no embedding."""
@@ -134,8 +134,8 @@ def list_of_one(text: str) -> list[str]:
     return [text]
 
 
-def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> ChunkPreparation:
+def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> ChunkProcessor:
     """Make the preparation of a converted model's folder."""
     reading = Reading.of(options, described["prefixes"])
     of_tokens = tokens.read(folder, described["tokens"], options)
-    return ChunkPreparation(of_tokens, described["poolings"], reading, described.get("every", 1))
+    return ChunkProcessor(of_tokens, described["poolings"], reading, described.get("every", 1))

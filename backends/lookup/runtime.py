@@ -1,7 +1,7 @@
 """model2vec: a vector for every token, and a text's is their mean, of length 1.
 
 See https://github.com/MinishLab/model2vec and sentence-transformers' `StaticEmbedding`, in whose
-layout the models come. Source of the length: the reference's text container, which normalises
+layout the models come. Source of the length: the reference's text container, which normalizes
 what any sentence-transformers model gives.
 """
 
@@ -19,9 +19,10 @@ from tokenizers import Tokenizer as Vocabulary
 from typing_extensions import override
 
 from backends.folder import ModelFolder, loaded
-from backends.inputs.one_part import OnePart
-from backends.inputs.prompts import PromptedPreparation, Prompts, wants_prefixes
-from backends.inputs.tokens import (
+from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
+from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.tokens import (
     CHARS_OF_A_TOKEN,
     VOCABULARY,
     IdLimit,
@@ -29,7 +30,6 @@ from backends.inputs.tokens import (
     known_by,
     read_vocabulary,
 )
-from backends.model import Model, ModelInfo, ModelOptions, Prepared, Rows, Shaping, Tower
 from backends.text_folder import TextFolder, kept_dimensions, meta_of
 from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
@@ -68,14 +68,14 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         config=meta_of(model.model_config),
         cuts=True,
     )
-    tokens = TablePreparation(vocabulary)
+    tokens = LookupProcessor(vocabulary)
     tokens.limit_ids(table.shape[0])
-    texts = PromptedPreparation(
+    texts = PromptedProcessor(
         tokens,
         Prompts.of_json(config.get("prompts") or {}),
         wants_prefixes(options, folder.prefixes),
     )
-    return Model(info, {"text": Tower(texts, TableNetwork(table), is_table=True)})
+    return Model(info, {"text": Tower(texts, LookupNetwork(table), is_lookup=True)})
 
 
 def _read_table(path: Path) -> npt.NDArray[np.float32]:
@@ -101,8 +101,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-class TablePreparation(OnePart):
-    """Tokenises, without special tokens; texts of equal length share a pass.
+class LookupProcessor(SinglePart):
+    """Tokenizes, without special tokens; texts of equal length share a pass.
 
     Args:
         vocabulary: it is changed: it pads no more.
@@ -122,12 +122,12 @@ class TablePreparation(OnePart):
         """Guess the tokens."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
-    def prepare(self, text: str, _shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
         """Return the ids, [length] int64; of a text without a word there are none."""
         encoding = self._vocabulary.encode(text, add_special_tokens=False)
         self._limit.check(encoding.ids)
         ids = np.array(encoding.ids, np.int64)
-        return Prepared((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
+        return ModelInput((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids.
@@ -138,7 +138,7 @@ class TablePreparation(OnePart):
         return decode(self._vocabulary, ids)
 
 
-class TableNetwork:
+class LookupNetwork:
     """Means of rows, of length 1.
 
     Args:

@@ -1,6 +1,6 @@
 """From a decoded image to the 8-bit pixels of a tower's size: [3, H, W] uint8.
 
-Pixels travel as uint8, a quarter of the bytes of float32; the normalisation is the tower's first
+Pixels travel as uint8, a quarter of the bytes of float32; the normalization is the tower's first
 step, on its device and for the whole batch. The results are those of the processor of the family's
 own library, pixel for pixel, without its bookkeeping per call: 1.3 ms in place of 3.7 ms for a
 640x480 image (tests/test_pixels.py holds both against each other).
@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from backends.inputs.one_part import OnePart
-from backends.inputs.resampling import Box, Pixels
-from backends.inputs.resampling import resize as resize_as_torch
-from backends.model import ModelOptions, Prepared, Shaping
+from backends.model import EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.resampling import Box, Pixels
+from backends.preprocessing.resampling import resize as resize_as_torch
+from backends.preprocessing.single_part import SinglePart
 
 # An image, the (height, width) to scale to, a filter of `PIL.Image.Resampling`, the part to keep.
 Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int, Box], Pixels]
@@ -79,7 +79,7 @@ class Geometry:
             ValueError: the processor is configured to do something other than resize and crop.
         """
         if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
-            raise ValueError("its image processor does not resize, rescale and normalise")
+            raise ValueError("its image processor does not resize, rescale and normalize")
         size, crop = processor.size, processor.crop_size
         return cls(
             kernel=kernel,
@@ -157,7 +157,7 @@ class Preprocess:
         return np.ascontiguousarray(geometry.padded(pixels))
 
 
-class PixelPreparation(OnePart):
+class PixelProcessor(SinglePart):
     """Scales pictures to the size of the tower: all cost the same, and share passes.
 
     Args:
@@ -171,12 +171,12 @@ class PixelPreparation(OnePart):
         """Count a picture."""
         return 1
 
-    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+    def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
         """Return pixels [3, H, W] uint8 of a decoded image."""
         pixels = self._preprocess(image)
-        return Prepared((pixels,), bucket=pixels.shape, cost=1)
+        return ModelInput((pixels,), bucket=pixels.shape, cost=1)
 
 
-def read(_folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PixelPreparation:
+def read(_folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PixelProcessor:
     """Make the preparation that a converted model describes."""
-    return PixelPreparation(Preprocess(Geometry.of_json(described)))
+    return PixelProcessor(Preprocess(Geometry.of_json(described)))

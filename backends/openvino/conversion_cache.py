@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backends import fingerprint
+from backends.atomic_install import install, replace_aside, staging
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
-from backends.identity import RECIPES, Identity
+from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import JobError, JobKilledError, JobRefusedError, run_in_subprocess
 from backends.model import ModelOptions, Precision, Weights
 from backends.openvino.description import Description, Refusal
-from backends.staging import install, set_aside, staging
 from errors import ConversionError, DownloadError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
-_CONVERT, _BAKE = "backends.convert.job", "backends.openvino.bake"
+_CONVERT, _BAKE = "backends.convert.job", "backends.openvino.quantize"
 _TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
 _MOST_TRIES = 2
 # What serves a precision, the best first; the others are computed from float32.
@@ -45,7 +45,7 @@ _SERVING: Mapping[Precision | None, Sequence[Weights]] = {
 _WRITTEN: Sequence[Weights] = ("int8",)
 
 
-class _Kept(NamedTuple):
+class ConversionEntry(NamedTuple):
     """A folder of the store: a converted model, or the refusal of one."""
 
     path: Path
@@ -130,7 +130,7 @@ def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
     return fitting[0].path
 
 
-def _alone(folder: ModelFolder, options: ModelOptions) -> list[_Kept]:
+def _alone(folder: ModelFolder, options: ModelOptions) -> list[ConversionEntry]:
     """Return what lies there without the original, for this text mode."""
     every = map(_kept, lone_conversions(folder.root))
     return [kept for kept in every if options.text_mode in kept.identity.text_modes]
@@ -144,33 +144,35 @@ def _cache_of(folder: ModelFolder, options: ModelOptions) -> Path:
     return options.cache_dir or folder.root / CONVERSIONS
 
 
-def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[_Kept]:
+def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry]:
     """Give what is kept of models of this family by its present recipe, refusals last."""
     # An image may bring what another cache does not hold.
     places = dict.fromkeys((_cache_of(folder, options), folder.root / CONVERSIONS))
-    recipe = RECIPES[folder.family]
+    recipe = PREPROCESSING_VERSIONS[folder.family]
     for kept in chain(*map(_converted_in, places), *map(_refused_in, places)):
         if (kept.identity.family, kept.identity.recipe) == (folder.family, recipe):
             yield kept
 
 
-def _converted_in(place: Path) -> Iterator[_Kept]:
+def _converted_in(place: Path) -> Iterator[ConversionEntry]:
     return map(_kept, conversions(place))
 
 
-def _kept(path: Path) -> _Kept:
+def _kept(path: Path) -> ConversionEntry:
     description = Description.read(path)
-    return _Kept(path, description.identity, description.weights)
+    return ConversionEntry(path, description.identity, description.weights)
 
 
-def _refused_in(place: Path) -> Iterator[_Kept]:
+def _refused_in(place: Path) -> Iterator[ConversionEntry]:
     for path in Refusal.all_in(place):
         refusal = Refusal.read(path)
         if refusal.code == fingerprint.of_code():
-            yield _Kept(path, refusal.identity, reason=refusal.reason)
+            yield ConversionEntry(path, refusal.identity, reason=refusal.reason)
 
 
-def _find(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]) -> _Kept | None:
+def _find(
+    folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
+) -> ConversionEntry | None:
     mode = options.text_mode
     fitting = [
         kept
@@ -186,7 +188,9 @@ def _find(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
     return next((kept for kept in fitting if kept.identity.content == content), None)
 
 
-def _make(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]) -> _Kept:
+def _make(
+    folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
+) -> ConversionEntry:
     cache = _cache_of(folder, options)
     try:
         with staging(cache, wait=True) as scratch:
@@ -203,7 +207,7 @@ def _make(folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
         raise ConversionError(str(error)) from error
 
 
-def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept:
+def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> ConversionEntry:
     ends_s = time.monotonic() + _TIMEOUT_S
     exact = _find(folder, options, ("float32",)) if options.precision == "int8" else None
     made = exact or _convert_in(scratch, folder, options)
@@ -219,7 +223,7 @@ def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept
     return made._replace(path=cache / name)
 
 
-def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _Kept:
+def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> ConversionEntry:
     if find_spec("torch") is None:
         raise ModelFolderError(
             f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
@@ -235,7 +239,7 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> _K
     return next(chain(_converted_in(scratch), _refused_in(scratch)))
 
 
-def _in_8_bits(exact: _Kept, scratch: Path, timeout_s: float) -> _Kept:
+def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> ConversionEntry:
     """Make the same model in 8 bits; where it is not the same, there is no other than this one."""
     target = scratch / "in-8-bits"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
@@ -258,7 +262,7 @@ def _note_refusal(path: Path, why: str) -> None:
             replace(description, refused=why).write(path)
 
 
-def _name_of(kept: _Kept) -> str:
+def _name_of(kept: ConversionEntry) -> str:
     """Name a folder for people; no start relies on it."""
     identity, modes = kept.identity, "-".join(sorted(kept.identity.text_modes))
     name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
@@ -273,7 +277,7 @@ def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
         if same and identity.recipe < made.recipe and set(identity.text_modes) & {*made.text_modes}:
             logger.info("Deleting what an older version converted: %s", other.path.absolute())
             with suppress(OSError):  # it is in nobody's way
-                set_aside(other.path, scratch / other.path.name)
+                replace_aside(other.path, scratch / other.path.name)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def cosines(expected: Rows, given: Rows) -> npt.NDArray[np.float64]:
     return np.where(both_empty, 1, products / np.maximum(of_both[0] * of_both[1], _TINY))
 
 
-def likeness(queries: Rows, items: Rows | None = None) -> Rows:
+def similarity(queries: Rows, items: Rows | None = None) -> Rows:
     """Return cosines, [queries, items]; of queries to each other, and to themselves none."""
     of_others: Rows = unit(queries) @ unit(queries if items is None else items).T
     if items is None:

@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from backends.model import Arrays, Embedded, Parts, Prepared, Shaping, Vector
+from backends.model import Arrays, Chunks, EmbeddingResult, EncodeParams, ModelInput, Vector
 from errors import InvalidInputError
 
 
-class OnePart:
-    """The half of a `Preparation` that knows nothing of its modality."""
+class SinglePart:
+    """The half of a `InputProcessor` that knows nothing of its modality."""
 
     reading = ""
-    splits = False
+    is_chunked = False
 
-    def reduce(self, _shaping: Shaping) -> Shaping:
+    def resolve(self, _params: EncodeParams) -> EncodeParams:
         """Read nothing of it: every request gets the same vector."""
-        return Shaping()
+        return EncodeParams()
 
-    def split(self, content: Any, _shaping: Shaping) -> Parts:
+    def split(self, content: Any, _params: EncodeParams) -> Chunks:
         """Leave an input whole."""
-        return Parts([content])
+        return Chunks([content])
 
-    def collate(self, items: Sequence[Prepared]) -> Arrays:
+    def collate(self, items: Sequence[ModelInput]) -> Arrays:
         """Stack the arrays of items of one bucket: [n, ...] each."""
         columns = zip(*(item.arrays for item in items), strict=True)
         return tuple(np.stack(column) for column in columns)
@@ -43,12 +43,12 @@ class OnePart:
             "token ids, and this model has no vocabulary to read them by", "body"
         )
 
-    def join(self, parts: Sequence[Embedded], divisor: int) -> Embedded:
+    def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
         """Add the vectors up and divide; tokens add up, and one part that was cut makes it cut."""
         if len(parts) == divisor == 1:
             return parts[0]
         total: Vector = np.stack([part.vector for part in parts]).sum(axis=0)
-        return Embedded(
+        return EmbeddingResult(
             total / np.float32(divisor),
             sum(part.tokens for part in parts),
             any(part.truncated for part in parts),

@@ -1,6 +1,6 @@
 """A process of its own: a converted model in float32 -> the same in 8 bits, and the proof of it.
 
-    python -m backends.openvino.bake < job.json      (see `backends/jobs.py`)
+    python -m backends.openvino.quantize < job.json      (see `backends/jobs.py`)
 
 It needs no torch. What it makes are the bits that a start derives in memory.
 """
@@ -15,10 +15,10 @@ import openvino as ov
 
 from backends.jobs import Answer, subprocess_main
 from backends.model import ModelOptions
-from backends.openvino import eight_bits
+from backends.openvino import int8
 from backends.openvino.core import read_network
 from backends.openvino.description import Description
-from backends.openvino.rough_proof import compare_rough, embed_few
+from backends.openvino.quantization_check import compare_rough, embed_few
 from backends.openvino.runtime import load_converted
 
 
@@ -42,13 +42,13 @@ def do(job: Job) -> Answer:
         ConversionError: in 8 bits it is not the same model.
     """
     source, target = Path(job.source), Path(job.target)
-    bake(source, target)
+    quantize_model(source, target)
     options = ModelOptions(in_stages=True)
     drift = compare_rough(*(embed_few(load_converted(path, options)) for path in (source, target)))
     return {"drift": drift}
 
 
-def bake(source: Path, target: Path) -> None:
+def quantize_model(source: Path, target: Path) -> None:
     """Write a converted model in 8 bits; all but its networks is copied."""
     description = Description.read(source)
     networks = {name for tower in description.towers.values() for name in tower.files}
@@ -56,7 +56,7 @@ def bake(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=lambda _folder, names: files & {*names})
     for name in networks:
         network = read_network(source / name)
-        eight_bits.compress(network)
+        int8.compress(network)
         ov.save_model(network, target / name, compress_to_fp16=False)
     replace(description, weights="int8", refused="").write(target)
 

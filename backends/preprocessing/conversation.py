@@ -17,8 +17,14 @@ import numpy as np
 from tokenizers import Tokenizer as Vocabulary
 from typing_extensions import override
 
-from backends.inputs.tokens import VOCABULARY, TextRecipe, Tokenize, Tokenizer, TokenPreparation
-from backends.model import Arrays, ModelOptions, Prepared, Shaping
+from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.tokens import (
+    VOCABULARY,
+    TextRecipe,
+    Tokenize,
+    Tokenizer,
+    TokenProcessor,
+)
 
 _INSTEAD_OF_NOTHING = "NULL"
 
@@ -44,8 +50,8 @@ class Frame:
         return f"{self.before}{text or _INSTEAD_OF_NOTHING}{self.after}"
 
 
-class ConversationPreparation(TokenPreparation):
-    """Tokenises and pads conversations; those of one padded length share a pass.
+class ConversationProcessor(TokenProcessor):
+    """Tokenizes and pads conversations; those of one padded length share a pass.
 
     Args:
         tokenize: the family's tokenizer. Of a text that is too long it cuts the end off, the
@@ -66,7 +72,7 @@ class ConversationPreparation(TokenPreparation):
         return min(tokens, self._padding.longest)
 
     @override
-    def prepare(self, text: str, shaping: Shaping) -> Prepared:
+    def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Return ids [length], the places of tokens [3, length], and that of the last; all int64.
 
         A model of pictures counts tokens in three axes; those of a text are equal.
@@ -76,14 +82,14 @@ class ConversationPreparation(TokenPreparation):
         length = len(padded)
         places = np.broadcast_to(np.arange(length), (3, length))
         arrays: Arrays = (padded, places, np.array(len(ids) - 1))
-        return Prepared(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
+        return ModelInput(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
 
 
 def read(
     folder: Path, described: Mapping[str, Any], _options: ModelOptions
-) -> ConversationPreparation:
+) -> ConversationProcessor:
     """Make the preparation of a converted model's folder."""
     recipe = TextRecipe.of_json(described)
     vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
     frame = Frame(**described["frame"])
-    return ConversationPreparation(Tokenizer(vocabulary, recipe), recipe, frame)
+    return ConversationProcessor(Tokenizer(vocabulary, recipe), recipe, frame)

@@ -15,8 +15,9 @@ import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Vocabulary
 
-from backends.inputs.one_part import OnePart
-from backends.inputs.tokens import (
+from backends.model import EncodeParams, ModelInput, ModelOptions, Pair
+from backends.preprocessing.single_part import SinglePart
+from backends.preprocessing.tokens import (
     CHARS_OF_A_TOKEN,
     VOCABULARY,
     IdLimit,
@@ -25,7 +26,6 @@ from backends.inputs.tokens import (
     known_by,
     read_vocabulary,
 )
-from backends.model import ModelOptions, Pair, Prepared, Shaping
 from errors import InvalidInputError
 
 _SPECIAL_TOKENS = 3  # of most templates; an estimate is corrected
@@ -53,8 +53,8 @@ class PairRecipe:
         return cls(Padding(**recipe["padding"]), recipe["typed"])
 
 
-class PairPreparation(OnePart):
-    """Tokenises and pads; pairs of one padded length share a pass.
+class PairProcessor(SinglePart):
+    """Tokenizes and pads; pairs of one padded length share a pass.
 
     Args:
         vocabulary: it is changed: it neither cuts nor pads from now on.
@@ -81,7 +81,7 @@ class PairPreparation(OnePart):
         if self._padding.token_id >= rows:
             self._padding = replace(self._padding, token_id=0)
         try:
-            self.prepare(Pair("", ""), Shaping())
+            self.prepare(Pair("", ""), EncodeParams())
         except InvalidInputError as error:
             raise ValueError(f"no pair can be read: {error}") from error
 
@@ -90,7 +90,7 @@ class PairPreparation(OnePart):
         tokens = _SPECIAL_TOKENS + sum(len(half) for half in pair) // CHARS_OF_A_TOKEN
         return self._padding.length_of(min(tokens, self._padding.longest))
 
-    def prepare(self, pair: Pair, _shaping: Shaping) -> Prepared:
+    def prepare(self, pair: Pair, _params: EncodeParams) -> ModelInput:
         """Return ids, a mask, and the halves of tokens if they are told, [length] int64 each."""
         longest = self._padding.longest
         halves = tuple(beginning(half.strip(), longest) for half in pair)
@@ -105,7 +105,7 @@ class PairPreparation(OnePart):
         length = len(arrays[0])
         if self._typed:
             arrays = (*arrays, np.pad(np.array(types, np.int64), (0, length - len(types))))
-        return Prepared(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
+        return ModelInput(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
 
 
 def _kept(encoding: Encoding, longest: int) -> list[int]:
@@ -131,6 +131,6 @@ def longest_first(lengths: tuple[int, int], room: int) -> tuple[int, int]:
     return (room - shorter, shorter) if query > document else (shorter, room - shorter)
 
 
-def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PairPreparation:
+def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PairProcessor:
     """Make the preparation of a converted model's folder."""
-    return PairPreparation(read_vocabulary(folder / VOCABULARY), PairRecipe.of_json(described))
+    return PairProcessor(read_vocabulary(folder / VOCABULARY), PairRecipe.of_json(described))

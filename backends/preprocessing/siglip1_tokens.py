@@ -16,17 +16,17 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
-from backends.inputs.cleaning import NO_PUNCTUATION
-from backends.inputs.tokens import (
+from backends.model import ModelOptions
+from backends.preprocessing.text_normalizers import NO_PUNCTUATION
+from backends.preprocessing.tokens import (
     Known,
     TextRecipe,
-    TokenPreparation,
+    TokenProcessor,
     Tokens,
     beginning,
     known_of,
     unknown_id,
 )
-from backends.model import ModelOptions
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
 _SPECIAL = "special_tokens.json"
@@ -54,10 +54,10 @@ def write(vocabulary: Path, special: SpecialTokens, folder: Path) -> None:
     (folder / _SPECIAL).write_text(json.dumps(asdict(special)) + "\n", "utf-8")
 
 
-def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenPreparation:
+def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenProcessor:
     """Make the preparation of a converted model's folder."""
     padding = TextRecipe.of_json(described).padding
-    return TokenPreparation(read_tokenizer(folder, padding.longest), padding)
+    return TokenProcessor(read_tokenizer(folder, padding.longest), padding)
 
 
 def read_tokenizer(folder: Path, max_length: int) -> Siglip1Tokenizer:
@@ -67,7 +67,7 @@ def read_tokenizer(folder: Path, max_length: int) -> Siglip1Tokenizer:
 
 
 class Siglip1Tokenizer:
-    """Tokenises for SigLIP 1, and cuts with the end token kept.
+    """Tokenizes for SigLIP 1, and cuts with the end token kept.
 
     Args:
         vocabulary: the file of sentencepiece.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from backends.embed import embed
-from backends.likeness import cosines, likeness, recall, same_order
 from backends.model import Modality, Model, Rows
-from backends.proof_inputs import proof_inputs
+from backends.parity_inputs import proof_inputs
+from backends.similarity import cosines, recall, same_order, similarity
 from errors import ConversionError
 
 # The median and the worst cosine. all-MiniLM-L6-v2, which keeps 0.97 of its neighbours, has 0.9989
@@ -57,7 +57,7 @@ def _compare_vectors(what: str, expected: Rows, given: Rows) -> str:
             f"in 8 bits this model's {what} differ too much from those in float32: cosine "
             f"{median:.4f} in the median, {worst:.4f} at worst"
         )
-    kept = recall(likeness(expected), likeness(given), _NEAREST)
+    kept = recall(similarity(expected), similarity(given), _NEAREST)
     return (
         f"{what} have a cosine of {median:.4f} to float32, {worst:.4f} at worst, and "
         f"{kept:.2f} of the {_NEAREST} nearest"

@@ -1,4 +1,4 @@
-"""What the families' libraries do to a text before they tokenise it, each by a name."""
+"""What the families' libraries do to a text before they tokenize it, each by a name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import ftfy
 
-Cleaning: TypeAlias = Literal[
+Normalizer: TypeAlias = Literal[
     "nothing", "lower", "open_clip/lower", "open_clip/whitespace", "open_clip/canonicalize"
 ]
 
@@ -33,7 +33,7 @@ def _canonical(text: str) -> str:
 
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-CLEANING: dict[Cleaning, Callable[[str], str]] = {
+NORMALIZERS: dict[Normalizer, Callable[[str], str]] = {
     "nothing": str,
     "lower": str.lower,
     "open_clip/lower": lambda text: _fixed(text).lower(),

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from backends.inputs.header import size_of
-from backends.inputs.one_part import OnePart
-from backends.inputs.pixels import in_rgb
-from backends.model import ModelOptions, Prepared, Shaping
+from backends.model import EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.header import size_of
+from backends.preprocessing.pixels import in_rgb
+from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
 _LONGEST_RATIO = 200  # of the longer side to the shorter; beyond, the model reads nothing
@@ -162,7 +162,7 @@ class Around:
         return np.hstack([np.tile(before, (3, 1)), picture, np.tile(after, (3, 1))])
 
 
-class BlockPreparation(OnePart):
+class BlockProcessor(SinglePart):
     """Cuts pictures into blocks of patches; those of one grid share passes.
 
     Args:
@@ -185,7 +185,7 @@ class BlockPreparation(OnePart):
             return self._cost(Grid(1, self._blocks.most_blocks))
         return self._cost(self._blocks.grid_for(size))
 
-    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+    def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
         """Return all that the network is to know of a picture.
 
         Patches as in `Blocks.cut`; corners, shares and places of the patches; the ids around them
@@ -207,13 +207,13 @@ class BlockPreparation(OnePart):
         last = np.array(around.tokens(grid) - 1)
         corners, shares = blocks.corners(grid)
         arrays = (blocks.cut(image), corners, shares, blocks.places(grid), ids)
-        return Prepared((*arrays, around.places(grid), last), bucket=grid, cost=self._cost(grid))
+        return ModelInput((*arrays, around.places(grid), last), bucket=grid, cost=self._cost(grid))
 
     def _cost(self, grid: Grid) -> int:
         return math.ceil(self._around.tokens(grid) / _TOKENS_OF_COST)
 
 
-def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> BlockPreparation:
+def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> BlockProcessor:
     """Make the preparation that a converted model describes."""
     blocks, around = Blocks(**described["blocks"]), Around(**described["around"])
-    return BlockPreparation(blocks, around, options.max_read_pixels)
+    return BlockProcessor(blocks, around, options.max_read_pixels)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from backends.inputs.one_part import OnePart
-from backends.inputs.pixels import KERNELS, Kernel, Resize, in_rgb
-from backends.inputs.resampling import Box, Floats, Pixels, interpolation
-from backends.model import ModelOptions, Prepared, Shaping
+from backends.model import EncodeParams, ModelInput, ModelOptions
+from backends.preprocessing.pixels import KERNELS, Kernel, Resize, in_rgb
+from backends.preprocessing.resampling import Box, Floats, Pixels, interpolation
+from backends.preprocessing.single_part import SinglePart
 
 _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
 
@@ -84,7 +84,7 @@ class Patching:
         return np.hstack([rows.repeat(grid.columns, axis=0), np.tile(columns, (grid.rows, 1))])
 
 
-class PatchPreparation(OnePart):
+class PatchProcessor(SinglePart):
     """Cuts pictures into patches; all are padded to the same number, and share passes.
 
     Args:
@@ -104,7 +104,7 @@ class PatchPreparation(OnePart):
         """Count a picture."""
         return 1
 
-    def prepare(self, image: Image.Image, _shaping: Shaping) -> Prepared:
+    def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
         """Return patches, places and a mask of a decoded image.
 
         The patches are [max_patches, patch_px * patch_px * 3] uint8, channels last; the places as
@@ -119,7 +119,7 @@ class PatchPreparation(OnePart):
         mask = np.ones(len(patches), np.int64)
         arrays = (patches, patching.places(grid), mask)
         padded = tuple(_padded(array, patching.max_patches) for array in arrays)
-        return Prepared(padded, bucket="patches", cost=1)
+        return ModelInput(padded, bucket="patches", cost=1)
 
 
 def _cut(pixels: Pixels, grid: Grid, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -133,6 +133,6 @@ def _padded(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
     return padded
 
 
-def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PatchPreparation:
+def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PatchProcessor:
     """Make the preparation that a converted model describes."""
-    return PatchPreparation(Patching(**described), options.max_num_patches)
+    return PatchProcessor(Patching(**described), options.max_num_patches)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backends.model import Precision
-from backends.openvino import eight_bits
+from backends.openvino import int8
 from backends.openvino.core import capabilities, compile_network
 
 _ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # as the largest products of ViT-B/32 are
@@ -20,7 +20,7 @@ _PASSES = 5
 class Names(NamedTuple):
     """What OpenVINO calls a precision: as a capability of a device, and in its hint and graph.
 
-    8 bits have no name there: the network asks for them (see `eight_bits.quantise`).
+    8 bits have no name there: the network asks for them (see `eight_bits.quantize`).
     """
 
     capability: str
@@ -38,7 +38,7 @@ NAMES: dict[Precision, Names] = {
 def properties_of(precision: Precision) -> Mapping[str, Any]:
     """Return what makes OpenVINO compute in a precision."""
     if precision == "int8":
-        return eight_bits.PROPERTIES
+        return int8.PROPERTIES
     # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
     return {"INFERENCE_PRECISION_HINT": NAMES[precision].short}
 
@@ -48,7 +48,7 @@ def precisions() -> tuple[Precision, ...]:
     return tuple(_best_s())
 
 
-def factors() -> Mapping[Precision, float]:
+def speedups() -> Mapping[Precision, float]:
     """Return how many times as fast as in float32 a product is in the others."""
     best_s = _best_s()
     return {name: best_s["float32"] / best_s[name] for name in best_s if name != "float32"}
@@ -71,10 +71,10 @@ def _best_s() -> Mapping[Precision, float]:
 
 def _pass_of(precision: Precision) -> Any:
     """Compute a product; return what does it again, or None where the machine cannot."""
-    network = eight_bits.product(np.ones((_OUTPUTS, _WIDTH), np.float32))
+    network = int8.product(np.ones((_OUTPUTS, _WIDTH), np.float32))
     if precision == "int8":
-        eight_bits.compress(network)
-        eight_bits.quantise(network)
+        int8.compress(network)
+        int8.quantize(network)
     try:
         compiled = compile_network(network, properties_of(precision))
         request = compiled.create_infer_request()
