@@ -288,9 +288,9 @@ async def test_what_the_model_does_not_read_is_in_no_key(
 async def test_a_vector_is_finished_behind_the_cache(
     vectorizer: Vectorizer, library: Library
 ) -> None:
-    finishes = Postprocess(), Postprocess(dimensions=1), Postprocess(normalize=True)
+    ways = Postprocess(), Postprocess(dimensions=1), Postprocess(normalize=True)
     answers = await vectorizer.embed(
-        [document("3", postprocess=postprocess) for postprocess in finishes]
+        [document("3", postprocess=postprocess) for postprocess in ways]
     )
 
     assert [one.vector.tolist() for one in answers] == [[3] * 4, [1], [0.5] * 4]

@@ -36,7 +36,7 @@ class Service:
         vectorizer: the model.
         started_at: when it was ready to serve, in seconds since 1970.
         endpoints: the interfaces, by the path by which each is known.
-        intake: takes their requests in.
+        body_reader: reads their bodies.
         access: who may ask.
         metrics: what is counted.
         on_complete: is told of each answer of an interface.

@@ -201,13 +201,13 @@ class _TextNetwork(nn.Module):
         super().__init__()
         self.model = model
         self._names = tuple(names)
-        self._finish = postprocess
+        self._postprocess = postprocess
 
     @override
     def forward(self, *arrays: Tensor) -> Tensor:
         features = dict(zip(self._names, arrays, strict=True))
         vectors = sentence_embedding(self.model)({**features, "modality": "text"})
-        return self._finish(vectors.float())
+        return self._postprocess(vectors.float())
 
 
 def sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:

@@ -83,11 +83,11 @@ class TextNetwork(nn.Module):
     def __init__(self, model: Any, postprocess: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
-        self._finish = postprocess
+        self._postprocess = postprocess
 
     @override
     def forward(self, ids: Tensor) -> Tensor:
-        return self._finish(self.model.get_text_features(input_ids=ids).pooler_output.float())
+        return self._postprocess(self.model.get_text_features(input_ids=ids).pooler_output.float())
 
 
 class TransformersTokenizer:

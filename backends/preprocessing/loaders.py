@@ -12,7 +12,7 @@ from backends.model import InputProcessor, ModelOptions
 # What a converted model says of a preparation: its kind, and the kind's own parameters.
 Described: TypeAlias = Mapping[str, Any]
 
-# Each module has a function `read`: (folder of the files, parameters, options) -> Preparation.
+# Each module has a function `read`: (folder of the files, parameters, options) -> InputProcessor.
 _KINDS = {
     "tokens": "backends.preprocessing.tokens",
     "siglip1_tokens": "backends.preprocessing.siglip1_tokens",

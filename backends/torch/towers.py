@@ -185,11 +185,11 @@ class ImageTower(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize, self.parts = normalize, parts
-        self._network, self._finish = network, postprocess
+        self._network, self._postprocess = network, postprocess
 
     @override
     def forward(self, pixels: Tensor) -> Tensor:
-        return self._finish(self._network(self.normalize(pixels)).float())
+        return self._postprocess(self._network(self.normalize(pixels)).float())
 
 
 def normalize(vectors: Tensor) -> Tensor:

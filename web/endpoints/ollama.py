@@ -111,7 +111,7 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
         wanted = decode(_DECODER, body)
         given = wanted.input or []  # Ollama answers none to an empty text that stands alone, too
         texts = [given] if isinstance(given, str) else given
-        postprocess = self._finish(wanted.dimensions or 0)
+        postprocess = self._postprocess(wanted.dimensions or 0)
         inputs = [
             EmbedInput(
                 f"input[{i}]", "text", text, postprocess=postprocess, is_query=len(texts) == 1
@@ -121,7 +121,7 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
         model = self.info.name if wanted.model is None else wanted.model
         return OllamaAsk(inputs, model)
 
-    def _finish(self, dimensions: int) -> Postprocess:
+    def _postprocess(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions
         return Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
 

@@ -168,7 +168,7 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         ids_mode = self.settings.embeddings_token_ids
         wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
         task = wanted.input_type or wanted.task or ""
-        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._finish(wanted)
+        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._postprocess(wanted)
         is_query = params.task == "query"
         inputs = [
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
@@ -177,7 +177,7 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         model = self.info.name if wanted.model is None else wanted.model
         return ParsedEmbeddings(inputs, model, wanted.encoding_format == "base64")
 
-    def _finish(self, wanted: EmbeddingsOptions) -> Postprocess:
+    def _postprocess(self, wanted: EmbeddingsOptions) -> Postprocess:
         dimensions = kept(wanted.dimensions or self._dimensions, self.info)
         return Postprocess(dimensions, normalize=wanted.normalized is not False)
 

@@ -132,11 +132,11 @@ class Vectors(Endpoint[ParsedVectors]):
             "text",
             text,
             EncodeParams(pooling=config.pooling_strategy or "", task=task),
-            self._finish(int(config.dimensions or 0)),
+            self._postprocess(int(config.dimensions or 0)),
             is_query=task == "query",
         )
 
-    def _finish(self, dimensions: int) -> Postprocess:
+    def _postprocess(self, dimensions: int) -> Postprocess:
         if dimensions < 0:
             raise InvalidInputError(
                 f"config.dimensions: {dimensions}; expected how many to keep, or 0 for all",
