@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 class EncodeParams:
     """What a request says of how an input shall be read; it shapes the vector.
 
-    A preparation reduces it to what its family reads, and that is part of what a vector is
+    An input processor resolves it to what its family reads, and that is part of what a vector is
     remembered by. Empty: not said.
 
     Attributes:
@@ -72,11 +72,11 @@ class EmbeddingResult(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """What an input is computed from.
+    """The parts of one input.
 
     Attributes:
-        items: one or more, each prepared and computed by itself.
-        divisor: by which the sum of their vectors is divided.
+        items: one or more parts; the network computes each by itself.
+        divisor: the sum of the parts' vectors is divided by this number.
     """
 
     items: Sequence[Any]
@@ -95,7 +95,7 @@ class ModelInput:
             pictures, tiles.
         tokens: as in `EmbeddingResult`.
         truncated: as in `EmbeddingResult`.
-        pick: which of the network's poolings is its own.
+        pooling_index: which of the network's poolings is its own.
     """
 
     arrays: Arrays
@@ -204,9 +204,9 @@ class Tower:
     """One modality of one model.
 
     Attributes:
-        preparation: of its inputs.
+        processor: of its inputs.
         network: computes batches.
-        is_table: whether the network only looks rows up: quicker than a queue, a thread or a
+        is_lookup: whether the network only looks rows up: quicker than a queue, a thread or a
             memory of vectors, so it is computed in place.
     """
 

@@ -17,7 +17,7 @@ def lengths(rows: Rows) -> Rows:
 
 
 def unit(rows: Rows) -> Rows:
-    """Scale vectors to length 1: [n, dim] float32; one of 0 stays."""
+    """Scale each vector to length 1: [n, dim] float32. A zero vector stays zero."""
     divisors: Rows = np.maximum(lengths(rows), _TINY)
     scaled: Rows = rows / divisors[:, None]
     return scaled

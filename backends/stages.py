@@ -23,7 +23,7 @@ class Stages(Generic[V]):
     """What a tower computes, one stage after the other.
 
     Attributes:
-        inputs: the names of what the preparation collates, in its order.
+        inputs: the names of what the input processor collates, in its order.
         steps: of each stage: brings its weights into memory where they are not, and returns what
             computes.
     """

@@ -123,12 +123,12 @@ class Health:
 
     @property
     def failing(self) -> str | None:
-        """Why batches of a scheduler or replica fail just now, or None."""
+        """The reason if the last batches of a replica failed, else None."""
         return _first(monitor.failing for monitor in self._monitors)
 
     @property
     def hanging(self) -> str | None:
-        """Why no job of a pool ends just now, or None."""
+        """The reason if a job of a pool runs longer than it may, else None."""
         return _first(monitor.late(self._longest_job_s) for monitor in self._monitors)
 
     @property

@@ -23,7 +23,7 @@ from inference.request import EmbedInput
 from inference.scheduler import Scheduler
 from inference.timings import ItemTimes
 from inference.vector_cache import RowMemory
-from inference.work import Chunks, QueueEntry, WorkItem
+from inference.work import ChunkInputs, QueueEntry, WorkItem
 from inference.worker_pool import WorkerPool
 
 
@@ -43,9 +43,9 @@ class Pipeline:
     Attributes:
         admission: as given.
         scheduler: as given.
-        preparation: of the tower.
+        processor: of the tower.
         preprocessor: as given.
-        is_table: whether the tower is quicker than a queue.
+        is_lookup: whether the tower is quicker than a queue.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Pipeline:
                 raise
             item.fail(error)
 
-    def _submit(self, item: WorkItem, chunks: Chunks) -> None:
+    def _submit(self, item: WorkItem, chunks: ChunkInputs) -> None:
         remembered = [self._rows.get(key) for key in chunks.keys] or [None] * len(chunks.inputs)
         item.expect_rows(chunks, remembered)
         entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]

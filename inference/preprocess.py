@@ -14,7 +14,7 @@ from backends.model import EncodeParams, InputProcessor, Pair
 from errors import InvalidInputError, RequestTooLargeError
 from inference.request import Content
 from inference.timings import ItemTimes
-from inference.work import Chunks
+from inference.work import ChunkInputs
 
 _INLINE_CHARS = 1_000  # of a text that is tokenized in one piece
 _INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 at worst
@@ -45,7 +45,7 @@ class Preprocessor(Protocol):
         """Tell whether it may be called on the event loop."""
         ...
 
-    def __call__(self, content: Any, params: EncodeParams, times: ItemTimes) -> Chunks:
+    def __call__(self, content: Any, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Split and preprocess what was read.
 
         Raises:
@@ -63,7 +63,7 @@ class TextPreprocessor:
     """Texts: split into sentences where the model wants them, and tokenized.
 
     Args:
-        preparation: of the tower.
+        processor: of the tower.
         max_chars: of what is tokenized in one piece.
     """
 
@@ -99,7 +99,7 @@ class TextPreprocessor:
         """Tell whether a text is short."""
         return len(content) <= self._inline_chars
 
-    def __call__(self, content: str, params: EncodeParams, times: ItemTimes) -> Chunks:
+    def __call__(self, content: str, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Find the sentences, and tokenize each distinct one.
 
         Raises:
@@ -122,11 +122,11 @@ class TextPreprocessor:
         distinct = {part: place for place, part in enumerate(dict.fromkeys(parts.items))}
         inputs = [self._processor.prepare(part, params) for part in distinct]
         if len(parts.items) == 1:
-            chunks = Chunks(inputs, divisor=parts.divisor)
+            chunks = ChunkInputs(inputs, divisor=parts.divisor)
         else:
             keys = [hashlib.sha256(f"{params.key}\n{part}".encode()).digest() for part in distinct]
             places = [distinct[part] for part in parts.items]
-            chunks = Chunks(inputs, keys, places, parts.divisor)
+            chunks = ChunkInputs(inputs, keys, places, parts.divisor)
         times.preprocessed_s = time.perf_counter()
         return chunks
 
@@ -139,7 +139,7 @@ class PairPreprocessor:
     """Pairs of a query and a document, tokenized together.
 
     Args:
-        preparation: of the tower.
+        processor: of the tower.
         max_chars: of either half.
     """
 
@@ -171,14 +171,14 @@ class PairPreprocessor:
         """Tell whether a pair is short."""
         return sum(map(len, content)) <= _INLINE_CHARS
 
-    def __call__(self, content: Pair, params: EncodeParams, times: ItemTimes) -> Chunks:
+    def __call__(self, content: Pair, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Tokenize.
 
         Raises:
             InvalidInputError: the model cannot read it.
         """
         times.preprocess_began_s = time.perf_counter()
-        chunks = Chunks([self._processor.prepare(content, params)])
+        chunks = ChunkInputs([self._processor.prepare(content, params)])
         times.preprocessed_s = time.perf_counter()
         return chunks
 

@@ -19,7 +19,7 @@ class Postprocess:
 
     Attributes:
         dimensions: keep so many of the first, and give what is left length 1; None for all.
-        unit_length: whether the vector shall have length 1.
+        normalize: whether the vector shall have length 1.
     """
 
     dimensions: int | None = None
@@ -48,8 +48,8 @@ class EmbedInput:
         name: by which errors call it, such as `images[1]`.
         modality: which tower reads it.
         content: what it is.
-        shaping: how it is read.
-        finish: what is done to its vector.
+        params: how it is read.
+        postprocess: what is done to its vector.
         is_query: whether it goes before all that are none.
     """
 

@@ -49,10 +49,10 @@ class Lookup:
 
 
 class VectorCache:
-    """Remembers the vectors that were used last, and the items under way.
+    """An LRU cache of vectors, and the items in flight that equal inputs join.
 
     Args:
-        capacity: most vectors that are remembered; 0 remembers none.
+        capacity: the most vectors that are remembered; 0 remembers none.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -98,10 +98,10 @@ class VectorCache:
 
 
 class RowMemory:
-    """Rows of the sentences of long texts, of which many come again: those used last.
+    """An LRU cache of the rows of sentences, as many sentences of long texts come again.
 
     Args:
-        max_bytes: of all of them.
+        max_bytes: the most that all rows together take.
     """
 
     def __init__(self, max_bytes: int) -> None:

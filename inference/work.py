@@ -27,7 +27,7 @@ from inference.tasks import exception_of
 from inference.timings import ItemTimes
 
 
-class Chunks(NamedTuple):
+class ChunkInputs(NamedTuple):
     """An input that is preprocessed: the parts that are computed, each once.
 
     Attributes:
@@ -54,7 +54,7 @@ class WorkItem:
     Args:
         modality: of the tower that reads it.
         content: the text, or the bytes of the image's file.
-        shaping: how it is read.
+        params: how it is read.
         key: a digest of all that shapes its vector.
         times: when it passes each stage.
 
@@ -110,7 +110,7 @@ class WorkItem:
         self.slot: Slot | None = None
         self.task: asyncio.Task[None] | None = None
         self.entries: list[Entry] = []
-        self.chunks = Chunks(())
+        self.chunks = ChunkInputs(())
         self.rows: list[EmbeddingResult | None] = []
         self.result: EmbeddingResult | None = None
         self.error: Exception | None = None
@@ -140,7 +140,9 @@ class WorkItem:
         elif self.permit and self.permit.payer is request:
             self.permit.pass_to(self.waiters[0])
 
-    def expect_rows(self, chunks: Chunks, remembered: Sequence[EmbeddingResult | None]) -> None:
+    def expect_rows(
+        self, chunks: ChunkInputs, remembered: Sequence[EmbeddingResult | None]
+    ) -> None:
         """Take what it is computed from.
 
         Args:

@@ -17,7 +17,7 @@ from inference.health import Health
 from inference.request import RequestContext
 from inference.scheduler import LINGER, MAX_LINGER, Scheduler
 from inference.timings import ItemTimes
-from inference.work import Chunks, QueueEntry, WorkItem
+from inference.work import ChunkInputs, QueueEntry, WorkItem
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ def scheduler_of(*run_batches: RunBatch, size: int = 4, health: Health | None = 
 
 def item_of(number: int, bucket: Hashable = 0) -> WorkItem:
     item = WorkItem("text", number, EncodeParams(), b"", ItemTimes())
-    item.chunks = Chunks([prepared(number, bucket)])
+    item.chunks = ChunkInputs([prepared(number, bucket)])
     return item
 
 
@@ -157,7 +157,7 @@ async def test_an_answered_item_is_kept_by_nothing_while_the_worker_is_idle(
         watched = Watched((np.array(1),), bucket, cost=1)
         request, item = RequestContext(), item_of(1)
         item.join(request)
-        item.expect_rows(Chunks([watched]), [None])
+        item.expect_rows(ChunkInputs([watched]), [None])
         scheduler.submit([QueueEntry(item, 0)])
         await request.wait(1)
         return weakref.ref(watched)

@@ -4,7 +4,7 @@ from backends.model import EmbeddingResult, EncodeParams
 from inference.request import RequestContext
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, RowMemory, VectorCache
-from inference.work import Chunks, WorkItem
+from inference.work import ChunkInputs, WorkItem
 
 VECTOR_BYTES = 4 * 100
 ROW_BYTES = VECTOR_BYTES + 300
@@ -20,7 +20,7 @@ def embedded(value: float) -> EmbeddingResult:
 
 def computed(item: WorkItem, value: float) -> WorkItem:
     """End an item as its pipeline does."""
-    item.expect_rows(Chunks([]), [embedded(value)])
+    item.expect_rows(ChunkInputs([]), [embedded(value)])
     item.result = item.rows[0]
     return item
 

@@ -14,7 +14,7 @@ from inference.capacity import Capacity
 from inference.fair_queue import Entry, FairQueue
 from inference.request import RequestContext
 from inference.timings import ItemTimes
-from inference.work import Chunks, QueueEntry, WorkItem, error_of_request
+from inference.work import ChunkInputs, QueueEntry, WorkItem, error_of_request
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 def item_of(*costs: int) -> WorkItem:
     """Return an item of chunks of these costs, as its preprocessing leaves it."""
     item = WorkItem("text", "text", EncodeParams(), b"key", ItemTimes())
-    item.chunks = Chunks([ModelInput((np.array(0),), bucket=0, cost=cost) for cost in costs])
+    item.chunks = ChunkInputs([ModelInput((np.array(0),), bucket=0, cost=cost) for cost in costs])
     return item
 
 

@@ -29,18 +29,18 @@ from web.record import RequestRecord
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the lifespan made.
+    """The objects that the lifespan makes for requests.
 
     Attributes:
-        settings: its limits.
-        vectorizer: the model.
+        settings: the settings, for their limits.
+        vectorizer: the loaded model.
         started_at: when it was ready to serve, in seconds since 1970.
-        endpoints: the interfaces, by the path by which each is known.
-        body_reader: reads their bodies.
-        access: who may ask.
-        metrics: what is counted.
-        on_complete: is told of each answer of an interface.
-        page: for browsers; None where it is turned off.
+        endpoints: the endpoints, by the first path of each.
+        body_reader: reads bodies within bounds.
+        access: checks tokens.
+        metrics: the Prometheus metrics.
+        on_complete: called with the record of each request that an endpoint answered.
+        page: the HTML page; None where it is turned off.
     """
 
     settings: Settings

@@ -2,7 +2,7 @@
 
     python -m backends.convert.job < job.json      (see `jobs.py`)
 
-What was made is proven against the family's own libraries (`proof.py`).
+What was made is proven against the family's own libraries (`parity_check.py`).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class PatchNetwork(nn.Module):
     """The network of the image tower: patches, places and a mask -> [n, dim].
 
     transformers' own forward resizes the table of positions in a loop over the pictures; here the
-    preparation has weighed it (`Patching.places`).
+    input processor has weighed it (`Patching.places`).
     """
 
     def __init__(self, model: Any, processor: Any) -> None:

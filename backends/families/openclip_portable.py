@@ -60,7 +60,7 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write what one of open_clip's tokenizers is made of into a converted model's folder.
 
     Returns:
-        the kind of the preparation that reads it.
+        the kind of the input processor that reads it.
 
     Raises:
         ConversionError: it does something beside looking up tokens.

@@ -182,13 +182,13 @@ class _Checkpoint:
             }
 
     def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Read some; of each file what is asked for and no more.
+        """Read the named tensors from the weight files, and no others.
 
         Args:
             wanted: the names, with the shape that each must have.
 
         Raises:
-            ValueError: some are missing, have another shape, or are not finite.
+            ValueError: a tensor is missing, has another shape, or is not finite.
         """
         faults = [f"{name} {MISSING}" for name in wanted if name not in self._files]
         weights: dict[str, Tensor] = {}

@@ -67,12 +67,12 @@ def text_tower(
     tokenizer: Any = None,
     postprocess: Callable[[Tensor], Tensor] = identity,
 ) -> TorchTower:
-    """Build the tower of texts.
+    """Build the text tower.
 
     Args:
-        model: which one.
-        tokenizer: of transformers, in place of the one that the library loaded.
-        postprocess: what is done to the vectors of its last module.
+        model: the sentence-transformers model.
+        tokenizer: a tokenizer of transformers that replaces the model's own.
+        postprocess: a function that is applied to the vectors of the last module.
     """
     features = _tensors(model, "a text")
     if reason := _why_of_its_own(model, features):

@@ -184,7 +184,7 @@ def known_by_transformers(tokenizer: Any) -> Known:
 
 
 def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
-    """Tokenize by a tokenizer's vocabulary alone, where it has one of the tokenizers library."""
+    """Return a tokenizer that uses the tokenizers library directly if it can, else transformers."""
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary) and tokenizer.truncation_side == "right":
         return Tokenizer(vocabulary, recipe)
@@ -218,7 +218,7 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write what a transformers tokenizer is made of into a converted model's folder.
 
     Returns:
-        the kind of the preparation that reads it.
+        the kind of the input processor that reads it.
 
     Raises:
         ConversionError: it is made of something that only transformers knows.

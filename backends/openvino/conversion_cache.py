@@ -6,7 +6,7 @@ One is known by its identity: the content of the original, the recipe, and the t
 says it serves; neither by this code nor by a library's version. A process of its own makes it, as
 otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
 `backends/convert`) before that gets its name. In 8 bits it is made of what was made in float32, by
-another process (`bake.py`).
+another process (`quantize.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from errors import ConversionError, DownloadError, ModelFolderError, describe_er
 logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
-_CONVERT, _BAKE = "backends.convert.job", "backends.openvino.quantize"
+_CONVERT, _QUANTIZE = "backends.convert.job", "backends.openvino.quantize"
 _TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
 _MOST_TRIES = 2
 # What serves a precision, the best first; the others are computed from float32.
@@ -244,12 +244,14 @@ def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Conve
     target = scratch / "in-8-bits"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
     try:
-        told = run_in_subprocess(_BAKE, job, called="the turn to 8 bits", timeout_s=timeout_s)
+        told = run_in_subprocess(
+            _QUANTIZE, job, called="the quantization to int8", timeout_s=timeout_s
+        )
     except JobError as error:
         logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
         _note_refusal(exact.path, str(error))
         return exact
-    logger.info("Turned into 8 bits: %s", told["drift"])
+    logger.info("Quantized to int8: %s", told["drift"])
     _note_refusal(exact.path, "")
     return _kept(target)
 

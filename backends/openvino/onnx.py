@@ -76,15 +76,15 @@ class LoneProcessor(TokenProcessor):
 
 
 class PooledNetwork:
-    """The mean of the states of a lone text's tokens, of length 1.
+    """Mean-pools the token states of one text, and normalizes the vector.
 
     Args:
         path: of the ONNX file.
-        options: how many cores.
+        options: the number of cores.
 
     Attributes:
         parameters: number of weights.
-        rows: how many ids it has embeddings for; None where that is not found.
+        rows: the number of token embeddings; None where that is not known.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:

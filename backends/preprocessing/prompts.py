@@ -65,7 +65,7 @@ class PromptedProcessor(SinglePart):
     """Puts a prompt before a text, and prepares both together.
 
     Args:
-        preparation: of texts in one piece.
+        processor: of texts in one piece.
         prompts: of the model.
         has_prefixes: whether the name of the task stands between them.
     """

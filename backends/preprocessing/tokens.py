@@ -32,11 +32,11 @@ class Tokens(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a tokenizer's vocabulary holds.
+    """Facts about a tokenizer's vocabulary.
 
     Attributes:
-        ids: how many there are: the largest, and one.
-        has_words: whether any stands for a letter or a digit.
+        ids: the largest id plus 1.
+        has_words: whether any token contains a letter or a digit.
     """
 
     ids: int

@@ -89,7 +89,7 @@ def _gpu(name: str, wanted: str) -> str:
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
-    """Return what a device computes in by instructions of its own."""
+    """Return the precisions that a device supports natively."""
     if torch.device(device).type == "cuda":
         # Before Ampere, bfloat16 is imitated.
         is_new = torch.cuda.get_device_capability(device) >= (8, 0)

@@ -48,7 +48,7 @@ class TorchStage:
 
 
 class StagedModule(nn.Module):
-    """A network in stages: what its preparation collates -> [n, dim].
+    """A network in stages: what its input processor collates -> [n, dim].
 
     Args:
         inputs: the names of what is collated.
@@ -73,7 +73,7 @@ class PortableStages:
     """How a tower in stages is carried over to another runtime.
 
     Attributes:
-        inputs: the names of what its preparation collates.
+        inputs: the names of what its input processor collates.
         stages: in their order.
         describe: as in `towers.Portable`.
         gives_way: whether a pass lets others be computed between its stages: its own take long.

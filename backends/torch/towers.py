@@ -33,10 +33,11 @@ class Portable:
     """How a tower is carried over to another runtime, without the libraries of its family.
 
     Attributes:
-        module: computes the vectors of the collated arrays; what its preparation makes.
+        module: computes the vectors of the collated arrays; what its input processor makes.
         examples: arrays of a batch of two.
         shapes: of each of them, -1 where the length of an axis varies.
-        describe: writes the files of the preparation into a folder, and returns its description.
+        describe: writes the files of the input processor into a folder, and returns its
+            description.
             Raises ConversionError where that cannot be done.
     """
 
@@ -49,12 +50,13 @@ class Portable:
 def portable_texts(
     module: nn.Module, recipe: TextRecipe, save_vocabulary: Callable[[Path], str]
 ) -> Portable:
-    """Carry over a tower that reads token ids.
+    """Describe a text tower for its conversion to another runtime.
 
     Args:
         module: ids [n, length], and a mask if the padding makes one -> [n, dim].
         recipe: how texts become ids.
-        save_vocabulary: writes what tokenizes into a folder, and returns the preparation's kind.
+        save_vocabulary: writes the tokenizer's files to a folder, and returns the kind of input
+            processor that reads them.
     """
     padding = recipe.padding
     length = padding.longest if padding.to == "full" else 7
@@ -89,7 +91,7 @@ class TorchTower:
     """One modality of a family's model.
 
     Attributes:
-        preparation: by the family's own library.
+        processor: by the family's own library.
         module: the collated arrays -> [n, dim].
         portable: describes the tower for another runtime, or raises ConversionError.
     """
@@ -173,7 +175,7 @@ class ImageTower(nn.Module):
         normalize: its first step.
         network: normalized float32 -> [n, dim].
         parts: the modules whose weights the network uses.
-        finish: what is done to the vectors, in float32.
+        postprocess: what is done to the vectors, in float32.
     """
 
     def __init__(

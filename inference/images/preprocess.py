@@ -13,7 +13,7 @@ from errors import InvalidInputError
 from inference.images.decoder import ImageDecoder, ImageLimits, decode_base64
 from inference.request import Content
 from inference.timings import ItemTimes
-from inference.work import Chunks
+from inference.work import ChunkInputs
 
 # Longer base64 is read in a thread: it would hold up the event loop for a millisecond and more.
 _INLINE_CHARS = 1_000_000
@@ -27,7 +27,7 @@ class ImagePreprocessor:
     """Image files, within limits.
 
     Args:
-        preparation: of the tower.
+        processor: of the tower.
         limits: what an image may be.
 
     Raises:
@@ -63,7 +63,7 @@ class ImagePreprocessor:
         """Say no: decoding takes milliseconds."""
         return False
 
-    def __call__(self, content: bytes, params: EncodeParams, times: ItemTimes) -> Chunks:
+    def __call__(self, content: bytes, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Decode the file, and bring the image to the size of the model.
 
         Raises:
@@ -86,7 +86,7 @@ class ImagePreprocessor:
                     "format",
                 ) from error
         times.preprocessed_s = time.perf_counter()
-        return Chunks([prepared])
+        return ChunkInputs([prepared])
 
     def _tell_of_clipping(self, image: Image.Image) -> None:
         if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
