@@ -2,7 +2,7 @@
 
     inputs -> read -> cache: vectors, items in flight, misses -> admission of all misses, or none
                                                                   |
-    vectors <- finish <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
+    vectors <- postprocess <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
 
 A pipeline for each modality, so that a search's text does not wait behind an import's images. It
 knows no wire format and no model library.
@@ -215,13 +215,12 @@ class Vectorizer:
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
-            for item in work:
-                if item.has_rows and item.result is None:
-                    item.result = self._pipelines[item.modality].collect(item)
-        finally:
+        finally:  # what is computed is remembered, though the request was given up
             for item in work:
                 if not item.is_done:
                     item.leave(request)
+                elif item.has_rows and item.result is None:
+                    self._pipelines[item.modality].collect(item)
                 self._cache.settle(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:

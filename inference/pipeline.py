@@ -118,8 +118,14 @@ class Pipeline:
             item.entries.extend(entries)
             self.scheduler.submit(entries)
 
-    def collect(self, item: WorkItem) -> EmbeddingResult:
-        """Make the result of an item whose rows are all there."""
+    def collect(self, item: WorkItem) -> None:
+        """Make the result of an item whose rows are all there, or find why there is none."""
+        try:
+            item.result = self._joined(item)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            item.spoil(error)
+
+    def _joined(self, item: WorkItem) -> EmbeddingResult:
         rows = [row for row in item.rows if row is not None]
         for key, row in zip(item.chunks.keys, rows, strict=False):
             self._rows.put(key, row)

@@ -62,7 +62,7 @@ class EmbedInput:
 
 
 class RequestContext:
-    """One request while it is answered: its priority, its timestamps, and the items it waits for.
+    """One request while it is answered: its priority, its timestamps, and its wait for items.
 
     Args:
         is_query: whether its items go before those of requests that are no queries.

@@ -147,7 +147,8 @@ class Scheduler:
                 return batch
 
     def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
-        expected = 0 if batch[0].is_alone else len(batch) + len(self._queue)
+        answered = len({entry.item for entry in batch})  # of a text's sentences one comes back
+        expected = 0 if batch[0].is_alone else answered + len(self._queue)
         self._expected_arrivals = min(expected, self.capacity.max_batch_size)
         self._expects_queries = any(request.is_query for request in batch[0].waiters)
         self._last_run_s, self._last_end_s = report.run_s, time.perf_counter()

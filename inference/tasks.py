@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
+
+from errors import ServiceError, error_chain
 
 logger = logging.getLogger(__name__)
 
@@ -54,3 +57,16 @@ def exception_of(error: BaseException) -> Exception:
     carried = RuntimeError(f"{type(error).__name__} where nothing of the kind belongs: {error}")
     carried.__cause__ = error
     return carried
+
+
+def detached(error: BaseException) -> Exception:
+    """Return an error that can be kept: without tracebacks, whose frames hold arrays and items.
+
+    Of a bug the text of its traceback stays, as a note for the log.
+    """
+    kept = exception_of(error)
+    if not isinstance(kept, ServiceError) and not getattr(kept, "__notes__", None):
+        kept.add_note("".join(traceback.format_exception(kept)))
+    for link in error_chain(kept):
+        link.__traceback__ = None
+    return kept

@@ -82,7 +82,7 @@ class RequestTimes:
         read_began_s: its body began to be read.
         read_ended_s: its body was parsed.
         embed_began_s: its inputs began to be embedded; 0 where it had none.
-        embed_ended_s: its vectors were there, or the error.
+        embed_ended_s: its vectors were there.
         serialize_s: seconds that its answer was written.
         items: the times of the items that were made for it.
     """

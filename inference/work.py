@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Sequence
 from copy import copy
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from inference.admission import Permit
 from inference.fair_queue import Entry
 from inference.preprocess_limiter import Slot
 from inference.request import RequestContext
-from inference.tasks import exception_of
+from inference.tasks import detached
 from inference.timings import ItemTimes
 
 
@@ -126,6 +125,8 @@ class WorkItem:
     def join(self, request: RequestContext) -> None:
         """Let a request wait for it; what waits in queues gets a turn of that request, too."""
         self.waiters.append(request)
+        if request.is_query and self.permit and not self.permit.payer.is_query:
+            self.permit.pass_to(request)  # it is served as a query now
         for entry in self.entries:
             if entry.queue is not None:
                 entry.queue.give_turn(entry, request)
@@ -134,9 +135,10 @@ class WorkItem:
         """Let a request wait no longer; without any the item is given up."""
         self.waiters.remove(request)
         if not self.waiters:
+            task, self.task = self.task, None  # its end would know this item
             self._end()
-            if self.task:
-                self.task.cancel()
+            if task:
+                task.cancel()
         elif self.permit and self.permit.payer is request:
             self.permit.pass_to(self.waiters[0])
 
@@ -181,19 +183,15 @@ class WorkItem:
         self._end()
 
     def fail(self, error: BaseException) -> None:
-        """End with an error.
+        """End with an error."""
+        if not self.is_done:
+            self.error = detached(error)
+            self._end()
 
-        The error is kept without its traceback: the frames there hold the arrays of the whole
-        batch, and the frames of the request hold this item. Of a bug the text of it is kept.
-        """
-        if self.is_done:
-            return
-        kept = exception_of(error)
-        if not isinstance(kept, ServiceError):
-            kept.add_note("".join(traceback.format_exception(kept)))
-        kept.__traceback__ = None
-        self.error = kept
-        self._end()
+    def spoil(self, error: BaseException) -> None:
+        """Take an error in place of a result, as the rows cannot be joined."""
+        self.has_rows = False
+        self.error = detached(error)
 
     def _end(self) -> None:
         self.is_done = True
@@ -208,6 +206,10 @@ class WorkItem:
             for entry in self.entries:
                 if entry.queue is not None:
                     entry.queue.remove(entry)
+        # Its entries know this item, and its content is wanted no more: an image, and its pixels.
+        self.entries = []
+        self.chunks = self.chunks._replace(inputs=())
+        self.content = None
 
 
 class QueueEntry(Entry):

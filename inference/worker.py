@@ -19,7 +19,7 @@ from errors import BackendError, DeviceLostError, DeviceMemoryError
 from inference.capacity import BatchStats
 from inference.health import Monitor
 from inference.observers import Observers
-from inference.tasks import exception_of
+from inference.tasks import detached
 from inference.work import QueueEntry
 from inference.worker_pool import WorkerPool
 
@@ -140,7 +140,7 @@ def _forward(tower: Tower, inputs: Sequence[ModelInput]) -> _Forward:
     try:
         rows = _rows(tower, inputs)
     except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the batch's items
-        return _Forward(began_s, time.perf_counter(), error=exception_of(error))
+        return _Forward(began_s, time.perf_counter(), error=detached(error))
     return _Forward(began_s, time.perf_counter(), rows)
 
 

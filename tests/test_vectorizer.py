@@ -3,7 +3,7 @@ import contextlib
 import gc
 import time
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from errors import (
     InvalidInputError,
 )
 from inference.request import EmbedInput, RequestContext
+from inference.work import WorkItem
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.pictures import base64_of, file_of, plain
@@ -240,3 +241,79 @@ async def test_what_a_device_cannot_hold_is_known_to_all_who_have_limits() -> No
 
     assert capacity.can_judge(cost=8, items=8)  # its own passes would be as large as those seen
     await vectorizer.aclose()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def items_in_memory() -> int:
+    return sum(isinstance(one, WorkItem) for one in gc.get_objects())
+
+
+class Picky(FakeModel):
+    """Fails every batch with more than one item, and a red image in each."""
+
+    def preprocess(self, image: Image.Image) -> bytes:
+        if image.getpixel((0, 0)) == (13, 0, 0):
+            raise ZeroDivisionError
+        return super().preprocess(image)
+
+    def encode_image(self, batch: Sequence[bytes]) -> Rows:
+        rows = super().encode_image(batch)
+        if len(batch) > 1:
+            raise RuntimeError("too many")
+        return rows
+
+
+@pytest.mark.parametrize("how", ["computed", "halved", "failed", "given up"])
+async def test_no_item_that_has_ended_waits_for_the_collector(how: str) -> None:
+    backend = Picky()
+    vectorizer = Vectorizer([backend.model], Settings(vector_cache_size=0))
+    count = 1 if how == "computed" else 4
+    colours = [(13 if how == "failed" else i, 0, i) for i in range(count)]
+    with without_collector():
+        if how == "given up":
+            backend.gate.clear()
+        task = asyncio.create_task(
+            vectorize(vectorizer, [], [base64_of(plain(c)) for c in colours])
+        )
+        if how == "given up":
+            await asyncio.to_thread(backend.busy.wait, 10)
+            task.cancel()
+            backend.gate.set()
+        await asyncio.wait([task])
+        assert task.cancelled() == (how == "given up")
+        if how != "given up":
+            assert (task.exception() is not None) == (how == "failed")
+        del task
+        await asyncio.sleep(0.1)  # threads and the event loop have their own ends to come to
+        assert items_in_memory() == 0
+    await vectorizer.aclose()
+
+
+async def test_what_was_computed_for_a_request_that_gave_up_is_remembered(
+    vectorizer: Vectorizer, backend: FakeModel
+) -> None:
+    texts = [f"text {i}" for i in range(20)]  # more than a batch
+    backend.gate.clear()
+    first = asyncio.create_task(vectorize(vectorizer, texts))
+    await asyncio.to_thread(backend.busy.wait, 10)
+    loop = asyncio.get_running_loop()
+
+    def give_up(*_: object) -> None:
+        loop.call_later(0, first.cancel)
+
+    vectorizer.observe_batches(give_up)
+    backend.gate.set()
+    await asyncio.wait([first])
+    await vectorize(vectorizer, texts[:8])
+
+    assert first.cancelled()
+    assert vectorizer.cache_stats.hits == 8

@@ -142,8 +142,9 @@ class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
         self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         self._start.cancel()
-        if self._watcher:
-            self._watcher.cancel()
+        watcher, self._watcher = self._watcher, None  # its end would know this object
+        if watcher:
+            watcher.cancel()
         if self._is_gone:
             self._task.uncancel()
             if error:  # whatever it is: of a client that is gone nothing is a bug
