@@ -108,12 +108,12 @@ def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> 
 def test_the_environment_needs_no_openvino(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in ("core", "runtime"):
-        monkeypatch.delitem(sys.modules, f"backends.openvino.{module}")
+    for module in ("core", "network", "runtime", "stages"):
+        monkeypatch.delitem(sys.modules, f"backends.openvino.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     import backends.openvino
 
-    monkeypatch.delattr(backends.openvino, "runtime")
+    monkeypatch.delattr(backends.openvino, "runtime", raising=False)
     model = load_replica(detect(GOLDEN / "openai"), OPENVINO)
 
     assert model.info.runtime == "torch"

@@ -33,14 +33,14 @@ def try_all(files: Iterable[bytes]) -> Counter[str]:
     processor = golden_model("openai", "trained").towers["image"].processor
     preprocess, outcomes = ImagePreprocessor(processor, limits), Counter[str]()
     for raw in files:
-        started_s = time.process_time()
+        started_s = time.thread_time()
         try:
             (prepared,) = preprocess(raw, EncodeParams(), ItemTimes()).inputs
             outcomes["image"] += 1
             assert prepared.arrays[0].shape[0] == 3
         except InvalidInputError as error:
             outcomes[error.reason] += 1
-        if (seconds := time.process_time() - started_s) > SLOW_S:
+        if (seconds := time.thread_time() - started_s) > SLOW_S:
             raise AssertionError(f"{seconds:.1f} s for {len(raw)} bytes: {raw[:60]!r}")
     return outcomes
 

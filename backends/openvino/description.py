@@ -77,7 +77,10 @@ class Description:
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
     ) -> Description:
         """Describe a model."""
-        return cls(identity, {name: getattr(info, name) for name in _SHOWN}, towers)
+        shown = {name: getattr(info, name) for name in _SHOWN}
+        if not shown["activations"]:  # a reranker's alone
+            del shown["activations"]
+        return cls(identity, shown, towers)
 
     def write(self, folder: Path) -> None:
         """Write it into a converted model's folder."""

@@ -36,7 +36,7 @@ OF_TEXTS = [
     ("ask_langchain.py", "", "/v1"),
     ("ask_ollama.py", "with tag", ""),
     ("ask_ollama.py", "without tag", ""),
-    ("ask_langchain_ollama.py", "sentence-transformers", ""),
+    ("ask_langchain_ollama.py", "demo", ""),
     ("ask_langchain_ollama.py", "sentence-transformers:latest", ""),
     ("ask_langchain_huggingface.py", "", ""),
     ("ask_langchain_huggingface.py", "", "/embed"),
@@ -111,7 +111,7 @@ def test_a_token_in_the_address_lets_in_and_is_not_in_the_log(tmp_path: Path) ->
     log, token = tmp_path / "log", "s3cret"
     settings = {"AUTHENTICATION_ALLOWED_TOKENS": token, "LOG_LEVEL": "debug"}
     with running(log, MODELS_DIR=ROOT / "demo/models", **settings) as service:
-        way = "sentence-transformers"
+        way = "demo"
         documents, _ = asking(
             service, "ask_langchain_ollama.py", way, [captions, []], "", f"any:{token}@"
         )
@@ -143,4 +143,4 @@ def test_token_ids_are_refused_with_what_to_do(service: Service) -> None:
 def test_the_model_is_listed(service: Service) -> None:
     listed, retrieved = asking(service, "ask_openai.py", "models")
 
-    assert listed == retrieved == "sentence-transformers"
+    assert listed == retrieved == "demo"
