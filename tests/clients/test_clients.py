@@ -37,7 +37,7 @@ OF_TEXTS = [
     ("ask_ollama.py", "with tag", ""),
     ("ask_ollama.py", "without tag", ""),
     ("ask_langchain_ollama.py", "demo", ""),
-    ("ask_langchain_ollama.py", "sentence-transformers:latest", ""),
+    ("ask_langchain_ollama.py", "demo:latest", ""),
     ("ask_langchain_huggingface.py", "", ""),
     ("ask_langchain_huggingface.py", "", "/embed"),
 ]
