@@ -69,7 +69,7 @@ def asking(
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        env={**os.environ, **paths},
+        env={**os.environ, **paths, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"},
         check=False,
     )
     assert process.returncode == 0, process.stderr
