@@ -469,7 +469,7 @@ def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = Path(shutil.copytree(exact, tmp_path / "exact"))
-    monkeypatch.setattr(conversion_cache, "_BAKE", "tests.job_for_a_process")
+    monkeypatch.setattr(conversion_cache, "_QUANTIZE", "tests.job_for_a_process")
     options = replace(INT8, cache_dir=tmp_path)
 
     assert converted(detect(DEMO), options, written=True) == path
