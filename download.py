@@ -117,7 +117,7 @@ def convert(settings: DownloadSettings) -> None:
     folder = detect(settings.models_dir or Path("./models"))
     if is_served_as_it_is(folder):
         return
-    from backends.openvino.conversion_cache import converted
+    from backends.conversion.conversion_cache import converted
 
     forbid_hub_access()
     try:

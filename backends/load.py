@@ -12,11 +12,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import get_args
 
+from backends.conversion.conversion_cache import content_of
 from backends.families import load_towers
 from backends.folder import ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
 from backends.model import Model, ModelOptions, Precision, TextMode
-from backends.openvino.conversion_cache import content_of
 from backends.precision import lacking, log_choice, tell_refusal, usable
 from backends.text_folder import is_served_as_it_is, kind_of
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
@@ -82,7 +82,7 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
     if devices == "cpu" or is_served_as_it_is(folder):
         return [load_replica(folder, options)]
     with _torch_wanted("ENABLE_CUDA=1"):
-        from backends.torch.devices import gpus
+        from backends.runtimes.torch.devices import gpus
     content = _content_for_torch(folder, options)
     return [
         _load_by_torch(folder, replace(options, device=device), content) for device in gpus(devices)
@@ -101,7 +101,7 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
     if options.runtime == "openvino" and options.device == "cpu":
         try:
             with _openvino_wanted():
-                from backends.openvino import runtime
+                from backends.runtimes.openvino import runtime
 
             return runtime.load(folder, options)
         except ConversionError as error:
@@ -118,11 +118,11 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
 def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
     if kind_of(folder) == "onnx":
         with _openvino_wanted():
-            from backends.openvino import onnx
+            from backends.runtimes.openvino import onnx
 
         model = onnx.load(folder, options)
     else:
-        from backends.lookup import runtime as table
+        from backends.runtimes.lookup import runtime as table
 
         model = table.load(folder, options)
     why = "this model is computed in one precision alone"
@@ -142,7 +142,7 @@ def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
 
 def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> Model:
     with _torch_wanted("RUNTIME=torch" if options.runtime == "torch" else "this model"):
-        from backends.torch import devices, runtime
+        from backends.runtimes.torch import devices, runtime
 
     devices.check(options.device)
     device = f"torch on {devices.describe(options.device)}"

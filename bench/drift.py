@@ -78,7 +78,7 @@ def _rows(name: str, folder: Path, given: Given) -> Iterator[tuple[str, ...]]:
 
 
 def _load(folder: Path, options: ModelOptions) -> Model:
-    from backends.torch import devices as torch_devices
+    from backends.runtimes.torch import devices as torch_devices
 
     with mock.patch.object(torch_devices, "precisions", return_value=_BY_TORCH):
         return load_replica(detect(folder), options)

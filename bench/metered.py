@@ -30,7 +30,7 @@ def main() -> None:
     import openvino as ov  # takes a second, and who reads the seconds needs none of it
 
     path, target = sys.argv[1:]
-    ov.Type(np.float32)  # see `backends/openvino/core.py`
+    ov.Type(np.float32)  # see `backends/runtimes/openvino/core.py`
     plain = ov.InferRequest.infer
     seconds = 0.0
     with Path(path).open("wb", buffering=0) as file:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import options_for
-from backends.openvino.conversion_cache import converted
 from bench.service import ROOT
 from config import Settings, read
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from backends.conversion.conversion_cache import converted
 from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.model import ModelOptions
-from backends.openvino.conversion_cache import converted
 from demo.layout import MODELS
 
 SHIPPED = MODELS / CONVERSIONS / "demo"

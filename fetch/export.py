@@ -34,7 +34,7 @@ def export(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
 
 
 def _copy_conversion(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
-    from backends.openvino.conversion_cache import converted
+    from backends.conversion.conversion_cache import converted
 
     try:
         path = converted(folder, options, written=True)

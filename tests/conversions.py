@@ -15,11 +15,11 @@ from unittest import mock
 
 import torch
 
-from backends.convert.job import Job, do
+from backends.conversion import conversion_cache
+from backends.conversion.job import Job, do
 from backends.folder import detect
 from backends.jobs import Answer
 from backends.load import options_for
-from backends.openvino import conversion_cache
 from config import Settings
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS

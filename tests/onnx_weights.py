@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from backends.openvino.core import read_network
+from backends.runtimes.openvino.core import read_network
 from tests.golden_texts import GOLDEN_TEXTS
 
 _EMBEDDINGS = ("word", "token_type", "position")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import fingerprint
+from backends.conversion import fingerprint
 
 ROOT = Path(__file__).parent.parent
 # Each model is converted once for all tests, and anew when the code has changed: a start would not.

@@ -8,14 +8,14 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
+from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions, Precision
-from backends.openvino.attention import share_causal_mask
-from backends.openvino.conversion_cache import converted
-from backends.openvino.core import compile_network, read_network
-from backends.openvino.cpu_capabilities import precisions, properties_of
-from backends.openvino.network import OpenVinoNetwork
+from backends.runtimes.openvino.attention import share_causal_mask
+from backends.runtimes.openvino.core import compile_network, read_network
+from backends.runtimes.openvino.cpu_capabilities import precisions, properties_of
+from backends.runtimes.openvino.network import OpenVinoNetwork
 from tests.golden_cases import GOLDEN
 from tests.service import CONVERTED
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.convert.parity_check import compare, prove
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description
+from backends.conversion.parity_check import compare, prove
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.openvino.conversion_cache import converted
-from backends.openvino.description import Description
 from errors import ConversionError
 from tests.golden_cases import (
     EVERY_LAYOUT,
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> 
     target = str(tmp_path / "x")
     job = {"root": "nowhere", "target": target, "text_mode": "trained", "trust": False}
     answer = subprocess.run(
-        [sys.executable, "-m", "backends.convert.job"],
+        [sys.executable, "-m", "backends.conversion.job"],
         cwd=ROOT,
         input=json.dumps({**job, "content": "of nothing"}),
         capture_output=True,
@@ -109,11 +109,11 @@ def test_the_environment_needs_no_openvino(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for module in ("core", "network", "runtime", "stages"):
-        monkeypatch.delitem(sys.modules, f"backends.openvino.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"backends.runtimes.openvino.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    import backends.openvino
+    import backends.runtimes.openvino
 
-    monkeypatch.delattr(backends.openvino, "runtime", raising=False)
+    monkeypatch.delattr(backends.runtimes.openvino, "runtime", raising=False)
     model = load_replica(detect(GOLDEN / "openai"), OPENVINO)
 
     assert model.info.runtime == "torch"

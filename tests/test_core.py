@@ -9,7 +9,7 @@ from tests.service import ROOT
 # Eight, and a long turn for each thread, so that first uses that can meet do meet.
 MEET = """
 import sys, threading
-import backends.openvino.core
+import backends.runtimes.openvino.core
 import openvino
 
 def use():
@@ -27,7 +27,7 @@ print("all came back")
 # What it takes to load a model that is let go, and a signal to the thread that loaded it.
 SIGNAL = """
 import os, signal
-from backends.openvino.cpu_capabilities import speedups
+from backends.runtimes.openvino.cpu_capabilities import speedups
 
 signal.signal(signal.SIGTERM, lambda *_: print("heard"))
 speedups()

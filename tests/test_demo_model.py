@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.convert.parity_check import compare
+from backends.conversion import conversion_cache
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description
+from backends.conversion.parity_check import compare
 from backends.embed import embed
 from backends.folder import detect
 from backends.model import Modality, ModelOptions
-from backends.openvino import conversion_cache
-from backends.openvino.conversion_cache import converted
-from backends.openvino.description import Description
-from backends.openvino.runtime import load_converted
+from backends.runtimes.openvino.runtime import load_converted
 from demo import evaluate
 from demo.captions import full_caption, partial_caption
 from demo.convert import SHIPPED, convert

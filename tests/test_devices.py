@@ -10,9 +10,9 @@ from PIL import Image
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.torch import devices as torch_devices
-from backends.torch import runtime as torch_runtime
-from backends.torch.runtime import TorchNetwork
+from backends.runtimes.torch import devices as torch_devices
+from backends.runtimes.torch import runtime as torch_runtime
+from backends.runtimes.torch.runtime import TorchNetwork
 from errors import DeviceLostError, DeviceMemoryError
 from tests.golden_cases import EVERY_LAYOUT, GOLDEN, embed_images, embed_texts
 

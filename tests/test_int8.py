@@ -14,16 +14,18 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
+from backends.conversion import conversion_cache
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description
 from backends.embed import embed
 from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.jobs import JobError
 from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
-from backends.openvino import conversion_cache, int8, runtime
-from backends.openvino.conversion_cache import converted
-from backends.openvino.core import compile_network, read_network
-from backends.openvino.cpu_capabilities import properties_of
-from backends.openvino.description import Description
+from backends.quantization import int8
+from backends.runtimes.openvino import runtime
+from backends.runtimes.openvino.core import compile_network, read_network
+from backends.runtimes.openvino.cpu_capabilities import properties_of
 from backends.similarity import cosines, recall, similarity
 from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
@@ -156,7 +158,7 @@ def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -
 )
 def test_it_is_known_where_sums_of_8_bits_are_cut_off(lesser: str, known: str) -> None:
     """As by the instructions of CPUs that are older than VNNI, here imitated."""
-    program = "from backends.openvino import int8; print(int8.multiplies())"
+    program = "from backends.quantization import int8; print(int8.multiplies())"
 
     assert said_on_a_lesser_cpu(lesser, program) == known
 

@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "smoke_test": set(),
     "app": {"cli", "web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
     "cli": {"vectorizer", "backends", "config", "errors"},
-    "download": {"fetch", "backends.load", "backends.openvino", "backends", "config", "errors"},
+    "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},
     "web": {"web.endpoints", "meta", "vectorizer", "inference", "backends", "config", "errors"},
     "web.endpoints": {"inference", "backends", "config", "errors"},
     "meta": {"inference", "backends", "config"},
@@ -25,16 +25,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},
-    "fetch": {"backends.load", "backends.openvino", "backends.families", "backends"}
+    "fetch": {"backends.load", "backends.conversion", "backends.families", "backends"}
     | {"config", "errors"},
-    "backends.load": {"backends.openvino", "backends.lookup", "backends.torch", "backends.families"}
-    | {"backends", "config", "machine", "errors"},
-    "backends.convert": {"backends.openvino", "backends.families", "backends.torch"}
-    | {"backends", "errors"},
-    "backends.openvino": {"backends.preprocessing", "backends", "machine", "errors"},
-    "backends.lookup": {"backends.preprocessing", "backends"},
-    "backends.families": {"backends.torch", "backends.preprocessing", "backends", "errors"},
-    "backends.torch": {"backends.preprocessing", "backends", "errors"},
+    "backends.load": {f"backends.runtimes.{runtime}" for runtime in ("openvino", "lookup", "torch")}
+    | {"backends.conversion", "backends.families", "backends", "config", "machine", "errors"},
+    # The jobs are processes of their own: they alone need the libraries of both runtimes.
+    "backends.conversion.job": {"backends.conversion", "backends.runtimes.openvino"}
+    | {"backends.families", "backends.runtimes.torch", "backends", "errors"},
+    "backends.quantization.job": {"backends.quantization", "backends.conversion"}
+    | {"backends.runtimes.openvino", "backends.runtimes.openvino.core", "backends"},
+    "backends.runtimes.openvino": {"backends.runtimes.openvino.core", "backends.quantization"}
+    | {"backends.conversion", "backends.preprocessing", "backends", "machine", "errors"},
+    "backends.runtimes.lookup": {"backends.preprocessing", "backends"},
+    "backends.families": {"backends.runtimes.torch", "backends.preprocessing", "backends"}
+    | {"errors"},
+    "backends.runtimes.torch": {"backends.preprocessing", "backends", "errors"},
+    "backends.quantization": {"backends.runtimes.openvino.core", "backends", "errors"},
+    "backends.conversion": {"backends.preprocessing", "backends", "errors"},
+    "backends.runtimes.openvino.core": {"machine"},
     "backends.preprocessing": {"backends", "errors"},
     "backends": {"errors"},
     "config": {"errors"},
@@ -46,12 +54,15 @@ MODEL_LIBRARIES = HEAVY | {"openvino", "tokenizers", "sentencepiece", "safetenso
 # Which of these each folder may import; the others may import none.
 MAY_LOAD: dict[str, set[str]] = {
     "fetch": HEAVY,  # in functions only, as ruff sees to: at build time
-    "backends.convert": {"openvino", "torch"},
-    "backends.openvino": {"openvino", "tokenizers"},
+    "backends.conversion.job": {"openvino", "torch"},
+    "backends.quantization.job": {"openvino"},
+    "backends.quantization": {"openvino"},
+    "backends.runtimes.openvino": {"openvino", "tokenizers"},
+    "backends.runtimes.openvino.core": {"openvino"},
     "backends.families": {*HEAVY, "tokenizers", "safetensors"},
-    "backends.torch": {"torch"},
+    "backends.runtimes.torch": {"torch"},
     "backends.preprocessing": {"tokenizers", "sentencepiece", "nltk"},
-    "backends.lookup": {"tokenizers", "safetensors"},
+    "backends.runtimes.lookup": {"tokenizers", "safetensors"},
 }
 FILES = sorted(
     [*ROOT.glob("*.py"), *(path for room in HOUSE for path in (ROOT / room).rglob("*.py"))]
@@ -133,8 +144,8 @@ def test_a_model_library_is_imported_where_it_may_be(path: Path) -> None:
         ("app", MODEL_LIBRARIES),
         ("download", MODEL_LIBRARIES),
         ("backends.load", MODEL_LIBRARIES),
-        ("backends.openvino.runtime", HEAVY | {"nltk"}),
-        ("backends.lookup.runtime", HEAVY | {"openvino", "nltk"}),
+        ("backends.runtimes.openvino.runtime", HEAVY | {"nltk"}),
+        ("backends.runtimes.lookup.runtime", HEAVY | {"openvino", "nltk"}),
         ("backends.preprocessing.sentences", HEAVY | {"sklearn", "scipy"}),
     ],
 )

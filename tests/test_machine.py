@@ -85,7 +85,7 @@ import os, sys
 os.environ.pop("OMP_NUM_THREADS", None)
 {limited}
 from backends.load import load_model
-from backends.openvino import core
+from backends.runtimes.openvino import core
 from config import Settings
 asked = []
 compile_model = core._CORE.compile_model

@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from backends.model import ModelOptions
-from backends.openvino.network import OpenVinoNetwork
+from backends.runtimes.openvino.network import OpenVinoNetwork
 from machine import keep_freed_memory
 
 def weights(*shape):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app import create_app
+from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.model import ModelOptions
-from backends.openvino.conversion_cache import converted
 from tests.golden_cases import GOLDEN, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, text_model
 from tests.service import CONVERTED

@@ -12,11 +12,11 @@ import torch
 from open_clip import factory
 from safetensors.torch import save_file
 
+from backends.conversion import conversion_cache
 from backends.embed import embed_all
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
-from backends.openvino import conversion_cache
 from errors import ModelFolderError
 from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases

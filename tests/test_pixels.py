@@ -12,8 +12,8 @@ from transformers import CLIPImageProcessor, CLIPImageProcessorPil, SiglipImageP
 
 from backends.preprocessing.pixels import Geometry, Kernel, Preprocess
 from backends.preprocessing.resampling import Box, resize
-from backends.torch.resizing import preprocess_of, resize_by_torch
-from backends.torch.towers import Normalize
+from backends.runtimes.torch.resizing import preprocess_of, resize_by_torch
+from backends.runtimes.torch.towers import Normalize
 
 SIZES = [(640, 480), (480, 640), (224, 224), (1, 1), (3, 400), (401, 299), (97, 223), (1000, 50)]
 KINDS: list[tuple[Any, Kernel]] = [

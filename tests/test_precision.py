@@ -132,7 +132,7 @@ def test_what_a_machine_has_no_code_for_is_not_offered(lesser: str, worth_naming
     And int8 is slower without VNNI.
     """
     program = """
-from backends.openvino.cpu_capabilities import speedups
+from backends.runtimes.openvino.cpu_capabilities import speedups
 print(*(name for name, factor in speedups().items() if factor >= 1.2))
 """
 

@@ -26,8 +26,8 @@ from backends.families import chat_template
 from backends.folder import detect, hub_snapshot
 from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
-from backends.openvino.stages import OpenVinoStages, Turns
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
+from backends.runtimes.openvino.stages import OpenVinoStages, Turns
 from config import Settings
 from errors import ModelFolderError, RequestTooLargeError
 from inference.request import EmbedInput

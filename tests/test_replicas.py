@@ -10,7 +10,7 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replicas
 from backends.model import GpuMemory, Modality, ModelOptions, Precision
-from backends.torch import devices as torch_devices
+from backends.runtimes.torch import devices as torch_devices
 from config import Settings
 from errors import ConfigurationError, DeviceUnavailableError
 from tests.fakes import FakeModel, vector_of, vectorize

@@ -16,13 +16,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from backends.convert.parity_check import SCORE_TOLERANCE, compare_logits
+from backends.conversion.parity_check import SCORE_TOLERANCE, compare_logits
 from backends.embed import embed, embed_all, score
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Pair, Precision, Runtime, TextMode
-from backends.openvino.cpu_capabilities import precisions
-from backends.openvino.quantization_check import MOST_MEDIAN_SHIFT, compare_rough
+from backends.quantization.quantization_check import MOST_MEDIAN_SHIFT, compare_rough
+from backends.runtimes.openvino.cpu_capabilities import precisions
 from backends.similarity import same_order
 from backends.text_folder import kind_of
 from bench.trained import docstrings, trained_model

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from backends import fingerprint
+from backends.conversion import conversion_cache, fingerprint
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description, Refusal
 from backends.folder import CONVERSIONS, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.openvino import conversion_cache
-from backends.openvino.conversion_cache import converted
-from backends.openvino.description import Description, Refusal
 from errors import ConversionError
 from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
-from backends.openvino.conversion_cache import converted
 from backends.text_folder import ENCODERS, kind_of, why_no_encoder
 from config import Settings
 from errors import DownloadError, ModelFolderError

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from backends import fingerprint
+from backends.conversion import fingerprint
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description
 from backends.folder import detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision
-from backends.openvino.conversion_cache import converted
-from backends.openvino.cpu_capabilities import precisions
-from backends.openvino.description import Description
-from backends.openvino.network import OpenVinoNetwork
+from backends.runtimes.openvino.cpu_capabilities import precisions
+from backends.runtimes.openvino.network import OpenVinoNetwork
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model
 from tests.golden_texts import text_model
 from tests.lesser_cpu import said_on_a_lesser_cpu
@@ -179,7 +179,7 @@ def test_a_pass_shows_that_another_precision_is_used_than_was_asked_for() -> Non
 import sys
 from pathlib import Path
 from backends.model import ModelOptions
-from backends.openvino.network import OpenVinoNetwork
+from backends.runtimes.openvino.network import OpenVinoNetwork
 print(OpenVinoNetwork(Path(sys.argv[1]), ModelOptions(precision="float16")).precision())
 """
 

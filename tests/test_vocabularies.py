@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Vocabulary
 from tokenizers.models import WordPiece
 
+from backends.conversion.conversion_cache import converted
 from backends.embed import embed, embed_all
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Runtime
-from backends.openvino.conversion_cache import converted
 from backends.preprocessing.tokens import Known, known_by, known_of
 from errors import InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, LAYOUTS, golden_model

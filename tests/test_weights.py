@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backends.conversion.conversion_cache import converted
 from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.openvino.constants import refuse_unfit_weights
-from backends.openvino.conversion_cache import converted
-from backends.openvino.core import read_network
 from backends.parity_inputs import proof_inputs
+from backends.runtimes.openvino.constants import refuse_unfit_weights
+from backends.runtimes.openvino.core import read_network
 from backends.weights import common_prefix, strange_prefix
 from errors import ModelFolderError
 from fetch.layouts import _SAVE, Job, do

@@ -14,7 +14,7 @@ from backends.folder import LAYOUTS, ModelFolder, loaded
 from backends.model import ModelOptions
 
 if TYPE_CHECKING:
-    from backends.torch.towers import TorchModel
+    from backends.runtimes.torch.towers import TorchModel
 
 
 def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:

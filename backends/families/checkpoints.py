@@ -22,9 +22,9 @@ from transformers import PreTrainedModel
 from backends.embed import embed
 from backends.model import Modality, Tower
 from backends.parity_inputs import proof_inputs
-from backends.torch.embeddings import token_rows
-from backends.torch.runtime import TorchNetwork
-from backends.torch.towers import TorchModel, TorchTower
+from backends.runtimes.torch.embeddings import token_rows
+from backends.runtimes.torch.runtime import TorchNetwork
+from backends.runtimes.torch.towers import TorchModel, TorchTower
 from backends.weights import MISSING, NAMED, NOT_FINITE, do_not_fit, misshapen, strange_prefix
 
 _MOST_COST, _INPUTS = 20, 3  # of the pass that shows whether vectors depend on a weight

@@ -14,8 +14,8 @@ from backends.families import transformers_models as hf
 from backends.families.encoder import EncoderModule, chunked_tower, describe_encoder
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
+from backends.runtimes.torch.towers import TorchModel, place
 from backends.text_folder import TextFolder
-from backends.torch.towers import TorchModel, place
 from errors import ModelFolderError
 
 _CLASSES = ("DPRContextEncoder", "DPRQuestionEncoder")

@@ -23,9 +23,8 @@ from backends.model import ModelInfo, ModelOptions
 from backends.preprocessing.chunks import LONGEST_CHUNK, ChunkProcessor, Reading
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.tokens import Padding, TextRecipe, TokenProcessor
-from backends.text_folder import TextFolder, meta_of
-from backends.torch.stages import PortableStages
-from backends.torch.towers import (
+from backends.runtimes.torch.stages import PortableStages
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
     TorchModel,
@@ -34,6 +33,7 @@ from backends.torch.towers import (
     place,
     portable_texts,
 )
+from backends.text_folder import TextFolder, meta_of
 
 NAMES = {
     "bert": "BERT",

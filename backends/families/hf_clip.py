@@ -25,7 +25,7 @@ from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import Geometry
 from backends.preprocessing.tokens import Padding, TextRecipe
-from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, normalize, place
+from backends.runtimes.torch.towers import EVERY_TEXT_MODE, TorchModel, describe, normalize, place
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:

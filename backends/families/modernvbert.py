@@ -31,7 +31,7 @@ from backends.folder import ModelFolder, find_weights, hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing.tiles import Prompt, TileProcessor, Tiling
 from backends.preprocessing.tokens import Padding, TextRecipe
-from backends.torch.towers import (
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     Normalize,
     Portable,

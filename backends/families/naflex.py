@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from backends.preprocessing.patches import Patching, PatchProcessor
-from backends.torch.resizing import resize_by_torch
-from backends.torch.towers import Normalize, Portable, TorchTower
+from backends.runtimes.torch.resizing import resize_by_torch
+from backends.runtimes.torch.towers import Normalize, Portable, TorchTower
 
 
 def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTower:

@@ -13,8 +13,8 @@ from backends.families import transformers_models as hf
 from backends.families.encoder import EncoderModule, load_encoder, mean, piece_tower
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
+from backends.runtimes.torch.towers import EVERY_TEXT_MODE, TorchModel, normalize
 from backends.text_folder import TextFolder, most_tokens
-from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, normalize
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:

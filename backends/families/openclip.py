@@ -44,7 +44,7 @@ from backends.preprocessing.tokens import (
     known_of,
     unknown_id,
 )
-from backends.torch.towers import (
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     ImageTower,
     Normalize,

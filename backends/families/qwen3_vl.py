@@ -42,8 +42,8 @@ from backends.model import Arrays, ModelOptions
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from backends.preprocessing.conversation import ConversationProcessor, Frame
 from backends.preprocessing.tokens import Padding, TextRecipe, Tokenize
-from backends.torch.stages import PortableStages, StagedModule, TorchStage
-from backends.torch.towers import (
+from backends.runtimes.torch.stages import PortableStages, StagedModule, TorchStage
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     TorchModel,
     TorchTower,

@@ -21,7 +21,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 from typing_extensions import override
 
-from backends.torch.towers import Normalize, normalize
+from backends.runtimes.torch.towers import Normalize, normalize
 
 LANGUAGE_LAYERS, VISION_LAYERS = 2, 3  # of a stage: in the 2B 0.4 and 0.15 GB of float32
 

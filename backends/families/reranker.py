@@ -30,8 +30,8 @@ from backends.model import Activation, ModelOptions, TextMode
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.pairs import PairProcessor, PairRecipe
 from backends.preprocessing.tokens import VOCABULARY, Padding
+from backends.runtimes.torch.towers import Portable, TorchModel, TorchTower, describe, place
 from backends.text_folder import TextFolder, most_tokens
-from backends.torch.towers import Portable, TorchModel, TorchTower, describe, place
 from errors import ModelFolderError
 
 # By these names only, and none is imported: a name out of a file could be any code's.

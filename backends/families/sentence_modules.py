@@ -30,8 +30,8 @@ from backends.preprocessing.tokens import (
     Tokens,
     beginning,
 )
+from backends.runtimes.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from backends.text_folder import kept_dimensions
-from backends.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from errors import ConversionError
 
 logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own line says it

@@ -19,9 +19,8 @@ from backends.model import ModelOptions
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
 from backends.preprocessing.tokens import VOCABULARY
-from backends.text_folder import TextFolder, meta_of
-from backends.torch.stages import PortableStages
-from backends.torch.towers import (
+from backends.runtimes.torch.stages import PortableStages
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     Portable,
     TorchModel,
@@ -29,6 +28,7 @@ from backends.torch.towers import (
     describe,
     normalize,
 )
+from backends.text_folder import TextFolder, meta_of
 from errors import ModelFolderError
 
 

@@ -27,8 +27,8 @@ from backends.families.sentence_modules import (
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import Geometry, PixelProcessor
-from backends.torch.resizing import preprocess_of
-from backends.torch.towers import (
+from backends.runtimes.torch.resizing import preprocess_of
+from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     ImageTower,
     Normalize,

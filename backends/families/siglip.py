@@ -26,7 +26,14 @@ from backends.folder import ModelFolder, hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import Geometry
 from backends.preprocessing.tokens import Padding, TextRecipe
-from backends.torch.towers import EVERY_TEXT_MODE, TorchModel, TorchTower, describe, identity, place
+from backends.runtimes.torch.towers import (
+    EVERY_TEXT_MODE,
+    TorchModel,
+    TorchTower,
+    describe,
+    identity,
+    place,
+)
 from errors import ModelFolderError
 
 FIXED, NAFLEX = "siglip", "siglip2"  # as `config.json` calls them; SigLIP 2 has both

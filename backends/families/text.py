@@ -5,8 +5,8 @@ from __future__ import annotations
 from backends.families import loader_of
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
+from backends.runtimes.torch.towers import TorchModel
 from backends.text_folder import TextFolder, TextKind
-from backends.torch.towers import TorchModel
 from errors import ModelFolderError
 
 # Modules beside this one, each a family of its own.

@@ -35,8 +35,8 @@ from backends.preprocessing.tokens import (
     known_of,
     unknown_id,
 )
-from backends.torch.resizing import preprocess_of
-from backends.torch.towers import (
+from backends.runtimes.torch.resizing import preprocess_of
+from backends.runtimes.torch.towers import (
     ImageTower,
     Normalize,
     TorchTower,

@@ -5,8 +5,8 @@
 One is known by its identity: the content of the original, the recipe, and the text modes that it
 says it serves; neither by this code nor by a library's version. A process of its own makes it, as
 otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
-`backends/convert`) before that gets its name. In 8 bits it is made of what was made in float32, by
-another process (`quantize.py`).
+`job.py`) before that gets its name. In 8 bits it is made of what was made in float32, by
+another process (`backends/quantization/job.py`).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from backends import fingerprint
 from backends.atomic_install import install, replace_aside, staging
+from backends.conversion import fingerprint
+from backends.conversion.description import Description, Refusal
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import JobError, JobKilledError, JobRefusedError, run_in_subprocess
 from backends.model import ModelOptions, Precision, Weights
-from backends.openvino.description import Description, Refusal
 from errors import ConversionError, DownloadError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
-_CONVERT, _QUANTIZE = "backends.convert.job", "backends.openvino.quantize"
+_CONVERT, _QUANTIZE = "backends.conversion.job", "backends.quantization.job"
 _TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
 _MOST_TRIES = 2
 # What serves a precision, the best first; the others are computed from float32.

@@ -21,8 +21,8 @@ import numpy as np
 
 from backends.device_errors import translate_device_errors
 from backends.model import Arrays, ModelOptions, Precision, Rows
-from backends.openvino.network import OpenVinoNetwork
 from backends.preprocessing.loaders import Described
+from backends.runtimes.openvino.network import OpenVinoNetwork
 from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -1,6 +1,6 @@
 """A process of its own: a model folder -> the same model for OpenVINO, and the proof.
 
-    python -m backends.convert.job < job.json      (see `jobs.py`)
+    python -m backends.conversion.job < job.json      (see `jobs.py`)
 
 What was made is proven against the family's own libraries (`parity_check.py`).
 """
@@ -16,18 +16,18 @@ import openvino as ov
 import torch
 from torch import nn
 
-from backends import fingerprint
-from backends.convert.parity_check import prove
+from backends.conversion import fingerprint
+from backends.conversion.description import Description, Refusal, TowerDescription
+from backends.conversion.parity_check import prove
 from backends.families import load_towers
 from backends.folder import detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import Answer, subprocess_main
 from backends.model import Modality, ModelOptions, TextMode
-from backends.openvino.description import Description, Refusal, TowerDescription
-from backends.openvino.runtime import load_converted
-from backends.torch.runtime import model_of
-from backends.torch.stages import PortableStages, TorchStage
-from backends.torch.towers import Portable, TorchModel
+from backends.runtimes.openvino.runtime import load_converted
+from backends.runtimes.torch.runtime import model_of
+from backends.runtimes.torch.stages import PortableStages, TorchStage
+from backends.runtimes.torch.towers import Portable, TorchModel
 from errors import describe_error
 
 

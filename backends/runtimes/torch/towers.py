@@ -21,7 +21,7 @@ from backends.model import Arrays, InputProcessor, Modality, ModelInfo, ModelOpt
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.pixels import Geometry
 from backends.preprocessing.tokens import TextRecipe
-from backends.torch.stages import PortableStages
+from backends.runtimes.torch.stages import PortableStages
 from errors import ConversionError
 
 # For a family that does not look at the text mode.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from backends.device_errors import translate_device_errors
 from backends.model import Arrays, Model, Rows, Tower
-from backends.torch.devices import answers, gpu_memory
-from backends.torch.stages import StagedModule
-from backends.torch.towers import TorchModel
+from backends.runtimes.torch.devices import answers, gpu_memory
+from backends.runtimes.torch.stages import StagedModule
+from backends.runtimes.torch.towers import TorchModel
 
 
 def model_of(loaded: TorchModel) -> Model:

@@ -9,12 +9,12 @@ import numpy as np
 
 from backends.device_errors import translate_device_errors
 from backends.model import ModelOptions, Precision, Rows
-from backends.openvino import int8
-from backends.openvino.attention import share_causal_mask
-from backends.openvino.constants import refuse_unfit_weights, token_rows
-from backends.openvino.core import compile_network, read_network
-from backends.openvino.cpu_capabilities import NAMES, properties_of
-from backends.openvino.mapped_files import drop_mapped_pages
+from backends.quantization import int8
+from backends.runtimes.openvino.attention import share_causal_mask
+from backends.runtimes.openvino.constants import refuse_unfit_weights, token_rows
+from backends.runtimes.openvino.core import compile_network, read_network
+from backends.runtimes.openvino.cpu_capabilities import NAMES, properties_of
+from backends.runtimes.openvino.mapped_files import drop_mapped_pages
 from machine import give_freed_memory_back
 
 # As OpenVINO's graph calls the operations with weights.

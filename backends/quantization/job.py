@@ -1,6 +1,6 @@
 """A process of its own: a converted model in float32 -> the same in 8 bits, and the proof of it.
 
-    python -m backends.openvino.quantize < job.json      (see `backends/jobs.py`)
+    python -m backends.quantization.job < job.json      (see `backends/jobs.py`)
 
 It needs no torch. What it makes are the bits that a start derives in memory.
 """
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import openvino as ov
 
+from backends.conversion.description import Description
 from backends.jobs import Answer, subprocess_main
 from backends.model import ModelOptions
-from backends.openvino import int8
-from backends.openvino.core import read_network
-from backends.openvino.description import Description
-from backends.openvino.quantization_check import compare_rough, embed_few
-from backends.openvino.runtime import load_converted
+from backends.quantization import int8
+from backends.quantization.quantization_check import compare_rough, embed_few
+from backends.runtimes.openvino.core import read_network
+from backends.runtimes.openvino.runtime import load_converted
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from backends.conversion.conversion_cache import converted, has_float32
+from backends.conversion.description import Description
 from backends.folder import ModelFolder
 from backends.identity import with_space
 from backends.model import (
@@ -24,15 +26,13 @@ from backends.model import (
     Tower,
     Weights,
 )
-from backends.openvino import int8
-from backends.openvino.conversion_cache import converted, has_float32
-from backends.openvino.cpu_capabilities import precisions, speedups
-from backends.openvino.description import Description
-from backends.openvino.network import OpenVinoNetwork
-from backends.openvino.quantization_check import compare_rough, embed_few
-from backends.openvino.stages import OpenVinoStages, Shelf
 from backends.precision import lacking, log_choice, tell_refusal, usable
 from backends.preprocessing.loaders import Described, read_preparation
+from backends.quantization import int8
+from backends.quantization.quantization_check import compare_rough, embed_few
+from backends.runtimes.openvino.cpu_capabilities import precisions, speedups
+from backends.runtimes.openvino.network import OpenVinoNetwork
+from backends.runtimes.openvino.stages import OpenVinoStages, Shelf
 from errors import ConversionError, ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)

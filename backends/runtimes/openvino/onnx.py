@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from backends.folder import ModelFolder, loaded
 from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
-from backends.openvino.core import read_network
-from backends.openvino.network import OpenVinoNetwork
 from backends.preprocessing.tokens import (
     VOCABULARY,
     Padding,
@@ -27,6 +25,8 @@ from backends.preprocessing.tokens import (
     TokenProcessor,
     read_vocabulary,
 )
+from backends.runtimes.openvino.core import read_network
+from backends.runtimes.openvino.network import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
 
 _IDS, _MASK = "input_ids", "attention_mask"

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backends.model import Precision
-from backends.openvino import int8
-from backends.openvino.core import capabilities, compile_network
+from backends.quantization import int8
+from backends.runtimes.openvino.core import capabilities, compile_network
 
 _ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # as the largest products of ViT-B/32 are
 _PASSES = 5

@@ -34,8 +34,8 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-from backends.openvino.core import compile_network
-from backends.openvino.patches import Patches, are_bytes
+from backends.quantization.patches import Patches, are_bytes
+from backends.runtimes.openvino.core import compile_network
 
 # OpenVINO would quantize what is multiplied as well, in groups, for weights that it finds packed.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}

@@ -1,0 +1,1 @@
+"""OpenVINO: serves converted models, and ONNX files, without torch."""
