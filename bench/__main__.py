@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace, plan: Plan) -> Figures:
     if options.url:
         api = wire.openai(options.model) if options.api == "openai" else wire.reference()
-        return run_there(Target.of_url(options.url), api, plan)
-    api = wire.text_reference() if plan.is_of_texts else wire.reference()
+        return run_there(Target.from_url(options.url), api, plan)
+    api = wire.text_reference() if plan.is_text_only else wire.reference()
     return run_here(families.model_folder(plan.family), api, plan)
 
 

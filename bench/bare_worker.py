@@ -30,7 +30,7 @@ from config import Settings, read
 from inference.images.decoder import ImageDecoder
 
 _BURN_IN_BATCHES = 1
-_LEAST_BATCHES = 2
+_MIN_BATCHES = 2
 _READER = ImageDecoder(inputs.LIMITS)
 
 
@@ -53,7 +53,7 @@ class BareModel:
             for _ in range(_BURN_IN_BATCHES):
                 step(next(numbers))
             seconds: list[float] = []
-            while sum(seconds) < loop.seconds or len(seconds) < _LEAST_BATCHES:
+            while sum(seconds) < loop.seconds or len(seconds) < _MIN_BATCHES:
                 started_s = time.perf_counter()
                 step(next(numbers))
                 seconds.append(time.perf_counter() - started_s)

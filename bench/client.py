@@ -24,7 +24,7 @@ class Target(NamedTuple):
     base_path: str = ""
 
     @classmethod
-    def of_url(cls, url: str) -> Target:
+    def from_url(cls, url: str) -> Target:
         """Read a URL.
 
         Raises:

@@ -26,14 +26,14 @@ DEFAULT = "openai"
 COMPLETE = "complete"  # a file, written when the rest of a folder is there
 
 
-def folder_of(family: str) -> Path:
+def family_folder(family: str) -> Path:
     """Return the folder of a family's model, whether or not it is there."""
     return ROOT / "build" / "bench-models" / family
 
 
 def model_folder(family: str) -> Path:
     """Return the folder of a family's model; where it is not there, another process makes it."""
-    folder = folder_of(family)
+    folder = family_folder(family)
     if not (folder / COMPLETE).is_file():
         print(f"  making the {family} model in {folder}", file=sys.stderr)
         subprocess.run((sys.executable, "-m", "bench.make_models", family), check=True, cwd=ROOT)

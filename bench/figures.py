@@ -72,17 +72,17 @@ class Figures:
         rates = [[r.rate_per_s for r in runs] for rounds in self.loops.values() for runs in rounds]
         return max((max(one) / min(one) - 1 for one in rates), default=0.0)
 
-    def rate_of_loop(self, load: str, loop: str) -> float:
+    def loop_ratio(self, load: str, loop: str) -> float:
         """Return a load's rate as a part of a loop's."""
         pairs = zip(self.loads.get(load, []), self.loops.get(loop, []), strict=False)
         return _median([one.rate_per_s / _mean_rate(runs) for one, runs in pairs])
 
-    def rate_of_load(self, load: str, other: str) -> float:
+    def load_ratio(self, load: str, other: str) -> float:
         """Return a load's rate as a part of another's."""
         pairs = zip(self.loads.get(load, []), self.loads.get(other, []), strict=False)
         return _median([one.rate_per_s / two.rate_per_s for one, two in pairs])
 
-    def median_of_loop(self, load: str, loop: str) -> float:
+    def median_ratio(self, load: str, loop: str) -> float:
         """Return a load's median latency as a multiple of the time of a loop's batch."""
         pairs = zip(self.loads.get(load, []), self.loops.get(loop, []), strict=False)
         return _median([percentile(one.latencies_ms, 50) / _mean_ms(runs) for one, runs in pairs])

@@ -40,7 +40,7 @@ from transformers import (
     SiglipModel,
 )
 
-from bench.families import COMPLETE, DEFAULT, FAMILIES, folder_of
+from bench.families import COMPLETE, DEFAULT, FAMILIES, family_folder
 from bench.service import ROOT
 from bench.trained import trained_encoder, trained_model
 
@@ -60,7 +60,7 @@ def make(family: str) -> Path:
     Args:
         family: one of `families.FAMILIES`.
     """
-    folder = folder_of(family)
+    folder = family_folder(family)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(SEED)

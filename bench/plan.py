@@ -33,7 +33,7 @@ class Plan:
     rate_per_s: float | None = None
 
     @property
-    def is_of_texts(self) -> bool:
+    def is_text_only(self) -> bool:
         """Whether the model is one of the text container."""
         return self.family in families.TEXTS
 

@@ -39,26 +39,26 @@ class Goal:
 
 def goals(figures: Figures, plan: Plan) -> list[Goal]:
     """List what is asked of the service and was measured, as ratios where it can be."""
-    own = [_text_goals(figures, plan)] if plan.is_of_texts else _goals_of_images(figures)
+    own = [_text_goals(figures, plan)] if plan.is_text_only else _image_goals(figures)
     found = [*chain(*own), *_resource_goals(figures, plan)]
     return [goal for goal in found if not math.isnan(goal.value)]
 
 
-def _goals_of_images(f: Figures) -> Sequence[Iterator[Goal]]:
+def _image_goals(f: Figures) -> Sequence[Iterator[Goal]]:
     return _rate_goals(f), _latency_goals(f)
 
 
 def _text_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
     if plan.family == "model2vec":
-        again = f.rate_of_load("texts/16", "repeats")
+        again = f.load_ratio("texts/16", "repeats")
         yield Goal("texts, 16 clients / the same again", again, bound=0.9)
         return
     bound = 0.9 if plan.family == "bge-base" else 0.8
-    texts = f.rate_of_loop("texts/16", "bare/texts")
+    texts = f.loop_ratio("texts/16", "bare/texts")
     yield Goal("texts, 16 clients / bare loop", texts, bound=bound)
-    lone = f.median_of_loop("texts/1", "lone/texts")
+    lone = f.median_ratio("texts/1", "lone/texts")
     yield Goal("a lone text's median / bare, one at a time", lone, "at most", 1.25)
-    passages = f.rate_of_loop("passages/16", "one/passages")
+    passages = f.loop_ratio("passages/16", "one/passages")
     yield Goal(f"texts of {SENTENCES} sentences / as the reference computes", passages, bound=1.25)
     pass_ms = 1e3 * TEXT_CROWD / f.loop_rate("bare/texts")
     p50_ms, p95_ms = (f.latency_ms("mix/search", percent) for percent in (50, 95))
@@ -69,20 +69,20 @@ def _text_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
 
 def _rate_goals(f: Figures) -> Iterator[Goal]:
     bare, one = "bare/images", "one/images"
-    yield Goal("images, 16 clients / bare loop", f.rate_of_loop("images/16", bare), bound=0.9)
-    yield Goal("images, 4 clients / bare loop", f.rate_of_loop("images/4", bare), bound=0.8)
-    yield Goal("images, 16 clients / one at a time", f.rate_of_loop("images/16", one), bound=2)
-    yield Goal("images, 4 clients / one at a time", f.rate_of_loop("images/4", one), bound=1.6)
-    texts = f.rate_of_loop("texts/16", "one/texts")
+    yield Goal("images, 16 clients / bare loop", f.loop_ratio("images/16", bare), bound=0.9)
+    yield Goal("images, 4 clients / bare loop", f.loop_ratio("images/4", bare), bound=0.8)
+    yield Goal("images, 16 clients / one at a time", f.loop_ratio("images/16", one), bound=2)
+    yield Goal("images, 4 clients / one at a time", f.loop_ratio("images/4", one), bound=1.6)
+    texts = f.loop_ratio("texts/16", "one/texts")
     yield Goal("texts, 16 clients / one at a time", texts, bound=4)
-    again = f.rate_of_load("repeats", "parse only")
+    again = f.load_ratio("repeats", "parse only")
     yield Goal("the same image again / handler that only parses", again, bound=0.5)
 
 
 def _latency_goals(f: Figures) -> Iterator[Goal]:
-    lone_text = f.median_of_loop("texts/1", "one/texts")
+    lone_text = f.median_ratio("texts/1", "one/texts")
     yield Goal("a lone text's median / one at a time", lone_text, "at most", 0.8)
-    lone_image = f.median_of_loop("images/1", "one/images")
+    lone_image = f.median_ratio("images/1", "one/images")
     yield Goal("a lone image's median / one at a time", lone_image, "at most", 0.75)
     for percent, bound in ((50, 60), (95, 150)):
         value = f.latency_ms("mix/search", percent)
@@ -99,7 +99,7 @@ def _latency_goals(f: Figures) -> Iterator[Goal]:
 def _resource_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
     if f.memory and plan.family == "minilm":
         yield Goal("memory under load, MB", f.memory.largest_mb, "at most", 350)
-    elif f.memory and not plan.is_of_texts:
+    elif f.memory and not plan.is_text_only:
         bound = 0.7 if plan.family in _LIKE_REFERENCE else None
         share = f.memory.largest_mb / REFERENCE_MB
         yield Goal(f"memory under load / {REFERENCE_MB} MB", share, "at most", bound)
@@ -131,7 +131,7 @@ def _load_table(f: Figures) -> str:
 
 def _load_row(f: Figures, name: str) -> tuple[str, ...]:
     loop = _loop_beside(name)
-    ratios = [f.rate_of_loop(name, f"{kind}/{loop}") for kind in ("bare", "one")]
+    ratios = [f.loop_ratio(name, f"{kind}/{loop}") for kind in ("bare", "one")]
     times = [f.latency_ms(name, percent) for percent in (50, 95, 99)]
     numbers = [*ratios, f.rate(name), *times, f.client_cpu(name)]
     errors = ", ".join(f"{count} {reason}" for reason, count in f.errors(name).items())

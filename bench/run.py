@@ -63,7 +63,7 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
     ):
         figures.start_s.append(service.start_s)
         beside = Beside(bare, one_at_a_time, plan, figures)
-        run = _kind_of_run(plan)(service.target, api, plan, figures, runner, beside)
+        run = _choose_run(plan)(service.target, api, plan, figures, runner, beside)
         watch = MemoryWatch(service.pid)
         run.rounds(parse_only.target)
         figures.memory = watch.close()
@@ -77,7 +77,7 @@ def run_there(target: Target, api: Api, plan: Plan) -> Figures:
     """Measure a service that runs already; nothing stands beside it."""
     figures = Figures()
     with _runner() as runner:
-        run = _kind_of_run(plan)(target, api, plan, figures, runner, beside=None)
+        run = _choose_run(plan)(target, api, plan, figures, runner, beside=None)
         run.rounds(parse_only=None)
         run.larger_images()
     return figures
@@ -93,7 +93,7 @@ class Beside:
         self._one_at_a_time = one_at_a_time
         self._figures = figures
         self._seconds, self._batches = plan.seconds, plan.batches
-        self._is_of_texts = plan.is_of_texts
+        self._is_text_only = plan.is_text_only
         self._best: dict[Modality, Loop] = {}
 
     @contextmanager
@@ -107,7 +107,7 @@ class Beside:
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
         self._figures.add_loop(f"one/{modality}", one)
-        if self._is_of_texts:  # an image's, or a CLIP's text, is compared with one at a time
+        if self._is_text_only:  # an image's, or a CLIP's text, is compared with one at a time
             lone = self._bare.run(replace(best, batch=1))
             self._figures.add_loop(f"lone/{modality}", lone)
 
@@ -115,8 +115,8 @@ class Beside:
         """Run the loops on images of another size."""
         bare = replace(self._tuned("images"), size=size)
         one = replace(bare, batch=1, threads=1)
-        self._figures.add_loop(f"bare/{_name_of(size)}", self._bare.run(bare))
-        self._figures.add_loop(f"one/{_name_of(size)}", self._one_at_a_time.run(one))
+        self._figures.add_loop(f"bare/{_size_name(size)}", self._bare.run(bare))
+        self._figures.add_loop(f"one/{_size_name(size)}", self._one_at_a_time.run(one))
 
     def _tuned(self, modality: Modality) -> Loop:
         if modality not in self._best:
@@ -168,7 +168,7 @@ class Run:
     def larger_images(self) -> None:
         """Measure the other sizes."""
         for size in self._plan.sizes:
-            name = _name_of(size)
+            name = _size_name(size)
             _say(name)
             if self._beside:
                 self._beside.at_size(size)
@@ -269,8 +269,8 @@ class TextRun(Run):
         yield "a text", self._text()
 
 
-def _kind_of_run(plan: Plan) -> type[Run]:
-    return TextRun if plan.is_of_texts else Run
+def _choose_run(plan: Plan) -> type[Run]:
+    return TextRun if plan.is_text_only else Run
 
 
 async def _ask_once(target: Target, request: Request) -> object:
@@ -298,7 +298,7 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _name_of(size: tuple[int, int]) -> str:
+def _size_name(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 

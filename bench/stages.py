@@ -32,7 +32,7 @@ from web.endpoints.clip import Vectorize
 SEED = 0
 BATCHES = (1, 4, 8, 16, 32)
 _BURN_IN = 2
-_LEAST_RUNS = 3
+_MIN_RUNS = 3
 _READER = ImageDecoder(inputs.LIMITS)
 
 
@@ -62,7 +62,7 @@ def median_ms(stage: Stage, seconds: float) -> float:
     for _ in range(_BURN_IN):
         stage.run()
     times: list[float] = []
-    while sum(times) < seconds or len(times) < _LEAST_RUNS:
+    while sum(times) < seconds or len(times) < _MIN_RUNS:
         _synchronise()
         started_s = time.perf_counter()
         stage.run()

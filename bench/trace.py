@@ -132,11 +132,11 @@ def is_counted(file: str, name: str) -> bool:
 
 
 def _begins(frame: FrameType) -> bool:
-    return frame.f_lasti <= _start_of(frame.f_code)
+    return frame.f_lasti <= _first_instruction(frame.f_code)
 
 
 @cache
-def _start_of(code: CodeType) -> int:
+def _first_instruction(code: CodeType) -> int:
     """Return where a function begins: a coroutine is made before, and goes on behind it."""
     if not code.co_flags & (
         inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR

@@ -39,7 +39,7 @@ HEADERS = {
 }
 
 
-def settings_of(service: str) -> dict[str, dict[str, str]]:
+def service_settings(service: str) -> dict[str, dict[str, str]]:
     """Return what a collection says to each module, so that it asks the service."""
     return {
         "text2vec-transformers": {"inferenceUrl": service},
@@ -223,7 +223,8 @@ def faults(imports: Sequence[Import]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import by each module; 1 where something is not as it is asked for."""
     options = _parse(arguments)
-    settings, numbers, imports = settings_of(options.service), itertools.count(time.time_ns()), []
+    settings, numbers = service_settings(options.service), itertools.count(time.time_ns())
+    imports: list[Import] = []
     with closing(Weaviate(options.weaviate)) as weaviate:
         for module, batches in itertools.product(options.modules, BATCHES):
             weaviate.make(module, settings[module])
@@ -246,9 +247,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--service", default="http://localhost:9090", help="this service's, as Weaviate reaches it"
     )
     parser.add_argument("--minutes", type=float, default=3.0, help="of each import")
-    parser.add_argument(
-        "--modules", nargs="+", default=list(settings_of("")), choices=list(settings_of(""))
-    )
+    modules = list(service_settings(""))
+    parser.add_argument("--modules", nargs="+", default=modules, choices=modules)
     return parser.parse_args(arguments)
 
 

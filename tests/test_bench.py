@@ -314,7 +314,7 @@ def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
     assert figures.loop_rate("one/texts") == 10
     assert {(loop.batch, loop.threads) for loop in torch_model.loops} == {(1, 1)}
     assert {"images/2", "texts/2", "open", "repeats", "parse only"} < figures.loads.keys()
-    assert figures.rate_of_loop("64x48/16", "bare/64x48") > 0
+    assert figures.loop_ratio("64x48/16", "bare/64x48") > 0
     assert {tuple(loop.size) for loop in model.loops} == {inputs.SMALL, OTHER_SIZE}
     assert "NOT STEADY" not in report.text(figures, plan)
 
@@ -404,7 +404,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
         figures.add_load("images/16", Measurement(18 * speed, (50.0, 70.0), {}, 0.1))
         figures.add_load("texts/16", Measurement(speed, (), {"HTTP 500": 2}, 0.1))
 
-    assert figures.rate_of_loop("images/16", "bare/images") == pytest.approx(0.9)
+    assert figures.loop_ratio("images/16", "bare/images") == pytest.approx(0.9)
     assert figures.rate("images/16") == 36
     assert figures.latency_ms("images/16", 95) == 70
     assert figures.errors("texts/16") == {"HTTP 500": 6}
