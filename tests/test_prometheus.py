@@ -106,8 +106,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     tokens = folder / "tokens"
     tokens.write_text(document(SECRET, "Secret")["stringData"]["tokens"])
     token = tokens.read_text().split()[0]
-    file = {"AUTHENTICATION_ALLOWED_TOKENS_FILE": tokens}
-    with running(folder / "log", MODELS_DIR=MODEL, **file) as service:
+    log = folder / "log"
+    with running(log, MODELS_DIR=MODEL, AUTHENTICATION_ALLOWED_TOKENS_FILE=tokens) as service:
         port = free_port()
         command = ["prometheus", "--config.file", configuration(folder, service.port)]
         command += ["--storage.tsdb.path", folder / "data", "--log.level", "warn"]
