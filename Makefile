@@ -51,7 +51,7 @@ run: $(if $(MODEL),known-model) $(if $(with_torch),.venv/models,.venv/serving) #
 known-model: .venv/python
 	@$(VENV)/python -m fetch.catalogue --build-args $(MODEL) > /dev/null
 
-photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into Weaviate, find TEXT
+photos: .venv/examples/done ## import the images of FOLDER (demo/samples) into Weaviate, find TEXT
 	.venv/examples/bin/python -m examples.photos \
 		$(if $(FOLDER),"$(FOLDER)") $(if $(TEXT),--text "$(TEXT)")
 

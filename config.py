@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
     max_read_pixels: int | None = Field(
         default=None,
-        ge=32_768,  # the narrowest pictures have as many, or the model would not read them
+        ge=32_768,  # the narrowest images have as many, or the model would not read them
         description="Qwen3-VL: most pixels that an image is read in; a larger one is scaled down, "
         "which makes another vector. As many as the model reads (1,843,200) where it is not set",
     )
