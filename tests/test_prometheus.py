@@ -109,11 +109,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     log = folder / "log"
     with running(log, MODELS_DIR=MODEL, AUTHENTICATION_ALLOWED_TOKENS_FILE=tokens) as service:
         port = free_port()
-        command = ["prometheus", "--config.file", configuration(folder, service.port)]
-        command += ["--storage.tsdb.path", folder / "data", "--log.level", "warn"]
-        command += ["--web.listen-address", f"127.0.0.1:{port}"]
+        command = [
+            *("prometheus", "--log.level=warn", f"--web.listen-address=127.0.0.1:{port}"),
+            f"--config.file={configuration(folder, service.port)}",
+            f"--storage.tsdb.path={folder / 'data'}",
+        ]
         with (folder / "prometheus.log").open("w") as log:
-            process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=folder)
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
             own = Prometheus(f"http://127.0.0.1:{port}")
             headers = {"Authorization": f"Bearer {token}"}
