@@ -114,8 +114,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             f"--config.file={configuration(folder, service.port)}",
             f"--storage.tsdb.path={folder / 'data'}",
         ]
-        with (folder / "prometheus.log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        with (folder / "prometheus.log").open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
         try:
             own = Prometheus(f"http://127.0.0.1:{port}")
             headers = {"Authorization": f"Bearer {token}"}
