@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from errors import ConfigurationError
+from errors import ConfigurationError, describe_error
 
 VERSION = "0.1.0"
 
@@ -29,9 +29,11 @@ def is_on(value: object) -> bool:
 
 
 def _comma_separated(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def _lower_case(value: object) -> object:
@@ -219,6 +221,20 @@ class Settings(BaseSettings):
         "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
         "and `smoke_test.py` send [what their URL says](quickstart.md#use-it-from-weaviate), a "
         "browser asks for a user and a password",
+    )
+    authentication_allowed_tokens_file: Path | None = Field(
+        default=None,
+        description="file of more such tokens, with commas or line breaks between them, such as a "
+        "mounted Secret; read again every 10 s. One that cannot be read or is empty ends a start; "
+        "later it leaves the tokens as they were, and the log warns",
+    )
+    metrics_without_token: Switch = Field(
+        default=False, description="`1` or `true`: `GET /metrics` asks for no token"
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks of proxies, with commas between them, or `*`: only "
+        "their `X-Forwarded-For` says which client the log names",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
@@ -430,6 +446,26 @@ def _edits(name: str, other: str) -> int:
         if min(row) > _MAX_EDITS:
             break
     return row[-1]
+
+
+def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
+    """Return the tokens of which a request must bring one; none lets everybody ask.
+
+    Raises:
+        ConfigurationError: their file cannot be read, or holds none.
+    """
+    tokens = [token.get_secret_value() for token in settings.authentication_allowed_tokens]
+    if path := settings.authentication_allowed_tokens_file:
+        variable = f"AUTHENTICATION_ALLOWED_TOKENS_FILE={path}"
+        try:
+            in_file = _parts(path.read_text("utf-8").replace("\n", ","))
+        except (OSError, UnicodeError) as error:
+            reason = describe_error(error)
+            raise ConfigurationError(f"{variable} cannot be read: {reason}") from error
+        if not in_file:
+            raise ConfigurationError(f"{variable} holds no token")
+        tokens += in_file
+    return tuple(token.encode() for token in tokens)
 
 
 def forbid_hub_access() -> None:
