@@ -22,8 +22,8 @@ RESULTS = ROOT / "bench" / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a request failed."""
-    # `timeout` and `kill` must not leave the servers behind: an exit closes what is open.
+    """Run the benchmark; return 1 if a request failed."""
+    # SIGTERM becomes an exit, so that the servers are stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _parse(arguments)
     plan = _plan(options)
