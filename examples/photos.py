@@ -89,7 +89,7 @@ def import_folder(folder: Path, album: Album) -> Failures:
             task = progress.add_task("Importing", total=len(some))
             return album.send(some, advance=lambda: progress.advance(task))
 
-    failures = unreadable | (import_in_rounds(new, send, tell=_console.print) if new else {})
+    failures = unreadable | (import_in_rounds(new, send, report=_console.print) if new else {})
     if failures:
         _console.print(describe(failures))
     return failures

@@ -337,7 +337,7 @@ def test_a_model_of_texts_is_sent_texts_alone() -> None:
     assert {loop.is_apart for loop in torch_model.loops} == {True}
     assert {loop.batch for loop in torch_model.loops} == {1}
     assert figures.loop_rate("lone/passages") == 10
-    reached = {goal.what for goal in report.goals(figures, plan) if goal.bound}
+    reached = {goal.name for goal in report.goals(figures, plan) if goal.bound}
     assert "texts, 16 clients / bare loop" not in reached  # two clients were asked for
     assert "a search during an import, p95 / a pass" in reached
 
@@ -408,7 +408,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert figures.rate("images/16") == 36
     assert figures.latency_ms("images/16", 95) == 70
     assert figures.errors("texts/16") == {"HTTP 500": 6}
-    goals = {goal.what: goal for goal in report.goals(figures, TINY)}
+    goals = {goal.name: goal for goal in report.goals(figures, TINY)}
     assert goals["images, 16 clients / bare loop"].verdict == "met"
     assert "images, 4 clients / bare loop" not in goals  # not measured
     assert "6 HTTP 500" in report.text(figures, TINY)
