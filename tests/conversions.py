@@ -27,7 +27,7 @@ from tests.service import CONVERTED
 
 
 def convert_here(_module: str, job: dict[str, Any], **_: object) -> Answer:
-    """Do in this process the job of another, in the place of `store.run_in_subprocess`."""
+    """Do the job in this process, in place of `conversion_cache.run_in_subprocess`."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         with warnings.catch_warnings():

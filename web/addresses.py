@@ -1,8 +1,8 @@
-"""Addresses and methods, read forgivingly: what can only mean one thing answers as that.
+"""Normalizes paths and methods: extra slashes are ignored, and HEAD is answered like GET.
 
 Weaviate puts `/vectorize` behind whatever `CLIP_INFERENCE_API` holds, so that a slash at its end
 makes `//vectorize`; a redirect of `/vectorize/` is not followed by `curl -d`; load balancers and
-uptime checks ask by HEAD.
+uptime checks use HEAD.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def read_path(scope: Scope) -> str:
-    """Return the path that is asked below the prefix at which the application is mounted.
+    """Return the request's path, relative to the prefix at which the application is mounted.
 
     `//vectorize` and `/vectorize/` are read as `/vectorize`. The scope holds the same path
     afterwards, with the prefix, for the router.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
-    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies take the prefix away
+    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies remove the prefix
     if is_below:
         path = path[len(root) :]
     if "//" in path or path.endswith("/") or not path:
@@ -32,7 +32,7 @@ def read_path(scope: Scope) -> str:
 
 
 class HeadMiddleware:
-    """Answers HEAD as GET, without the body."""
+    """Answers HEAD like GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""A request comes in: within bounds of size, memory and time, while its client is there."""
+"""Reads request bodies within bounds of size, memory and time, and watches for disconnects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class BodyReader:
-    """Takes in the requests of one service."""
+    """Reads the bodies of requests."""
 
     def __init__(self, settings: Settings) -> None:
         self.budget = ByteBudget(settings.max_queue_bytes)
@@ -36,18 +36,18 @@ class BodyReader:
 
     @asynccontextmanager
     async def read_body(self, request: Request) -> AsyncIterator[bytearray]:
-        """Read a request's body and hold its place until it is answered, or its time is over.
+        """Read a body, and reserve its memory until the request is answered or times out.
 
-        It is UTF-8 then, whatever it came in; what is bounded is that.
+        The body is converted to UTF-8, and the bounds apply to that.
 
         Raises:
-            InvalidInputError: the body is no text.
+            InvalidInputError: the body is not valid text.
             ContentEncodingError: the body is compressed.
-            RequestTooLargeError: the body is.
-            QueueFullError: the bodies of all requests together are.
-            SlowRequestError: it did not arrive in time.
-            DeadlineExceededError: it was not answered in time.
-            ClientGoneError: the client went away meanwhile.
+            RequestTooLargeError: the body is too large.
+            QueueFullError: the bodies of all requests together are too large.
+            SlowRequestError: the body did not arrive in time.
+            DeadlineExceededError: the request was not answered in time.
+            ClientGoneError: the client disconnected meanwhile.
         """
         deadline = asyncio.timeout(self._timeout_s)
         is_read = False
@@ -58,7 +58,7 @@ class BodyReader:
                     is_read = True
                     yield body
         except TimeoutError as error:
-            if not deadline.expired():  # somebody else's, and a bug
+            if not deadline.expired():  # another timeout, which is a bug
                 raise
             if is_read:
                 late = f"not answered within {self._timeout_s:g} s"
@@ -70,7 +70,7 @@ class BodyReader:
         announced = header_of(request.scope, b"content-length")
         size = int(announced) if announced.isdecimal() else 0
         self._check(size)
-        self.budget.check(size)  # it takes its place as it arrives: words alone keep nobody out
+        self.budget.check(size)  # reserved as it arrives: an announcement reserves nothing
         body = bytearray()
         is_whole = False
         while not is_whole:
@@ -105,10 +105,10 @@ def _check_encoding(encoding: str) -> None:
 
 
 def _in_utf8(body: bytearray, encoding: str) -> bytearray:
-    """Return a body as UTF-8 without a byte-order mark; the parser names lone surrogates in it.
+    """Convert a body to UTF-8 without a byte-order mark; the parser reports lone surrogates.
 
     Raises:
-        InvalidInputError: it is not in that encoding.
+        InvalidInputError: the body is not in that encoding.
     """
     try:
         text = body.decode(encoding, "surrogatepass")
@@ -118,14 +118,14 @@ def _in_utf8(body: bytearray, encoding: str) -> bytearray:
 
 
 class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
-    """Gives up what is done inside when the client of a request, whose body was read, goes away.
+    """Cancels the enclosed work when the client disconnects, after its body was read.
 
-    A task is given its own cancellation, as `asyncio.timeout` does: one for the work would cost
-    a remembered text more than all else that is done for it.
+    It cancels the current task, as `asyncio.timeout` does: a task for the work would cost more than
+    a cached answer takes otherwise.
 
     Raises:
-        ClientGoneError: it did.
-        Exception: whatever was raised inside, in the form that `exception_of` gives it.
+        ClientGoneError: the client disconnected.
+        Exception: raised by the work, converted by `exception_of`.
     """
 
     def __init__(self, request: Request) -> None:
@@ -135,24 +135,24 @@ class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
 
     async def __aenter__(self) -> None:
         self._task = _current_task()
-        # Once the event loop comes to it, which a remembered text does not wait for.
+        # In the next pass of the event loop, which a cached answer does not need.
         self._start = asyncio.get_running_loop().call_soon(self._start_watching)
 
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         self._start.cancel()
-        watcher, self._watcher = self._watcher, None  # its end would know this object
+        watcher, self._watcher = self._watcher, None  # avoids a reference cycle
         if watcher:
             watcher.cancel()
         if self._is_gone:
             self._task.uncancel()
-            if error:  # whatever it is: of a client that is gone nothing is a bug
+            if error:  # no error is a bug if the client has gone
                 raise ClientGoneError from error
         if error is None or isinstance(error, Exception):
             return
         is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
-        if not is_asked_for:  # which no handler of errors would answer
+        if not is_asked_for:  # no error handler answers a cancellation
             raise exception_of(error) from error
 
     def _start_watching(self) -> None:

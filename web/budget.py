@@ -1,4 +1,4 @@
-"""Bounds the memory that the bodies of all requests take together."""
+"""Bounds the memory of the bodies of all requests together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from errors import QueueFullError
 
 
 class ByteBudget:
-    """Bounds the bytes of all requests that are being read, wait or are computed.
+    """Bounds the total bytes of unfinished requests.
 
-    One that is larger than all of it passes, alone.
+    A request that is larger than the bound passes alone.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -20,14 +20,14 @@ class ByteBudget:
         self._max_bytes = max_bytes
 
     def reserved(self) -> Reservation:
-        """Give a reservation that can grow; what it holds is given back at its end."""
+        """Return an empty reservation, which can grow; it is released at its end."""
         return Reservation(self)
 
     def check(self, count: int, held: int = 0) -> None:
-        """Look whether the budget holds so many bytes beside those that the same request holds.
+        """Check whether the budget has room for `count` bytes of a request that holds `held` bytes.
 
         Raises:
-            QueueFullError: it does not.
+            QueueFullError: there is no room.
         """
         if self.used > held and self.used + count > self._max_bytes:
             raise QueueFullError(
@@ -38,7 +38,7 @@ class ByteBudget:
 
 
 class Reservation(AbstractContextManager["Reservation"]):
-    """The bytes that one request holds, until it ends."""
+    """The reserved bytes of a request."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self.held = 0
@@ -49,10 +49,10 @@ class Reservation(AbstractContextManager["Reservation"]):
         self._budget.used -= self.held
 
     def grow_to(self, size: int) -> None:
-        """Hold at least so many bytes.
+        """Reserve at least `size` bytes in total.
 
         Raises:
-            QueueFullError: the budget does not hold them.
+            QueueFullError: the budget has no room.
         """
         more = size - self.held
         if more > 0:

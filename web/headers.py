@@ -1,4 +1,4 @@
-"""The headers of a request, as ASGI has them: a list, in which few are looked for."""
+"""Reads headers of an ASGI scope."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import Scope
 
 
 def header_of(scope: Scope, name: bytes) -> str:
-    """Return a header's first value, by its name in lower case; empty where there is none."""
+    """Return the first value of a header, by its name in lower case; empty if missing."""
     for key, value in scope["headers"]:
         if key == name:
             text: str = value.decode("latin-1")

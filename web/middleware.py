@@ -1,7 +1,7 @@
-"""What surrounds every HTTP request, from the outside in: its record, its errors, its token.
+"""The middleware of every HTTP request, from the outside in: record, errors, token.
 
-What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
-`Server-Timing`, `X-Truncated` and `X-No-Tokens`, in the log, and with those who count.
+The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated` and `X-No-Tokens`, a
+log line, and metrics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from web.logs import log_request
 from web.record import RequestRecord
 from web.service import Service, service_of
 
-# In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
+# Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
@@ -36,11 +36,11 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class RecordMiddleware:
-    """Keeps a record of every request: it sees every answer, also that to a bug.
+    """Keeps a record of every request, also of requests that fail by a bug.
 
     Args:
-        app: what answers.
-        endpoints: the interfaces, whose answers are counted.
+        app: the inner application.
+        endpoints: the endpoints, whose requests are counted.
     """
 
     def __init__(self, app: ASGIApp, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
@@ -48,7 +48,7 @@ class RecordMiddleware:
         self._endpoints = {path: kind.paths[0] for kind in endpoints for path in kind.paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and note how it ended."""
+        """Pass a request on, and record its end."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -64,14 +64,14 @@ class RecordMiddleware:
                 record.end(message["status"])
                 headers = _headers_of(record)
                 if service and service.vectorizer.health.draining:
-                    headers.append((b"connection", b"close"))  # clients come back elsewhere
+                    headers.append((b"connection", b"close"))  # clients reconnect elsewhere
                 message["headers"] = [*message.get("headers", []), *headers]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_record)
         finally:
-            if record.status:  # without one the client was gone before there was an answer
+            if record.status:  # 0 if the client disconnected before the answer
                 log_request(record)
                 if service and record.endpoint:
                     service.on_complete(record)
@@ -89,19 +89,19 @@ def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the id that the client gave, if it fits into a line of a log, or a new one."""
+    """Return the client's request id, if it is valid for a log line, or a new id."""
     given = header_of(scope, b"x-request-id")
     return given if _SANE_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def server_timing(record: RequestRecord) -> str:
-    """Write the header's value: milliseconds by stage, and in all."""
+    """Return the value of `Server-Timing`: milliseconds by stage, and in total."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
 
 
 def in_ranges(places: Sequence[int]) -> str:
-    """Write ascending places: `0,3-5`; of many that lie apart the first, and `...`."""
+    """Format ascending indexes as ranges, such as `0,3-5`; too many end with `...`."""
     runs: list[list[int]] = []
     for place in places:
         if runs and place == runs[-1][-1] + 1:
@@ -113,35 +113,35 @@ def in_ranges(places: Sequence[int]) -> str:
 
 
 class ErrorMiddleware:
-    """Answers what is raised, within the record: Starlette answers bugs outside all middleware."""
+    """Answers errors inside the record: Starlette answers bugs outside of all middleware."""
 
     def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
         self._app = app
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or what it raised."""
+        """Pass a request on, and answer its error."""
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            if scope["type"] != "http" or record_of(scope).status:  # it is answered, in part
+            if scope["type"] != "http" or record_of(scope).status:  # the answer has begun
                 raise
             await self._errors.respond(Request(scope), error)(scope, receive, send)
             if not isinstance(error, ServiceError | HTTPException):
-                raise  # to the log, with its traceback, by way of the server
+                raise  # the server logs it with its traceback
 
 
 class AuthMiddleware:
-    """Lets those pass who bring a token, once there is a service."""
+    """Checks tokens, once there is a service."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request.
+        """Pass a request on.
 
         Raises:
-            UnauthorizedError: it must bring a token, and brings none that is allowed.
+            UnauthorizedError: the request needs an allowed token.
             UnhealthyError: there is no service, as the lifespan does not run.
         """
         if scope["type"] == "http":

@@ -1,4 +1,4 @@
-"""How a start that failed is told: in one sentence, where Starlette reports a traceback."""
+"""Reports a failed start by one sentence, where Starlette reports a traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def startup_error(state: State) -> Iterator[None]:
-    """Note on the application's state the sentence that a start ends in: `startup_error`."""
+    """Store the message of a failed start on the application's state as `startup_error`."""
     state.startup_error = None
     try:
         yield
@@ -33,13 +33,13 @@ def startup_error(state: State) -> Iterator[None]:
 
 
 class StartupErrorMiddleware:
-    """Tells the server that sentence."""
+    """Sends that message to the server."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; stand in the way of the lifespan's messages alone."""
+        """Pass requests on; replace the message of a failed lifespan."""
         if scope["type"] == "lifespan":
             send = partial(_send_in_a_sentence, scope["app"].state, send)
         await self._app(scope, receive, send)
