@@ -15,6 +15,7 @@ from backends.model import Modality
 from errors import Reason
 from inference.request import RequestContext
 from inference.timings import Stage
+from web.endpoints.error_format import ErrorFormat
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
@@ -28,6 +29,7 @@ class RequestRecord:
         method: of HTTP.
         path: what was asked, below the prefix at which the application is mounted.
         endpoint: the path by which the interface is known that was asked, or empty.
+        errors: how its errors are worded, where the body told what its path does not.
         items: how many inputs it brought, by modality.
         truncated: the places of those that were longer than the model reads, from 0.
         no_tokens: the places of texts of which the model knows no token, so that their vectors are
@@ -44,6 +46,7 @@ class RequestRecord:
     method: str = ""
     path: str = ""
     endpoint: str = ""
+    errors: ErrorFormat | None = None
     items: Counter[Modality] = field(default_factory=Counter)
     truncated: Sequence[int] = ()
     no_tokens: Sequence[int] = ()
