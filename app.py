@@ -25,6 +25,7 @@ from errors import ConfigurationError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
 from web.addresses import HeadMiddleware
+from web.auth import TokenAuth
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
@@ -94,8 +95,11 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _of_the_environment()
+            access = TokenAuth(settings)  # before the model is loaded: it takes minutes
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
-            await held.enter_async_context(serving(app.state, vectorizer, settings, endpoints))
+            await held.enter_async_context(
+                serving(app.state, vectorizer, settings, endpoints, access)
+            )
         scores = vectorizer.info.scores
         routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
         page = ", and for browsers a page at /" if settings.debug_page else ""
@@ -149,6 +153,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             ws="none",
             log_config=None,
             access_log=False,
+            forwarded_allow_ips=settings.forwarded_allow_ips,
         ),
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,

@@ -16,7 +16,7 @@ from typing import NoReturn
 from backends.check import faults
 from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
-from config import VERSION, Settings, doubts, read
+from config import VERSION, Settings, allowed_tokens, doubts, read
 from errors import StartupError
 from vectorizer import check_image_formats
 
@@ -67,6 +67,7 @@ def check() -> NoReturn:
     try:
         settings = read(Settings)
         check_image_formats(settings)
+        allowed_tokens(settings)
         folder = detect(settings.models_dir)
         wrong = [*_runtime_faults(settings, folder), *faults(folder)]
     except StartupError as error:

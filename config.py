@@ -1,8 +1,8 @@
 """Settings: the only place that reads the environment.
 
-Each field is one variable of the same name in capitals; its description is the text of the README's
-table. Precedence: environment > default. An empty variable counts as unset, as Docker's unset build
-arguments arrive as empty strings.
+Each field is one variable of the same name in capitals; its description is the text of the table of
+docs/settings.md. Precedence: environment > default. An empty variable counts as unset, as Docker's
+unset build arguments arrive as empty strings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from errors import ConfigurationError
+from errors import ConfigurationError, describe_error
 
 VERSION = "0.1.0"
 
@@ -29,9 +29,11 @@ def is_on(value: object) -> bool:
 
 
 def _comma_separated(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def _lower_case(value: object) -> object:
@@ -61,7 +63,9 @@ class Settings(BaseSettings):
     model_config = _CONFIG
 
     models_dir: Path = Field(
-        default=Path("./models"), description="folder that holds the model, in the layouts below"
+        default=Path("./models"),
+        description="folder that holds the model, in [one of these "
+        "layouts](models.md#bring-your-own-model)",
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
@@ -77,10 +81,10 @@ class Settings(BaseSettings):
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
-        description="[what is computed in](#runtime-and-precision): `float32`, the reference's "
-        "vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` (GPUs, and CPUs "
-        "with AVX512-FP16) or `int8` (CPUs; fast ones by AMX or VNNI); unset, `float32`, unless "
-        "the folder holds `int8` alone",
+        description="[what is computed in](precision.md#runtime-and-precision): `float32`, the "
+        "reference's vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` "
+        "(GPUs, and CPUs with AVX512-FP16) or `int8` (CPUs; fast ones by AMX or VNNI); unset, "
+        "`float32`, unless the folder holds `int8` alone",
     )
     runtime: Literal["openvino", "torch"] = Field(
         default="openvino",
@@ -123,7 +127,7 @@ class Settings(BaseSettings):
     )
     max_read_pixels: int | None = Field(
         default=None,
-        ge=32_768,  # the narrowest pictures have as many, or the model would not read them
+        ge=32_768,  # the narrowest images have as many, or the model would not read them
         description="Qwen3-VL: most pixels that an image is read in; a larger one is scaled down, "
         "which makes another vector. As many as the model reads (1,843,200) where it is not set",
     )
@@ -215,8 +219,22 @@ class Settings(BaseSettings):
         default=(),
         description="tokens, with commas between them, of which every request but the probes must "
         "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
-        "and `smoke_test.py` send [what their URL says](#use-it-from-weaviate), a browser asks for "
-        "a user and a password",
+        "and `smoke_test.py` send [what their URL says](quickstart.md#use-it-from-weaviate), a "
+        "browser asks for a user and a password",
+    )
+    authentication_allowed_tokens_file: Path | None = Field(
+        default=None,
+        description="file of more such tokens, with commas or line breaks between them, such as a "
+        "mounted Secret; read again every 10 s. One that cannot be read or is empty ends a start; "
+        "later it leaves the tokens as they were, and the log warns",
+    )
+    metrics_without_token: Switch = Field(
+        default=False, description="`1` or `true`: `GET /metrics` asks for no token"
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks of proxies, with commas between them, or `*`: only "
+        "their `X-Forwarded-For` says which client the log names",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
@@ -384,7 +402,8 @@ def doubts() -> list[str]:
         if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
-        found.append(f"No effect here, and none is needed (see README): {', '.join(unused)}")
+        told = "No effect here, and none is needed (see docs/migrating.md)"
+        found.append(f"{told}: {', '.join(unused)}")
     return found
 
 
@@ -427,6 +446,26 @@ def _edits(one: str, other: str) -> int:
         if min(row) > _MOST_EDITS:
             break
     return row[-1]
+
+
+def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
+    """Return the tokens of which a request must bring one; none lets everybody ask.
+
+    Raises:
+        ConfigurationError: their file cannot be read, or holds none.
+    """
+    tokens = [token.get_secret_value() for token in settings.authentication_allowed_tokens]
+    if path := settings.authentication_allowed_tokens_file:
+        variable = f"AUTHENTICATION_ALLOWED_TOKENS_FILE={path}"
+        try:
+            in_file = _parts(path.read_text("utf-8").replace("\n", ","))
+        except (OSError, UnicodeError) as error:
+            reason = describe_error(error)
+            raise ConfigurationError(f"{variable} cannot be read: {reason}") from error
+        if not in_file:
+            raise ConfigurationError(f"{variable} holds no token")
+        tokens += in_file
+    return tuple(token.encode() for token in tokens)
 
 
 def forbid_hub_access() -> None:

@@ -3,7 +3,7 @@
     python3 -m fetch.catalogue                  the tags, one a line
     python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
-    python3 -m fetch.catalogue --table          the README's tables: of embedders, of rerankers
+    python3 -m fetch.catalogue --table          the two tables of docs/models.md
 
 It needs Python's standard library and nothing else.
 """
@@ -83,14 +83,14 @@ def matrix() -> dict[str, list[dict[str, str]]]:
 
 
 def table() -> str:
-    """Return the README's table of embedders, in Markdown."""
+    """Return the table of embedders in docs/models.md, in Markdown."""
     embedders = [model for model in load().values() if model.dimensions]
     about = [f"{model.family} | {model.dimensions} | {model.languages}" for model in embedders]
     return _table("family | dimensions | languages", embedders, about)
 
 
 def rerankers() -> str:
-    """Return the README's table of rerankers, in Markdown."""
+    """Return the table of rerankers in docs/models.md, in Markdown."""
     models = [model for model in load().values() if not model.dimensions]
     about = [f"{model.family} | {model.languages} | {model.licence}" for model in models]
     return _table("family | languages | licence", models, about)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")
     form.add_argument("--build-args", metavar="TAG", help="the options of docker build")
-    form.add_argument("--table", action="store_true", help="the README's tables, in Markdown")
+    form.add_argument("--table", action="store_true", help="the tables of docs/models.md")
     options = parser.parse_args(arguments)
     try:
         print(_text_for(options))

@@ -1,4 +1,4 @@
-"""The log: its form, and its line for every request. No line holds a text or a picture."""
+"""The log: its form, and its line for every request. No line holds a text or an image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def log_request(record: RequestRecord) -> None:
         level,
         "%s %s: %d in %.1f ms, %s, request %s%s",
         record.method,
-        _on_one_line(record.path),
+        on_one_line(record.path),
         record.status,
         1000 * record.total_s,
         ", ".join(f"{record.items[name]} {name}s" for name in MODALITIES if name in record.items)
@@ -49,5 +49,6 @@ def log_request(record: RequestRecord) -> None:
     )
 
 
-def _on_one_line(path: str) -> str:
-    return repr(path[:100])[1:-1]  # no line breaks of a client's choice in the log
+def on_one_line(given: str) -> str:
+    """Return what a client has chosen, short and without line breaks or colours."""
+    return repr(given[:100])[1:-1]

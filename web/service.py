@@ -75,6 +75,7 @@ async def serving(
     vectorizer: Vectorizer,
     settings: Settings,
     endpoints: Sequence[type[Endpoint[Any]]],
+    access: TokenAuth,
 ) -> AsyncIterator[None]:
     """Put the edge together, as `state.service`, and let metrics and log hear of every batch.
 
@@ -83,6 +84,7 @@ async def serving(
         vectorizer: the model; who loaded it closes it.
         settings: the limits.
         endpoints: the interfaces.
+        access: checks tokens.
 
     Raises:
         ConfigurationError: a setting does not fit the model.
@@ -105,16 +107,19 @@ async def serving(
         int(time.time()),
         {kind.paths[0]: kind(settings, vectorizer.info) for kind in endpoints},
         body_reader,
-        TokenAuth(settings.authentication_allowed_tokens),
+        access,
         metrics,
         requests,
         page_response() if settings.debug_page else None,
     )
-    task = background(load_log.run(), name="load-log")
+    tasks = [background(load_log.run(), name="load-log")]
+    if settings.authentication_allowed_tokens_file:
+        tasks.append(background(access.follow_file(), name="tokens-file"))
     state.service = service
     try:
         yield
     finally:
         del state.service
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
