@@ -251,6 +251,36 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="`text`, or `json`: an object a line"
     )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        description="where OpenTelemetry's [traces](operating.md#traces) are sent, such as "
+        "`http://collector:4318`; the other variables `OTEL_...` hold, too",
+    )
+    otel_exporter_otlp_traces_endpoint: str = Field(
+        default="", description="the same with its whole path"
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        default="http/protobuf",
+        description="`http/protobuf`, or `grpc` with `opentelemetry-exporter-otlp-proto-grpc`",
+    )
+    otel_traces_exporter: str = Field(
+        default="",
+        description="`otlp`, which it is where an address is set; `console`; or `none`",
+    )
+    otel_sdk_disabled: Switch = Field(
+        default=False, description="`true`: no traces, whatever else is set"
+    )
+
+    @property
+    def trace_exporters(self) -> tuple[str, ...]:
+        """The exporters of traces that are wanted, by OpenTelemetry's names; none is no traces."""
+        address = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        asked = self.otel_traces_exporter or ("otlp" if address else "")
+        otlp = (
+            "otlp_proto_grpc" if self.otel_exporter_otlp_protocol == "grpc" else "otlp_proto_http"
+        )
+        names = () if self.otel_sdk_disabled else _parts(asked)
+        return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
@@ -260,7 +290,7 @@ _WITHOUT_EFFECT = (
     *("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS"),
     *("ENABLE_CACHE", "WORKERS", "FORCE_AUTOMODEL", "USE_QUERY_PROMPT", "ONNX_CPU"),
 )
-_OF_OTHERS = {"CUDA_HOME"}  # near to a setting, and of CUDA's own tools
+_OF_OTHERS = {"CUDA_HOME", "SSL_CERT_FILE"}  # near to a setting, and of CUDA and of OpenSSL
 _OF_A_SERVICE = "_PORT"  # how Kubernetes names that of each in the namespace, such as CUDA_PORT
 _LEAST_LETTERS, _MOST_EDITS = 8, 2  # shorter names are near to too many others
 _NO_HUB = {
