@@ -70,7 +70,8 @@ class FieldFinder:
         """Return those that are there and not null; none of a body that cannot be read."""
         try:
             raw = msgspec.structs.asdict(self._decoder.decode(body))
-            return {name for name in raw if memoryview(raw[name]) not in (b"", b"null")}
+            starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}
+            return {name for name, start in starts.items() if start not in (b"", b"null")}
         except (msgspec.DecodeError, UnicodeDecodeError):
             if len(body) > _MAX_SECOND_READING_BYTES:
                 return set()
