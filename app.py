@@ -8,6 +8,7 @@ application.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sys
@@ -36,7 +37,7 @@ from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
 from web.server import Server, bind
-from web.service import Service, serving
+from web.service import Service, serving, tracing_of
 from web.startup import StartupErrorMiddleware, startup_error
 
 logger = logging.getLogger(__name__)
@@ -95,10 +96,12 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _read_settings()
-            access = TokenAuth(settings)  # before the model is loaded: it takes minutes
+            access, tracing = TokenAuth(settings), tracing_of(settings)  # before minutes of loading
+            if tracing:
+                held.push_async_callback(asyncio.to_thread, tracing.close)
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
             await held.enter_async_context(
-                serving(app.state, vectorizer, settings, endpoints, access)
+                serving(app.state, vectorizer, settings, endpoints, access, tracing)
             )
         scores = vectorizer.info.scores
         routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)

@@ -69,9 +69,9 @@ class Settings(BaseSettings):
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
-        description="`trained`: texts as the model learnt them; `reference`: as "
-        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR, and "
-        "in the scale of some rerankers' scores)",
+        description="`trained`: texts as the model learnt them; `reference`: as the container of "
+        "`semitechnologies` makes them that this one replaces (differs for SigLIP, MetaCLIP 2 and "
+        "DPR); of a reranker, whether scores are logits or from 0 to 1",
     )
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
     )
     max_request_documents: int = Field(
-        default=1_000, ge=1, description="most documents in one request to `/rerank`"
+        default=1_000, ge=1, description="most documents that one request may have ranked"
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -251,6 +251,36 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="`text`, or `json`: an object a line"
     )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        description="where OpenTelemetry's [traces](operating.md#traces) are sent, such as "
+        "`http://collector:4318`; the other variables `OTEL_...` hold, too",
+    )
+    otel_exporter_otlp_traces_endpoint: str = Field(
+        default="", description="the same with its whole path"
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        default="http/protobuf",
+        description="`http/protobuf`, or `grpc` with `opentelemetry-exporter-otlp-proto-grpc`",
+    )
+    otel_traces_exporter: str = Field(
+        default="",
+        description="`otlp`, which it is where an address is set; `console`; or `none`",
+    )
+    otel_sdk_disabled: Switch = Field(
+        default=False, description="`true`: no traces, whatever else is set"
+    )
+
+    @property
+    def trace_exporters(self) -> tuple[str, ...]:
+        """The exporters of traces that are wanted, by OpenTelemetry's names; none is no traces."""
+        address = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        asked = self.otel_traces_exporter or ("otlp" if address else "")
+        otlp = (
+            "otlp_proto_grpc" if self.otel_exporter_otlp_protocol == "grpc" else "otlp_proto_http"
+        )
+        names = () if self.otel_sdk_disabled else _parts(asked)
+        return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
@@ -260,7 +290,7 @@ _WITHOUT_EFFECT = (
     *("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS"),
     *("ENABLE_CACHE", "WORKERS", "FORCE_AUTOMODEL", "USE_QUERY_PROMPT", "ONNX_CPU"),
 )
-_OF_OTHERS = {"CUDA_HOME"}  # similar to a setting, but of CUDA's own tools
+_OF_OTHERS = {"CUDA_HOME", "SSL_CERT_FILE"}  # similar to a setting, but of CUDA and of OpenSSL
 _OF_A_SERVICE = "_PORT"  # Kubernetes sets such variables for services, such as CUDA_PORT
 _MIN_LETTERS, _MAX_EDITS = 8, 2  # shorter names are similar to too many others
 _NO_HUB = {
@@ -300,7 +330,9 @@ class DownloadSettings(BaseSettings):
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
     siglip_model_revision: Revision = None
     model_name: str = Field(
-        default="", description="a model of texts only; counts where no variable above names one"
+        default="",
+        description="a model of texts only, or a reranker, as its configuration says; counts where "
+        "no variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from starlette.datastructures import State
 from starlette.types import Scope
 
 from config import VERSION, Settings
-from errors import UnhealthyError
+from errors import ConfigurationError, UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
@@ -25,6 +25,9 @@ from web.load_log import LoadLog
 from web.metrics import Metrics
 from web.page import page_response
 from web.record import RequestRecord
+
+if TYPE_CHECKING:
+    from web.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ async def serving(
     settings: Settings,
     endpoints: Sequence[type[Endpoint[Any]]],
     access: TokenAuth,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[None]:
     """Create the service as `state.service`, and observe batches for metrics and log.
 
@@ -85,6 +89,7 @@ async def serving(
         settings: the settings.
         endpoints: the endpoints.
         access: checks tokens.
+        tracing: makes traces.
 
     Raises:
         ConfigurationError: a setting does not fit the model.
@@ -101,6 +106,8 @@ async def serving(
     for observer in (metrics, load_log):
         vectorizer.observe_batches(observer.observe_batch)
         requests.add(observer.observe_request)
+    if tracing:
+        requests.add(tracing.observe_request)
     service = Service(
         settings,
         vectorizer,
@@ -123,3 +130,21 @@ async def serving(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def tracing_of(settings: Settings) -> Tracing | None:
+    """Return what makes traces, where they are wanted.
+
+    Raises:
+        ConfigurationError: they are, and the library is not installed.
+    """
+    if not settings.trace_exporters:
+        return None
+    try:
+        from web.tracing import Tracing
+    except ImportError as error:
+        raise ConfigurationError(
+            "OTEL_...: traces are wanted, and OpenTelemetry is not installed: "
+            "pip install -r requirements-tracing.txt"
+        ) from error
+    return Tracing(settings.trace_exporters)

@@ -63,12 +63,14 @@ class Endpoint(ABC, Generic[ParsedT]):
             format. GET of `/` is the debug page's.
         description: its description for OpenAPI.
         errors: the error format of paths below its prefix.
+        alternatives: other endpoints on the same paths; see `of_body`.
         scores: whether it returns scores of a reranker, and not vectors.
     """
 
     paths: ClassVar[tuple[str, ...]]
     description: ClassVar[Description]
     errors: ClassVar[ErrorFormat] = SentenceErrors()
+    alternatives: ClassVar[Sequence[type[Endpoint[Any]]]] = ()
     scores: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
@@ -83,7 +85,16 @@ class Endpoint(ABC, Generic[ParsedT]):
     @property
     def max_items(self) -> int:
         """Maximum number of inputs in a request."""
-        return self.settings.max_request_items
+        settings = self.settings
+        return settings.max_request_documents if self.scores else settings.max_request_items
+
+    def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
+        """Return the endpoint of a body: this endpoint, or an alternative.
+
+        Raises:
+            InvalidInputError: the body fits several endpoints.
+        """
+        return self
 
     @abstractmethod
     def parse(self, body: bytes | bytearray) -> ParsedT:

@@ -1,0 +1,29 @@
+"""Requests that forbid a text to be cut: they are refused where the model cuts one all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.model import EmbeddingResult
+from errors import InvalidInputError
+from web.endpoints.base import ParsedRequest
+
+
+def refuse_cut(ask: ParsedRequest, answers: Sequence[EmbeddingResult], forbidden_by: str) -> None:
+    """Refuse a request that forbids truncation, if an item was truncated.
+
+    Args:
+        ask: the request.
+        answers: the results of its items.
+        forbidden_by: the option that forbids truncation; empty if it is allowed.
+
+    Raises:
+        InvalidInputError: an item was truncated; the message names it.
+    """
+    for one, answer in zip(ask.inputs, answers, strict=True):
+        if forbidden_by and answer.truncated:
+            raise InvalidInputError(
+                "longer than the model reads; truncation is forbidden by "
+                f"{forbidden_by}",
+                "text_length",
+            ).at(one.name)
