@@ -1,8 +1,8 @@
 """Converts the golden models for the tests: `python -m tests.conversions`, as `make test` does.
 
 A start converts a model in a process of its own, which imports torch for longer than such a small
-model takes. Here it is imported once, and a process for each core converts. A test that runs without
-this converts what it needs, and tests of conversions convert anew in folders of their own.
+model takes. Here it is imported once, and a process for each core converts. A test that runs
+without this converts what it needs, and tests of conversions convert anew in folders of their own.
 """
 
 import logging
