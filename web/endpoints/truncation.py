@@ -23,7 +23,6 @@ def refuse_cut(ask: ParsedRequest, answers: Sequence[EmbeddingResult], forbidden
     for one, answer in zip(ask.inputs, answers, strict=True):
         if forbidden_by and answer.truncated:
             raise InvalidInputError(
-                "longer than the model reads; truncation is forbidden by "
-                f"{forbidden_by}",
+                f"longer than the model reads; truncation is forbidden by {forbidden_by}",
                 "text_length",
             ).at(one.name)
