@@ -29,6 +29,8 @@ ENCODERS = (
     *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm"),
     *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "yoso"),
 )
+# Types of decoders that were trained to embed, and the names of their families.
+DECODERS = {"gemma3_text": "Gemma 3", "qwen3": "Qwen3"}
 # What a model was trained for that is none of texts' vectors, as `architectures` says it.
 _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
@@ -64,7 +66,7 @@ class TextFolder:
         config = _json(self.path / "config.json")
         if not is_onnx and is_reranker(config):
             return "reranker"
-        if reason := why_no_encoder(config):
+        if reason := why_no_encoder(config, self.path):
             raise ModelFolderError(f"{self.path.absolute()} holds {reason}")
         if is_onnx:
             return "onnx"
@@ -105,11 +107,21 @@ def _class_of(module: Mapping[str, Any]) -> str:
     return name
 
 
-def why_no_encoder(config: Mapping[str, Any]) -> str | None:
-    """Say why a model of `config.json` gives no vectors of texts; None where it does."""
+def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
+    """Say why a model gives no vectors of texts; None where it does.
+
+    Args:
+        config: its `config.json`.
+        path: its folder. A list of modules there says that a decoder was trained to embed, though
+            its configuration may still say that it goes on with a text.
+    """
     kind, named = config.get("model_type"), config.get("architectures") or []
+    is_decoder = kind in DECODERS
     others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
-    if not others and (kind in ENCODERS or "auto_map" in config):  # the latter brings its own code
+    if is_decoder and (path / "modules.json").is_file():
+        others = [name for name in others if not str(name).endswith("ForCausalLM")]
+    # A model with an `auto_map` brings its own code.
+    if not others and (kind in ENCODERS or is_decoder or "auto_map" in config):
         return None
     found = others[0] if others else f"a model of type {kind or 'unknown'}"
     return (

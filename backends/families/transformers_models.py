@@ -14,6 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
+from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
 from backends.model import ModelOptions
@@ -47,6 +48,19 @@ from errors import ConversionError, ModelFolderError
 
 transformers.logging.set_verbosity_error()  # its advice is for people who train
 transformers.utils.logging.disable_progress_bar()
+
+
+def _mask_of_places(*args: Any, use_vmap: bool = False, **options: Any) -> Tensor | None:
+    """Make a mask of attention by arithmetic on all places of tokens at once.
+
+    A mask with a rule of the model's own, as Gemma's window to both sides, transformers makes one
+    place at a time, by vmap, which cannot be traced; such rules work on all places at once as well.
+    """
+    mask: Tensor | None = sdpa_mask(*args, **options)
+    return mask
+
+
+transformers.AttentionMaskInterface.register("sdpa", _mask_of_places)
 
 # How networks call their tables of positions.
 _POSITIONS = re.compile(r"(^|\.)(position_embeddings?|wpe)$")
