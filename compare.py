@@ -3,7 +3,7 @@
 
     ./compare.py OLD_URL NEW_URL [--folder DIR] [--config JSON]
 
-Sends both the same texts and pictures, one a request as Weaviate does, to `/vectorize` and to
+Sends both the same texts and images, one a request as Weaviate does, to `/vectorize` and to
 `/vectors`, wherever OLD serves them. Needs nothing but Python, and smoke_test.py beside it.
 
 Ends with 0 where the vectors are the same, 1 where they are nearly, 3 where everything must be
@@ -33,12 +33,12 @@ from smoke_test import BLUE, RED, Container, sentence_of
 SAME_COSINE, NEAR_COSINE = 0.999999, 0.999
 SAME_LENGTH = 1e-4
 
-Kind: TypeAlias = Literal["text", "picture"]
+Kind: TypeAlias = Literal["text", "image"]
 Vector: TypeAlias = Sequence[float]
 
 
 class Sample(NamedTuple):
-    """What is sent: a text, or the base64 of a picture's file, and what it is called."""
+    """What is sent: a text, or the base64 of an image's file, and what it is called."""
 
     kind: Kind
     name: str
@@ -84,8 +84,8 @@ def _rings(x: int, y: int) -> tuple[int, int, int]:
 
 
 def built_in() -> list[Sample]:
-    """Return texts and pictures of many kinds."""
-    pictures = {
+    """Return texts and images of many kinds."""
+    images = {
         "red circle, 32x32": RED,
         "blue circle, 32x32": BLUE,
         "gradient, 320x240": _png(320, 240, _gradient),
@@ -93,14 +93,14 @@ def built_in() -> list[Sample]:
         "gradient, 60x400": _png(60, 400, _gradient),
     }
     texts = [Sample("text", text, text) for text in TEXTS]
-    return texts + [Sample("picture", name, content) for name, content in pictures.items()]
+    return texts + [Sample("image", name, content) for name, content in images.items()]
 
 
-_PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])", re.IGNORECASE)
+_IMAGES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])", re.IGNORECASE)
 
 
 def of_folder(folder: Path) -> list[Sample]:
-    """Return the lines of its text files, and its pictures, those of folders in it included.
+    """Return the lines of its text files, and its images, those of folders in it included.
 
     Raises:
         ValueError: there are none, or a text file is not UTF-8.
@@ -109,11 +109,11 @@ def of_folder(folder: Path) -> list[Sample]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() == ".txt":
             found += [Sample("text", line, line) for line in _lines(path) if line.strip()]
-        elif _PICTURES.fullmatch(path.suffix):
+        elif _IMAGES.fullmatch(path.suffix):
             content = base64.b64encode(path.read_bytes()).decode()
-            found.append(Sample("picture", str(path.relative_to(folder)), content))
+            found.append(Sample("image", str(path.relative_to(folder)), content))
     if not found:
-        raise ValueError(f"{folder} is no folder with lines in *.txt, or pictures")
+        raise ValueError(f"{folder} is no folder with lines in *.txt, or images")
     return found
 
 
@@ -162,7 +162,7 @@ def interfaces(config: dict[str, Any]) -> list[Interface]:
         def body(sample: Sample) -> dict[str, Any] | None:
             if sample.kind == "text":
                 return {"text": sample.content, "config": {**config, "task_type": task}}
-            # A picture has no task: it is asked for once.
+            # An image has no task: it is asked for once.
             return {"id": sample.name, "image": sample.content} if task == "passage" else None
 
         return body
@@ -294,14 +294,14 @@ def _number(value: float | Vector | None, digits: int) -> str:
 
 
 def conclude(rows: Sequence[Row]) -> int:
-    """Print the verdicts, for texts and for pictures; return the exit status."""
+    """Print the verdicts, for texts and for images; return the exit status."""
     print()
     answered = {row.interface for row in rows if row.outcome != "both fail"}
     silent = sorted({row.interface for row in rows} - answered)
     if answered and silent:
         print(f"Neither answers by {' and by '.join(silent)}: is --config right?")
         return 2
-    verdicts = [_conclude_of(kind, rows) for kind in ("text", "picture")]
+    verdicts = [_conclude_of(kind, rows) for kind in ("text", "image")]
     found = [verdict for verdict in verdicts if verdict is not None]
     if not found:
         print("Nothing could be compared: OLD answers none of this with a vector.")
@@ -335,7 +335,7 @@ def main() -> int:
     form = argparse.ArgumentParser(description="Compare the vectors of two running containers.")
     form.add_argument("old", help="the container whose vectors you have, such as http://host:8080")
     form.add_argument("new", help="the one that shall replace it")
-    form.add_argument("--folder", type=Path, help="texts (*.txt, one a line) and pictures of yours")
+    form.add_argument("--folder", type=Path, help="texts (*.txt, one a line) and images of yours")
     form.add_argument(
         "--config",
         type=json_object,

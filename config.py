@@ -1,8 +1,8 @@
 """Settings: the only place that reads the environment.
 
-Each field is one variable of the same name in capitals; its description is the text of the README's
-table. Precedence: environment > default. An empty variable counts as unset, as Docker's unset build
-arguments arrive as empty strings.
+Each field is one variable of the same name in capitals; its description is the text of the table of
+docs/settings.md. Precedence: environment > default. An empty variable counts as unset, as Docker's
+unset build arguments arrive as empty strings.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     model_config = _CONFIG
 
     models_dir: Path = Field(
-        default=Path("./models"), description="folder that holds the model, in the layouts below"
+        default=Path("./models"),
+        description="folder that holds the model, in [one of these "
+        "layouts](models.md#bring-your-own-model)",
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
@@ -77,10 +79,10 @@ class Settings(BaseSettings):
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
-        description="[what is computed in](#runtime-and-precision): `float32`, the reference's "
-        "vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` (GPUs, and CPUs "
-        "with AVX512-FP16) or `int8` (CPUs; fast ones by AMX or VNNI); unset, `float32`, unless "
-        "the folder holds `int8` alone",
+        description="[what is computed in](precision.md#runtime-and-precision): `float32`, the "
+        "reference's vectors; `bfloat16` (GPUs, and CPUs with AMX or AVX512-BF16), `float16` "
+        "(GPUs, and CPUs with AVX512-FP16) or `int8` (CPUs; fast ones by AMX or VNNI); unset, "
+        "`float32`, unless the folder holds `int8` alone",
     )
     runtime: Literal["openvino", "torch"] = Field(
         default="openvino",
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
     )
     max_read_pixels: int | None = Field(
         default=None,
-        ge=32_768,  # the narrowest pictures have as many, or the model would not read them
+        ge=32_768,  # the narrowest images have as many, or the model would not read them
         description="Qwen3-VL: most pixels that an image is read in; a larger one is scaled down, "
         "which makes another vector. As many as the model reads (1,843,200) where it is not set",
     )
@@ -215,8 +217,8 @@ class Settings(BaseSettings):
         default=(),
         description="tokens, with commas between them, of which every request but the probes must "
         "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
-        "and `smoke_test.py` send [what their URL says](#use-it-from-weaviate), a browser asks for "
-        "a user and a password",
+        "and `smoke_test.py` send [what their URL says](quickstart.md#use-it-from-weaviate), a "
+        "browser asks for a user and a password",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
@@ -384,7 +386,8 @@ def doubts() -> list[str]:
         if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
-        found.append(f"No effect here, and none is needed (see README): {', '.join(unused)}")
+        told = "No effect here, and none is needed (see docs/migrating.md)"
+        found.append(f"{told}: {', '.join(unused)}")
     return found
 
 

@@ -3,7 +3,7 @@
 
     ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
 
-Waits until it is ready, then asks what Weaviate and people ask of its model: texts and pictures, or
+Waits until it is ready, then asks what Weaviate and people ask of its model: texts and images, or
 texts only. `--reference` leaves out what semitechnologies/multi2vec-clip and
 semitechnologies/transformers-inference are known to answer otherwise. A token goes into the URL, as
 Weaviate has it: http://any:TOKEN@localhost:8080. Ends with 1 where an answer is wrong.
@@ -74,7 +74,7 @@ class Container:
         """Tell whether it has such an interface."""
         return self.ask("POST", path, {}).status not in {404, 405}
 
-    def reads_pictures(self) -> bool:
+    def reads_images(self) -> bool:
         """Tell whether its model does: this service says so, of the reference's containers one."""
         service = self.ask("GET", "/meta").body.get("service")
         return "image" in service["modalities"] if service else self.serves("/vectorize")
@@ -205,24 +205,24 @@ def test_a_bad_text_is_named(container: Container) -> None:
 
 
 Test = Callable[[Container], None]
-# What is asked of every container, of one that has an interface, or whose model reads pictures; and
+# What is asked of every container, of one that has an interface, or whose model reads images; and
 # of this service besides.
 OF_ALL: tuple[Test, ...] = (test_probes, test_meta)
 OF_VECTORIZE: tuple[Test, ...] = (test_a_text,)
 OF_VECTORS: tuple[Test, ...] = (test_a_text_by_itself,)
-OF_PICTURES: tuple[Test, ...] = (test_an_image, test_several, test_an_error)
+OF_IMAGES: tuple[Test, ...] = (test_an_image, test_several, test_an_error)
 OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_text_is_named)
-OF_ITS_PICTURES: tuple[Test, ...] = (test_a_bad_image_is_named,)
+OF_ITS_IMAGES: tuple[Test, ...] = (test_a_bad_image_is_named,)
 
 
 def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
     """Choose the tests that fit a container and its model."""
-    of_pictures = OF_PICTURES if is_reference else OF_PICTURES + OF_ITS_PICTURES
+    of_images = OF_IMAGES if is_reference else OF_IMAGES + OF_ITS_IMAGES
     return (
         *OF_ALL,
         *(OF_VECTORIZE if container.serves("/vectorize") else ()),
         *(OF_VECTORS if container.serves("/vectors") else ()),
-        *(of_pictures if container.reads_pictures() else ()),
+        *(of_images if container.reads_images() else ()),
         *(() if is_reference else OF_THIS_SERVICE),
     )
 

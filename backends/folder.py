@@ -311,7 +311,7 @@ def _nothing_found(root: Path) -> str:
     if (root / "config.json").is_file():
         return (
             f"No model in {root.absolute()}, but it looks like one itself: put it into a folder "
-            "`model` there if it reads texts alone, or see README for the names of others"
+            "`model` there if it reads texts alone, or see docs/models.md for the names of others"
         )
     expected = "; ".join(" + ".join(one.parts) for one in LAYOUTS.values())
     return (

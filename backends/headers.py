@@ -150,7 +150,7 @@ def misfits(weights: Path, network: str = "", config: Mapping[str, Any] = {}) ->
 def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterator[str]:
     sizes = config.get(tower.part) or {} if tower.part else config
     yield from _misfits_of_embedding(header, tower, sizes)
-    # OpenCLIP's text tower has no name of its own, and that of pictures ends alike.
+    # OpenCLIP's text tower has no name of its own, and that of images ends alike.
     pattern = re.compile(rf"^(?:.*\.)?(?<!visual\.){re.escape(tower.layers)}(\d+)\.(.+)$")
     layers: dict[int, dict[str, Shape]] = defaultdict(dict)
     for name, shape in header.items():

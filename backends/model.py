@@ -92,7 +92,7 @@ class ModelInput:
         bucket: only items of equal buckets share a pass, such as the padded length; an item whose
             bucket is None shares it with nobody.
         cost: what it weighs in a batch and in the queue, in the tower's own unit: padded tokens,
-            pictures, tiles.
+            images, tiles.
         tokens: as in `EmbeddingResult`.
         truncated: as in `EmbeddingResult`.
         pooling_index: which of the network's poolings is its own.
@@ -115,7 +115,7 @@ class InputProcessor(Protocol):
     """How the inputs of one modality become arrays, and rows become answers.
 
     A text's content is its string, a pair's a `Pair`. An image's is its file (bytes) to `estimate`
-    and `split`, and the decoded picture to `prepare`: who calls it opens the file, within the
+    and `split`, and the decoded image to `prepare`: who calls it opens the file, within the
     limits. All methods may be called by many threads at a time.
     """
 
@@ -231,9 +231,9 @@ class ModelOptions:
         cores: how many the computation may use; None for all.
         direct_tokenize: whether texts are read in one piece where they would be split.
         prefixes: whether the task is written in front of a text, where the model does not say so.
-        max_num_patches: most patches of a picture that keeps its shape; None for the checkpoint's.
-        max_image_tiles: most tiles of a picture that is read in tiles; None for the checkpoint's.
-        max_read_pixels: most pixels of a picture that is read near its own size; None for as many
+        max_num_patches: most patches of an image that keeps its shape; None for the checkpoint's.
+        max_image_tiles: most tiles of an image that is read in tiles; None for the checkpoint's.
+        max_read_pixels: most pixels of an image that is read near its own size; None for as many
             as the model has learnt from.
         in_stages: whether a model in stages has the weights of one in memory at a time, as what
             computes everything once wants it, and what serves does not.

@@ -1,4 +1,4 @@
-"""What proofs of a conversion embed: texts, pictures and pairs of many kinds, always the same."""
+"""What proofs of a conversion embed: texts, images and pairs of many kinds, always the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHARS_IN_STAGES = 1000
 
 
 def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[Any]:
-    """Return all texts, many pairs, or as many pictures as cost no more, in their tower's unit.
+    """Return all texts, many pairs, or as many images as cost no more, in their tower's unit.
 
     A text or a pair with tokens that the model has no embedding for is no input of it.
     """
@@ -84,8 +84,8 @@ def _drawn() -> list[Image.Image]:
         values = random.integers(0, 256, (*grain, 4), dtype=np.uint8)
         shapes.append(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
     in_modes = [
-        picture.convert(_MODES[(number + turn) % len(_MODES)])  # the first ones have them all
+        image.convert(_MODES[(number + turn) % len(_MODES)])  # the first ones have them all
         for turn in range(len(_MODES))
-        for number, picture in enumerate(shapes)
+        for number, image in enumerate(shapes)
     ]
     return [*in_modes, in_modes[0].quantize(16), in_modes[0].convert("1")]

@@ -1,7 +1,7 @@
 """What is sent: photo-like JPEGs and short texts, the same ones in every run, each a new one.
 
-Knows no HTTP. A picture differs from the others of its pool in its pixels; two requests with the
-same picture differ in a JPEG comment, so that they cost the same and no cache can answer them.
+Knows no HTTP. An image differs from the others of its pool in its pixels; two requests with the
+same image differ in a JPEG comment, so that they cost the same and no cache can answer them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Jpeg:
 
 @cache
 def jpegs(width: int, height: int) -> tuple[Jpeg, ...]:
-    """Make the pool of one size: the more pictures the smaller they are."""
+    """Make the pool of one size: the more images the smaller they are."""
     count = max(2, round(MEGAPIXELS_IN_A_POOL * 1e6 / (width * height)))
     rng = np.random.default_rng([SEED, width, height])
     return tuple(Jpeg.of(_photo_like(rng, width, height)) for _ in range(count))
@@ -75,14 +75,14 @@ def _photo_like(rng: np.random.Generator, width: int, height: int) -> bytes:
     coarse = rng.integers(0, 256, (height // 48 + 2, width // 48 + 2, 3), dtype=np.uint8)
     blobs = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     noise = rng.normal(0, _NOISE, (height, width, 1)).astype(np.float32)
-    picture = Image.fromarray(np.clip(blobs + noise, 0, 255).astype(np.uint8))
+    image = Image.fromarray(np.clip(blobs + noise, 0, 255).astype(np.uint8))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
 def image_b64(size: tuple[int, int], number: int) -> bytes:
-    """Return the base64 of picture `number`; no two numbers give equal bytes."""
+    """Return the base64 of image `number`; no two numbers give equal bytes."""
     pool = jpegs(*size)
     return pool[number % len(pool)].numbered(number)
 

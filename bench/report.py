@@ -39,12 +39,12 @@ class Goal:
 
 def goals(figures: Figures, plan: Plan) -> list[Goal]:
     """List what is asked of the service and was measured, as ratios where it can be."""
-    own = [_text_goals(figures, plan)] if plan.is_of_texts else _goals_of_pictures(figures)
+    own = [_text_goals(figures, plan)] if plan.is_of_texts else _goals_of_images(figures)
     found = [*chain(*own), *_resource_goals(figures, plan)]
     return [goal for goal in found if not math.isnan(goal.value)]
 
 
-def _goals_of_pictures(f: Figures) -> Sequence[Iterator[Goal]]:
+def _goals_of_images(f: Figures) -> Sequence[Iterator[Goal]]:
     return _rate_goals(f), _latency_goals(f)
 
 

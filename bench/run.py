@@ -107,7 +107,7 @@ class Beside:
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
         self._figures.add_loop(f"one/{modality}", one)
-        if self._is_of_texts:  # a picture's, or a CLIP's text, is compared with one at a time
+        if self._is_of_texts:  # an image's, or a CLIP's text, is compared with one at a time
             lone = self._bare.run(replace(best, batch=1))
             self._figures.add_loop(f"lone/{modality}", lone)
 
@@ -129,7 +129,7 @@ class Beside:
 
 
 class Run:
-    """Drives one service, of texts and pictures, through a plan."""
+    """Drives one service, of texts and images, through a plan."""
 
     def __init__(
         self,

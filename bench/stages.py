@@ -90,9 +90,9 @@ def _images(model: Model) -> Iterator[Stage]:
     for size in inputs.SIZES:
         yield from _one_image(model, size)
     tower = model.towers["image"]
-    pictures = [tower.processor.prepare(one, EncodeParams()) for one in _decoded(inputs.SMALL)]
+    images = [tower.processor.prepare(one, EncodeParams()) for one in _decoded(inputs.SMALL)]
     for count in BATCHES:
-        batch = [pictures[i % len(pictures)] for i in range(count)]
+        batch = [images[i % len(images)] for i in range(count)]
         if count > 1:
             yield Stage(f"stack {count}", partial(tower.processor.collate, batch), count)
         yield Stage(f"stack and image forward, {count}", partial(compute, tower, batch), count)

@@ -45,7 +45,7 @@ class Api:
     query: tuple[bytes, bytes] | None = None
 
     def image_request(self, size: tuple[int, int], number: int) -> Request:
-        """Ask for the vector of picture `number`."""
+        """Ask for the vector of image `number`."""
         before, after = self.image
         return Request("POST", self.path, before + inputs.image_b64(size, number) + after)
 

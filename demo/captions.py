@@ -1,6 +1,6 @@
 """Puts a scene into words, in many ways, and keeps what the words claim.
 
-Knows nothing of pictures. The word lists here are all that the demo model can read.
+Knows nothing of images. The word lists here are all that the demo model can read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SHAPE_WORDS = {
     "": ("shape", "thing", "object"),
 }
 _PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses", "rhombus": "rhombuses"}
-_PICTURE = (
+_IMAGE = (
     "a picture of", "picture of", "a photo of", "photo of", "an image of", "image of",
     "a drawing of",
     "an illustration of", "there is", "this is", "i see", "we see", "here is", "show me", "find",
@@ -126,7 +126,7 @@ def _worded(said: Scene, rng: random.Random) -> str:
         )
     else:
         text = _one(groups[0], rng) if len(groups) == 1 else _two(groups[0], groups[1], rng)
-        text = f"{rng.choice(_PICTURE)} {text}" if rng.random() < 0.3 else text
+        text = f"{rng.choice(_IMAGE)} {text}" if rng.random() < 0.3 else text
     text = f"{text} {_against(said.background, rng)}" if said.background else text
     return text + rng.choice(("", "", "", "."))
 

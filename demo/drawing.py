@@ -27,7 +27,7 @@ _HSV = {
     "pink": ((332, 45, 99), (10, 12, 3)),
     "black": ((0, 0, 4), (180, 40, 4)),
 }
-_RADII = {"small": (0.07, 0.09), "big": (0.16, 0.23)}  # of the picture's shorter side
+_RADII = {"small": (0.07, 0.09), "big": (0.16, 0.23)}  # of the image's shorter side
 _BIG_IN_COMPANY = (0.125, 0.155)
 _MARGIN = 0.03
 _TRIES = 40
@@ -112,15 +112,15 @@ def draw(
     return canvas.reduce(_OVERSAMPLING)
 
 
-def picture(scene: Scene, rng: random.Random, size: tuple[int, int] = (224, 224)) -> Image.Image:
+def draw_scene(scene: Scene, rng: random.Random, size: tuple[int, int] = (224, 224)) -> Image.Image:
     """Arrange and draw a scene at once."""
     return draw(scene, arrange(scene, rng), size, rng)
 
 
-def compressed(picture: Image.Image, quality: int) -> Image.Image:
-    """Return the picture as a JPEG file would give it back."""
+def compressed(image: Image.Image, quality: int) -> Image.Image:
+    """Return the image as a JPEG file would give it back."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 

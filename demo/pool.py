@@ -1,4 +1,4 @@
-"""The pictures to train on: drawn once, by every core, at the size that the model sees.
+"""The images to train on: drawn once, by every core, at the size that the model sees.
 
 Knows how a training scene becomes an array; knows no model.
 """
@@ -27,7 +27,7 @@ _CHUNK = 2000
 
 @dataclass(frozen=True)
 class Pool:
-    """Scenes with their pictures; neighbours by four differ in one respect."""
+    """Scenes with their images; neighbours by four differ in one respect."""
 
     scenes: list[Scene]
     pixels: NDArray[np.uint8]  # [n, 3, SIDE_PX, SIDE_PX]
@@ -59,10 +59,10 @@ def _draw_chunk(seed: int) -> Pool:
 def _pixels(scene: Scene, things: Sequence[Thing], rng: random.Random) -> NDArray[np.uint8]:
     """Draw a scene small or large, sometimes as a JPEG file, and shrink it as the model does."""
     side = rng.choice((96, 112, 128, 144, 160, 192, 224, 320))
-    picture = draw(scene, things, (side, side), rng)
+    image = draw(scene, things, (side, side), rng)
     if rng.random() < 0.4:
-        picture = compressed(picture, rng.randint(40, 95))
-    small = picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+        image = compressed(image, rng.randint(40, 95))
+    small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
     return np.asarray(small).transpose(2, 0, 1)
 
 

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 SEED = 0
 THREADS = 2
-PICTURES = 60_000
+IMAGES = 60_000
 FAMILIES_PER_BATCH = 20  # of four scenes that differ in one respect
 STEPS = 5_500
 LEARNING_RATE = 1e-3
@@ -114,7 +114,7 @@ class PatchReader(nn.Module):
 
 
 class SceneReader(nn.Module):
-    """Says which attributes are somewhere in the picture; thrown away afterwards as well."""
+    """Says which attributes are somewhere in the image; thrown away afterwards as well."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class SceneReader(nn.Module):
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor, true: Tensor) -> Tensor:
-    """Return CLIP's loss, in which a caption that is true of another's picture counts for nothing.
+    """Return CLIP's loss, in which a caption that is true of another's image counts for nothing.
 
     Args:
         images: [n, dim].
@@ -165,13 +165,13 @@ def learning_rate(step: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures with a caption each.
+    """Images with a caption each.
 
     Attributes:
         pixels: [n, 3, SIDE_PX, SIDE_PX], normalized.
         tokens: [n, length], ids; what follows an end token changes nothing.
-        true: [n, n] bool, which captions (rows) are true of which pictures.
-        groups: [n, 2, 6], what is in the pictures.
+        true: [n, n] bool, which captions (rows) are true of which images.
+        groups: [n, 2, 6], what is in the images.
         patches: [n, patches, 6], and where.
     """
 
@@ -243,8 +243,8 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
     rng = random.Random(SEED)
-    logger.info("Drawing %d pictures", PICTURES)
-    pool = draw_pool(PICTURES, THREADS)
+    logger.info("Drawing %d images", IMAGES)
+    pool = draw_pool(IMAGES, THREADS)
     tokenizer = make_tokenizer(_caption(scene, rng).text for scene in pool.scenes[:40_000])
     model = make_model(tokenizer).train()
     learn(model, batches(pool, tokenizer, rng))

@@ -1,4 +1,4 @@
-"""The pictures' collection in Weaviate: made, filled and searched with the official client."""
+"""The images' collection in Weaviate: made, filled and searched with the official client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from weaviate.exceptions import (
 
 from examples.contact_sheet import Match
 from examples.errors import PhotosError
-from examples.pictures import Picture
+from examples.photo_files import Photo
 from examples.rounds import Failures
 
 MODULE = "multi2vec-clip"
@@ -79,7 +79,7 @@ def _connect(address: Address) -> WeaviateClient:
 
 
 class Album:
-    """A collection of pictures.
+    """A collection of images.
 
     Args:
         client: connected to Weaviate.
@@ -95,46 +95,46 @@ class Album:
                 name,
                 properties=[
                     Property(name="file", data_type=DataType.TEXT),
-                    Property(name="picture", data_type=DataType.BLOB),
+                    Property(name="image", data_type=DataType.BLOB),
                 ],
-                vector_config=Configure.Vectors.multi2vec_clip(image_fields=["picture"]),
+                vector_config=Configure.Vectors.multi2vec_clip(image_fields=["image"]),
             )
         self._collection = client.collections.use(name)
         properties = {each.name for each in self._collection.config.get().properties}
-        if not properties >= {"file", "picture"}:
+        if not properties >= {"file", "image"}:
             raise PhotosError(
                 f"The collection {name} holds something else: name another with --collection."
             )
 
     def ids(self) -> set[UUID]:
-        """Return the ids of the pictures that are there."""
+        """Return the ids of the images that are there."""
         return {each.uuid for each in self._collection.iterator(return_properties=[])}
 
-    def send(self, pictures: Sequence[Picture], advance: Callable[[], None]) -> Failures:
-        """Import pictures, several at a time; return those that failed and why.
+    def send(self, images: Sequence[Photo], advance: Callable[[], None]) -> Failures:
+        """Import images, several at a time; return those that failed and why.
 
         Each goes in a call of its own, so that its own reason comes back: where a whole batch
         fails, the client tells all its reasons as one, and `batch.stream()` of Weaviate 1.39
         names other objects than those that failed. It costs nothing: the service makes batches.
 
         Args:
-            pictures: what to import.
+            images: what to import.
             advance: called after each.
         """
         failures: Failures = {}
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            for picture, reason in zip(pictures, pool.map(self._insert, pictures), strict=True):
+            for image, reason in zip(images, pool.map(self._insert, images), strict=True):
                 if reason:
-                    failures[picture.path] = reason
+                    failures[image.path] = reason
                 advance()
         return failures
 
-    def _insert(self, picture: Picture) -> str | None:
-        """Import a picture, over what its id holds already; return why that failed."""
+    def _insert(self, image: Photo) -> str | None:
+        """Import an image, over what its id holds already; return why that failed."""
         try:
-            content = base64.b64encode(picture.path.read_bytes()).decode()
-            properties = {"file": str(picture.path.resolve()), "picture": content}
-            self._collection.data.insert_many([DataObject(properties, uuid=picture.id)])
+            content = base64.b64encode(image.path.read_bytes()).decode()
+            properties = {"file": str(image.path.resolve()), "image": content}
+            self._collection.data.insert_many([DataObject(properties, uuid=image.id)])
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         except WeaviateBaseError as error:
@@ -142,7 +142,7 @@ class Album:
         return None
 
     def nearest(self, query: str | Path, count: int) -> list[Match]:
-        """Return the pictures that are nearest to a sentence, or to the picture in a file."""
+        """Return the images that are nearest to a sentence, or to the image in a file."""
         find, distance = self._collection.query, MetadataQuery(distance=True)
         if isinstance(query, Path):
             found = find.near_image(query, limit=count, return_metadata=distance)
@@ -151,9 +151,7 @@ class Album:
         return [self._match(each.uuid, each.metadata.distance or 0.0) for each in found.objects]
 
     def _match(self, uuid: UUID, distance: float) -> Match:
-        # Pictures come one by one: together they may be more than Weaviate puts in one answer.
-        found = self._collection.query.fetch_object_by_id(
-            uuid, return_properties=["file", "picture"]
-        )
-        picture = base64.b64decode(str(found.properties["picture"]))
-        return Match(Path(str(found.properties["file"])), picture, distance)
+        # Images come one by one: together they may be more than Weaviate puts in one answer.
+        found = self._collection.query.fetch_object_by_id(uuid, return_properties=["file", "image"])
+        image = base64.b64decode(str(found.properties["image"]))
+        return Match(Path(str(found.properties["file"])), image, distance)

@@ -1,4 +1,4 @@
-"""Import a folder of pictures into Weaviate, and find them by a sentence or by a picture.
+"""Import a folder of images into Weaviate, and find them by a sentence or by an image.
 
 A second run imports nothing that is there. What is found is printed with its distances, and laid
 out as a contact sheet: an HTML file for the browser.
@@ -17,7 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from examples.album import Address, Album, connected
 from examples.contact_sheet import Match, contact_sheet
 from examples.errors import PhotosError
-from examples.pictures import Picture, find_files, identify
+from examples.photo_files import Photo, find_files, identify
 from examples.rounds import Failures, describe, import_in_rounds
 
 SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
@@ -25,7 +25,7 @@ _console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> int:
-    """Import, then find; return 1 where a picture is missing in the end."""
+    """Import, then find; return 1 where an image is missing in the end."""
     options = _options()
     address = Address(options.host, options.port, options.grpc_port)
     try:
@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     form = argparse.ArgumentParser(prog="python -m examples.photos", description=__doc__)
     form.add_argument("folder", nargs="?", type=Path, default=SAMPLES, help="default: demo/samples")
     query = form.add_mutually_exclusive_group()
-    query.add_argument("--text", metavar="SENTENCE", help="find the pictures nearest to it")
+    query.add_argument("--text", metavar="SENTENCE", help="find the images nearest to it")
     query.add_argument("--image", metavar="FILE", type=_file, help="find those nearest to it")
     form.add_argument("--count", type=_count, default=8, help="how many to find (default: 8)")
     form.add_argument(
@@ -73,18 +73,18 @@ def _count(value: str) -> int:
 
 
 def import_folder(folder: Path, album: Album) -> Failures:
-    """Import those of a folder's pictures that are not there; tell and return what failed.
+    """Import those of a folder's images that are not there; tell and return what failed.
 
     Raises:
         PhotosError: the folder holds none.
     """
     files = find_files(folder)
-    pictures, unreadable = identify(files)
+    images, unreadable = identify(files)
     there = album.ids()
-    new = [picture for picture in pictures if picture.id not in there]
-    _console.print(f"{len(files)} pictures in {folder}; {len(new)} to import.")
+    new = [image for image in images if image.id not in there]
+    _console.print(f"{len(files)} images in {folder}; {len(new)} to import.")
 
-    def send(some: Sequence[Picture]) -> Failures:
+    def send(some: Sequence[Photo]) -> Failures:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
             task = progress.add_task("Importing", total=len(some))
             return album.send(some, advance=lambda: progress.advance(task))

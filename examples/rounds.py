@@ -7,28 +7,28 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from examples.pictures import Picture
+from examples.photo_files import Photo
 
 PAUSES_S = (1, 2, 4, 8, 16)  # together longer than a restart of the service takes
 _NAMES_TOLD = 5
 _REFUSED = re.compile(r"\bstatus 4(?!08|29)\d\d\b")  # but for late and busy, which pass
 
 Failures = dict[Path, str]
-Send = Callable[[Sequence[Picture]], Failures]
+Send = Callable[[Sequence[Photo]], Failures]
 
 
 def import_in_rounds(
-    pictures: Sequence[Picture],
+    images: Sequence[Photo],
     send: Send,
     tell: Callable[[str], None],
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> Failures:
-    """Send pictures, and those that failed again after each pause, until none is left to try.
+    """Send images, and those that failed again after each pause, until none is left to try.
 
     What the service refuses is not sent again: it would be refused again.
 
     Args:
-        pictures: what to import.
+        images: what to import.
         send: sends some of them, and returns those that failed and why.
         tell: is told what failed in a round, before the pause.
         pauses_s: how long to wait before each further round.
@@ -36,9 +36,9 @@ def import_in_rounds(
     Returns:
         What has failed for good.
     """
-    failures = send(pictures)
+    failures = send(images)
     for pause_s in pauses_s:
-        again = [p for p in pictures if p.path in failures and not is_refused(failures[p.path])]
+        again = [p for p in images if p.path in failures and not is_refused(failures[p.path])]
         if not again:
             break
         tell(f"{describe(failures)}\nTrying {len(again)} of them again in {pause_s} s.")
@@ -49,7 +49,7 @@ def import_in_rounds(
 
 
 def is_refused(reason: str) -> bool:
-    """Tell whether a picture failed by its own fault, which no repetition will change."""
+    """Tell whether an image failed by its own fault, which no repetition will change."""
     return _REFUSED.search(reason) is not None
 
 

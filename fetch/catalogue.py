@@ -3,7 +3,7 @@
     python3 -m fetch.catalogue                  the tags, one a line
     python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
-    python3 -m fetch.catalogue --table          the tables of the docs: of embedders, of rerankers
+    python3 -m fetch.catalogue --table          the two tables of docs/models.md
 
 It needs Python's standard library and nothing else.
 """
@@ -113,12 +113,12 @@ def matrix() -> dict[str, list[dict[str, str]]]:
 
 
 def table() -> str:
-    """Return the table of embedders, in Markdown."""
+    """Return the table of embedders in docs/models.md, in Markdown."""
     return _table("dimensions | ", [model for model in load().values() if model.dimensions])
 
 
 def rerankers() -> str:
-    """Return the table of rerankers, in Markdown."""
+    """Return the table of rerankers in docs/models.md, in Markdown."""
     return _table("", [model for model in load().values() if not model.dimensions])
 
 
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")
     form.add_argument("--build-args", metavar="TAG", help="the options of docker build")
-    form.add_argument("--table", action="store_true", help="the README's tables, in Markdown")
+    form.add_argument("--table", action="store_true", help="the tables of docs/models.md")
     options = parser.parse_args(arguments)
     try:
         print(_text_for(options))

@@ -87,7 +87,7 @@ def prove(root: Path, trust: bool) -> Answer:
     if "pair" in model.towers:
         score(model, [Pair("a query", "a document")])
         return {"family": model.info.family, "gives": "scores of pairs"}
-    texts = embed(model.towers["text"], ["a picture"])
+    texts = embed(model.towers["text"], ["an image"])
     if images := model.towers.get("image"):
         _check_dimensions(texts, images)
     return {"family": model.info.family, "gives": f"{texts.shape[1]} dimensions"}

@@ -54,7 +54,7 @@ RUN MODEL_NAME=distilroberta-base ./download.py
 TWO_LINES_OF_TEXTS_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-model /app/models/model
 """
-# As README.md has it: a model that nobody else shall have, in a small image.
+# As docs/images.md has it: a model that nobody else shall have, in a small image.
 PRIVATE = f"""FROM {CUSTOM} AS converted
 COPY ./my-text-model /app/models/text
 COPY ./my-clip-model /app/models/clip

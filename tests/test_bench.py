@@ -253,9 +253,9 @@ def test_images_of_two_requests_differ_in_their_bytes_and_not_in_their_pixels() 
 
     assert first != again
     assert 80_000 <= len(first) == len(again) <= 100_000
-    pictures = [Image.open(io.BytesIO(file)) for file in (first, again)]
-    assert pictures[0].size == inputs.SMALL
-    assert pictures[0].tobytes() == pictures[1].tobytes()
+    images = [Image.open(io.BytesIO(file)) for file in (first, again)]
+    assert images[0].size == inputs.SMALL
+    assert images[0].tobytes() == images[1].tobytes()
 
 
 def test_texts_of_many_requests_differ() -> None:

@@ -160,25 +160,25 @@ async def test_work_that_fails_when_its_client_has_gone_is_no_bug(
 
 
 async def test_work_that_failed_stays_in_no_memory() -> None:
-    class Picture:
+    class Image:
         pass
 
-    async def fail(_: Picture) -> None:
+    async def fail(_: Image) -> None:
         raise ZeroDivisionError
 
-    async def ask() -> weakref.ref[Picture]:
-        picture = Picture()
+    async def ask() -> weakref.ref[Image]:
+        image = Image()
         with suppress(ZeroDivisionError):
             async with while_connected(request_of()):
-                await fail(picture)
-        return weakref.ref(picture)
+                await fail(image)
+        return weakref.ref(image)
 
     gc.collect()
     gc.disable()
     try:
-        picture = await ask()
+        image = await ask()
         await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
-        assert picture() is None
+        assert image() is None
     finally:
         gc.enable()
 

@@ -244,8 +244,8 @@ def test_openclip_knows_the_pair_and_its_dimensions(model: catalogue.Model) -> N
     assert config.get("quick_gelu", False) == of_tag.get("quick_gelu", False)
 
 
-def test_the_readme_has_the_tables_of_today() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_models_has_the_tables_of_today() -> None:
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
 
-    assert catalogue.table() in readme
-    assert catalogue.rerankers() in readme
+    assert catalogue.table() in page
+    assert catalogue.rerankers() in page

@@ -95,7 +95,7 @@ def test_baked_or_derived_it_has_the_same_bits_and_the_same_space(exact: Path, b
     assert not has_8_bits(exact)
     assert has_8_bits(baked)
     assert by_start.info == by_download.info
-    given: dict[Modality, Sequence[Any]] = {"text": gallery.captions, "image": gallery.pictures}
+    given: dict[Modality, Sequence[Any]] = {"text": gallery.captions, "image": gallery.images}
     for modality, contents in given.items():
         one, other = (embed(of.towers[modality], contents) for of in (by_start, by_download))
         assert np.array_equal(one, other)
@@ -168,7 +168,7 @@ def few(model: Model) -> dict[Modality, Rows]:
     gallery = make_gallery(seed=1, size=24)
     return {
         "text": embed(model.towers["text"], gallery.captions),
-        "image": embed(model.towers["image"], gallery.pictures),
+        "image": embed(model.towers["image"], gallery.images),
     }
 
 
@@ -275,7 +275,7 @@ def test_no_text_of_a_trained_encoder_depends_on_its_batch_mates(
 def test_no_vector_depends_on_its_batch_mates(modality: Modality) -> None:
     tower = load_replica(detect(DEMO), INT8).towers[modality]
     gallery = make_gallery(seed=2, size=24)
-    contents: Sequence[Any] = gallery.captions if modality == "text" else gallery.pictures
+    contents: Sequence[Any] = gallery.captions if modality == "text" else gallery.images
     together = embed(tower, contents)
     alone = np.concatenate([embed(tower, [content]) for content in contents])
 
@@ -289,7 +289,7 @@ def test_the_demo_finds_what_it_finds_in_float32() -> None:
     def found(options: ModelOptions) -> Rows:
         towers = load_replica(detect(DEMO), options).towers
         return similarity(
-            embed(towers["text"], gallery.captions), embed(towers["image"], gallery.pictures)
+            embed(towers["text"], gallery.captions), embed(towers["image"], gallery.images)
         )
 
     assert recall(found(FLOAT32), found(INT8)) >= 0.975
@@ -542,14 +542,14 @@ def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_8_bits(
 _DEVIATIONS = np.array([60, 65, 70], np.float32).reshape(1, 3, 1, 1)
 
 
-class _Pictures(NamedTuple):
+class _Images(NamedTuple):
     """A tower of images that ends with its patches, and what it computes in float32."""
 
     network: ov.Model
     exact: Any
 
     @classmethod
-    def of(cls, weights: Rows, strides: Sequence[int] = (4, 4), pad: int = 0) -> "_Pictures":
+    def of(cls, weights: Rows, strides: Sequence[int] = (4, 4), pad: int = 0) -> "_Images":
         pixels = ops.parameter([-1, 3, 8, 12], ov.Type.u8)
         means = np.array([100, 120, 140], np.float32).reshape(1, 3, 1, 1)
         shifted = ops.subtract(ops.convert(pixels, "f32"), ops.constant(means))
@@ -568,14 +568,14 @@ def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
     """With weights that 8 bits can hold, nothing is."""
     weights = np.random.default_rng(0).integers(-127, 128, (5, 3, 4, 4)).astype(np.float32)
     weights[:, 0, 0, 0] = 127
-    pictures = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)
-    tower = _Pictures.of(weights * _DEVIATIONS)
-    expected = tower.exact(pictures)[0].copy()
+    images = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)
+    tower = _Images.of(weights * _DEVIATIONS)
+    expected = tower.exact(images)[0].copy()
     int8.compress(tower.network)
 
     assert "Convolution" not in kinds_of(tower.network)
     assert int8.quantize(tower.network)
-    found = compile_network(tower.network, int8.PROPERTIES)(pictures)[0]
+    found = compile_network(tower.network, int8.PROPERTIES)(images)[0]
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -584,7 +584,7 @@ def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
 def test_a_convolution_that_is_no_product_of_patches_stays(
     strides: Sequence[int], pad: int
 ) -> None:
-    tower = _Pictures.of(np.ones((5, 3, 4, 4), np.float32), strides, pad)
+    tower = _Images.of(np.ones((5, 3, 4, 4), np.float32), strides, pad)
     int8.compress(tower.network)
 
     assert kinds_of(tower.network)["Convolution"] == 1
@@ -594,7 +594,7 @@ def test_a_convolution_that_is_no_product_of_patches_stays(
     "layout", [name for name in LAYOUTS if name not in ("siglip2_naflex", "qwen3_vl")]
 )
 def test_no_family_takes_its_patches_by_a_convolution(layout: str) -> None:
-    """Where pictures are bytes; NaFlex and Qwen3-VL bring patches, which need none."""
+    """Where images are bytes; NaFlex and Qwen3-VL bring patches, which need none."""
     network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / "image.xml")
     before = kinds_of(network)["Convolution"]
     int8.compress(network)

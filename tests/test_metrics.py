@@ -17,12 +17,12 @@ from config import VERSION
 from errors import REASONS
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana-dashboard.json"
-PICTURE = base64_of(plain((9, 8, 7)))
+IMAGE = base64_of(plain((9, 8, 7)))
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -71,7 +71,7 @@ async def scrape(client: httpx.AsyncClient) -> Scrape:
 async def test_requests_are_counted_by_code_and_items_by_modality(
     client: httpx.AsyncClient,
 ) -> None:
-    await client.post("/vectorize", json={"texts": ["a", "b"], "images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a", "b"], "images": [IMAGE]})
     await client.post("/vectorize", json={"texts": ["a"], "images": ["?"]})
     await client.get("/meta")
     seen = await scrape(client)
@@ -128,7 +128,7 @@ async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
 
 
 async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:
-    await client.post("/vectorize", json={"images": [PICTURE]})
+    await client.post("/vectorize", json={"images": [IMAGE]})
     await client.post("/vectorize", json={"texts": ["a"]})
     seen = await scrape(client)
     passed = {
@@ -283,8 +283,8 @@ async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
     client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     backend.memory = GpuMemory(1, 2, 3)
-    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE, "?"]})
-    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE, "?"]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE]})
     seen = await scrape(client)
     given_by_prometheus = {"instance", "job"}
 

@@ -79,7 +79,7 @@ def test_a_part_of_a_large_image_is_scaled_as_the_whole_is(target: tuple[int, in
 
 @pytest.mark.parametrize("size", [(1, 1990), (1990, 1), (2, 800)])
 def test_a_thread_of_an_image_costs_no_more_than_what_is_kept(size: tuple[int, int]) -> None:
-    """Scaled whole, a picture of 1x1990 has 224x445,760 pixels: 22 s and 2.5 GB."""
+    """Scaled whole, an image of 1x1990 has 224x445,760 pixels: 22 s and 2.5 GB."""
     image, preprocess = (
         noise(size),
         Preprocess(Geometry.of_processor(CLIPImageProcessor(), "torch")),
@@ -97,16 +97,16 @@ def test_a_thread_of_an_image_costs_no_more_than_what_is_kept(size: tuple[int, i
     np.testing.assert_allclose(pixels.astype(int), torch_pixels.astype(int), atol=1)
 
 
-def test_pictures_of_many_sizes_cost_little_more_than_of_one() -> None:
+def test_images_of_many_sizes_cost_little_more_than_of_one() -> None:
     preprocess = Preprocess(Geometry.of_processor(CLIPImageProcessor(), "torch"))
     sides = np.random.default_rng(5).integers(400, 1000, (40, 2)).tolist()
-    pictures = [noise((width, height)) for width, height in sides]
-    preprocess(pictures[0])
+    images = [noise((width, height)) for width, height in sides]
+    preprocess(images[0])
     started_s = time.process_time()
-    for picture in pictures:
-        preprocess(picture)
+    for image in images:
+        preprocess(image)
 
-    assert (time.process_time() - started_s) / len(pictures) < 0.015  # seen: 4 ms
+    assert (time.process_time() - started_s) / len(images) < 0.015  # seen: 4 ms
 
 
 @pytest.mark.parametrize("size", [(5, 3), (4, 4), (9, 5), (5, 9), (20, 30)])

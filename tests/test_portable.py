@@ -91,11 +91,11 @@ def test_open_clips_transform_is_described_exactly(mode: str, resize_mode: str) 
     preprocess = Preprocess(openclip_portable.geometry_of(config))
     for width, height in [(64, 48), (48, 48), (101, 60), (60, 101), (7, 33), (500, 499)]:
         levels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        picture = Image.fromarray(levels).convert("L" if mode == "I;16" else mode).convert(mode)
-        expected = picture
+        image = Image.fromarray(levels).convert("L" if mode == "I;16" else mode).convert(mode)
+        expected = image
         for step in steps:
             expected = step(expected)
-        pixels = torch.from_numpy(preprocess(picture))
+        pixels = torch.from_numpy(preprocess(image))
         torch.testing.assert_close(pixels.float() / 255, to_tensor(expected))
 
 

@@ -80,7 +80,7 @@ def test_many_threads_read_ids_beside_texts(name: str) -> None:
     assert list(found) == expected
 
 
-def test_pictures_have_no_vocabulary() -> None:
+def test_images_have_no_vocabulary() -> None:
     images = golden_model("openai", "trained").towers["image"].processor
 
     with pytest.raises(InvalidInputError, match="no vocabulary"):

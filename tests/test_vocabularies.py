@@ -94,7 +94,7 @@ def test_open_clips_defaults_are_said_aloud(
 
     load_replica(detect(root), ModelOptions())
     (warning,) = warnings_of(caplog)
-    assert "does not say how its pictures are prepared" in warning
+    assert "does not say how its images are prepared" in warning
     assert "mean=(0.48145466, 0.4578275, 0.40821073)" in warning
 
 

@@ -1,4 +1,4 @@
-"""The log: its form, and its line for every request. No line holds a text or a picture."""
+"""The log: its form, and its line for every request. No line holds a text or an image."""
 
 from __future__ import annotations
 

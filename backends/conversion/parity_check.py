@@ -19,7 +19,7 @@ from errors import ConversionError
 LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
 SCORE_TOLERANCE = 1e-4  # of a logit; of one above 1, as a share of it
 
-# Of the pictures, each computed three times. They count one each, all 20 of them; in tiles of
+# Of the images, each computed three times. They count one each, all 20 of them; in tiles of
 # 512x512 pixels, of which two cores do about one a second, the first two count 14.
 _MOST_COST = 20
 

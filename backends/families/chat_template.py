@@ -61,7 +61,7 @@ def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tup
 def image_frame(
     folder: Path, tokens: Mapping[str, str], instruction: str, token: str
 ) -> tuple[str, str]:
-    """Return what stands before the token of a picture and after it; otherwise as `text_frame`."""
+    """Return what stands before the token of an image and after it; otherwise as `text_frame`."""
     return _around(token, folder, tokens, instruction, {"type": "image", "image": "picture"})
 
 

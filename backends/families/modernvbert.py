@@ -111,7 +111,7 @@ def _tiling(processor: Any) -> Tiling:
     if not all(getattr(processor, step) for step in steps) or longest > _LARGEST_PX:
         raise ValueError(
             "its image processor does not resize, split, rescale and normalize, "
-            f"or makes pictures of more than {_LARGEST_PX} pixels"
+            f"or makes images of more than {_LARGEST_PX} pixels"
         )
     return Tiling(int(processor.resample), longest, tile)
 
@@ -236,7 +236,7 @@ class TextNetwork(nn.Module):
 
 
 class TileNetwork(nn.Module):
-    """The network of the image tower: tiles of all pictures, ids and a mask -> [n, dim]."""
+    """The network of the image tower: tiles of all images, ids and a mask -> [n, dim]."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()

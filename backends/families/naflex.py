@@ -1,9 +1,9 @@
-"""The image tower of SigLIP 2 NaFlex: pictures keep their shape, as patches in grids of their own.
+"""The image tower of SigLIP 2 NaFlex: images keep their shape, as patches in grids of their own.
 
 See:
     SigLIP 2: https://arxiv.org/abs/2502.14786
     https://huggingface.co/docs/transformers/model_doc/siglip2: at most 256 patches; the table of
-    positions is resized to the grid of each picture.
+    positions is resized to the grid of each image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTow
     Args:
         model: transformers' `Siglip2Model`.
         processor: its image processor.
-        max_patches: most patches of a picture; None for the checkpoint's.
+        max_patches: most patches of an image; None for the checkpoint's.
 
     Raises:
         ValueError: the processor is configured to do something else.
@@ -64,7 +64,7 @@ def _portable(network: nn.Module, patching: Patching) -> Portable:
 class PatchNetwork(nn.Module):
     """The network of the image tower: patches, places and a mask -> [n, dim].
 
-    transformers' own forward resizes the table of positions in a loop over the pictures; here the
+    transformers' own forward resizes the table of positions in a loop over the images; here the
     input processor has weighed it (`Patching.places`).
     """
 

@@ -133,7 +133,7 @@ def _read_description(path: Path) -> _Description:
     }
     if not preprocess:
         logger.warning(
-            "%s does not say how its pictures are prepared (preprocess_cfg in "
+            "%s does not say how its images are prepared (preprocess_cfg in "
             "open_clip_config.json), so open_clip's defaults are used: %s",
             path.absolute(),
             PreprocessCfg(),

@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding: a chat model that reads texts and pictures, and is asked for no answer.
+"""Qwen3-VL-Embedding: a chat model that reads texts and images, and is asked for no answer.
 
 See:
     Qwen3-VL-Embedding: https://arxiv.org/abs/2601.04720
@@ -56,7 +56,7 @@ from errors import ModelFolderError
 
 _INSTRUCTION = "Represent the user's input."
 _LONGEST = 8192
-_LEAST_BLOCKS, _MOST_BLOCKS = 4, 1800  # of a picture, whatever its processor says
+_LEAST_BLOCKS, _MOST_BLOCKS = 4, 1800  # of an image, whatever its processor says
 
 _TEXT_INPUTS = ("ids", "places", "last")
 _IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)
@@ -241,7 +241,7 @@ class _Network:
         return [self._start(), *self._language(), self._end()]
 
     def image_stages(self, blocks: Blocks, around: Around) -> list[TorchStage]:
-        """Return the stages of pictures, of which those of texts are a part."""
+        """Return the stages of images, of which those of texts are a part."""
         start, *rest = self.text_stages()
         return [start, *self._vision(blocks), self._join(around), *rest]
 

@@ -1,10 +1,10 @@
-"""The stages of Qwen3-VL: transformers' modules, in steps that texts and pictures share.
+"""The stages of Qwen3-VL: transformers' modules, in steps that texts and images share.
 
     text:   start                               -> language ... -> end
     image:  start -> places -> vision ... -> join -> language ... -> end
 
-What a conversation is made of (`hidden`, of words or of pictures) goes through the same language
-network, so its weights are there once. Pictures add what the vision tower saw half way (`deep_0`
+What a conversation is made of (`hidden`, of words or of images) goes through the same language
+network, so its weights are there once. Images add what the vision tower saw half way (`deep_0`
 and so on) to the first layers; for texts that is 0.
 """
 
@@ -27,7 +27,7 @@ LANGUAGE_LAYERS, VISION_LAYERS = 2, 3  # of a stage: in the 2B 0.4 and 0.15 GB o
 
 
 def deep_names(config: Any) -> list[str]:
-    """Name what pictures add to the first language layers, a name a layer."""
+    """Name what images add to the first language layers, a name a layer."""
     return [f"deep_{level}" for level in range(len(config.vision_config.deepstack_visual_indexes))]
 
 
@@ -70,7 +70,7 @@ class Start(nn.Module):
 
 
 class Places(nn.Module):
-    """Resizes the table of positions to a picture's grid, and turns places into angles.
+    """Resizes the table of positions to an image's grid, and turns places into angles.
 
     corners [n, blocks, patches, 4], shares of the same shape, spots [n, blocks, patches, 2] ->
     placed [n, blocks, patches, dim], cosines and sines [n, blocks, patches, head]
@@ -95,7 +95,7 @@ class Places(nn.Module):
 
 
 class Patches(nn.Module):
-    """Embeds patches [n, blocks, patches, values] uint8; both moments of a picture are the same."""
+    """Embeds patches [n, blocks, patches, values] uint8; both moments of an image are the same."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Vision(nn.Module):
 
 
 def _attend(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Let all patches of a picture see each other: [n, patches, dim]."""
+    """Let all patches of an image see each other: [n, patches, dim]."""
     n, length, dim = states.shape
     split = attention.qkv(states).view(n, length, 3, attention.num_heads, -1)
     query, key, value = split.unbind(2)
@@ -201,7 +201,7 @@ class Join(nn.Module):
 
     Args:
         model: transformers' `Qwen3VLModel`.
-        before: how many tokens stand before the picture.
+        before: how many tokens stand before the image.
     """
 
     def __init__(self, model: Any, before: int) -> None:

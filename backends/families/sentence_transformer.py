@@ -69,13 +69,13 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 def _check_dimensions(clip: SentenceTransformer, text: SentenceTransformer) -> None:
-    pictures, texts = clip.get_embedding_dimension(), text.get_embedding_dimension()
-    if pictures and texts and pictures != texts:
+    images, texts = clip.get_embedding_dimension(), text.get_embedding_dimension()
+    if images and texts and images != texts:
         logger.warning(
-            "Texts have %d dimensions and pictures %d: they cannot be compared. Do both folders "
+            "Texts have %d dimensions and images %d: they cannot be compared. Do both folders "
             "belong together, and is truncate_dim the same in both?",
             texts,
-            pictures,
+            images,
         )
 
 

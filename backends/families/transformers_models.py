@@ -76,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def image_tower(
     model: Any, processor: Any, geometry: Geometry, postprocess: Callable[[Tensor], Tensor]
 ) -> TorchTower:
-    """Build the tower of pictures of one size."""
+    """Build the tower of images of one size."""
 
     def network(numbers: Tensor) -> Tensor:
         features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
@@ -178,12 +178,12 @@ def load_image_processor(kind: Any, folder: Path) -> Any:
     """Load an image processor of transformers.
 
     Raises:
-        ModelFolderError: the folder does not say how pictures are prepared.
+        ModelFolderError: the folder does not say how images are prepared.
     """
     # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
     if not any(folder.glob("*processor_config.json")):
         raise ModelFolderError(
-            f"{folder.absolute()} has no preprocessor_config.json, which says how its pictures are "
+            f"{folder.absolute()} has no preprocessor_config.json, which says how its images are "
             "prepared"
         )
     return kind.from_pretrained(folder, local_files_only=True)

@@ -1,1 +1,1 @@
-"""From texts and pictures to arrays: tokenizers, numpy and Pillow, and no torch."""
+"""From texts and images to arrays: tokenizers, numpy and Pillow, and no torch."""

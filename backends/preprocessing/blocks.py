@@ -1,7 +1,7 @@
 """From a decoded image to blocks of patches, near its own size and shape.
 
-A model that reads them (Qwen3-VL) sees a picture scaled to whole blocks of 2x2 patches; a block is
-one token of its language network. So what a picture costs is the tokens that its size gives it.
+A model that reads them (Qwen3-VL) sees an image scaled to whole blocks of 2x2 patches; a block is
+one token of its language network. So what an image costs is the tokens that its size gives it.
 
 Source of the sizes: the reference's Qwen3-VL-Embedding, by `smart_resize` of qwen-vl-utils; of the
 order of patches and of their places: transformers' Qwen3-VL.
@@ -26,14 +26,14 @@ from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
 _LONGEST_RATIO = 200  # of the longer side to the shorter; beyond, the model reads nothing
-_TOKENS_OF_COST = 64  # as 256x256 pixels have: what a picture costs is counted in these
+_TOKENS_OF_COST = 64  # as 256x256 pixels have: what an image costs is counted in these
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 class Grid(NamedTuple):
-    """How many blocks a picture has on each side."""
+    """How many blocks an image has on each side."""
 
     rows: int
     columns: int
@@ -52,7 +52,7 @@ class Blocks:
         patch_px: side of a patch.
         merged: patches on a side of a block.
         positions: side of the model's table of positions.
-        least_px: fewest pixels of a scaled picture.
+        least_px: fewest pixels of a scaled image.
         most_px: most of them.
     """
 
@@ -73,11 +73,11 @@ class Blocks:
 
     @property
     def most_blocks(self) -> int:
-        """Most blocks of a picture."""
+        """Most blocks of an image."""
         return self.most_px // self.block_px**2
 
     def grid_for(self, size: tuple[int, int]) -> Grid:
-        """Return the grid of a picture of (width, height)."""
+        """Return the grid of an image of (width, height)."""
         side, (width, height) = self.block_px, size
         # Python's `round`, halves to even, as in the reference.
         rows, columns = (max(1, round(length / side)) for length in (height, width))
@@ -136,7 +136,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Around:
-    """The ids of what stands around a picture in its conversation; it can be written as JSON."""
+    """The ids of what stands around an image in its conversation; it can be written as JSON."""
 
     before: Sequence[int]
     after: Sequence[int]
@@ -146,28 +146,28 @@ class Around:
         return asdict(self)
 
     def tokens(self, grid: Grid) -> int:
-        """Count the tokens of a picture's conversation."""
+        """Count the tokens of an image's conversation."""
         return len(self.before) + grid.blocks + len(self.after)
 
     def places(self, grid: Grid) -> Integers:
         """Return the place of each token in time, height and width: [3, tokens].
 
-        A picture takes one moment; what follows it begins where its longer side ends.
+        An image takes one moment; what follows it begins where its longer side ends.
         """
         start = len(self.before)
         rows, columns = np.divmod(np.arange(grid.blocks), grid.columns)
-        picture = start + np.stack([np.zeros_like(rows), rows, columns])
+        image = start + np.stack([np.zeros_like(rows), rows, columns])
         before, after = (np.arange(len(ids)) for ids in (self.before, self.after))
         after = after + start + max(grid)
-        return np.hstack([np.tile(before, (3, 1)), picture, np.tile(after, (3, 1))])
+        return np.hstack([np.tile(before, (3, 1)), image, np.tile(after, (3, 1))])
 
 
 class BlockProcessor(SinglePart):
-    """Cuts pictures into blocks of patches; those of one grid share passes.
+    """Cuts images into blocks of patches; those of one grid share passes.
 
     Args:
         blocks: what is to be done.
-        around: what stands around a picture.
+        around: what stands around an image.
         most_px: what an operator says of `Blocks.most_px`; fewer pixels than the model has learnt
             from, or no bound.
     """
@@ -186,18 +186,18 @@ class BlockProcessor(SinglePart):
         return self._cost(self._blocks.grid_for(size))
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
-        """Return all that the network is to know of a picture.
+        """Return all that the network is to know of an image.
 
         Patches as in `Blocks.cut`; corners, shares and places of the patches; the ids around them
         [tokens around] and the places of all tokens [3, tokens], and that of the last: int64.
 
         Raises:
-            InvalidInputError: the picture is too long for its width.
+            InvalidInputError: the image is too long for its width.
         """
         shorter, longer = sorted(image.size)
         if longer > _LONGEST_RATIO * shorter:
             raise InvalidInputError(
-                f"{image.width}x{image.height} pixels: this model reads no picture of which one "
+                f"{image.width}x{image.height} pixels: this model reads no image of which one "
                 f"side is more than {_LONGEST_RATIO} times as long as the other",
                 "pixels",
             )

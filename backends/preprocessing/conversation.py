@@ -75,7 +75,7 @@ class ConversationProcessor(TokenProcessor):
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Return ids [length], the places of tokens [3, length], and that of the last; all int64.
 
-        A model of pictures counts tokens in three axes; those of a text are equal.
+        A model of images counts tokens in three axes; those of a text are equal.
         """
         ids, truncated = self._tokenize(self._frame.around(text))
         (padded,) = self._padding(ids)

@@ -1,4 +1,4 @@
-"""The size of a picture, from the beginning of its file: for an estimate, and no more.
+"""The size of an image, from the beginning of its file: for an estimate, and no more.
 
 It reads so little that the event loop may do it; what cannot be told from that is not told.
 """

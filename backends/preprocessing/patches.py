@@ -1,8 +1,8 @@
-"""From a decoded image to patches, in the grid that comes closest to the picture's own shape.
+"""From a decoded image to patches, in the grid that comes closest to the image's own shape.
 
-A tower that reads them (SigLIP 2 NaFlex) sees at most so many patches of each picture, whatever its
-shape, and a table of positions that is resized to the picture's grid. The resizing is a product of
-two small matrices; they travel with the patches, so that pictures of all grids share a pass.
+A tower that reads them (SigLIP 2 NaFlex) sees at most so many patches of each image, whatever its
+shape, and a table of positions that is resized to the image's grid. The resizing is a product of
+two small matrices; they travel with the patches, so that images of all grids share a pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
 
 
 class Grid(NamedTuple):
-    """How many patches a picture has on each side."""
+    """How many patches an image has on each side."""
 
     rows: int
     columns: int
@@ -39,7 +39,7 @@ class Patching:
         kernel: whose arithmetic resizes.
         resample: the filter, as a number of `PIL.Image.Resampling`.
         patch_px: side of a patch.
-        max_patches: most of them in a picture; it decides the vectors.
+        max_patches: most of them in an image; it decides the vectors.
         positions: side of the table of positions.
     """
 
@@ -54,7 +54,7 @@ class Patching:
         return asdict(self)
 
     def grid_for(self, image: Image.Image) -> Grid:
-        """Return the largest grid of a picture's shape.
+        """Return the largest grid of an image's shape.
 
         Source: transformers' `get_image_size_for_max_num_patches`, which looks for the scale by
         halving; where it stops is part of the grid.
@@ -85,7 +85,7 @@ class Patching:
 
 
 class PatchProcessor(SinglePart):
-    """Cuts pictures into patches; all are padded to the same number, and share passes.
+    """Cuts images into patches; all are padded to the same number, and share passes.
 
     Args:
         patching: what is to be done.
@@ -101,7 +101,7 @@ class PatchProcessor(SinglePart):
         self._resize = resize or KERNELS[patching.kernel]
 
     def estimate(self, _content: bytes) -> int:
-        """Count a picture."""
+        """Count an image."""
         return 1
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:

@@ -158,7 +158,7 @@ class Preprocess:
 
 
 class PixelProcessor(SinglePart):
-    """Scales pictures to the size of the tower: all cost the same, and share passes.
+    """Scales images to the size of the tower: all cost the same, and share passes.
 
     Args:
         preprocess: brings a decoded image to [3, H, W] uint8.
@@ -168,7 +168,7 @@ class PixelProcessor(SinglePart):
         self._preprocess = preprocess
 
     def estimate(self, _content: bytes) -> int:
-        """Count a picture."""
+        """Count an image."""
         return 1
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:

@@ -8,7 +8,7 @@ Source of the arithmetic: torch's antialiased `interpolate` on uint8. Each axis 
 weights that are rounded to 15 bits, first along the rows, and its result is rounded to uint8 again.
 The sums are matrix products in float32: each block of outputs reads only the stretch of the axis
 that it covers. What a crop leaves out is not computed, so that no image costs more than its pixels
-and the result: a picture of 1x2000 scales to 224x448,000.
+and the result: an image of 1x2000 scales to 224x448,000.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _to_levels(sums: Floats, shift: int) -> Floats:
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
-@lru_cache(maxsize=16)  # an import's pictures often have one size; of the largest it is 4 MB each
+@lru_cache(maxsize=16)  # an import's images often have one size; of the largest it is 4 MB each
 def _axis(inputs: int, outputs: int, first: int, count: int, resample: int) -> _Axis:
     """Describe the outputs from `first` on, `count` of them, of an axis that is scaled."""
     if inputs == outputs:  # torch leaves such an axis as it is

@@ -1,8 +1,8 @@
 """From a decoded image to tiles, and to the prompt that names the place of each.
 
-A model that reads them (ModernVBERT) sees a picture as squares of its full resolution, row by row,
+A model that reads them (ModernVBERT) sees an image as squares of its full resolution, row by row,
 and the whole once more, scaled to one square; its text tower reads what it saw, between tokens that
-say which tile is where. Tiles are many and heavy, so they are what a picture costs.
+say which tile is where. Tiles are many and heavy, so they are what an image costs.
 
 Source of the tiles and of the prompt: Idefics3's image processor and processor in transformers.
 """
@@ -31,7 +31,7 @@ _Size: TypeAlias = tuple[int, int]  # (width, height)
 
 
 class Grid(NamedTuple):
-    """How many tiles a picture has on each side; none where the whole is its only one."""
+    """How many tiles an image has on each side; none where the whole is its only one."""
 
     rows: int
     columns: int
@@ -53,7 +53,7 @@ class Tiling:
         resample: the filter, as a number of `PIL.Image.Resampling`.
         longest_px: length of the longer side, before it is filled up to whole tiles.
         tile_px: side of a tile.
-        max_tiles: most of them, the whole included; a picture that would have more is scaled to
+        max_tiles: most of them, the whole included; an image that would have more is scaled to
             the next shorter side that gives fewer. None: as many as there are.
     """
 
@@ -68,13 +68,13 @@ class Tiling:
 
     @property
     def grids(self) -> list[Grid]:
-        """The grids that pictures may have."""
+        """The grids that images may have."""
         sides = range(1, math.ceil(self.longest_px / self.tile_px) + 1)
         cut = (Grid(rows, columns) for rows in sides for columns in sides if rows * columns > 1)
         return [_WHOLE, *filter(self._allows, cut)]
 
     def grid_for(self, size: _Size) -> Grid:
-        """Return the grid of a picture of (width, height)."""
+        """Return the grid of an image of (width, height)."""
         return self._grid(self._sizes_for(size)[-1])
 
     def cut(self, image: Image.Image) -> Pixels:
@@ -99,7 +99,7 @@ class Tiling:
         return grid if max(grid) > 1 else _WHOLE
 
     def _sizes_for(self, size: _Size) -> tuple[_Size, _Size]:
-        """Return to which sizes a picture is scaled: by its longer side, then to whole tiles."""
+        """Return to which sizes an image is scaled: by its longer side, then to whole tiles."""
         choices = (self._scaled(size, longest) for longest in self._longer_sides())
         return next(one for one in choices if self._allows(self._grid(one[-1])))
 
@@ -176,7 +176,7 @@ def _numbers(count: int) -> range:
 
 
 class TileProcessor(SinglePart):
-    """Cuts pictures into tiles; those of all pictures of a batch share a pass.
+    """Cuts images into tiles; those of all images of a batch share a pass.
 
     Args:
         tiling: what is to be done.
@@ -213,7 +213,7 @@ class TileProcessor(SinglePart):
         return ModelInput(arrays, bucket="tiles", cost=len(tiles))
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Put the tiles of all pictures one after the other, [tiles, 3, H, W]; stack the rest."""
+        """Put the tiles of all images one after the other, [tiles, 3, H, W]; stack the rest."""
         tiles, ids, masks = zip(*(item.arrays for item in items), strict=True)
         return np.concatenate(tiles), np.stack(ids), np.stack(masks)
 

@@ -15,7 +15,7 @@ OpenVINO applies in one go; l sum(w) added at the end would be as large as the p
 A machine that loses part of such sums multiplies the same weights in float32, by tokens as they
 are: rounded they would be no faster there, and carry the last place of float32 on.
 
-The bytes of a picture are 8 bits as they are (see `patches`).
+The bytes of an image are 8 bits as they are (see `patches`).
 
 Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
 of a cosine: OpenVINO then reads them where the file is mapped, and copies none of it.
@@ -48,7 +48,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 def compress(network: ov.Model) -> None:
     """Turn the weights of every product into 8 bits, and tables into 16, in place.
 
-    A convolution of a picture's patches becomes such a product. Those that are so already stay.
+    A convolution of an image's patches becomes such a product. Those that are so already stay.
     """
     _take_apart(network)
     for convolution in network.get_ordered_ops():

@@ -1,8 +1,8 @@
-"""A picture's patches as products of its bytes, in place of a convolution.
+"""An image's patches as products of its bytes, in place of a convolution.
 
-A tower of images first takes each patch of a picture by itself: a convolution whose steps are as
+A tower of images first takes each patch of an image by itself: a convolution whose steps are as
 long as it is wide. That is a product of weights with the bytes of a patch, which have 8 bits as
-they are: nothing of them is rounded, and no picture is ever in float32. How pixels are normalized
+they are: nothing of them is rounded, and no image is ever in float32. How pixels are normalized
 goes into the weights, and into the byte that stands for 0.
 """
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Patches(NamedTuple):
-    """What a convolution makes of a picture's bytes: `(bytes - zero) @ weights.T`.
+    """What a convolution makes of an image's bytes: `(bytes - zero) @ weights.T`.
 
     Attributes:
         bytes: [n, patches, width] float32, each a whole number from 0 to 255.

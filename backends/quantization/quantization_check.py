@@ -20,7 +20,7 @@ LEAST_MEDIAN, LEAST_COSINE = 0.998, 0.98
 # all-MiniLM-L6-v2 with random heads, whose logits are close together, has 0.07 to 0.09 and 0.3.
 MOST_MEDIAN_SHIFT, MOST_SHIFT = 0.125, 0.5
 
-_MOST_COST = 6  # of the pictures, embedded once by either; one in tiles has 5 or more
+_MOST_COST = 6  # of the images, embedded once by either; one in tiles has 5 or more
 _NEAREST = 3
 
 

@@ -1,7 +1,7 @@
 """Networks in stages, by OpenVINO: towers share the stages that they have in common.
 
-A text and a picture go through the same language network, so a pass of the one would wait for all
-of the other's, and a picture's takes seconds. Passes take turns at what is shared: those that take
+A text and an image go through the same language network, so a pass of the one would wait for all
+of the other's, and an image's takes seconds. Passes take turns at what is shared: those that take
 long give way after every stage of it, so that a search waits for one stage at most.
 
 See `backends/stages.py`.
@@ -27,7 +27,7 @@ from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# Of the numbers that a stage takes, as a picture has: after such a pass it keeps nothing of what it
+# Of the numbers that a stage takes, as an image has: after such a pass it keeps nothing of what it
 # computed in, which for all stages together would be gigabytes; to have it anew costs little.
 _LARGE = 1_000_000
 

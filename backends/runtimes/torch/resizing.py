@@ -1,4 +1,4 @@
-"""Torch's own kernel for pictures: twice as fast as the same arithmetic in numpy."""
+"""Torch's own kernel for images: twice as fast as the same arithmetic in numpy."""
 
 from __future__ import annotations
 
