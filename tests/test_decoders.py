@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from transformers import AutoModel, Gemma3TextConfig, Gemma3TextModel
 
+from backends.check import faults
 from backends.conversion import conversion_cache
 from backends.embed import embed
 from backends.folder import ModelFolder, detect
@@ -23,6 +24,7 @@ from config import Settings
 from errors import ModelFolderError
 from tests.conversions import convert_here
 from tests.golden_texts import GOLDEN_TEXTS
+from tests.service import CONVERTED
 
 (QWEN3,) = (GOLDEN_TEXTS / "sentence_transformers_qwen3/model").glob("models--*/snapshots/*")
 TEXTS = ["a cat", "two dogs on a mat", " ".join(["the moon, full and bright"] * 9), "x"]
@@ -51,7 +53,7 @@ def tiny_gemma(path: Path) -> None:
         num_key_value_heads=1,
         head_dim=16,
         query_pre_attn_scalar=16,
-        sliding_window=32,  # halved at each of two reads, to 9
+        sliding_window=16,  # in all, which is 9 to either side
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
         use_bidirectional_attention=True,
         max_position_embeddings=256,
@@ -91,6 +93,8 @@ def test_embedding_gemma_is_converted_and_has_the_vectors_of_its_library(
 ) -> None:
     root, library = gemma
     texts = by_openvino(root).towers["text"]
+
+    assert faults(detect(root)) == []
 
     for task, encode in (("query", library.encode_query), ("passage", library.encode_document)):
         expected = encode(TEXTS, normalize_embeddings=True)
@@ -144,9 +148,11 @@ def test_a_decoder_in_a_bare_folder_is_converted_and_pooled_as_the_reference_doe
 
     with torch.inference_mode():
         for text in TEXTS[:2]:
-            part = original.processor.split(text, original.processor.resolve(EncodeParams()))
-            ids = original.processor.prepare(part.items[0], EncodeParams()).arrays[0]
-            states = library(input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0]
+            params = original.processor.resolve(EncodeParams())
+            (sentence,) = original.processor.split(text, params).items
+            item = original.processor.prepare(sentence, params)
+            ids = torch.from_numpy(item.arrays[0][: item.tokens])  # without its padding
+            states = library(input_ids=ids[None]).last_hidden_state[0]
             np.testing.assert_allclose(embed(texts, [text])[0], states.mean(0), atol=1e-5)
     np.testing.assert_allclose(embed(texts, TEXTS), embed(original, TEXTS), atol=1e-5)
 
@@ -178,10 +184,11 @@ def test_every_start_of_a_bare_decoder_says_that_it_is_pooled_otherwise_than_tra
     (converted,) = (tmp_path / "models/converted").iterdir()
     shutil.copytree(converted, tmp_path / "alone")
     told = []
-    for root in (tmp_path / "models", tmp_path / "alone", GOLDEN_TEXTS / "bert"):
+    folders = (tmp_path / "models", None), (tmp_path / "alone", None)
+    for root, cache in (*folders, (GOLDEN_TEXTS / "bert", CONVERTED)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            load_model(Settings(models_dir=root, runtime_cache_dir=None))
+            load_model(Settings(models_dir=root, runtime_cache_dir=cache))
         told.append("USE_SENTENCE_TRANSFORMERS_VECTORIZER=true" in caplog.text)
 
     assert told == [True, True, False]

@@ -1,4 +1,7 @@
-"""The architectures of the catalogue's text models, each tiny and random, beside their library."""
+"""Architectures of the catalogue's text models, each tiny and random, beside their library.
+
+Of the others there are golden models, or those of tests/test_decoders.py.
+"""
 
 import json
 import shutil
@@ -19,19 +22,15 @@ from transformers import (
     NomicBertConfig,
     NomicBertModel,
     PreTrainedModel,
-    RobertaConfig,
-    RobertaModel,
-    XLMRobertaConfig,
-    XLMRobertaModel,
 )
 
+from backends.check import faults
 from backends.conversion import conversion_cache
 from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
-from backends.model import EncodeParams, ModelOptions, Runtime
+from backends.model import EncodeParams, ModelOptions
 from tests.conversions import convert_here
-from tests.golden_cases import EVERY_RUNTIME
 from tests.golden_texts import GOLDEN_TEXTS
 
 NAME = "org/name"
@@ -52,8 +51,6 @@ NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {
     "ModernBERT": lambda: ModernBertModel(
         ModernBertConfig(**SIZES, **_MODERN, cls_token_id=1, sep_token_id=1)
     ),
-    "RoBERTa": lambda: RobertaModel(RobertaConfig(**SIZES, max_position_embeddings=514)),
-    "XLM-RoBERTa": lambda: XLMRobertaModel(XLMRobertaConfig(**SIZES, max_position_embeddings=514)),
 }
 
 
@@ -85,14 +82,15 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Sentence
     return tmp_path, SentenceTransformer(str(snapshot), device="cpu")
 
 
-@EVERY_RUNTIME
-def test_it_has_the_vectors_of_its_library(
-    made: tuple[Path, SentenceTransformer], runtime: Runtime
+def test_it_is_converted_and_has_the_vectors_of_its_library(
+    made: tuple[Path, SentenceTransformer],
 ) -> None:
+    """So has torch, as the conversion's proof compares the two."""
     root, library = made
-    model = load_replica(detect(root), ModelOptions(runtime=runtime))
+    model = load_replica(detect(root), ModelOptions(runtime="openvino"))
 
-    assert model.info.runtime == runtime
+    assert model.info.runtime == "openvino"
+    assert faults(detect(root)) == []
     for task, encode in (("query", library.encode_query), ("passage", library.encode_document)):
         expected = [encode([text], normalize_embeddings=True)[0] for text in TEXTS]
         found = embed(model.towers["text"], TEXTS, EncodeParams(task=task))
