@@ -19,7 +19,7 @@ from backends.embed import embed
 from backends.folder import ModelFolder, detect
 from backends.load import load_model, load_replica
 from backends.model import EncodeParams, Model, ModelOptions
-from backends.text_folder import kind_of
+from backends.text_folder import detect_kind
 from config import Settings
 from errors import ModelFolderError
 from tests.conversions import convert_here
@@ -169,11 +169,11 @@ def test_a_decoder_that_goes_on_with_a_text_is_refused_unless_it_was_trained_to_
 ) -> None:
     folder = bare(tmp_path)
     of_causal_lm(tmp_path)
-    with pytest.raises(ModelFolderError, match="holds Qwen3ForCausalLM, which does not give"):
-        kind_of(folder)
+    with pytest.raises(ModelFolderError, match="holds Qwen3ForCausalLM, which does not embed"):
+        detect_kind(folder)
 
     shutil.copyfile(QWEN3 / "modules.json", tmp_path / "model/modules.json")
-    assert kind_of(folder) == "encoder"
+    assert detect_kind(folder) == "encoder"
 
 
 def test_every_start_of_a_bare_decoder_says_that_it_is_pooled_otherwise_than_trained(

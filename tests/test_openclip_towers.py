@@ -27,7 +27,7 @@ from backends.folder import detect, find_weights, hub_snapshots
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
 from config import DownloadSettings
-from download import of_tag
+from download import settings_for_tag
 from fetch import catalogue
 from fetch.hub import Choose, Hub, Snapshot, Wanted
 from fetch.plan import fetch_model, plan
@@ -107,9 +107,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         torch.manual_seed(number)
         config = architecture_of(tower)
         factory._MODEL_CONFIGS["tiny"] = config
-        of_tag = open_clip.get_pretrained_cfg(tower.name, tower.pretrained)
+        settings_for_tag = open_clip.get_pretrained_cfg(tower.name, tower.pretrained)
         known = set(vars(PreprocessCfg()))
-        prepared = {key: value for key, value in of_tag.items() if key in known}
+        prepared = {key: value for key, value in settings_for_tag.items() if key in known}
         model = open_clip.create_model("tiny", force_preprocess_cfg=prepared).eval()
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, folder / "open_clip_model.safetensors")
@@ -213,7 +213,7 @@ class ListedHub(Hub):
 def test_its_checkpoint_is_fetched_into_a_folder_that_names_it(
     model: catalogue.Model, tmp_path: Path
 ) -> None:
-    settings = of_tag(DownloadSettings(), model.tag)
+    settings = settings_for_tag(DownloadSettings(), model.tag)
     hub, root = ListedHub(tmp_path / "hub"), tmp_path / "models"
     (root / "openclip").mkdir(parents=True)
     fetch_model(plan(settings), hub, root, trust=False)
