@@ -24,19 +24,18 @@ from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
-from web.addresses import HeadMiddleware
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.handler import interface_routes
 from web.logs import configure
-from web.middleware import AuthMiddleware, ErrorMiddleware, RecordMiddleware
+from web.middleware import RequestMiddleware
 from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
 from web.server import Server, bind
 from web.service import Service, serving
-from web.startup import StartupErrorMiddleware, startup_error
+from web.startup import startup_error
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,10 @@ def create_app(
         summary="Vectors of texts and images, and scores of documents, for Weaviate's modules",
         docs_url=None,  # FastAPI's pages take their scripts from the internet; see `web/docs.py`
         redoc_url=None,
-        redirect_slashes=False,  # `web/addresses.py` reads them
+        redirect_slashes=False,  # `web/scope.py` reads them
+        # Looked for in the environment by each request, a tenth of a remembered text's time; who
+        # wants traces adds OpenTelemetry's middleware.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         routes=interface_routes(endpoints),
         exception_handlers=errors.handlers,
         lifespan=partial(
@@ -75,12 +77,7 @@ def create_app(
     )
     add_routes(app)
     describe(app, endpoints)
-    # The last is the outermost.
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(AuthMiddleware)
-    app.add_middleware(ErrorMiddleware, errors=errors)
-    app.add_middleware(RecordMiddleware, endpoints=endpoints)
-    app.add_middleware(StartupErrorMiddleware)
+    app.add_middleware(RequestMiddleware, endpoints=endpoints, errors=errors)
     return app
 
 
@@ -149,6 +146,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             ws="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nothing asks who a client is
         ),
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from starlette.types import Scope
 
 from errors import UnauthorizedError
-from web.headers import header_of
+from web.scope import header_of
 
 # How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
 # and a password where Basic stands alone.

@@ -6,8 +6,7 @@ The header `Server-Timing`, the metrics and the log read the same record.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -44,7 +43,7 @@ class RequestRecord:
     method: str = ""
     path: str = ""
     endpoint: str = ""
-    items: Counter[Modality] = field(default_factory=Counter)
+    items: Mapping[Modality, int] = field(default_factory=dict)
     truncated: Sequence[int] = ()
     no_tokens: Sequence[int] = ()
     context: RequestContext = field(default_factory=RequestContext)
