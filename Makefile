@@ -14,7 +14,7 @@ TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
 compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
-SOURCES := *.py web inference backends fetch tests bench demo examples
+SOURCES := *.py web inference backends fetch tests bench demo documentation examples
 # A path as one word of the shell, with spaces and quotes in it too; `~/` stays a home.
 quoted = $(subst '~/,~/','$(subst ','\'',$(1))')
 pytest = $(VENV)/python -m pytest
@@ -27,7 +27,7 @@ with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter to
 
 .DEFAULT_GOAL := help
 .PHONY: help run known-model photos test test-fast test-clients test-long test-images image lint type format \
-	lock demo demo-converted bench clean
+	lock demo demo-converted bench docs docs-serve docs-update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -51,7 +51,7 @@ run: $(if $(MODEL),known-model) $(if $(with_torch),.venv/models,.venv/serving) #
 known-model: .venv/python
 	@$(VENV)/python -m fetch.catalogue --build-args $(MODEL) > /dev/null
 
-photos: .venv/examples/done ## import the pictures of FOLDER (demo/samples) into Weaviate, find TEXT
+photos: .venv/examples/done ## import the images of FOLDER (demo/samples) into Weaviate, find TEXT
 	.venv/examples/bin/python -m examples.photos \
 		$(if $(FOLDER),"$(FOLDER)") $(if $(TEXT),--text "$(TEXT)")
 
@@ -98,6 +98,12 @@ lock: .venv/dev ## derive each requirements.txt from its requirements.in
 	{ echo '# Locked from requirements-serve.in by `make lock`, in the versions of requirements.txt.'; \
 	  $(compile) --generate-hashes -c requirements.txt requirements-serve.in; } > requirements.txt.new
 	mv requirements.txt.new requirements-serve.txt
+	{ echo '# Locked from requirements-tracing.in by `make lock`: beside requirements.txt or requirements-serve.txt.'; \
+	  $(compile) --generate-hashes -c requirements.txt requirements-tracing.in; } > requirements.txt.new
+	mv requirements.txt.new requirements-tracing.txt
+	{ echo '# Locked from requirements-redis.in by `make lock`: beside requirements.txt or requirements-serve.txt.'; \
+	  $(compile) --generate-hashes -c requirements.txt requirements-redis.in; } > requirements.txt.new
+	mv requirements.txt.new requirements-redis.txt
 	{ echo '# Locked from requirements.in by `make lock`.'; \
 	  $(compile) examples/requirements.in; } > requirements.txt.new
 	mv requirements.txt.new examples/requirements.txt
@@ -111,6 +117,17 @@ demo-converted: .venv/models ## convert the demo model again, for `make run` wit
 
 bench: .venv/models ## measure the service beside the bare model on this machine
 	$(VENV)/python -m bench
+
+docs: .venv/docs/done ## build the site of the documentation into build/site, strictly
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict
+	@! grep -rEl --include='*.html' '(<script|<link rel="stylesheet")[^>]*(src|href)="https?:' build/site || \
+		{ echo "These pages need another host"; exit 1; }
+
+docs-serve: .venv/docs/done ## show the site on http://localhost:8000, and build it anew when a page changes
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs serve
+
+docs-update: .venv/serving ## write the generated parts of docs/ anew: the settings
+	$(VENV)/python -m documentation.settings
 
 clean: ## remove what was installed and built; models stay
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
@@ -147,6 +164,12 @@ clean: ## remove what was installed and built; models stay
 	@echo "Installing Weaviate's client"
 	$(PYTHON) -m venv .venv/examples
 	.venv/examples/bin/pip install -r examples/requirements.txt
+	@touch $@
+
+.venv/docs/done: .venv/python requirements-docs.txt
+	@echo "Installing what builds the site, in an environment of its own"
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install -r requirements-docs.txt
 	@touch $@
 
 build/clients/installed: tests/clients/requirements.txt tests/clients/package.json

@@ -1,7 +1,7 @@
-"""Import a folder of pictures into Weaviate, and find them by a sentence or by a picture.
+"""Imports a folder of images into Weaviate, and finds them by a sentence or by an image.
 
-A second run imports nothing that is there. What is found is printed with its distances, and laid
-out as a contact sheet: an HTML file for the browser.
+A second run skips images that are in Weaviate already. Matches are printed with their distances,
+and written as a contact sheet, an HTML file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from examples.album import Address, Album, connected
 from examples.contact_sheet import Match, contact_sheet
 from examples.errors import PhotosError
-from examples.pictures import Picture, find_files, identify
+from examples.photo_files import Photo, find_files, identify
 from examples.rounds import Failures, describe, import_in_rounds
 
 SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
@@ -25,7 +25,7 @@ _console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> int:
-    """Import, then find; return 1 where a picture is missing in the end."""
+    """Import, then search; return 1 if images failed."""
     options = _options()
     address = Address(options.host, options.port, options.grpc_port)
     try:
@@ -38,7 +38,7 @@ def main() -> int:
         _console.print(str(error))
         return 1
     except KeyboardInterrupt:
-        _console.print("Stopped. The next run goes on from here.")
+        _console.print("Stopped. The next run continues from here.")
         return 130
     return int(bool(failures))
 
@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     form = argparse.ArgumentParser(prog="python -m examples.photos", description=__doc__)
     form.add_argument("folder", nargs="?", type=Path, default=SAMPLES, help="default: demo/samples")
     query = form.add_mutually_exclusive_group()
-    query.add_argument("--text", metavar="SENTENCE", help="find the pictures nearest to it")
+    query.add_argument("--text", metavar="SENTENCE", help="find the images nearest to it")
     query.add_argument("--image", metavar="FILE", type=_file, help="find those nearest to it")
     form.add_argument("--count", type=_count, default=8, help="how many to find (default: 8)")
     form.add_argument(
@@ -73,33 +73,33 @@ def _count(value: str) -> int:
 
 
 def import_folder(folder: Path, album: Album) -> Failures:
-    """Import those of a folder's pictures that are not there; tell and return what failed.
+    """Import the images of a folder that are not in the album; print and return failures.
 
     Raises:
-        PhotosError: the folder holds none.
+        PhotosError: the folder holds no images.
     """
     files = find_files(folder)
-    pictures, unreadable = identify(files)
+    images, unreadable = identify(files)
     there = album.ids()
-    new = [picture for picture in pictures if picture.id not in there]
-    _console.print(f"{len(files)} pictures in {folder}; {len(new)} to import.")
+    new = [image for image in images if image.id not in there]
+    _console.print(f"{len(files)} images in {folder}; {len(new)} to import.")
 
-    def send(some: Sequence[Picture]) -> Failures:
+    def send(some: Sequence[Photo]) -> Failures:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
             task = progress.add_task("Importing", total=len(some))
             return album.send(some, advance=lambda: progress.advance(task))
 
-    failures = unreadable | (import_in_rounds(new, send, tell=_console.print) if new else {})
+    failures = unreadable | (import_in_rounds(new, send, report=_console.print) if new else {})
     if failures:
         _console.print(describe(failures))
     return failures
 
 
 def show(query: str | Path, matches: Sequence[Match], sheet: Path) -> None:
-    """Print what was found, and write the contact sheet.
+    """Print the matches, and write the contact sheet.
 
     Raises:
-        PhotosError: it cannot be written.
+        PhotosError: the contact sheet cannot be written.
     """
     for match in matches:
         _console.print(f"{match.distance:.3f}  {match.file}")

@@ -3,7 +3,7 @@
     python3 -m fetch.catalogue                  the tags, one a line
     python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
-    python3 -m fetch.catalogue --table          the README's tables: of embedders, of rerankers
+    python3 -m fetch.catalogue --table          the two tables of docs/models.md
 
 It needs Python's standard library and nothing else.
 """
@@ -28,12 +28,12 @@ class Model:
     """A model of the catalogue.
 
     Attributes:
-        tag: the image's tag, and the `MODEL` of `make run`.
+        tag: the tag of the container image, and the `MODEL` of `make run`.
         family: as `GET /meta` names it.
-        languages: of the texts.
+        languages: languages of its texts.
         variables: the build variables that name it.
         dimensions: length of its vectors; 0 for a reranker, which gives scores.
-        licence: of a reranker's weights, as their page on the hub says.
+        licence: licence of a reranker's weights, by its page on the hub.
     """
 
     tag: str
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def build_args(self) -> str:
-        """The variables as options of `docker build`."""
+        """The build variables as options of `docker build`."""
         return " ".join(f"--build-arg {name}={value}" for name, value in self.variables.items())
 
 
@@ -56,16 +56,16 @@ def load(file: Path = FILE) -> dict[str, Model]:
 
 
 def find(tag: str) -> Model:
-    """Return the model of a tag; Weaviate's documentation writes some with capitals.
+    """Return the model of a tag, in any case.
 
     Raises:
-        DownloadError: there is none.
+        DownloadError: the tag is unknown.
     """
     models = load()
     found = [model for name, model in models.items() if name.lower() == tag.lower()]
     if not found:
         lower = {name.lower(): name for name in models}
-        # Some know a model by the end of its tag alone, such as clip-ViT-B-32.
+        # Users may know only the end of a tag, such as clip-ViT-B-32.
         close = [lower[name] for name in get_close_matches(tag.lower(), lower, n=1, cutoff=0.4)]
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(models)}")
@@ -83,14 +83,14 @@ def matrix() -> dict[str, list[dict[str, str]]]:
 
 
 def table() -> str:
-    """Return the README's table of embedders, in Markdown."""
+    """Return the table of embedders in docs/models.md, in Markdown."""
     embedders = [model for model in load().values() if model.dimensions]
     about = [f"{model.family} | {model.dimensions} | {model.languages}" for model in embedders]
     return _table("family | dimensions | languages", embedders, about)
 
 
 def rerankers() -> str:
-    """Return the README's table of rerankers, in Markdown."""
+    """Return the table of rerankers in docs/models.md, in Markdown."""
     models = [model for model in load().values() if not model.dimensions]
     about = [f"{model.family} | {model.languages} | {model.licence}" for model in models]
     return _table("family | languages | licence", models, about)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")
     form.add_argument("--build-args", metavar="TAG", help="the options of docker build")
-    form.add_argument("--table", action="store_true", help="the README's tables, in Markdown")
+    form.add_argument("--table", action="store_true", help="the tables of docs/models.md")
     options = parser.parse_args(arguments)
     try:
         print(_text_for(options))

@@ -28,7 +28,7 @@ async def all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # The error knows this frame, and this frame its task: a cycle that would keep the request's
-        # pictures in memory until the collector comes. (A TaskGroup makes one, too.)
+        # images in memory until the collector comes. (A TaskGroup makes one, too.)
         tasks.clear()
         del task
         raise

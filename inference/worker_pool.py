@@ -96,7 +96,7 @@ class WorkerPool:
                 with suppress(RuntimeError):  # the event loop is closed: nobody waits
                     job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
                 del outcome
-            del job  # what this frame names is kept, with its pictures, until the next one comes
+            del job  # what this frame names is kept, with its images, until the next one comes
 
     def _answer(self, job: _Job, outcome: Any) -> None:
         self._monitor.job_ended(job)

@@ -18,8 +18,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.image_files import plain
 from tests.page_stand_in import COLOURS
-from tests.pictures import plain
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMIUM_ARGS = [
@@ -81,19 +81,19 @@ def watching(browser: Browser, **options: Any) -> Iterator[Page]:
     watch.check()
 
 
-def picture(name: str) -> FilePayload:
+def image(name: str) -> FilePayload:
     content = plain(COLOURS[name], (16, 16))
     return {"name": f"{name}.png", "mimeType": "image/png", "buffer": content}
 
 
-def add(page: Page, texts: list[str], pictures: list[FilePayload]) -> None:
+def add(page: Page, texts: list[str], images: list[FilePayload]) -> None:
     if texts:
         page.get_by_role("textbox", name="Texts").fill("\n".join(texts))
         page.get_by_role("button", name="Add texts").click()
         expect(page.get_by_role("textbox", name="Texts")).to_have_value("")
-    if pictures:
-        page.get_by_label("Choose pictures").set_input_files(pictures)
-    for file in pictures:  # seen once it is read
+    if images:
+        page.get_by_label("Choose images").set_input_files(images)
+    for file in images:  # seen once it is read
         seen = f"[alt='{file['name']}'], #tray .name:text-is('{file['name']}')"
         expect(page.locator(seen).first).to_be_attached()
     expect(page.locator("#tray .pending")).to_have_count(0)

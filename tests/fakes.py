@@ -79,7 +79,7 @@ class AsItIs:
     def limit_ids(self, rows: int) -> None:
         pass
 
-    def text_of(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         if 0 in ids:
             raise InvalidInputError("0 is no letter", "body")
         return "".join(map(chr, ids))
@@ -88,8 +88,8 @@ class AsItIs:
         return parts[0]
 
 
-class Pictures(AsItIs):
-    """The same for pictures, by a function."""
+class Images(AsItIs):
+    """The same for images, by a function."""
 
     def __init__(self, preprocess: Callable[[Image.Image], bytes]) -> None:
         self._preprocess = preprocess
@@ -128,7 +128,7 @@ class FakeModel:
         towers: dict[Modality, Tower] = {
             "text": Tower(AsItIs(), lambda texts: self.encode_text(texts.tolist())),
             "image": Tower(
-                Pictures(self.preprocess), lambda pictures: self.encode_image(pictures.tolist())
+                Images(self.preprocess), lambda images: self.encode_image(images.tolist())
             ),
         }
         return Model(self.info, towers, lambda: self.memory)

@@ -60,7 +60,7 @@ def text_cases(layout: str, mode: TextMode) -> list[Case]:
     return [Case(case["text"], vector_in(case)) for case in cases]
 
 
-# Where the reference read another picture than the one it got: a row of three grey pixels.
+# Where the reference read another image than the one it got: a row of three grey pixels.
 DEFECTS = {("modernvbert", "one_pixel.png")}
 
 

@@ -54,7 +54,7 @@ RUN MODEL_NAME=distilroberta-base ./download.py
 TWO_LINES_OF_TEXTS_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-model /app/models/model
 """
-# As README.md has it: a model that nobody else shall have, in a small image.
+# As docs/images.md has it: a model that nobody else shall have, in a small image.
 PRIVATE = f"""FROM {CUSTOM} AS converted
 COPY ./my-text-model /app/models/text
 COPY ./my-clip-model /app/models/clip
@@ -259,12 +259,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         with serving(small_hub(scratch)) as hub:
-            prove(scratch, hub)
+            run_checks(scratch, hub)
     print(table())
     print("All images were built and answer as they should.")
 
 
-def prove(scratch: Path, hub: Hub) -> None:
+def run_checks(scratch: Path, hub: Hub) -> None:
     """The order of it: bases first, then what is made of them."""
     try_small(scratch, hub)
     try_custom(scratch, hub)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from tests.pictures import file_of
+from tests.image_files import file_of
 
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16", "LA")
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -96,10 +96,10 @@ def _patched(raw: bytes, at: int, content: bytes) -> bytes:
     return raw[:at] + content + raw[at + len(content) :]
 
 
-def icon_of(picture: bytes) -> bytes:
-    """Return an ICO that says 16x16 of whatever picture is in it."""
-    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), 22)
-    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+def icon_of(image: bytes) -> bytes:
+    """Return an ICO that says 16x16 of whatever image is in it."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(image), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + image
 
 
 def png_of_chunks(count: int) -> bytes:

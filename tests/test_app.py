@@ -19,7 +19,7 @@ from config import VERSION, Settings
 from errors import BackendError
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of
-from tests.pictures import base64_of, file_of, plain
+from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer
 from web.endpoints import ENDPOINTS
 from web.load_log import LoadLog
@@ -27,8 +27,8 @@ from web.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
-PICTURE = base64_of(plain((9, 8, 7)))
-PICTURE_VECTOR = vector_of(Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()).tolist()
+IMAGE = base64_of(plain((9, 8, 7)))
+IMAGE_VECTOR = vector_of(Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()).tolist()
 
 
 @pytest.fixture
@@ -79,15 +79,15 @@ async def test_meta_says_why_a_precision_is_not_used(backend: FakeModel) -> None
 @pytest.mark.parametrize(
     ("body", "texts", "images"),
     [
-        ({"texts": ["a", "b"], "images": [PICTURE]}, ["a", "b"], 1),
+        ({"texts": ["a", "b"], "images": [IMAGE]}, ["a", "b"], 1),
         ({"texts": ["a"]}, ["a"], 0),
-        ({"images": [PICTURE, PICTURE]}, [], 2),
-        ({"texts": None, "images": [PICTURE]}, [], 1),
+        ({"images": [IMAGE, IMAGE]}, [], 2),
+        ({"texts": None, "images": [IMAGE]}, [], 1),
         ({"texts": ["a"], "images": []}, ["a"], 0),
         ({}, [], 0),
         ({"texts": ["a"], "unknown": {"deep": [1]}}, ["a"], 0),
-        ({"images": ["data:image/png;base64," + PICTURE]}, [], 1),
-        ({"images": ["\n data:image/png;base64," + PICTURE]}, [], 1),
+        ({"images": ["data:image/png;base64," + IMAGE]}, [], 1),
+        ({"images": ["\n data:image/png;base64," + IMAGE]}, [], 1),
     ],
 )
 async def test_either_list_may_be_missing_null_or_empty(
@@ -98,7 +98,7 @@ async def test_either_list_may_be_missing_null_or_empty(
     assert answer.status_code == 200
     assert answer.json() == {
         "textVectors": [pytest.approx(vector_of(text).tolist()) for text in texts],
-        "imageVectors": [pytest.approx(PICTURE_VECTOR)] * images,
+        "imageVectors": [pytest.approx(IMAGE_VECTOR)] * images,
     }
 
 
@@ -145,7 +145,7 @@ async def test_numbers_parse_back_to_the_same_float32(client: httpx.AsyncClient)
         (b'{"texts": ["a"], "x": NaN, "y": "' + b"b" * 1_000_000 + b'"}', "the request body: inv"),
         (b"[" * 5000, "the request body: "),
         (b'{"x":' + b"[" * 100_000, "the request body: invalid JSON"),
-        (json.dumps({"images": [PICTURE, "?"]}).encode(), "images[1]: not base64"),
+        (json.dumps({"images": [IMAGE, "?"]}).encode(), "images[1]: not base64"),
         (json.dumps({"images": [base64_of(b"GIF")]}).encode(), "images[0]: not an image"),
     ],
 )
@@ -256,7 +256,7 @@ async def test_a_fault_of_ours_is_500_and_tells_no_internals(
     [
         ({"texts": ["a"]}, ["read", "queue", "tokenize", "encode", "serialize", "total"]),
         (
-            {"images": [PICTURE, PICTURE]},
+            {"images": [IMAGE, IMAGE]},
             ["read", "queue", "decode", "preprocess", "encode", "serialize", "total"],
         ),
         ({"images": ["?"]}, ["read", "queue", "decode", "total"]),
@@ -303,16 +303,16 @@ async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decodi
     backend = Stuck()
     backend.gate.clear()
     async with serving(backend) as client:
-        first = asyncio.create_task(client.post("/vectorize", json={"images": [PICTURE]}))
+        first = asyncio.create_task(client.post("/vectorize", json={"images": [IMAGE]}))
         await asyncio.to_thread(backend.busy.wait, 10)
-        picture = base64_of(file_of(Image.effect_noise((1100, 1100), 100)))
-        long = asyncio.create_task(client.post("/vectorize", json={"images": [picture]}))
+        image = base64_of(file_of(Image.effect_noise((1100, 1100), 100)))
+        long = asyncio.create_task(client.post("/vectorize", json={"images": [image]}))
         await asyncio.sleep(1)
         backend.gate.set()
         await first
         answer = await long
 
-    assert len(picture) > 1_000_000
+    assert len(image) > 1_000_000
     timing = dict(re.findall(r"(\w+);dur=(\d+\.\d+)", answer.headers["server-timing"]))
     assert float(timing["queue"]) > 700 > float(timing["decode"])
 
@@ -418,6 +418,6 @@ async def test_the_examples_of_the_docs_work_when_tried(
         answer = await client.post(path, json=example)
         assert answer.status_code == 200
     counted = (await client.get("/metrics")).text
-    of_pictures = {"/vectorize", "/vectors", "/v1/embeddings"}
-    for modality in ("text", "image") if path in of_pictures else ("text",):
+    of_images = {"/vectorize", "/vectors", "/v1/embeddings"}
+    for modality in ("text", "image") if path in of_images else ("text",):
         assert f'inference_items_total{{modality="{modality}"}} 0.0' not in counted

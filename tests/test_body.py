@@ -209,32 +209,32 @@ async def test_work_that_fails_when_its_client_has_gone_is_no_bug(
 
 
 async def test_work_that_failed_stays_in_no_memory() -> None:
-    class Picture:
+    class Image:
         pass
 
-    async def fail(_: Picture) -> None:
+    async def fail(_: Image) -> None:
         raise ZeroDivisionError
 
-    async def wait(_: Picture) -> None:
+    async def wait(_: Image) -> None:
         await asyncio.Event().wait()
 
-    async def ask(work: Callable[[Picture], Awaitable[None]]) -> weakref.ref[Picture]:
-        picture = Picture()
+    async def ask(work: Callable[[Image], Awaitable[None]]) -> weakref.ref[Image]:
+        image = Image()
         with (
             suppress(ZeroDivisionError, ClientGoneError),
             open_request(body(b""), GONE) as request,
         ):
             await request.read()
-            await work(picture)
-        return weakref.ref(picture)
+            await work(image)
+        return weakref.ref(image)
 
     gc.collect()
     gc.disable()
     try:
         for work in (fail, wait):
-            picture = await ask(work)
+            image = await ask(work)
             await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
-            assert picture() is None
+            assert image() is None
     finally:
         gc.enable()
 

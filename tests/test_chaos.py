@@ -14,7 +14,7 @@ from machine import allow_many_connections
 from tests import crowd
 from tests.crowd import Item, Known
 from tests.golden_cases import GOLDEN
-from tests.pictures import base64_of
+from tests.image_files import base64_of
 from tests.service import Service, running
 
 
@@ -27,9 +27,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def items() -> list[Item]:
-    pictures = sorted((GOLDEN / "images").iterdir())
+    images = sorted((GOLDEN / "images").iterdir())
     return [Item("texts", f"text number {number}") for number in range(60)] + [
-        Item("images", base64_of(picture.read_bytes())) for picture in pictures
+        Item("images", base64_of(image.read_bytes())) for image in images
     ]
 
 

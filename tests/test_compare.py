@@ -15,7 +15,7 @@ import pytest
 from compare import Reply, Row, Sample
 from tests.golden_cases import GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS
-from tests.pictures import plain
+from tests.image_files import plain
 from tests.service import ROOT, Service, free_port, running
 
 Answer = tuple[int, Any]
@@ -58,15 +58,15 @@ def test_the_same_model_keeps_a_collection(clip: Service, tmp_path: Path) -> Non
     (folder / "more").mkdir(parents=True)
     (folder / "lines.txt").write_text("one line of mine\n\nanother one\n")
     (folder / "more" / "green.PNG").write_bytes(plain((0, 200, 0)))
-    (folder / "notes.md").write_text("neither text nor picture")
+    (folder / "notes.md").write_text("neither text nor image")
     token = {"AUTHENTICATION_ALLOWED_TOKENS": "a+token"}
     with running(tmp_path / "log", MODELS_DIR=GOLDEN / "openai", **token) as other:
         new = url(other, credentials="weaviate:a%2Btoken@")
         verdict = compare(url(clip), new, "--folder", str(folder))
 
     assert verdict.status == 0
-    assert [sentence.split(":")[0] for sentence in verdict.sentences] == ["texts", "pictures"]
-    assert all("the same vectors: a collection keeps" in one for one in verdict.sentences)
+    assert [sentence.split(":")[0] for sentence in verdict.sentences] == ["texts", "images"]
+    assert all("the same vectors: a collection can keep" in one for one in verdict.sentences)
     assert all(row.endswith("200  200  same") for row in verdict.rows)
     assert {row.split()[0] for row in verdict.rows} == {"/vectorize", "/vectors", "/vectors,"}
     for name in ("one line of mine", "another one", "more/green.PNG"):
@@ -80,12 +80,12 @@ def test_another_model_must_be_imported_anew(bert: Service, tmp_path: Path) -> N
 
     assert verdict.status == 3
     (sentence,) = verdict.sentences
-    assert "texts: other vectors: import everything anew" in sentence
+    assert "texts: other vectors: import everything again" in sentence
     assert all("DIFFERENT" in row for row in verdict.rows if " text " in row)
-    # Neither reads pictures: one of them is enough to see it.
-    pictures = [row for row in verdict.rows if " picture " in row]
-    assert [row.split()[0] for row in pictures] == ["/vectorize", "/vectors"]
-    assert all(row.endswith("422  422  both fail") for row in pictures)
+    # Neither reads images: one of them is enough to see it.
+    images = [row for row in verdict.rows if " image " in row]
+    assert [row.split()[0] for row in images] == ["/vectorize", "/vectors"]
+    assert all(row.endswith("422  422  both fail") for row in images)
 
 
 def test_what_the_collection_sets_goes_along(bert: Service) -> None:
@@ -144,15 +144,15 @@ def test_faults_of_the_old_are_no_difference(clip: Service) -> None:
 
 
 def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
-    def without_pictures(path: str, body: Any) -> Answer:
+    def without_images(path: str, body: Any) -> Answer:
         fault = {"error": "images[0]: no"}
         return (500, fault) if body.get("images") else clip.request("POST", path, body)
 
-    with stand_in(without_pictures) as new:
+    with stand_in(without_images) as new:
         verdict = compare(url(clip), new)
 
     assert verdict.status == 4
-    told = "pictures: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
+    told = "images: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
     assert told in verdict.sentences
 
 
@@ -199,7 +199,7 @@ def test_vectors_that_are_close_are_nearly_the_same(clip: Service) -> None:
 
     assert verdict.status == 1
     assert verdict.sentences[0].startswith("texts: nearly the same vectors: searches will hardly")
-    assert verdict.sentences[1].startswith("pictures: the same vectors")
+    assert verdict.sentences[1].startswith("images: the same vectors")
 
 
 def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
@@ -218,7 +218,7 @@ def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--folder", "{mine}/typo"], "{mine}/typo is no folder with lines in *.txt, or pictures"),
+        (["--folder", "{mine}/typo"], "{mine}/typo is no folder with lines in *.txt, or images"),
         (["--folder", "{mine}/notes.md"], "{mine}/notes.md is no folder with"),
         (["--folder", "{mine}/empty"], "{mine}/empty is no folder with"),
         (["--folder", "{mine}/latin"], "{mine}/latin/a.txt is not UTF-8: 'utf-8' codec can't"),

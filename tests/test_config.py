@@ -7,7 +7,7 @@ import pytest
 from config import DownloadSettings, Settings, doubts, is_on, read
 from errors import ConfigurationError
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/settings.md"
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", " TRUE "])
@@ -178,12 +178,13 @@ def test_variables_of_the_references_that_mean_nothing_here_are_told(
         monkeypatch.setenv(name, "1")
 
     assert doubts() == [
-        "No effect here, and none is needed (see README): ENABLE_CACHE, WORKERS, ONNX_CPU"
+        "No effect here, and none is needed (see docs/migrating.md): "
+        "ENABLE_CACHE, WORKERS, ONNX_CPU"
     ]
 
 
 def shown(default: object) -> str:
-    """Write a default as the README does."""
+    """Write a default as the page of settings does."""
     if default is None:
         return ""
     if isinstance(default, tuple):
@@ -191,8 +192,10 @@ def shown(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.*) \|$", README.read_text(), re.MULTILINE))
-    for name, field in Settings.model_fields.items():
-        default = shown(field.default).replace("models", "./models") or " "
-        assert rows.get(name.upper()) == f"`{default}` | {field.description}"
+def test_the_page_of_settings_lists_every_setting_with_its_default_and_meaning() -> None:
+    of_the_service, _, of_a_download = PAGE.read_text().partition("## When a model is downloaded")
+    for kind, part in ((Settings, of_the_service), (DownloadSettings, of_a_download)):
+        rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.*) \|$", part, re.MULTILINE))
+        for name, field in kind.model_fields.items():
+            default = shown(field.default).replace("models", "./models") or " "
+            assert rows.get(name.upper()) == f"`{default}` | {field.description}"

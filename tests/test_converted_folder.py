@@ -29,7 +29,7 @@ from tests.golden_cases import (
 )
 from tests.golden_texts import GOLDEN_TEXTS, text_model
 from tests.golden_texts import text_cases as encoder_cases
-from tests.pictures import READER
+from tests.image_files import READER
 from tests.service import CONVERTED, ROOT, SERVING_ONLY, environment
 
 OPENVINO = ModelOptions(runtime="openvino")
@@ -76,9 +76,9 @@ def test_a_converted_folder_alone_gives_the_recorded_vectors(layout: str, tmp_pa
 
     for text in text_cases(layout, "trained"):
         assert_same(embed_texts(model, [text.content])[0], text)
-    for image in image_cases(layout):
-        picture = READER.open((GOLDEN / "images" / image.content).read_bytes())
-        assert_same(embed_images(model, [picture])[0], image)
+    for case in image_cases(layout):
+        image = READER.open((GOLDEN / "images" / case.content).read_bytes())
+        assert_same(embed_images(model, [image])[0], case)
 
 
 @pytest.mark.parametrize("layout", ["openclip", "siglip1", "sentence_transformers_multilingual"])

@@ -1,4 +1,4 @@
-"""The demo model relates texts to pictures that it has never seen together."""
+"""The demo model relates texts to images that it has never seen together."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from backends.runtimes.openvino.runtime import load_converted
 from demo import evaluate
 from demo.captions import full_caption, partial_caption
 from demo.convert import SHIPPED, convert
-from demo.drawing import picture
+from demo.drawing import draw_scene
 from demo.layout import MODELS
 from demo.samples import read_samples
 from demo.scenes import Group, Scene, encode, fits, held_out, held_out_scenes, training_scenes
@@ -66,16 +66,16 @@ def model() -> Any:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_captions_and_pictures_of_held_out_scenes_find_each_other_among_100(
+def test_captions_and_images_of_held_out_scenes_find_each_other_among_100(
     model: Any, seed: int
 ) -> None:
-    """Full captions of random distinct held-out scenes, each true of its own picture alone.
+    """Full captions of random distinct held-out scenes, each true of its own image alone.
 
-    A scene is left out of a gallery only if its caption would be true of another picture there, or
+    A scene is left out of a gallery only if its caption would be true of another image there, or
     another's caption of its own (see `evaluate.make_gallery`); nothing is chosen to be easy.
     """
     recall = evaluate.recall(model, evaluate.make_gallery(seed, size=100))
-    assert recall.of_pictures >= REQUIRED_RECALL
+    assert recall.of_images >= REQUIRED_RECALL
     assert recall.of_captions >= REQUIRED_RECALL
 
 
@@ -97,10 +97,10 @@ def test_captions_are_true_of_their_own_scene() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("pairs", [TYPED_PAIRS[::2], TYPED_PAIRS[1::2]])
-def test_typed_captions_find_their_picture(
+def test_typed_captions_find_their_image(
     model: Any, seed: int, pairs: list[tuple[str, Group, Group]]
 ) -> None:
-    """All pictures stand together, but for mirrored pairs: those are what the model mixes up.
+    """All images stand together, but for mirrored pairs: those are what the model mixes up.
 
     demo/README.md says how often.
     """
@@ -109,14 +109,14 @@ def test_typed_captions_find_their_picture(
     texts = [case[0] for case in TYPED] + [case[0] for case in pairs]
     groups = [case[1:] for case in TYPED] + [case[1:] for case in pairs]
     scenes = [Scene(things, next(backgrounds)) for things in groups]
-    cosines = evaluate.cosines(model, texts, [picture(scene, rng) for scene in scenes])
+    cosines = evaluate.cosines(model, texts, [draw_scene(scene, rng) for scene in scenes])
     missed = [text for at, text in enumerate(texts) if cosines[at].argmax() != at]
     assert not missed
 
 
 def test_samples_find_each_other(model: Any) -> None:
-    captions, pictures = read_samples()
-    cosines = evaluate.cosines(model, captions, pictures)
+    captions, images = read_samples()
+    cosines = evaluate.cosines(model, captions, images)
     assert (
         list(cosines.argmax(axis=0)) == list(cosines.argmax(axis=1)) == list(range(len(captions)))
     )
@@ -145,11 +145,11 @@ def test_what_is_shipped_is_the_model_converted(
     """`make run` serves it without torch; `make demo-converted` makes it again."""
     monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     convert(tmp_path / "anew")
-    captions, pictures = read_samples()
+    captions, images = read_samples()
     shipped, anew = (load_converted(path, ModelOptions()) for path in (SHIPPED, tmp_path / "anew"))
 
     assert Description.read(SHIPPED) == Description.read(tmp_path / "anew")
-    samples: dict[Modality, Sequence[Any]] = {"text": captions, "image": pictures}
+    samples: dict[Modality, Sequence[Any]] = {"text": captions, "image": images}
     for modality, contents in samples.items():
         compare(modality, *(embed(model.towers[modality], contents) for model in (shipped, anew)))
     names = {path.name for path in (tmp_path / "anew").iterdir()}

@@ -90,10 +90,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_input_reaches_the_models_device(layout: str, elsewhere: str) -> None:
     """As on a GPU: one array that stays on the CPU would end in an error there."""
     model = load_replica(detect(GOLDEN / layout), ModelOptions(device=elsewhere))
-    picture = Image.new("RGB", (64, 48))
+    image = Image.new("RGB", (64, 48))
 
     assert embed_texts(model, ["a", "b c"]).shape == (2, model.info.dimensions)
-    assert embed_images(model, [picture, picture]).shape == (2, model.info.dimensions)
+    assert embed_images(model, [image, image]).shape == (2, model.info.dimensions)
 
 
 def test_memory_that_really_runs_out_is_told_so() -> None:

@@ -43,7 +43,7 @@ from tests.golden_texts import text_cases as encoder_cases
 from tests.hub_models import DECOY, golden_of_rerankers, golden_of_texts, openai, small_hub
 from tests.hub_models import texts as texts_of
 from tests.hub_server import TOKEN, Hub, Repository, of_bytes, serving
-from tests.pictures import READER
+from tests.image_files import READER
 from tests.service import ROOT, environment, running
 
 Answer = subprocess.CompletedProcess[str]

@@ -1,4 +1,4 @@
-"""`make run`, as a new user meets it: captions typed by hand find their drawn pictures."""
+"""`make run`, as a new user meets it: captions typed by hand find their drawn images."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pictures import base64_of
+from tests.image_files import base64_of
 from tests.service import ROOT, Service, running
 
 SAMPLES = ROOT / "demo/samples"
@@ -35,11 +35,11 @@ def unit(vectors: list[list[float]]) -> np.ndarray:
     return scaled
 
 
-def test_captions_find_their_pictures_through_the_running_service(service: Service) -> None:
+def test_captions_find_their_images_through_the_running_service(service: Service) -> None:
     samples = json.loads((SAMPLES / "samples.json").read_text())
     captions = [sample["caption"] for sample in samples]
-    pictures = [base64_of((SAMPLES / sample["file"]).read_bytes()) for sample in samples]
-    status, answer = service.vectorize(texts=captions, images=pictures)
+    images = [base64_of((SAMPLES / sample["file"]).read_bytes()) for sample in samples]
+    status, answer = service.vectorize(texts=captions, images=images)
 
     assert status == 200
     cosines = unit(answer["textVectors"]) @ unit(answer["imageVectors"]).T

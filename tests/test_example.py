@@ -12,15 +12,15 @@ from PIL import Image
 
 from examples.contact_sheet import Match, contact_sheet
 from examples.errors import PhotosError
-from examples.pictures import Picture, find_files, identify
+from examples.photo_files import Photo, find_files, identify
 from examples.rounds import Failures, describe, import_in_rounds
-from tests.pictures import file_of, plain
+from tests.image_files import file_of, plain
 
 REFUSED = "fail with status 422: images[0]: not an image"
 UNREACHABLE = "send POST request: connection refused"
 
 
-def write(path: Path, content: bytes = b"picture") -> Path:
+def write(path: Path, content: bytes = b"image") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -29,13 +29,13 @@ def write(path: Path, content: bytes = b"picture") -> Path:
 # The folder
 
 
-def test_pictures_are_found_in_folders_of_the_folder_whatever_their_case(tmp_path: Path) -> None:
+def test_images_are_found_in_folders_of_the_folder_whatever_their_case(tmp_path: Path) -> None:
     expected = [write(tmp_path / name) for name in ("a.PNG", "b.webp", "c/d/e.jpeg")]
 
     assert find_files(tmp_path) == expected
 
 
-def test_hidden_files_and_what_is_no_picture_are_left_out(tmp_path: Path) -> None:
+def test_hidden_files_and_what_is_no_image_are_left_out(tmp_path: Path) -> None:
     for name in (".a.png", ".trash/b.png", "notes.txt", "c.png/inner.txt"):
         write(tmp_path / name)
 
@@ -43,15 +43,15 @@ def test_hidden_files_and_what_is_no_picture_are_left_out(tmp_path: Path) -> Non
 
 
 def test_a_hidden_folder_may_be_named_itself(tmp_path: Path) -> None:
-    picture = write(tmp_path / ".photos" / "a.png")
+    image = write(tmp_path / ".photos" / "a.png")
 
-    assert find_files(tmp_path / ".photos") == [picture]
+    assert find_files(tmp_path / ".photos") == [image]
 
 
-def test_a_folder_without_pictures_is_told_with_what_is_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_told_with_what_is_looked_for(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt")
 
-    with pytest.raises(PhotosError, match=r"has no pictures: no file ends in .*\.png"):
+    with pytest.raises(PhotosError, match=r"has no images: no file ends in .*\.png"):
         find_files(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         find_files(tmp_path / "nowhere")
 
 
-def test_a_picture_keeps_its_id_when_it_is_moved_and_gets_another_when_it_changes(
+def test_an_image_keeps_its_id_when_it_is_moved_and_gets_another_when_it_changes(
     tmp_path: Path,
 ) -> None:
     paths = [write(tmp_path / "a.png", b"1"), write(tmp_path / "b.png", b"2")]
@@ -70,19 +70,19 @@ def test_a_picture_keeps_its_id_when_it_is_moved_and_gets_another_when_it_change
     assert moved.id == before.id != other.id
 
 
-def test_equal_files_are_one_picture(tmp_path: Path) -> None:
+def test_equal_files_are_one_image(tmp_path: Path) -> None:
     first = write(tmp_path / "a.png")
-    pictures, unreadable = identify([first, write(tmp_path / "b.png")])
+    images, unreadable = identify([first, write(tmp_path / "b.png")])
 
-    assert [picture.path for picture in pictures] == [first]
+    assert [image.path for image in images] == [first]
     assert unreadable == {}
 
 
 def test_what_cannot_be_read_is_told_beside_what_can(tmp_path: Path) -> None:
     empty, gone, good = write(tmp_path / "a.png", b""), tmp_path / "b.png", tmp_path / "c.png"
-    pictures, unreadable = identify([empty, gone, write(good)])
+    images, unreadable = identify([empty, gone, write(good)])
 
-    assert [picture.path for picture in pictures] == [good]
+    assert [image.path for image in images] == [good]
     assert unreadable == {
         empty: "the file is empty",
         gone: "cannot be read: No such file or directory",
@@ -99,23 +99,23 @@ class Sender:
         self.reasons = reasons
         self.rounds: list[list[str]] = []
 
-    def __call__(self, pictures: Sequence[Picture]) -> Failures:
-        self.rounds.append([picture.path.name for picture in pictures])
-        failing = [picture.path for picture in pictures if self.reasons.get(picture.path.name)]
+    def __call__(self, images: Sequence[Photo]) -> Failures:
+        self.rounds.append([image.path.name for image in images])
+        failing = [image.path for image in images if self.reasons.get(image.path.name)]
         return {path: self.reasons[path.name].pop(0) for path in failing}
 
 
-def pictures_of(tmp_path: Path, *names: str) -> list[Picture]:
-    pictures, _ = identify([write(tmp_path / name, name.encode()) for name in names])
-    return pictures
+def photos_of(tmp_path: Path, *names: str) -> list[Photo]:
+    images, _ = identify([write(tmp_path / name, name.encode()) for name in names])
+    return images
 
 
 def test_only_what_failed_is_sent_again(tmp_path: Path) -> None:
     sender = Sender({"b": [UNREACHABLE], "c": [UNREACHABLE, UNREACHABLE]})
     told: list[str] = []
-    pictures = pictures_of(tmp_path, "a", "b", "c")
+    images = photos_of(tmp_path, "a", "b", "c")
 
-    assert import_in_rounds(pictures, sender, told.append, [0, 0, 0]) == {}
+    assert import_in_rounds(images, sender, told.append, [0, 0, 0]) == {}
     assert sender.rounds == [["a", "b", "c"], ["b", "c"], ["c"]]
     assert told == [
         f"2 failed:\n  {UNREACHABLE}: b, c\nTrying 2 of them again in 0 s.",
@@ -125,9 +125,9 @@ def test_only_what_failed_is_sent_again(tmp_path: Path) -> None:
 
 def test_what_was_refused_is_not_sent_again_and_not_forgotten(tmp_path: Path) -> None:
     sender = Sender({"a": [REFUSED], "b": [UNREACHABLE]})
-    pictures = pictures_of(tmp_path, "a", "b")
+    images = photos_of(tmp_path, "a", "b")
 
-    failures = import_in_rounds(pictures, sender, lambda _: None, [0, 0, 0])
+    failures = import_in_rounds(images, sender, lambda _: None, [0, 0, 0])
 
     assert failures == {tmp_path / "a": REFUSED}
     assert sender.rounds == [["a", "b"], ["b"]]
@@ -137,13 +137,13 @@ def test_what_was_refused_is_not_sent_again_and_not_forgotten(tmp_path: Path) ->
 def test_what_came_late_or_found_it_busy_is_sent_again(tmp_path: Path, status: int) -> None:
     sender = Sender({"a": [f"fail with status {status}: later"]})
 
-    assert import_in_rounds(pictures_of(tmp_path, "a"), sender, lambda _: None, [0]) == {}
+    assert import_in_rounds(photos_of(tmp_path, "a"), sender, lambda _: None, [0]) == {}
 
 
 def test_it_ends_after_the_last_pause_with_the_last_reasons(tmp_path: Path) -> None:
     sender = Sender({"a": ["first", "second", "third", "fourth"]})
 
-    failures = import_in_rounds(pictures_of(tmp_path, "a"), sender, lambda _: None, [0, 0])
+    failures = import_in_rounds(photos_of(tmp_path, "a"), sender, lambda _: None, [0, 0])
 
     assert failures == {tmp_path / "a": "third"}
 
@@ -211,7 +211,7 @@ def test_the_sheet_asks_for_nothing_from_elsewhere() -> None:
     )
 
 
-def test_the_sheet_of_a_picture_begins_with_it(tmp_path: Path) -> None:
+def test_the_sheet_of_an_image_begins_with_it(tmp_path: Path) -> None:
     query = write(tmp_path / "query.png", plain((0, 0, 250)))
     page = Reader(contact_sheet(query, [Match(Path("a.png"), plain(), 0.5)]))
 
@@ -228,7 +228,7 @@ def test_its_copies_are_small_and_turned_as_the_camera_was_held() -> None:
     assert [image.size for image in images_of(page)] == [(240, 480)]
 
 
-def test_a_picture_that_cannot_be_read_here_is_told_in_its_place() -> None:
+def test_an_image_that_cannot_be_read_here_is_told_in_its_place() -> None:
     page = Reader(contact_sheet("a ring", [Match(Path("a.heic"), b"unknown here", 0.5)]))
 
     assert {"no preview", "a.heic", "0.500"} <= set(page.texts)

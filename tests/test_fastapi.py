@@ -27,7 +27,7 @@ from vectorizer import Vectorizer
 from web.endpoints import ENDPOINTS
 from web.service import Service
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/api.md"
 INTERFACES = [one.paths[0] for one in ENDPOINTS if not one.scores]
 VECTOR = pytest.approx(vector_of("a").tolist())
 TEXT = {"texts": ["a"]}
@@ -268,9 +268,9 @@ async def test_below_a_base_middleware_the_work_of_a_client_that_goes_is_given_u
 
 @pytest.fixture
 def outer(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The example of the README, with a model of the tests."""
+    """The example of the documentation, with a model of the tests."""
     (example,) = re.findall(
-        r"```python\n((?:(?!```).)*lifespan_context.*?)```", README.read_text(), re.DOTALL
+        r"```python\n((?:(?!```).)*lifespan_context.*?)```", PAGE.read_text(), re.DOTALL
     )
     monkeypatch.setattr(application, "create_app", lambda: app_of(FakeModel()))
     names: dict[str, Any] = {}
@@ -279,7 +279,7 @@ def outer(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     return outer
 
 
-def test_mounted_as_the_readme_says_it_serves_below_its_prefix(outer: FastAPI) -> None:
+def test_mounted_as_the_documentation_says_it_serves_below_its_prefix(outer: FastAPI) -> None:
     with TestClient(outer) as client:
         answer = client.post("/clip/vectorize", json=TEXT)
         slashes = client.post("/clip//vectorize/", json=TEXT)

@@ -13,7 +13,7 @@ from backends.model import Rows
 from errors import DeviceLostError, DeviceMemoryError
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +115,7 @@ async def test_ready_falls_while_batches_fail_and_rises_when_they_succeed_again(
 
 
 class FaultyEyes(FakeModel):
-    """Fails on one colour, where a picture is scaled or where it is computed."""
+    """Fails on one colour, where an image is scaled or where it is computed."""
 
     poison = bytes((1, 2, 3))
 
@@ -141,7 +141,7 @@ class FaultyEyes(FakeModel):
 
 
 @pytest.mark.parametrize("where", ["preprocess", "encode", "nan"])
-async def test_a_poisonous_picture_harms_no_batch_mate(where: str) -> None:
+async def test_a_poisonous_image_harms_no_batch_mate(where: str) -> None:
     backend = FaultyEyes(where)
     backend.gate.clear()
     colours = [(number, 0, 0) for number in range(8)] + [(1, 2, 3)]
@@ -206,15 +206,15 @@ async def test_a_job_that_never_ends_turns_live_to_503(
         backend.gate.set()
 
 
-async def test_pictures_that_all_fail_are_seen_while_texts_succeed() -> None:
+async def test_images_that_all_fail_are_seen_while_texts_succeed() -> None:
     class Blind(FakeModel):
         def encode_image(self, batch: Sequence[bytes]) -> Rows:
             raise ValueError("no eyes")
 
     async with serving(Blind()) as client:
         for number in range(3):
-            picture = {"images": [base64_of(plain((number, 0, 0)))]}
-            assert (await client.post("/vectorize", json=picture)).status_code == 500
+            image = {"images": [base64_of(plain((number, 0, 0)))]}
+            assert (await client.post("/vectorize", json=image)).status_code == 500
             assert (await ask(client, f"text {number}")).status_code == 200
         ready = await client.get("/.well-known/ready")
 

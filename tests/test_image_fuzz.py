@@ -1,4 +1,4 @@
-"""A hundred thousand broken pictures: each is an image or a clean refusal, and quickly."""
+"""A hundred thousand broken images: each is an image or a clean refusal, and quickly."""
 
 import time
 from collections import Counter

@@ -23,8 +23,8 @@ from inference.images import guards
 from inference.images.decoder import ImageDecoder, decode_base64
 from inference.images.preprocess import ImagePreprocessor
 from inference.timings import ItemTimes
+from tests.image_files import LIMITS, READER, base64_of, file_of, plain
 from tests.mutants import icon_of, jpeg_of_scans, png_of_chunks, png_of_metadata
-from tests.pictures import LIMITS, READER, base64_of, file_of, plain
 
 RAW = bytes(range(256))
 
@@ -137,7 +137,7 @@ def test_a_format_that_is_not_accepted_is_not_an_image() -> None:
     "image_format",
     [name for name in Settings().image_formats if name != "HEIF"],
 )
-def test_what_people_keep_pictures_in_is_accepted(image_format: str) -> None:
+def test_what_people_keep_images_in_is_accepted(image_format: str) -> None:
     reader = ImageDecoder(replace(LIMITS, formats=Settings().image_formats))
     colours = [Image.new("RGB", (32, 16), colour) for colour in ("red", "blue")]
     options = {"save_all": True, "append_images": colours[1:]} if image_format == "MPO" else {}
@@ -237,8 +237,8 @@ def test_what_is_written_about_a_png_does_not_break_it(chunk: tuple[bytes, bytes
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        (b"\0\0\1\0\0\0", "a broken image: an ICO without a picture"),
-        (b"\0\0\1\0\0\0" + bytes(40), "a broken image: an ICO without a picture"),
+        (b"\0\0\1\0\0\0", "a broken image: an ICO without an image"),
+        (b"\0\0\1\0\0\0" + bytes(40), "a broken image: an ICO without an image"),
         (b"\0\0\1\0\0", "a broken image: its parts do not fit together"),
     ],
 )
@@ -262,7 +262,7 @@ def test_grey_beyond_8_bits_is_white_and_the_log_says_so_once(
     assert caplog.text.count("brighter than 255") == (brightest > 255)
 
 
-def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(
+def test_the_image_in_an_icon_is_checked_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def never(*_: object) -> None:
@@ -274,7 +274,7 @@ def test_the_picture_in_an_icon_is_checked_before_it_is_decoded(
         READER.open(icon_of(file_of(Image.new("1", (20_000, 20_000)))))
 
 
-def test_pixels_are_held_until_the_picture_is_let_go() -> None:
+def test_pixels_are_held_until_the_image_is_let_go() -> None:
     reader = ImageDecoder(replace(LIMITS, max_pixels=100 * 100))
     large = file_of(Image.new("L", (100, 100)))
     with ThreadPoolExecutor(1) as pool:
@@ -285,7 +285,7 @@ def test_pixels_are_held_until_the_picture_is_let_go() -> None:
         assert other.result(timeout=10).size == (100, 100)
 
 
-def test_nobody_waits_for_ever_for_a_picture_that_hangs() -> None:
+def test_nobody_waits_for_ever_for_an_image_that_hangs() -> None:
     reader = ImageDecoder(replace(LIMITS, max_pixels=100 * 100, max_wait_s=0.5))
     large, small = (file_of(Image.new("L", size)) for size in ((100, 100), (10, 10)))
     with ThreadPoolExecutor(3) as pool:

@@ -22,7 +22,7 @@ from inference.scheduler import Scheduler
 from inference.work import WorkItem
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of, vectorize
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 from vectorizer import Vectorizer
 from web.load_log import LoadLog
 from web.metrics import Metrics
@@ -108,7 +108,7 @@ def is_right(answer: httpx.Response, colour: tuple[int, int, int]) -> bool:
 async def ask_all(
     client: httpx.AsyncClient, backend: Eyes, colours: Sequence[tuple[int, int, int]]
 ) -> list[httpx.Response]:
-    """Ask for one picture, and for the rest while it is computed, so that they share a batch."""
+    """Ask for one image, and for the rest while it is computed, so that they share a batch."""
     backend.gate.clear()
     first = asyncio.create_task(ask(client, (9, 9, 9)))
     await asyncio.to_thread(backend.busy.wait, 10)

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vectorizer": {"inference", "inference.images", "backends.load", "backends", "config"}
     | {"machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},
+    "inference.store": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},
     "fetch": {"backends.load", "backends.conversion", "backends.families", "backends"}
     | {"config", "errors"},

@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of
-from tests.pictures import base64_of, file_of, plain
+from tests.image_files import base64_of, file_of, plain
 
 pytestmark = pytest.mark.anyio
 
 
-def pictures(count: int) -> list[str]:
+def images(count: int) -> list[str]:
     return [base64_of(plain((number, 0, 0))) for number in range(count)]
 
 
@@ -27,9 +27,9 @@ def pictures(count: int) -> list[str]:
         ({"max_request_bytes": 50}, {"texts": ["a" * 50]}, 413, "the request body has 65 bytes"),
         ({"max_request_items": 2}, {"texts": ["a", "b", "c"]}, 413, "3 texts and images; at most"),
         ({"max_text_chars": 3}, {"texts": ["abc", "abcd"]}, 413, "texts[1]: 4 characters; at"),
-        ({"max_image_bytes": 9}, {"images": pictures(1)}, 413, "images[0]: a file of 69 bytes"),
-        ({"max_image_pixels": 63}, {"images": pictures(1)}, 413, "images[0]: 8x8 pixels are more"),
-        ({"image_formats": "gif"}, {"images": pictures(1)}, 422, "images[0]: not an image of an"),
+        ({"max_image_bytes": 9}, {"images": images(1)}, 413, "images[0]: a file of 69 bytes"),
+        ({"max_image_pixels": 63}, {"images": images(1)}, 413, "images[0]: 8x8 pixels are more"),
+        ({"image_formats": "gif"}, {"images": images(1)}, 422, "images[0]: not an image of an"),
     ],
 )
 async def test_each_limit_is_told_in_a_sentence(
@@ -43,7 +43,7 @@ async def test_each_limit_is_told_in_a_sentence(
 
 
 async def test_the_defaults_admit_64_items_in_a_request() -> None:
-    body = {"texts": [f"text {i}" for i in range(32)], "images": pictures(32)}
+    body = {"texts": [f"text {i}" for i in range(32)], "images": images(32)}
     async with serving(FakeModel()) as client:
         answer = await client.post("/vectorize", json=body)
 
@@ -110,7 +110,7 @@ async def test_probes_and_the_other_lane_do_not_feel_a_full_queue(
 
     assert (await client.get("/.well-known/ready")).status_code == 204
     backend.gate.set()
-    assert (await client.post("/vectorize", json={"images": pictures(1)})).status_code == 200
+    assert (await client.post("/vectorize", json={"images": images(1)})).status_code == 200
 
 
 async def test_a_repeat_is_answered_from_memory_though_the_queue_is_full() -> None:
@@ -228,7 +228,7 @@ async def test_every_answer_carries_the_id_of_its_line_in_the_log(
     assert not [line for line in lines if "secret" in line]
 
 
-async def test_a_very_long_picture_is_refused_before_it_is_scaled() -> None:
+async def test_a_very_long_image_is_refused_before_it_is_scaled() -> None:
     raw = file_of(Image.new("1", (200_000, 3)))
     async with serving(FakeModel(), max_image_pixels=1_000_000) as client:
         answer = await client.post("/vectorize", json={"images": [base64_of(raw)]})

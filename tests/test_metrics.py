@@ -17,12 +17,12 @@ from config import VERSION
 from errors import REASONS
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana-dashboard.json"
-PICTURE = base64_of(plain((9, 8, 7)))
+IMAGE = base64_of(plain((9, 8, 7)))
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -71,7 +71,7 @@ async def scrape(client: httpx.AsyncClient) -> Scrape:
 async def test_requests_are_counted_by_code_and_items_by_modality(
     client: httpx.AsyncClient,
 ) -> None:
-    await client.post("/vectorize", json={"texts": ["a", "b"], "images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a", "b"], "images": [IMAGE]})
     await client.post("/vectorize", json={"texts": ["a"], "images": ["?"]})
     await client.get("/meta")
     seen = await scrape(client)
@@ -80,7 +80,30 @@ async def test_requests_are_counted_by_code_and_items_by_modality(
     assert seen("inference_requests_total", endpoint="/vectorize", code="422") == 1
     assert seen("inference_items_total", modality="text") == 3
     assert seen("inference_items_total", modality="image") == 2
-    assert seen("inference_request_duration_seconds_count") == 2
+    durations = "inference_request_duration_seconds_count"
+    assert seen(durations, endpoint="/vectorize", status_class="2xx") == 1
+    assert seen(durations, endpoint="/vectorize", status_class="4xx") == 1
+
+
+async def test_refusals_under_overload_make_no_answer_look_fast(backend: FakeModel) -> None:
+    backend.gate.clear()
+    async with serving(backend, max_queue_items=1) as client:
+        asked = asyncio.create_task(client.post("/vectors", json={"text": "first"}))
+        assert await asyncio.to_thread(backend.busy.wait, 10)
+        refused = [
+            await client.post("/vectorize", json={"texts": [f"{number}"]}) for number in range(9)
+        ]
+        backend.gate.set()
+        await asked
+        seen = await scrape(client)
+
+    assert {answer.status_code for answer in refused} == {429}
+    durations = "inference_request_duration_seconds_count"
+    assert seen(durations, endpoint="/vectors", status_class="2xx") == 1
+    assert seen(durations, endpoint="/vectorize", status_class="4xx") == 9
+    stages = "inference_stage_duration_seconds_count"
+    assert seen(stages, stage="read", status_class="2xx") == 1
+    assert seen(stages, stage="read", status_class="4xx") == 9
 
 
 @pytest.mark.parametrize(
@@ -128,11 +151,11 @@ async def test_a_halved_batch_is_counted_as_the_passes_that_it_took() -> None:
 
 
 async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) -> None:
-    await client.post("/vectorize", json={"images": [PICTURE]})
+    await client.post("/vectorize", json={"images": [IMAGE]})
     await client.post("/vectorize", json={"texts": ["a"]})
     seen = await scrape(client)
     passed = {
-        stage: seen("inference_stage_duration_seconds_count", stage=stage)
+        stage: seen("inference_stage_duration_seconds_count", stage=stage, status_class="2xx")
         for stage in ("read", "queue", "decode", "preprocess", "encode", "serialize")
     }
 
@@ -283,10 +306,10 @@ async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
     client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     backend.memory = GpuMemory(1, 2, 3)
-    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE, "?"]})
-    await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE, "?"]})
+    await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE]})
     seen = await scrape(client)
-    given_by_prometheus = {"instance", "job"}
+    given_by_prometheus = {"namespace", "instance", "job"}
 
     for expression in (query for panel in panels() for query in queries(panel)):
         names = set(re.findall(r"\b(?:inference|process)_\w+", expression))

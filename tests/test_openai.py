@@ -19,15 +19,15 @@ from inference.fair_queue import FairQueue
 from inference.request import RequestContext
 from tests.asgi import serving
 from tests.fakes import AsItIs, FakeModel, vector_of
-from tests.pictures import base64_of, plain
-from web.endpoints.pictures import EXAMPLE_IMAGE, is_data_url, is_hidden_picture
+from tests.image_files import base64_of, plain
+from web.endpoints.images import EXAMPLE_IMAGE, is_data_url, is_hidden_image
 
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/embeddings"
-PICTURE = base64_of(plain((9, 8, 7)))
+IMAGE = base64_of(plain((9, 8, 7)))
 PIXELS = Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()
-DATA_URL = f"data:image/png;base64,{PICTURE}"
+DATA_URL = f"data:image/png;base64,{IMAGE}"
 
 
 class Prompted(AsItIs):
@@ -166,39 +166,37 @@ async def test_a_default_that_the_model_cannot_keep_ends_the_start() -> None:
             pass
 
 
-# --- pictures
+# --- images
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        {"input": [{"image": PICTURE}]},
-        {"input": {"image": PICTURE}},
+        {"input": [{"image": IMAGE}]},
+        {"input": {"image": IMAGE}},
         {"input": [{"image": DATA_URL}]},
         {"input": DATA_URL},
         {"input": [DATA_URL.replace("image", "Image")]},
-        {"input": [PICTURE], "modality": "image"},
+        {"input": [IMAGE], "modality": "image"},
         {"input": [DATA_URL], "modality": "text"},  # infinity's default, whatever the input is
-        {"input": f"data:image;base64,{PICTURE}"},
-        {"input": f"data:;base64,{PICTURE}"},
-        {"input": f"data:application/octet-stream;base64,{PICTURE}"},
-        {"input": f"DATA:Image/PNG;name=a.png;Base64,{PICTURE}"},
+        {"input": f"data:image;base64,{IMAGE}"},
+        {"input": f"data:;base64,{IMAGE}"},
+        {"input": f"data:application/octet-stream;base64,{IMAGE}"},
+        {"input": f"DATA:Image/PNG;name=a.png;Base64,{IMAGE}"},
         {"input": f" \n\t{DATA_URL}\n"},
-        {"input": f" data:;base64,{PICTURE}"},
+        {"input": f" data:;base64,{IMAGE}"},
         {"input": {"image": f"\n{DATA_URL}"}},
     ],
 )
-async def test_a_picture_comes_in_many_ways(
-    client: httpx.AsyncClient, body: dict[str, Any]
-) -> None:
+async def test_an_image_comes_in_many_ways(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
     answer = (await client.post(PATH, json=body)).json()
 
     assert [item["embedding"] for item in answer["data"]] == [pytest.approx(unit(PIXELS))]
     assert answer["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
 
 
-async def test_texts_and_pictures_stay_in_order(client: httpx.AsyncClient) -> None:
-    mixed = [{"image": PICTURE}, "a", {"text": "b"}, DATA_URL]
+async def test_texts_and_images_stay_in_order(client: httpx.AsyncClient) -> None:
+    mixed = [{"image": IMAGE}, "a", {"text": "b"}, DATA_URL]
 
     assert await embedded(client, input=mixed) == [
         pytest.approx(unit(content)) for content in (PIXELS, "a", "b", PIXELS)
@@ -254,8 +252,8 @@ IN_LINES = base64.encodebytes(base64.b64decode(FILE)).decode()
         f'<img alt="a" src="{DATA_URL}">',
         f"<IMG\nsrc={DATA_URL}>",
         f"url('{DATA_URL}')",
-        f"image/jpeg;base64,{PICTURE}",
-        f"data: image/png;charset=utf-8; base64,{PICTURE}",
+        f"image/jpeg;base64,{IMAGE}",
+        f"data: image/png;charset=utf-8; base64,{IMAGE}",
     ],
 )
 async def test_a_file_that_claims_to_be_a_text_is_refused(
@@ -276,7 +274,7 @@ async def test_a_file_that_claims_to_be_a_text_is_refused(
         f"{DATA_URL} and what it shows",
     ],
 )
-async def test_a_data_url_is_a_picture_or_refused_but_never_a_text(
+async def test_a_data_url_is_an_image_or_refused_but_never_a_text(
     client: httpx.AsyncClient, item: str
 ) -> None:
     error = await refused(client, input=["a", item])
@@ -313,7 +311,7 @@ def test_no_text_takes_long_to_be_known_for_one(unit: str) -> None:
     started_s = time.process_time()
 
     assert not is_data_url(text)
-    assert not is_hidden_picture(text)
+    assert not is_hidden_image(text)
     assert time.process_time() - started_s < 0.5  # the event loop waits meanwhile
 
 
@@ -449,7 +447,7 @@ async def test_no_endless_list_of_ids_is_built(own: httpx.AsyncClient) -> None:
         ({}, "the request body: Object missing required field `input`"),
         ({"input": []}, "input: an empty list"),
         ({"input": [{}]}, "input[0]: neither `text` nor `image`, or both"),
-        ({"input": [{"text": "a", "image": PICTURE}]}, "input[0]: neither `text` nor `image`"),
+        ({"input": [{"text": "a", "image": IMAGE}]}, "input[0]: neither `text` nor `image`"),
         ({"input": "a", "encoding_format": "binary"}, "encoding_format: Invalid enum value"),
         ({"input": "a", "modality": "audio"}, "modality: Invalid enum value"),
         ({"input": [{"image": "?"}]}, "input[0]: "),
@@ -479,7 +477,7 @@ async def test_2048_inputs_are_a_request_and_one_more_is_told_how_many_fit(
 async def test_an_item_at_fault_fails_its_own_request_only(client: httpx.AsyncClient) -> None:
     broken = base64_of(b"no picture")
     fine, bad = await asyncio.gather(
-        client.post(PATH, json={"input": ["a", {"image": PICTURE}]}),
+        client.post(PATH, json={"input": ["a", {"image": IMAGE}]}),
         client.post(PATH, json={"input": ["b", {"image": broken}]}),
     )
 
@@ -494,7 +492,7 @@ async def test_an_item_at_fault_fails_its_own_request_only(client: httpx.AsyncCl
     }
 
 
-async def test_a_picture_is_refused_by_a_model_of_texts() -> None:
+async def test_an_image_is_refused_by_a_model_of_texts() -> None:
     class TextModel(FakeModel):
         @property
         @override
@@ -504,7 +502,7 @@ async def test_a_picture_is_refused_by_a_model_of_texts() -> None:
             return replace(model, towers=towers)
 
     async with serving(TextModel()) as client:
-        error = await refused(client, input=[{"image": PICTURE}])
+        error = await refused(client, input=[{"image": IMAGE}])
 
     assert "has no tower for images" in error["message"]
 

@@ -19,7 +19,7 @@ from bench.wire import Request
 from tests import crowd
 from tests.crowd import Item
 from tests.fakes import vector_of
-from tests.pictures import base64_of, file_of
+from tests.image_files import base64_of, file_of
 from tests.service import Service, running
 from tests.slow_service import IMAGE_S
 
@@ -34,13 +34,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def picture(number: int) -> Image.Image:
+def image(number: int) -> Image.Image:
     return Image.frombytes("RGB", (8, 8), number.to_bytes(4, "big") * 48)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request of the storm: the vector of a picture that nobody else sends."""
+    """One request of the storm: the vector of an image that nobody else sends."""
 
     number: int
     seconds: float
@@ -50,7 +50,7 @@ class Asked:
         """Fail if it was answered something else than its own vector, or why not."""
         body = json.loads(self.answer.body)
         if self.answer.status == 200:
-            wanted = vector_of(picture(self.number).tobytes()).tolist()
+            wanted = vector_of(image(self.number).tobytes()).tolist()
             assert body["imageVectors"] == [pytest.approx(wanted)]
         else:
             assert self.answer.status == 429
@@ -68,7 +68,7 @@ async def ask(service: Service, number: int, request: Request, idle: list[Connec
 
 
 def request_number(number: int) -> Request:
-    return crowd.request_of([Item("images", base64_of(file_of(picture(number), "PPM")))])
+    return crowd.request_of([Item("images", base64_of(file_of(image(number), "PPM")))])
 
 
 async def search(service: Service, stop: asyncio.Event) -> list[float]:

@@ -25,8 +25,8 @@ from tests.browser import (
     add,
     copied,
     header,
+    image,
     launched,
-    picture,
     ranking,
     tab_to,
     watching,
@@ -46,7 +46,7 @@ pytestmark = [
 DEMO_MODELS = ROOT / "demo/models"
 SHOTS = ROOT / "build/page-shots"
 REFUSED = (  # a long one
-    "PRECISION=int8: in 8 bits this model's texts differ too much from those in float32: cosine "
+    "PRECISION=int8: in int8 this model's texts differ too much from those in float32: cosine "
     "0.9412 in the median, 0.8731 at worst, so float32 is used"
 )
 
@@ -102,14 +102,14 @@ def test_says_why_the_precision_is_not_the_one_that_was_asked_for(page: Page, se
     expect(page.locator("#refused")).to_have_text(REFUSED)
 
 
-def test_ranks_the_right_picture_first(page: Page, service: str) -> None:
+def test_ranks_the_right_image_first(page: Page, service: str) -> None:
     page.goto(f"{service}/plain/")
-    add(page, ["a blue thing", "a red thing"], [picture("red"), picture("green"), picture("blue")])
+    add(page, ["a blue thing", "a red thing"], [image("red"), image("green"), image("blue")])
 
     header(page, "a red thing").click()
-    expect(ranking(page, "Closest pictures").first).to_contain_text("red.png")
+    expect(ranking(page, "Closest images").first).to_contain_text("red.png")
     header(page, "a blue thing").click()
-    expect(ranking(page, "Closest pictures").first).to_contain_text("blue.png")
+    expect(ranking(page, "Closest images").first).to_contain_text("blue.png")
     header(page, "blue.png").click()
     expect(ranking(page, "Closest texts").first).to_contain_text("a blue thing")
     expect(page.locator("#matrix td.cell")).to_have_count(2 * 3)
@@ -117,12 +117,12 @@ def test_ranks_the_right_picture_first(page: Page, service: str) -> None:
     expect(page.locator("#matrix td.cell")).to_have_count(5 * 5 - 5)
 
 
-def test_a_broken_picture_shows_the_services_sentence_and_spares_the_others(
+def test_a_broken_image_shows_the_services_sentence_and_spares_the_others(
     page: Page, service: str
 ) -> None:
     page.goto(f"{service}/plain/")
     broken: FilePayload = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
-    add(page, ["a red thing"], [picture("red"), broken])
+    add(page, ["a red thing"], [image("red"), broken])
 
     expect(page.locator("#tray .error")).to_have_text("images[1]: not an image")
     expect(page.locator("#tray li")).to_contain_text("broken.png")
@@ -131,7 +131,7 @@ def test_a_broken_picture_shows_the_services_sentence_and_spares_the_others(
     expect(page.locator("#tray li")).to_have_count(0)
 
 
-# Bring a picture in as a browser does when someone pastes or drops a file.
+# Bring an image in as a browser does when someone pastes or drops a file.
 BRING_IN = """([kind, raw]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(raw)], kind + ".png"));
@@ -141,10 +141,10 @@ BRING_IN = """([kind, raw]) => {
 }"""
 
 
-def test_a_pasted_and_a_dropped_picture_are_added(page: Page, service: str) -> None:
+def test_a_pasted_and_a_dropped_image_are_added(page: Page, service: str) -> None:
     page.goto(f"{service}/plain/")
     for kind, colour in (("paste", "red"), ("drop", "blue")):
-        page.evaluate(BRING_IN, [kind, list(picture(colour)["buffer"])])
+        page.evaluate(BRING_IN, [kind, list(image(colour)["buffer"])])
 
     expect(header(page, "paste.png").first).to_be_visible()
     expect(header(page, "drop.png").first).to_be_visible()
@@ -152,7 +152,7 @@ def test_a_pasted_and_a_dropped_picture_are_added(page: Page, service: str) -> N
 
 def test_the_copied_curl_command_gets_the_same_answer(page: Page, service: str) -> None:
     page.goto(f"{service}/plain/")
-    add(page, ['it\'s "red" $HOME', "blue"], [picture("red")])
+    add(page, ['it\'s "red" $HOME', "blue"], [image("red")])
 
     command = copied(page, "Copy curl", within="#request")
     status = "-w '\\n%{http_code}' "
@@ -229,16 +229,18 @@ def test_a_model_of_texts_compares_texts_with_texts(page: Page, service: str) ->
     expect(page.locator("#map .thread")).to_have_count(1)
 
 
-def test_a_model_of_texts_has_no_place_for_pictures(page: Page, service: str) -> None:
+def test_a_model_of_texts_has_no_place_for_images(page: Page, service: str) -> None:
     page.goto(f"{service}/texts/")
     expect(page.locator("#status")).to_have_text("Ready")
     for kind in ("paste", "drop"):
-        page.evaluate(BRING_IN, [kind, list(picture("red")["buffer"])])
+        page.evaluate(BRING_IN, [kind, list(image("red")["buffer"])])
     add(page, ["one", "two", "three"], [])
 
     expect(page.locator("#map .point")).to_have_count(3)
     expect(page.locator("main img, #tray li")).to_have_count(0)
-    assert not re.search(r"picture|clip(?!-service)", page.inner_text("main"), re.IGNORECASE)
+    assert not re.search(
+        r"picture|\bimages?\b|clip(?!-service)", page.inner_text("main"), re.IGNORECASE
+    )
     for heading in (page.title(), page.inner_text("h1")):
         assert "clip" not in heading.lower()
 
@@ -295,9 +297,9 @@ def test_the_copied_code_gets_the_vectors_of_its_interface(
     slow_service = (sys.executable, "-m", "tests.slow_service")
     with running(tmp_path / "log", slow_service) as service, watching(browser) as page:
         page.goto(f"http://127.0.0.1:{service.port}/")
-        add(page, [text], [picture("red")])
-        image = base64.b64encode(picture("red")["buffer"]).decode()
-        _, answer = service.vectorize(texts=[text], images=[image])
+        add(page, [text], [image("red")])
+        red = base64.b64encode(image("red")["buffer"]).decode()
+        _, answer = service.vectorize(texts=[text], images=[red])
         as_they_are = np.array([*answer["textVectors"], *answer["imageVectors"]])
         lengths = np.linalg.norm(as_they_are, axis=1, keepdims=True)
         for interface, vectors in (("Weaviate", as_they_are), ("OpenAI", as_they_are / lengths)):
@@ -323,7 +325,7 @@ def test_the_demo_service_finds_each_drawn_sample_by_its_caption(
         expect(page.locator("#matrix td.cell")).to_have_count(len(captions) ** 2)
         for number, caption in enumerate(captions, start=1):
             header(page, caption).click()
-            expect(ranking(page, "Closest pictures").first).to_contain_text(f"sample {number}")
+            expect(ranking(page, "Closest images").first).to_contain_text(f"sample {number}")
         for stage in ("read", "encode", "serialize"):
             expect(page.locator("#timing")).to_contain_text(f"{stage} ")
         expect(page.locator("#throughput")).to_contain_text("items/s")
@@ -358,7 +360,7 @@ def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_p
         add(page, ["the lake at dawn"], [])  # the same to a model that reads no capitals
         expect(ranking(page, "Closest texts").first).to_contain_text("THE LAKE AT DAWN")
         expect(ranking(page, "Closest texts").first).to_contain_text("1.000")
-        expect(page.get_by_text("Choose pictures")).to_be_hidden()
+        expect(page.get_by_text("Choose images")).to_be_hidden()
         expect(page.locator("#selected")).not_to_contain_text("Longer than the model reads")
         add(page, ["bread", "bread and butter " * 200], [])
         header(page, "bread and butter " * 200).first.click()

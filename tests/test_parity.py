@@ -24,7 +24,7 @@ from tests.golden_cases import (
     image_cases,
     text_cases,
 )
-from tests.pictures import READER
+from tests.image_files import READER
 from tests.service import CONVERTED, ROOT
 
 
@@ -111,13 +111,13 @@ def test_images_have_the_recorded_vectors_alone_and_in_any_batch(
     model = golden_model(layout, "trained", runtime)
     cases = image_cases(layout)
     files = [(GOLDEN / "images" / case.content).read_bytes() for case in cases]
-    pictures = [READER.open(raw) for raw in files]
-    alone = [embed_images(model, [picture])[0] for picture in pictures]
+    images = [READER.open(raw) for raw in files]
+    alone = [embed_images(model, [image])[0] for image in images]
     for vector, case in zip(alone, cases, strict=True):
         assert_same(vector, case)
 
     order = random.Random(7).sample(range(len(cases)), len(cases))
-    together = embed_images(model, [pictures[i] for i in order])
+    together = embed_images(model, [images[i] for i in order])
     np.testing.assert_allclose(together, [alone[i] for i in order], rtol=0, atol=1e-5)
 
 

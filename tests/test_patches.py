@@ -1,4 +1,4 @@
-"""SigLIP 2 NaFlex: pictures keep their shape, and share passes all the same."""
+"""SigLIP 2 NaFlex: images keep their shape, and share passes all the same."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from backends.load import load_replica
 from backends.model import ModelOptions, Rows, Runtime
 from backends.preprocessing.patches import Grid, Patching
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, golden_model, recorded
-from tests.pictures import READER
+from tests.image_files import READER
 from tests.service import CONVERTED
 
 PATCHING = Patching("torch", Image.Resampling.BILINEAR, 16, 256, positions=16)
@@ -22,7 +22,7 @@ PATCHING = Patching("torch", Image.Resampling.BILINEAR, 16, 256, positions=16)
 SIZES = [(2000, 1), (640, 480), (300, 900), (100, 100), (900, 200), (48, 21), (223, 480), (1, 2000)]
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     random = np.random.default_rng(3)
     noise = (random.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in SIZES)
     return [Image.fromarray(pixels) for pixels in noise]
@@ -30,9 +30,9 @@ def pictures() -> list[Image.Image]:
 
 def test_grids_are_those_of_transformers() -> None:
     for name, case in recorded("siglip2_naflex")["images"].items():
-        picture = READER.open((GOLDEN / "images" / name).read_bytes())
+        image = READER.open((GOLDEN / "images" / name).read_bytes())
 
-        assert PATCHING.grid_for(picture) == tuple(case["spatial_shape"])
+        assert PATCHING.grid_for(image) == tuple(case["spatial_shape"])
 
 
 @pytest.mark.parametrize("grid", [Grid(16, 16), Grid(13, 19), Grid(50, 5), Grid(1, 256)])
@@ -57,7 +57,7 @@ def test_places_resize_the_table_of_positions_as_torch_does(grid: Grid, upright:
 
 
 @EVERY_RUNTIME
-def test_pictures_of_eight_grids_share_a_pass_and_do_not_change_each_other(
+def test_images_of_eight_grids_share_a_pass_and_do_not_change_each_other(
     runtime: Runtime,
 ) -> None:
     tower = golden_model("siglip2_naflex", "trained", runtime).towers["image"]
@@ -67,10 +67,10 @@ def test_pictures_of_eight_grids_share_a_pass_and_do_not_change_each_other(
         passes.append(len(arrays[0]))
         return tower.network(*arrays)
 
-    alone = [embed(tower, [picture])[0] for picture in pictures()]
-    together = embed(replace(tower, network=counted), pictures())
+    alone = [embed(tower, [image])[0] for image in images()]
+    together = embed(replace(tower, network=counted), images())
 
-    assert len({PATCHING.grid_for(picture) for picture in pictures()}) == 8
+    assert len({PATCHING.grid_for(image) for image in images()}) == 8
     assert passes == [8]
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_fewer_patches_give_the_vectors_that_transformers_gives(runtime: Runtime
     model = load_replica(folder, options)
     original = Siglip2Model.from_pretrained(folder.part("siglip"))
     processor = Siglip2ImageProcessor(max_num_patches=64)
-    shown = pictures()[:-1]  # the last is one column of patches, whose positions torch gets wrong
+    shown = images()[:-1]  # the last is one column of patches, whose positions torch gets wrong
     inputs = processor(images=shown, return_tensors="pt")
     with torch.inference_mode():
         expected = original.get_image_features(**inputs).pooler_output.numpy()

@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding: what the reference recorded, its folders, its template and its pictures."""
+"""Qwen3-VL-Embedding: what the reference recorded, its folders, its template and its images."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ from tests.golden_cases import (
     recorded,
     text_cases,
 )
-from tests.pictures import base64_of, file_of
+from tests.image_files import base64_of, file_of
 from tests.service import CONVERTED
 from vectorizer import Vectorizer
 
@@ -91,12 +91,12 @@ CUT = {
 }
 
 
-def as_sent(pictures: Sequence[str] | None) -> list[str] | None:
-    if pictures is None:
+def as_sent(images: Sequence[str] | None) -> list[str] | None:
+    if images is None:
         return None
     return [
         base64_of((GOLDEN / "images" / one).read_bytes()) if one.endswith(SUFFIXES) else one
-        for one in pictures
+        for one in images
     ]
 
 
@@ -135,7 +135,7 @@ async def test_every_recorded_request_has_its_answer(runtime: Runtime) -> None:
 
 
 def is_text_beside(request: dict[str, Any]) -> bool:
-    """A text with the picture's token, beside a picture: the reference mixes them up."""
+    """A text with the image's token, beside an image: the reference mixes them up."""
     return bool(request["status"] == 500 and request["texts"] == ["a <|image_pad|> b"])
 
 
@@ -259,7 +259,7 @@ def test_a_template_in_the_tokenizers_config_is_found(root: Path) -> None:
     assert_golden_texts(root)
 
 
-# Pictures.
+# Images.
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_template_in_the_tokenizers_config_is_found(root: Path) -> None:
         ((640, 480), 4_000_000, (15, 20)),
     ],
 )
-def test_the_size_of_a_picture_follows_the_rule(
+def test_the_size_of_an_image_follows_the_rule(
     size: tuple[int, int], bound: int | None, grid: tuple[int, int]
 ) -> None:
     bounded = replace(AS_TRAINED, most_px=min(bound or AS_TRAINED.most_px, AS_TRAINED.most_px))
@@ -287,7 +287,7 @@ def test_the_size_of_a_picture_follows_the_rule(
 
 
 @pytest.mark.parametrize("bound", [32_768, 65_536, 1_843_200])
-def test_no_picture_has_more_pixels_than_the_bound(bound: int) -> None:
+def test_no_image_has_more_pixels_than_the_bound(bound: int) -> None:
     blocks = replace(AS_TRAINED, most_px=bound)
     sides = [1, 5, 31, 33, 100, 999, 5000]
     sizes = [(width, height) for width in sides for height in sides if width <= 200 * height]
@@ -314,7 +314,7 @@ def test_patches_have_the_places_of_transformers(grid: Grid) -> None:
     )
 
 
-def test_what_follows_a_picture_begins_where_its_longer_side_ends() -> None:
+def test_what_follows_an_image_begins_where_its_longer_side_ends() -> None:
     assert AROUND.places(Grid(2, 3)).T.tolist() == [
         *([0] * 3, [1] * 3, [2] * 3),
         *([3, 3, 3], [3, 3, 4], [3, 3, 5], [3, 4, 3], [3, 4, 4], [3, 4, 5]),
@@ -323,12 +323,12 @@ def test_what_follows_a_picture_begins_where_its_longer_side_ends() -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (7, 7), (10, 400), (3000, 2000), (64, 64)])
-def test_the_estimate_is_what_a_picture_costs(size: tuple[int, int]) -> None:
+def test_the_estimate_is_what_an_image_costs(size: tuple[int, int]) -> None:
     processor = BlockProcessor(AS_TRAINED, AROUND)
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
 
-    prepared = processor.prepare(picture, EncodeParams())
-    assert processor.estimate(file_of(picture)) == prepared.cost
+    prepared = processor.prepare(image, EncodeParams())
+    assert processor.estimate(file_of(image)) == prepared.cost
     assert prepared.cost == -(-(len(prepared.arrays[0]) + 5) // 64)
 
 
@@ -360,7 +360,7 @@ def test_a_bound_on_the_pixels_is_part_of_the_vector_space_where_it_binds(runtim
 
 
 @pytest.mark.anyio
-async def test_a_picture_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
     model = golden_model("qwen3_vl", "trained")
     tower = model.towers["image"]
 
@@ -388,25 +388,25 @@ def converted_folder() -> Path:
     return path
 
 
-def test_the_language_network_is_converted_once_for_texts_and_pictures() -> None:
+def test_the_language_network_is_converted_once_for_texts_and_images() -> None:
     towers = json.loads((converted_folder() / "model.json").read_text())["towers"]
-    texts, pictures = (
+    texts, images = (
         {stage["file"] for stage in towers[modality]["network"]["stages"]}
         for modality in ("text", "image")
     )
 
     assert texts == {"start.xml", "language-00.xml", "language-01.xml", "end.xml"}
-    assert texts < pictures
-    assert {path.name for path in converted_folder().glob("*.xml")} == pictures
+    assert texts < images
+    assert {path.name for path in converted_folder().glob("*.xml")} == images
 
 
 def test_both_towers_compute_by_the_same_compiled_stages() -> None:
     model = golden_model("qwen3_vl", "trained", "openvino")
-    texts, pictures = (model.towers[name].network for name in ("text", "image"))
+    texts, images = (model.towers[name].network for name in ("text", "image"))
 
     assert isinstance(texts, OpenVinoStages)
-    assert isinstance(pictures, OpenVinoStages)
-    assert texts.shelf is pictures.shelf
+    assert isinstance(images, OpenVinoStages)
+    assert texts.shelf is images.shelf
 
 
 def wait_for(turns: Turns, waiting: int) -> None:
@@ -434,11 +434,11 @@ def test_turns_are_taken_in_the_order_of_those_who_came() -> None:
     assert seen == [*range(5)]
 
 
-def test_a_text_waits_for_one_stage_of_a_picture_and_not_for_its_pass(
+def test_a_text_waits_for_one_stage_of_an_image_and_not_for_its_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = golden_model("qwen3_vl", "trained", "openvino")
-    texts, pictures = model.towers["text"], model.towers["image"]
+    texts, images = model.towers["text"], model.towers["image"]
     assert isinstance(texts.network, OpenVinoStages)
     turns, order = texts.network.shelf.turns, list[str]()
     real = turns.taken
@@ -450,7 +450,7 @@ def test_a_text_waits_for_one_stage_of_a_picture_and_not_for_its_pass(
     monkeypatch.setattr(turns, "taken", watched)
     with real():
         started = [
-            threading.Thread(target=embed, name="picture", args=[pictures, [noise((64, 64))]]),
+            threading.Thread(target=embed, name="image", args=[images, [noise((64, 64))]]),
             threading.Thread(target=embed, name="text", args=[texts, ["a"]]),
         ]
         for number, thread in enumerate(started):
@@ -459,5 +459,5 @@ def test_a_text_waits_for_one_stage_of_a_picture_and_not_for_its_pass(
     for thread in started:
         thread.join(30)
 
-    # The picture asks again for each stage that texts have too; the text only once.
-    assert order == ["picture", "text", "picture", "picture", "picture"]
+    # The image asks again for each stage that texts have too; the text only once.
+    assert order == ["image", "text", "image", "image", "image"]

@@ -8,7 +8,7 @@ from tests.service import ROOT
 from web.logs import log_request
 from web.record import RequestRecord
 
-OFTEN = re.search(r"but for ([\d, and]+), which may come", (ROOT / "README.md").read_text())
+OFTEN = re.search(r"but for ([\d, and]+), which may come", (ROOT / "docs/operating.md").read_text())
 
 
 def item_times(ended_s: float, **moments: float) -> ItemTimes:
@@ -86,7 +86,7 @@ def test_a_record_ends_with_its_status_and_its_time() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503])
-def test_the_readme_says_which_failures_are_no_warnings(
+def test_the_documentation_says_which_failures_are_no_warnings(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

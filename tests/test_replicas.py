@@ -143,8 +143,8 @@ def test_half_precision_gives_nearly_the_same_vectors(
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
-    contents: dict[Modality, object] = {"text": "a cat", "image": picture}
+    image = Image.fromarray(pixels)
+    contents: dict[Modality, object] = {"text": "a cat", "image": image}
     pairs = [
         tuple(embed(model.towers[modality], [content])[0] for model in (exact, rough))
         for modality, content in contents.items()

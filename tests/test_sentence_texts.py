@@ -117,7 +117,7 @@ def test_a_number_of_dimensions_that_is_none_is_told(
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
-def test_texts_and_pictures_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Path) -> None:
+def test_texts_and_images_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)
     for part in ("clip", "text"):
         cut_to(16)(tmp_path / part)
@@ -138,7 +138,7 @@ def test_a_clip_whose_texts_alone_are_cut_is_told(
     cut_to(16)(tmp_path / "text")
     load_replica(detect(tmp_path), ModelOptions())
 
-    assert "Texts have 16 dimensions and pictures 48" in caplog.text
+    assert "Texts have 16 dimensions and images 48" in caplog.text
 
 
 def test_a_conversion_that_did_not_cut_is_not_used(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_conversion_that_did_not_cut_is_not_used(tmp_path: Path) -> None:
 
 
 def test_only_the_prompts_that_its_library_would_take_are_taken() -> None:
-    prompts = Prompts.of_json({"query": "q: ", "passage": "p: ", "document": None})
+    prompts = Prompts.from_json({"query": "q: ", "passage": "p: ", "document": None})
 
     assert prompts == Prompts("q: ", "")
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.golden_cases import GOLDEN
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 from tests.service import Service, ask, running, starting, wait_until_ready
 from web.server import bind
 
-PICTURE = base64_of(plain(size=(64, 64)))
+IMAGE = base64_of(plain(size=(64, 64)))
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_none_in_flight_is_lost_when_the_signal_comes_under_load(log: Path) -> N
 
         def client(number: int) -> list[tuple[float, int]]:
             outcomes, started_s = [], 0.0
-            body = {"texts": [f"client {number}"], "images": [PICTURE]}
+            body = {"texts": [f"client {number}"], "images": [IMAGE]}
             with service.connect() as connection, suppress(OSError, HTTPException):
                 while True:
                     started_s = time.monotonic()

@@ -21,7 +21,7 @@ from tests.golden_cases import (
     recorded,
     text_cases,
 )
-from tests.pictures import base64_of
+from tests.image_files import base64_of
 from tests.service import LAUNCHER, ROOT, Service, ask, environment, free_port, running
 
 LOOPBACK_ONLY = str(Path(__file__).parent / "loopback_only")

@@ -1,4 +1,4 @@
-"""ModernVBERT: pictures in tiles, which are what they cost."""
+"""ModernVBERT: images in tiles, which are what they cost."""
 
 import time
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
-from backends.preprocessing.header import size_of
+from backends.preprocessing.header import read_size
 from backends.preprocessing.tiles import Tiling
 from config import Settings
 from errors import RequestTooLargeError
 from inference.request import EmbedInput
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, golden_model
-from tests.pictures import base64_of, file_of, plain
+from tests.image_files import base64_of, file_of, plain
 from tests.service import CONVERTED
 from vectorizer import Vectorizer
 
@@ -28,13 +28,13 @@ SMALL = Tiling(Image.Resampling.LANCZOS, 128, 32)
 SIZES = [(640, 480), (480, 640), (300, 900), (900, 200), (100, 100), (64, 48), (1, 2000), (1, 1)]
 
 
-def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+def images(*sizes: tuple[int, int]) -> list[Image.Image]:
     random = np.random.default_rng(3)
     noise = (random.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in sizes)
     return [Image.fromarray(pixels) for pixels in noise]
 
 
-@pytest.mark.parametrize("size", SIZES[:-1])  # a picture of one pixel, transformers misreads
+@pytest.mark.parametrize("size", SIZES[:-1])  # an image of one pixel, transformers misreads
 def test_tiles_are_those_of_transformers(size: tuple[int, int]) -> None:
     processor = Idefics3ImageProcessorPil(
         size={"longest_edge": 128},
@@ -42,10 +42,10 @@ def test_tiles_are_those_of_transformers(size: tuple[int, int]) -> None:
         do_rescale=False,
         do_normalize=False,
     )
-    (picture,) = pictures(size)
-    told = processor(picture, return_tensors="np", return_row_col_info=True)
+    (image,) = images(size)
+    told = processor(image, return_tensors="np", return_row_col_info=True)
 
-    np.testing.assert_array_equal(SMALL.cut(picture), told["pixel_values"][0])
+    np.testing.assert_array_equal(SMALL.cut(image), told["pixel_values"][0])
     assert SMALL.grid_for(size) == (told["rows"][0][0], told["cols"][0][0])
 
 
@@ -64,14 +64,14 @@ def test_tiles_are_those_of_transformers(size: tuple[int, int]) -> None:
         ((1, 1), 1, (0, 0)),
     ],
 )
-def test_a_picture_with_more_tiles_than_are_allowed_is_scaled_down(
+def test_an_image_with_more_tiles_than_are_allowed_is_scaled_down(
     size: tuple[int, int], bound: int | None, grid: tuple[int, int]
 ) -> None:
     assert replace(TILING, max_tiles=bound).grid_for(size) == grid
 
 
 @pytest.mark.parametrize("bound", [None, 1, 2, 7, 13, 17, 99])
-def test_every_picture_has_a_grid_that_was_foreseen(bound: int | None) -> None:
+def test_every_image_has_a_grid_that_was_foreseen(bound: int | None) -> None:
     tiling = replace(TILING, max_tiles=bound)
     sides = [*range(1, 40, 7), 511, 512, 513, 1000, 3000]
     found = {tiling.grid_for((width, height)) for width in sides for height in sides}
@@ -81,7 +81,7 @@ def test_every_picture_has_a_grid_that_was_foreseen(bound: int | None) -> None:
 
 
 @EVERY_RUNTIME
-def test_pictures_of_many_grids_share_a_pass_and_do_not_change_each_other(
+def test_images_of_many_grids_share_a_pass_and_do_not_change_each_other(
     runtime: Runtime,
 ) -> None:
     tower = golden_model("modernvbert", "trained", runtime).towers["image"]
@@ -91,8 +91,8 @@ def test_pictures_of_many_grids_share_a_pass_and_do_not_change_each_other(
         passes.append(len(arrays[0]))
         return tower.network(*arrays)
 
-    shown = pictures((640, 480), (300, 900), (900, 200), (64, 64))
-    alone = [embed(tower, [picture])[0] for picture in shown]
+    shown = images((640, 480), (300, 900), (900, 200), (64, 64))
+    alone = [embed(tower, [image])[0] for image in shown]
     together = embed(replace(tower, network=counted), shown)
 
     assert passes == [13 + 9 + 5 + 17]
@@ -118,7 +118,7 @@ def with_much_metadata(image: Image.Image) -> bytes:
     ],
 )
 def test_the_header_of_a_file_tells_the_size(file: Callable[[Image.Image], bytes]) -> None:
-    assert size_of(file(pictures((643, 482))[0])) == (643, 482)
+    assert read_size(file(images((643, 482))[0])) == (643, 482)
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_a_file_whose_beginning_does_not_tell_its_size_is_estimated_at_the_most(
 ) -> None:
     processor = golden_model("modernvbert", "trained").towers["image"].processor
 
-    assert size_of(raw) in {None, (0, 0)}
+    assert read_size(raw) in {None, (0, 0)}
     assert processor.estimate(raw) == 17
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_estimate_is_what_a_picture_costs(size: tuple[int, int]) -> None:
+def test_the_estimate_is_what_an_image_costs(size: tuple[int, int]) -> None:
     processor = golden_model("modernvbert", "trained").towers["image"].processor
-    (picture,) = pictures(size)
+    (image,) = images(size)
 
-    prepared = processor.prepare(picture, EncodeParams())
-    assert processor.estimate(file_of(picture)) == prepared.cost == len(prepared.arrays[0])
+    prepared = processor.prepare(image, EncodeParams())
+    assert processor.estimate(file_of(image)) == prepared.cost == len(prepared.arrays[0])
 
 
 @EVERY_RUNTIME
@@ -160,7 +160,7 @@ def test_a_bound_on_the_tiles_is_part_of_the_vector_space_where_it_binds(runtime
         )
         for bound in (None, 17, 5)
     )
-    square, strip = pictures((100, 100), (900, 200))
+    square, strip = images((100, 100), (900, 200))
     vectors = [embed(model.towers["image"], [square, strip]) for model in (free, tight)]
 
     assert free.info.runtime == tight.info.runtime == runtime
@@ -170,7 +170,7 @@ def test_a_bound_on_the_tiles_is_part_of_the_vector_space_where_it_binds(runtime
 
 
 @pytest.mark.anyio
-async def test_a_picture_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
     model = golden_model("modernvbert", "trained")
     tower = model.towers["image"]
 

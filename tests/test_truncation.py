@@ -10,8 +10,8 @@ import pytest
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, UNKNOWN, FakeModel
 from tests.golden_texts import GOLDEN_TEXTS
+from tests.image_files import base64_of, plain
 from tests.other_endpoint import Embeddings as OtherEmbeddings
-from tests.pictures import base64_of, plain
 from tests.service import running
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
@@ -20,12 +20,12 @@ from web.middleware import in_ranges
 pytestmark = pytest.mark.anyio
 
 LONG = ["a" * TOO_LONG, "b" * TOO_LONG]
-PICTURE = base64_of(plain((9, 8, 7)))
+IMAGE = base64_of(plain((9, 8, 7)))
 # Of each interface a request, the places of what is cut in it, and how many they are.
 REQUESTS: dict[str, tuple[dict[str, Any], str, int]] = {
-    "/vectorize": ({"images": [PICTURE], "texts": ["a", LONG[0], "b", *LONG]}, "1,3-4", 3),
+    "/vectorize": ({"images": [IMAGE], "texts": ["a", LONG[0], "b", *LONG]}, "1,3-4", 3),
     "/vectors": ({"text": LONG[0]}, "0", 1),
-    "/v1/embeddings": ({"input": [{"image": PICTURE}, LONG[0], "a", {"text": LONG[1]}]}, "1,3", 2),
+    "/v1/embeddings": ({"input": [{"image": IMAGE}, LONG[0], "a", {"text": LONG[1]}]}, "1,3", 2),
     "/api/embed": ({"input": ["a", LONG[0]]}, "1", 1),
     "/api/embeddings": ({"prompt": LONG[0]}, "0", 1),
     "/embed": ({"inputs": ["a", *LONG]}, "1-2", 2),
@@ -64,9 +64,9 @@ async def test_what_is_cut_is_named_when_it_is_computed_and_when_it_is_remembere
 
 
 UNKNOWN_TEXTS: dict[str, tuple[dict[str, Any], str, int]] = {
-    "/vectorize": ({"images": [PICTURE], "texts": ["a", UNKNOWN, "b", *[UNKNOWN] * 2]}, "1,3-4", 3),
+    "/vectorize": ({"images": [IMAGE], "texts": ["a", UNKNOWN, "b", *[UNKNOWN] * 2]}, "1,3-4", 3),
     "/vectors": ({"text": UNKNOWN}, "0", 1),
-    "/v1/embeddings": ({"input": [{"image": PICTURE}, UNKNOWN, "a", {"text": UNKNOWN}]}, "1,3", 2),
+    "/v1/embeddings": ({"input": [{"image": IMAGE}, UNKNOWN, "a", {"text": UNKNOWN}]}, "1,3", 2),
     "/api/embed": ({"input": ["a", UNKNOWN]}, "1", 1),
     "/api/embeddings": ({"prompt": UNKNOWN}, "0", 1),
     "/embed": ({"inputs": ["a", UNKNOWN, UNKNOWN]}, "1-2", 2),

@@ -23,7 +23,7 @@ from inference.request import EmbedInput, RequestContext
 from inference.work import WorkItem
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
-from tests.pictures import base64_of, file_of, plain
+from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer, load_vectorizer
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 RED, BLUE = (plain((200, 0, 0)), plain((0, 0, 200)))
 
 
-def picture_vector(raw_size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
+def image_vector(raw_size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
     return vector_of(Image.new("RGB", raw_size, colour).tobytes())
 
 
@@ -133,7 +133,7 @@ async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectori
 
     np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
     np.testing.assert_array_equal(
-        answer.images, [picture_vector((8, 8), (0, 0, 200)), picture_vector((8, 8), (200, 0, 0))]
+        answer.images, [image_vector((8, 8), (0, 0, 200)), image_vector((8, 8), (200, 0, 0))]
     )
 
 
@@ -151,25 +151,25 @@ async def test_a_model_that_does_not_run_ends_the_start_with_a_sentence(
     assert str(raised.value) == "The model does not run on cpu: CUDA error: no kernel image"
 
 
-class Picture(str):
+class WatchedText(str):
     """A text that can be watched."""
 
     __slots__ = ("__weakref__",)
 
 
 async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) -> None:
-    async def fail() -> weakref.ref[Picture]:
-        picture = Picture("not base64!")
+    async def fail() -> weakref.ref[WatchedText]:
+        image = WatchedText("not base64!")
         with contextlib.suppress(InvalidInputError):
-            await vectorize(vectorizer, ["a good one"], [picture])
-        return weakref.ref(picture)
+            await vectorize(vectorizer, ["a good one"], [image])
+        return weakref.ref(image)
 
     gc.collect()
     gc.disable()
     try:
-        picture = await fail()
+        image = await fail()
         await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
-        assert picture() is None
+        assert image() is None
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""`POST /vectors` over the wire: one text, one picture or several texts, on a fake model."""
+"""`POST /vectors` over the wire: one text, one image or several texts, on a fake model."""
 
 import asyncio
 from dataclasses import replace
@@ -10,11 +10,11 @@ import pytest
 from backends.model import Model
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of
-from tests.pictures import base64_of, plain
+from tests.image_files import base64_of, plain
 
 pytestmark = pytest.mark.anyio
 
-PICTURE = base64_of(plain())
+IMAGE = base64_of(plain())
 
 
 class OneTower(FakeModel):
@@ -95,8 +95,8 @@ async def test_texts_are_cut_as_a_text_is() -> None:
 
 
 @pytest.mark.parametrize("identity", [{"id": "7"}, {}])
-async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
-    answer = await ask({**identity, "image": PICTURE})
+async def test_an_image_comes_back_by_its_id(identity: dict[str, str]) -> None:
+    answer = await ask({**identity, "image": IMAGE})
 
     assert answer.status_code == 200
     assert answer.json()["id"] == identity.get("id")
@@ -125,7 +125,7 @@ async def test_a_picture_comes_back_by_its_id(identity: dict[str, str]) -> None:
         ({"texts": "a"}, "texts: "),
         ({"texts": ["a", 5]}, "texts[1]: "),
         ({"texts": ["a"], "text": "a"}, 'the request body: "texts" beside a "text"'),
-        ({"texts": [], "id": "7", "image": PICTURE}, 'the request body: "texts" beside'),
+        ({"texts": [], "id": "7", "image": IMAGE}, 'the request body: "texts" beside'),
         ({"texts": ["a"], "config": {"dimensions": -3}}, "config.dimensions: -3"),
     ],
 )
@@ -147,15 +147,15 @@ async def test_what_is_no_such_body_is_told_in_a_sentence(content: str) -> None:
 
 async def test_a_model_of_texts_only_answers_texts_by_either_interface() -> None:
     async with serving(OneTower()) as client:
-        picture = await client.post("/vectors", json={"id": "7", "image": PICTURE})
-        both = await client.post("/vectorize", json={"texts": ["a"], "images": [PICTURE]})
+        image = await client.post("/vectors", json={"id": "7", "image": IMAGE})
+        both = await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE]})
         texts = await client.post("/vectorize", json={"texts": ["a"]})
 
     sentence = "this model (fake) has no tower for images; it embeds texts only"
-    assert picture.json()["error"] == f"image: {sentence}"
+    assert image.json()["error"] == f"image: {sentence}"
     assert both.json()["error"] == f"images[0]: {sentence}"
     assert texts.json()["textVectors"] == [pytest.approx(vector_of("a").tolist())]
-    assert (picture.status_code, both.status_code) == (422, 422)
+    assert (image.status_code, both.status_code) == (422, 422)
 
 
 @pytest.mark.parametrize(("wanted", "given"), [(0, 4), (2, 2), (4, 4), (9, 4)])

@@ -173,24 +173,24 @@ async def test_closing_does_not_wait_for_ever_and_never_holds_up_the_event_loop(
 
 
 async def test_the_last_job_and_its_error_stay_in_no_memory(pool: WorkerPool) -> None:
-    class Picture:
+    class Image:
         pass
 
-    def fail(_: Picture) -> None:
+    def fail(_: Image) -> None:
         raise ZeroDivisionError
 
-    async def ask() -> weakref.ref[Picture]:
-        picture = Picture()
+    async def ask() -> weakref.ref[Image]:
+        image = Image()
         with contextlib.suppress(ZeroDivisionError):
-            await pool.run(fail, picture)
-        return weakref.ref(picture)
+            await pool.run(fail, image)
+        return weakref.ref(image)
 
     gc.collect()
     gc.disable()
     try:
-        picture = await ask()
+        image = await ask()
         await asyncio.sleep(0.05)  # the thread has its own end to come to
-        assert picture() is None
+        assert image() is None
     finally:
         gc.enable()
 

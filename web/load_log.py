@@ -41,7 +41,7 @@ class LoadLog:
     def observe_request(self, record: RequestRecord) -> None:
         """Take note of a request that was answered."""
         self._requests += 1
-        self._items += sum(record.items.values())
+        self._items += record.items.total()
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
         """Take note of a pass."""

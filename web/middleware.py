@@ -62,6 +62,7 @@ class RequestMiddleware:
             method,
             path,
             "" if is_page else self._endpoints.get(path, ""),
+            scope["headers"],
         )
         service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)
@@ -89,9 +90,9 @@ class RequestMiddleware:
                 raise  # to the log, with its traceback, by way of the server
         finally:
             if record.status:  # without one the client was gone before there was an answer
-                log_request(record)
                 if service and record.endpoint:
                     service.on_complete(record)
+                log_request(record)  # with the trace's id, which may be known by now
 
 
 def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:

@@ -47,12 +47,12 @@ def _samples_json(folder: Path) -> str:
     return json.dumps(samples).replace("<", "\\u003c")  # nothing in it can end the script element
 
 
-def _data_url(picture: Path) -> str:
-    return f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
+def _data_url(image: Path) -> str:
+    return f"data:image/png;base64,{b64encode(image.read_bytes()).decode()}"
 
 
 def policy(html: str) -> str:
-    """Allow a page's own scripts and style, its pictures and its service, and nothing else."""
+    """Allow a page's own scripts and style, its images and its service, and nothing else."""
     own = {tag: f"{tag}-src {_hash_of(tag, html)}" for tag in ("script", "style")}
     return (
         f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "

@@ -28,8 +28,8 @@ from errors import (
 from inference.images.guards import (
     PatientFile,
     check_scans,
+    image_in_icon,
     is_icon,
-    picture_in_icon,
     skip_metadata_of_pngs,
 )
 
@@ -57,9 +57,9 @@ class ImageLimits:
 
     Attributes:
         max_bytes: of the file.
-        max_pixels: width x height of the picture as it is stored, and as it is scaled so that its
+        max_pixels: width x height of the image as it is stored, and as it is scaled so that its
             shorter side has `shorter_side_px`.
-        shorter_side_px: of the picture that the model looks at.
+        shorter_side_px: of the image that the model looks at.
         formats: names of Pillow's formats that are accepted, None for all that it reads.
         max_wait_s: longest wait for the memory that images before it take.
     """
@@ -137,7 +137,7 @@ class ImageDecoder:
     def _decode(self, raw: bytes, held: ExitStack) -> Image.Image:
         is_icon_file = is_icon(raw) and self._reads("ICO")
         with self._reading():
-            image = picture_in_icon(raw) if is_icon_file else self._open(raw)
+            image = image_in_icon(raw) if is_icon_file else self._open(raw)
         _check_size(image, self._limits)
         check_scans(image, raw)
         held.enter_context(self._held(image.width * image.height))

@@ -1,7 +1,7 @@
 """What a file would cost, known from its bytes before Pillow pays for it.
 
-Pillow checks sizes late, or not at all: it decodes an ICO's picture when it opens the file, parses
-many headers byte by byte, and lets libjpeg pass over the whole picture once for every scan.
+Pillow checks sizes late, or not at all: it decodes an ICO's image when it opens the file, parses
+many headers byte by byte, and lets libjpeg pass over the whole image once for every scan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from errors import InvalidInputError
 MAX_PARSE_S = 5.0
 _READS_BETWEEN_LOOKS = 64
 
-# Cameras and programs write up to about 15. Each costs a pass over the picture, and few bytes: a
+# Cameras and programs write up to about 15. Each costs a pass over the image, and few bytes: a
 # file of 60 kB took 1.8 s, one of 50 MB would take an hour. libtiff draws the same line.
 MAX_JPEG_SCANS = 100
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\x01\xd0-\xd8])")
@@ -53,22 +53,22 @@ def is_icon(raw: bytes) -> bool:
     return raw.startswith(b"\0\0\1\0")
 
 
-def picture_in_icon(raw: bytes) -> Image.Image:
-    """Return the picture that Pillow decodes as soon as it opens an ICO, not decoded.
+def image_in_icon(raw: bytes) -> Image.Image:
+    """Return the image that Pillow decodes as soon as it opens an ICO, not decoded.
 
     Raises:
         InvalidInputError: there is none in it.
     """
     entries = IcoFile(PatientFile(raw)).entry
     if not entries:
-        raise InvalidInputError("a broken image: an ICO without a picture", "broken_image")
+        raise InvalidInputError("a broken image: an ICO without an image", "broken_image")
     return Image.open(PatientFile(raw[entries[0].offset :]), formats=("PNG", "DIB"))
 
 
 class _Pixels(PngImagePlugin.PngStream):
     """The chunks of a PNG, of which texts and colour profiles are not unpacked.
 
-    No model reads these, and Pillow takes a picture with more than 1 MB of them for broken.
+    No model reads these, and Pillow takes an image with more than 1 MB of them for broken.
     """
 
     def _skip(self, pos: int, length: int) -> bytes:
@@ -84,7 +84,7 @@ def skip_metadata_of_pngs() -> None:
 
 
 def check_scans(image: Image.Image, raw: bytes) -> None:
-    """Check how often the decoder would pass over a picture.
+    """Check how often the decoder would pass over an image.
 
     Raises:
         InvalidInputError: it is a JPEG of too many scans.
@@ -96,7 +96,7 @@ def check_scans(image: Image.Image, raw: bytes) -> None:
 
 
 def jpeg_scans(raw: bytes) -> int:
-    """Count the scans of a JPEG's first picture, up to one more than are allowed."""
+    """Count the scans of a JPEG's first image, up to one more than are allowed."""
     scans, at = 0, 2
     while scans <= MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(raw, at)):
         kind, at = marker[1], marker.end()

@@ -24,15 +24,15 @@ WEAVIATE_S = 50  # Weaviate's MODULES_CLIENT_TIMEOUT
 
 
 def objects(count: int) -> list[Item]:
-    """Distinct ones: texts and small pictures in turn."""
+    """Distinct ones: texts and small images in turn."""
     rng = random.Random(0)
     return [
-        Item("images", _picture(rng)) if number % 2 else Item("texts", f"object number {number}")
+        Item("images", _image(rng)) if number % 2 else Item("texts", f"object number {number}")
         for number in range(count)
     ]
 
 
-def _picture(rng: random.Random) -> str:
+def _image(rng: random.Random) -> str:
     raw = BytesIO()
     Image.frombytes("RGB", (8, 8), rng.randbytes(192)).resize((64, 64)).save(raw, "PNG")
     return base64.b64encode(raw.getvalue()).decode()

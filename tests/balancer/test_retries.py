@@ -1,4 +1,4 @@
-"""What the balancer asks of another replica, and what it passes on: the table of README.md."""
+"""What the balancer asks of another replica, what it passes on: the table of docs/scaling.md."""
 
 from __future__ import annotations
 

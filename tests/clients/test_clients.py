@@ -77,7 +77,7 @@ def asking(
 
 
 def samples() -> tuple[list[str], list[str]]:
-    """Return pictures as data URLs, and the caption of each."""
+    """Return images as data URLs, and the caption of each."""
     entries = json.loads((SAMPLES / "samples.json").read_text())
     files = [(SAMPLES / entry["file"]).read_bytes() for entry in entries]
     urls = [f"data:image/png;base64,{base64.b64encode(file).decode()}" for file in files]
@@ -85,7 +85,7 @@ def samples() -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize(("client", "way"), CLIENTS)
-def test_each_picture_is_found_by_its_caption(service: Service, client: str, way: str) -> None:
+def test_each_image_is_found_by_its_caption(service: Service, client: str, way: str) -> None:
     documents, queries = map(np.array, asking(service, client, way, samples()))
 
     assert (queries @ documents.T).argmax(axis=1).tolist() == list(range(len(documents)))
@@ -122,15 +122,15 @@ def test_a_token_in_the_address_lets_in_and_is_not_in_the_log(tmp_path: Path) ->
 
 @pytest.mark.parametrize("client", ["ask_openai.py", "ask_openai.js"])
 def test_what_is_refused_for_a_while_is_asked_again(tmp_path: Path, client: str) -> None:
-    pictures, _ = samples()
+    images, _ = samples()
     slow = (sys.executable, "-m", "tests.slow_service")
     with running(tmp_path / "log", slow, MAX_QUEUE_ITEMS=2) as service:
-        (vectors,) = asking(service, client, "async", [pictures])
+        (vectors,) = asking(service, client, "async", [images])
         metrics = service.metrics()
 
-    assert len(vectors) == len(pictures)
+    assert len(vectors) == len(images)
     assert 'inference_requests_total{code="429",endpoint="/v1/embeddings"}' in metrics
-    assert f'{{code="200",endpoint="/v1/embeddings"}} {len(pictures)}.0' in metrics
+    assert f'{{code="200",endpoint="/v1/embeddings"}} {len(images)}.0' in metrics
 
 
 def test_token_ids_are_refused_with_what_to_do(service: Service) -> None:

@@ -13,8 +13,8 @@ from typing_extensions import override
 from backends.model import EmbeddingResult
 from inference.request import EmbedInput
 from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.images import EXAMPLE_IMAGE, Base64Image
 from web.endpoints.json_body import decode
-from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 
 class VectorizeRequest(msgspec.Struct):
@@ -22,7 +22,7 @@ class VectorizeRequest(msgspec.Struct):
 
     texts: Annotated[list[str] | None, msgspec.Meta(description="texts to embed")] = None
     images: Annotated[
-        list[Picture] | None,
+        list[Base64Image] | None,
         msgspec.Meta(
             description="images to embed: the base64 of each file, with or without a "
             "`data:image/...;base64,` prefix"

@@ -1,6 +1,6 @@
 """`POST /v1/embeddings`, as clients of OpenAI's API ask it.
 
-Beside that API's texts it takes pictures, as the clients of Jina and Voyage (`{"image": ...}`) and
+Beside that API's texts it takes images, as the clients of Jina and Voyage (`{"image": ...}`) and
 of infinity (`"modality": "image"`) send them.
 """
 
@@ -23,9 +23,9 @@ from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
+from web.endpoints.images import EXAMPLE_IMAGE, Base64Image, is_data_url, is_hidden_image
 from web.endpoints.json_body import Word
 from web.endpoints.openai_api import OpenAIErrors
-from web.endpoints.pictures import EXAMPLE_IMAGE, Picture, is_data_url, is_hidden_picture
 from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
 
@@ -35,12 +35,12 @@ _OTHER_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 class EmbeddingInput(msgspec.Struct):
-    """One text, or one picture."""
+    """One text, or one image."""
 
     text: Annotated[str | None, msgspec.Meta(description="a text")] = None
     image: Annotated[
-        Picture | None,
-        msgspec.Meta(description="a picture: the base64 of its file, or a data URL of it"),
+        Base64Image | None,
+        msgspec.Meta(description="an image: the base64 of its file, or a data URL of it"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class EmbeddingsOptions(msgspec.Struct, kw_only=True):
     ] = None
     modality: Annotated[
         Literal["text", "image"] | None,
-        msgspec.Meta(description="`image`: the strings in `input` are pictures"),
+        msgspec.Meta(description="`image`: the strings in `input` are images"),
     ] = None
     input_type: Annotated[
         Word | None,
@@ -82,7 +82,7 @@ class EmbeddingsRequest(EmbeddingsOptions):
     input: Annotated[
         str | EmbeddingInput | list[str | EmbeddingInput],
         msgspec.Meta(
-            description="what to embed: one or up to 2,048; a string is a text, or a picture where "
+            description="what to embed: one or up to 2,048; a string is a text, or an image where "
             "it is a data URL in base64"
         ),
     ]
@@ -103,7 +103,7 @@ class Embedding(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """The tokens that the model read, special ones included; a picture has none."""
+    """The tokens that the model read, special ones included; an image has none."""
 
     prompt_tokens: int
     total_tokens: int
@@ -203,7 +203,7 @@ def _contents_of(
     """Tell what each item is, and return it.
 
     Raises:
-        InvalidInputError: there is none, or one is a picture's address, or a file that claims to be
+        InvalidInputError: there is none, or one is an image's address, or a file that claims to be
             a text.
     """
     if isinstance(wanted, TokenIdsRequest):
@@ -223,20 +223,20 @@ def _content_of(one: str | EmbeddingInput, modality: Modality | None) -> tuple[M
     if isinstance(one, EmbeddingInput):
         return _item_of(one)
     if modality == "image" or is_data_url(one):
-        return "image", _picture(one)
+        return "image", _image(one)
     return "text", _text(one)
 
 
 def _item_of(one: EmbeddingInput) -> tuple[Modality, str]:
     if one.image is not None:
-        return "image", _picture(one.image)
+        return "image", _image(one.image)
     return "text", _text(one.text or "")
 
 
-def _picture(content: str) -> str:
+def _image(content: str) -> str:
     if _OTHER_URL.match(content):
         raise InvalidInputError(
-            "a URL, and none is ever fetched here: send the picture itself, as base64 or as a "
+            "a URL, and none is ever fetched here: send the image itself, as base64 or as a "
             "data URL",
             "base64",
         )
@@ -244,7 +244,7 @@ def _picture(content: str) -> str:
 
 
 def _text(content: str) -> str:
-    if is_hidden_picture(content):
+    if is_hidden_image(content):
         raise InvalidInputError(
             'base64 that was sent as a text: send a picture as {"image": "..."}, as a data URL '
             'with nothing around it, or with "modality": "image"',

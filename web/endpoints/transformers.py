@@ -1,4 +1,4 @@
-"""`POST /vectors`, as Weaviate asks it for one text or one picture, or for a list of texts.
+"""`POST /vectors`, as Weaviate asks it for one text or one image, or for a list of texts.
 
 Source: Weaviate's modules `text2vec-transformers` and `text2vec-model2vec`, which send a text and
 its config, and `img2vec-neural`, which sends an id and an image; and the containers behind them.
@@ -19,8 +19,8 @@ from backends.model import EmbeddingResult, EncodeParams
 from errors import InvalidInputError
 from inference.request import EmbedInput, Postprocess
 from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.images import EXAMPLE_IMAGE, Base64Image
 from web.endpoints.json_body import Word, decode
-from web.endpoints.pictures import EXAMPLE_IMAGE, Picture
 
 
 class VectorConfig(msgspec.Struct):
@@ -41,7 +41,7 @@ class VectorConfig(msgspec.Struct):
 
 
 class VectorsRequest(msgspec.Struct):
-    """What `POST /vectors` takes: a text, a list of texts, or a picture and its id."""
+    """What `POST /vectors` takes: a text, a list of texts, or an image and its id."""
 
     text: Annotated[str | None, msgspec.Meta(description="text to embed")] = None
     texts: Annotated[list[str] | None, msgspec.Meta(description="in place of a text: several")] = (
@@ -50,7 +50,7 @@ class VectorsRequest(msgspec.Struct):
     config: VectorConfig | None = None
     id: Annotated[str | None, msgspec.Meta(description="comes back with the image's vector")] = None
     image: Annotated[
-        Picture | None,
+        Base64Image | None,
         msgspec.Meta(description="in place of a text: the base64 of an image's file"),
     ] = None
 
@@ -88,7 +88,7 @@ _NO_CONFIG = VectorConfig()
 
 
 class Vectors(Endpoint[ParsedVectors]):
-    """The interface of Weaviate's modules for one text, one picture or some texts a request."""
+    """The interface of Weaviate's modules for one text, one image or some texts a request."""
 
     paths = ("/vectors",)
     description = Description(

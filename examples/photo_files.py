@@ -1,4 +1,4 @@
-"""The pictures of a folder, each known by its content."""
+"""Finds the image files of a folder, and identifies them by content."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SUFFIXES = frozenset(
 )
 
 
-class Picture(NamedTuple):
-    """A file, and the id of its object in Weaviate: equal contents have equal ids."""
+class Photo(NamedTuple):
+    """An image file, and the id of its object in Weaviate: equal content has equal ids."""
 
     path: Path
     id: UUID
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Return the picture files of a folder and of those in it, hidden ones left out.
+    """Return the image files of a folder and its subfolders, without hidden ones.
 
     Raises:
-        PhotosError: there is no such folder, or no picture in it.
+        PhotosError: the folder is missing, or holds no images.
     """
     if not folder.is_dir():
         raise PhotosError(f"{folder} is no folder.")
@@ -35,15 +35,13 @@ def find_files(folder: Path) -> list[Path]:
     visible = (path for path, parts in inside if not any(part.startswith(".") for part in parts))
     files = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
-        raise PhotosError(
-            f"{folder} has no pictures: no file ends in {', '.join(sorted(SUFFIXES))}."
-        )
+        raise PhotosError(f"{folder} has no images: no file ends in {', '.join(sorted(SUFFIXES))}.")
     return files
 
 
-def identify(files: Iterable[Path]) -> tuple[list[Picture], dict[Path, str]]:
-    """Read the files: return a picture for each content, and why the others cannot be read."""
-    pictures: dict[UUID, Picture] = {}
+def identify(files: Iterable[Path]) -> tuple[list[Photo], dict[Path, str]]:
+    """Read files; return a photo for each distinct content, and unreadable files with reasons."""
+    images: dict[UUID, Photo] = {}
     unreadable: dict[Path, str] = {}
     for path in files:
         try:
@@ -54,6 +52,6 @@ def identify(files: Iterable[Path]) -> tuple[list[Picture], dict[Path, str]]:
         if not content:
             unreadable[path] = "the file is empty"
             continue
-        picture = Picture(path, uuid5(NAMESPACE_OID, hashlib.sha256(content).hexdigest()))
-        pictures.setdefault(picture.id, picture)
-    return list(pictures.values()), unreadable
+        image = Photo(path, uuid5(NAMESPACE_OID, hashlib.sha256(content).hexdigest()))
+        images.setdefault(image.id, image)
+    return list(images.values()), unreadable

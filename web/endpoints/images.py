@@ -1,4 +1,4 @@
-"""Pictures in a request: how a string is known to be one, and what OpenAPI says of them."""
+"""Images in a request: how a string is known to be one, and what OpenAPI says of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-Picture = Annotated[
+Base64Image = Annotated[
     str,
     msgspec.Meta(
         extra_json_schema={
@@ -30,7 +30,7 @@ _DATA_URL = re.compile(r"\s*data:(?:image/|[^,\s]*;base64,)", re.IGNORECASE)
 # No text has so many of these without a space: base64 of a file does, in lines or in one.
 _FILE_CHARS = 256
 _FILE = rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}"
-# What people leave around a picture: Markdown, HTML, CSS; then quotes, or Python's b'...'.
+# What people leave around an image: Markdown, HTML, CSS; then quotes, or Python's b'...'.
 _MARKUP = r"\[?!?\[[^\[\]]{0,1000}+\][(:]\s*+<?|<img\b[^>]{0,1000}?\bsrc\s*+=|url\("
 _AROUND = rf"(?:{_MARKUP})?\s*+(?:b?[\"'`]{{1,3}}+)?\s*+"
 # The beginning of a data URL, be it with spaces, or the end of that beginning.
@@ -42,11 +42,11 @@ _HEAD_CHARS = 2_000
 
 
 def is_data_url(content: str) -> bool:
-    """Tell whether a string is the data URL of a picture, or of any file in base64."""
+    """Tell whether a string is the data URL of an image, or of any file in base64."""
     return bool(_DATA_URL.match(content))
 
 
-def is_hidden_picture(text: str) -> bool:
+def is_hidden_image(text: str) -> bool:
     """Tell whether a text is a file in base64, plain or as its data URL, in quotes or markup."""
     head = text.lstrip().removeprefix("\ufeff").lstrip()[:_HEAD_CHARS]
     in_a_line = head.replace("\r", "").replace("\n", "")

@@ -1,0 +1,1 @@
+"""What the documentation is made with: generated tables, pictures, and the site's hooks."""

@@ -1,0 +1,1 @@
+"""Vectors that outlive the process: a second level of the cache, shared by replicas."""

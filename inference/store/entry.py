@@ -1,0 +1,104 @@
+"""What is kept: the key of an input, and its vector as bytes that are proven before they are used.
+
+    key    = SHA-256 of the item's key (vector space, modality, options, content) and of the
+             versions of the libraries that shape inputs and numbers
+    value  = digest [16] | tokens u32 | dimensions u32 | truncated u8 | 0 [3] | vector f32 ...
+
+All numbers are little-endian. The digest is keyed by VECTOR_CACHE_SECRET, and is one of key and
+value: an entry that was moved to another key is as wrong as one that was changed. Raise FORMAT with
+whatever changes here: it is part of the names in the stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from backends.model import EmbeddingResult, RuntimeName
+
+FORMAT = 1
+
+_DIGEST_BYTES = 16
+_HEAD = struct.Struct("<IIB3x")
+_VECTOR_AT = _DIGEST_BYTES + _HEAD.size
+_FLOAT = np.dtype("<f4")
+_INPUTS = ("numpy", "pillow", "pillow-heif", "tokenizers", "sentencepiece", "nltk", "ftfy")
+_LIBRARIES: dict[RuntimeName, tuple[str, ...]] = {
+    "openvino": ("openvino", *_INPUTS),
+    "numpy": _INPUTS,
+    "torch": (
+        *("torch", "torchvision", "transformers", "sentence-transformers", "open_clip_torch"),
+        *_INPUTS,
+    ),
+}
+
+
+def library_versions(runtime: RuntimeName) -> dict[str, str]:
+    """Return the versions of the libraries that a runtime's vectors depend on."""
+    versions = {}
+    for name in _LIBRARIES[runtime]:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+class EntryFormat:
+    """Makes keys and values, and reads values back.
+
+    Args:
+        dimensions: of the vectors; 1 for scores.
+        libraries: the versions of those that shape the vectors.
+        secret: of the digest; without one whoever writes to the store can forge vectors.
+    """
+
+    def __init__(self, dimensions: int, libraries: Mapping[str, str], secret: str = "") -> None:
+        self.dimensions = dimensions
+        self._salt = hashlib.sha256(json.dumps(dict(libraries), sort_keys=True).encode())
+        self._secret = hashlib.sha256(secret.encode()).digest() if secret else b""
+        self._nbytes = _VECTOR_AT + dimensions * _FLOAT.itemsize
+
+    def key(self, item_key: bytes) -> bytes:
+        """Return the key of an item of the cache in memory, [32]."""
+        key = self._salt.copy()
+        key.update(item_key)
+        return key.digest()
+
+    def _digest(self, key: bytes, content: bytes) -> bytes:
+        return hashlib.blake2b(
+            key + content, digest_size=_DIGEST_BYTES, key=self._secret, person=b"vector-cache"
+        ).digest()
+
+    def encode(self, key: bytes, result: EmbeddingResult) -> bytes:
+        """Return the value of a result.
+
+        Raises:
+            ValueError: it is none of this model's.
+        """
+        vector = result.vector
+        if vector.shape != (self.dimensions,) or vector.dtype != np.float32:
+            raise ValueError(f"expected {self.dimensions} float32, and not {vector.shape}")
+        head = _HEAD.pack(result.tokens, self.dimensions, result.truncated)
+        content = head + vector.astype(_FLOAT).tobytes()
+        return self._digest(key, content) + content
+
+    def decode(self, key: bytes, value: bytes) -> EmbeddingResult | None:
+        """Return a result; None where the value is not one that `encode` made for this key."""
+        if len(value) != self._nbytes:
+            return None
+        if not hmac.compare_digest(value[:_DIGEST_BYTES], self._digest(key, value[_DIGEST_BYTES:])):
+            return None
+        tokens, dimensions, truncated = _HEAD.unpack_from(value, _DIGEST_BYTES)
+        if dimensions != self.dimensions:
+            return None
+        vector = np.frombuffer(value, _FLOAT, offset=_VECTOR_AT).astype(np.float32)
+        return (
+            EmbeddingResult(vector, tokens, bool(truncated)) if np.isfinite(vector).all() else None
+        )

@@ -1,0 +1,258 @@
+"""The embedded store: an SQLite database in a folder, shared by the processes of one host.
+
+SQLite in WAL mode, as readers never wait for the writer there, a process may be killed at any
+moment, and its locks are the kernel's own: they hold across containers. It is never mapped into
+memory: a truncated file is an error here, and no signal. docs/decisions.md has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from errors import ConfigurationError, describe_error
+from inference.store.base import Entry, StoreError, Usage
+from inference.store.entry import FORMAT
+
+_NAME = "vectors.sqlite3"
+_TABLE = f"vectors_{FORMAT}"
+_PAGE_BYTES = 16_384  # several vectors a page; in 4 kB a vector of 512 numbers leaves half empty
+# What is written and not yet in the database. A batch of 128 entries touches as many pages of the
+# index, each of which is written as a whole.
+_LOG_PAGES = 128
+_LOG_BYTES = 16_000_000  # kept free for it, of the bytes that the store may take
+MIN_BYTES = 4 * _LOG_BYTES
+_CACHE_KB = 16_000  # of pages of the index
+_KEYS_AT_ONCE = 500
+# `execute` would take the first step of it alone, which is one page.
+_GIVE_BACK = "PRAGMA incremental_vacuum"
+_EVICTED_AT_ONCE = 256
+_EVICTIONS_A_WRITE = 8
+_OPEN_S = 5.0  # two processes that make the database at the same moment wait for each other
+# What the kernel calls file systems whose locks or shared memory end at the host.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "lustre", "gpfs"}
+_NETWORK |= {"glusterfs", "beegfs", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.ceph"}
+_NETWORK |= {"fuse.gcsfuse", "fuse.rclone", "fuse.juicefs", "fuse.mount-s3", "fuse.ceph-fuse"}
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def check_folder(folder: Path, mounts: Path = _MOUNTS) -> None:
+    """Make the folder where it is not there, and refuse what cannot hold the database.
+
+    Args:
+        folder: of the store.
+        mounts: the kernel's list of what is mounted.
+
+    Raises:
+        ConfigurationError: it is no folder that this user may write to, or lies in a network.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, describe_error(error)) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _refused(folder, "this user may not write there")
+    kind = file_system(folder, mounts)
+    if kind in _NETWORK:
+        raise _refused(
+            folder,
+            f"a network file system ({kind}), whose locks do not hold; name a folder of this "
+            "host, or share vectors by redis://",
+        )
+
+
+def _refused(folder: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(f"VECTOR_CACHE_URL: {folder}: {why}")
+
+
+def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
+    """Return the kind of file system that a folder lies in; empty where the kernel does not tell.
+
+    Source: proc(5), the fields of mountinfo.
+    """
+    try:
+        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    found, length = "", -1
+    path = str(folder.resolve())
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].replace("\\040", " ").rstrip("/")
+        if (path == point or path.startswith(f"{point}/")) and len(point) >= length:
+            found, length = after.split()[0], len(point)  # of two at one point the later counts
+    return found
+
+
+class FileStore:
+    """Keeps vectors in a folder; the oldest are deleted first.
+
+    Args:
+        folder: of the database; it exists.
+        max_bytes: that all its files may take; MIN_BYTES at least.
+        timeout_s: how long it waits for another process that writes.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, timeout_s: float) -> None:
+        self._path = folder / _NAME
+        self._max_pages = (max_bytes - _LOG_BYTES) // _PAGE_BYTES
+        self._timeout_s = timeout_s
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._evictions = 0
+
+    def open(self) -> None:
+        """Open the database anew; it is made where there is none."""
+        self.close()
+        ends_s = time.monotonic() + _OPEN_S
+        while True:
+            try:
+                with self._translated():
+                    self._connect()
+            except StoreError as error:
+                if "locked" not in str(error) or time.monotonic() > ends_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    def _connect(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=_OPEN_S, isolation_level=None)
+        self._connection = connection
+        self._inode = self._path.stat().st_ino
+        for pragma in (
+            f"page_size = {_PAGE_BYTES}",
+            "auto_vacuum = incremental",
+            "journal_mode = wal",
+            "synchronous = normal",  # a power cut may cost the last vectors, and no more
+            f"cache_size = -{_CACHE_KB}",
+            f"wal_autocheckpoint = {_LOG_PAGES}",
+            f"journal_size_limit = {_LOG_BYTES // 2}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} "
+            "(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
+        )
+        connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
+        connection.execute(f"PRAGMA busy_timeout = {round(self._timeout_s * 1000)}")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise whatever fails as StoreError; set a damaged database aside, for a new one."""
+        try:
+            yield
+        except (sqlite3.OperationalError, OSError) as error:
+            raise StoreError(f"{self._path}: {describe_error(error)}") from error
+        except sqlite3.DatabaseError as error:
+            self.close()
+            with suppress(OSError):
+                if self._path.stat().st_ino == self._inode:  # nobody else has done so
+                    self._path.replace(self._path.with_suffix(".broken"))
+                    for end in ("-wal", "-shm"):
+                        Path(f"{self._path}{end}").unlink(missing_ok=True)
+            raise StoreError(f"{self._path}: {describe_error(error)}; set aside") from error
+
+    def _follow(self) -> None:
+        """Open anew where the file is another one by now: somebody deleted it, or set it aside."""
+        try:
+            inode = self._path.stat().st_ino
+        except OSError:
+            inode = 0
+        if inode != self._inode:
+            self.open()
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"{self._path}: not open")
+        return self._connection
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values, None for each that is not there."""
+        self._follow()
+        found: dict[bytes, bytes] = {}
+        with self._translated():
+            for begin in range(0, len(keys), _KEYS_AT_ONCE):
+                some = keys[begin : begin + _KEYS_AT_ONCE]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, value FROM {_TABLE} WHERE key IN ({marks})"  # noqa: S608 - marks
+                found.update(self._open.execute(query, some))
+        return [found.get(key) for key in keys]
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Keep the entries, in one transaction; the oldest are deleted where there is no room."""
+        self._follow()
+        with self._translated(), self._transaction() as connection:
+            evicted = self._make_room(connection, sum(len(value) for _, value in entries))
+            connection.executemany(
+                f"INSERT INTO {_TABLE} (key, value) VALUES (?, ?) "  # noqa: S608 - a constant
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                entries,
+            )
+        self._evictions += evicted
+        if self._number("PRAGMA page_count") > self._max_pages:  # VECTOR_CACHE_MAX_BYTES was more
+            with self._translated():
+                self._open.executescript(_GIVE_BACK)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._open
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite has rolled back already
+                connection.execute("ROLLBACK")
+            raise
+
+    def _make_room(self, connection: sqlite3.Connection, nbytes: int) -> int:
+        """Delete the oldest until so many bytes more fit; return how many there were."""
+        evicted = 0
+        allowed = self._max_pages - 2 * (nbytes // _PAGE_BYTES) - _LOG_PAGES
+        for _ in range(_EVICTIONS_A_WRITE):
+            used = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+            if used <= allowed:
+                break
+            evicted += connection.execute(
+                f"DELETE FROM {_TABLE} WHERE id IN "  # noqa: S608 - constants
+                f"(SELECT id FROM {_TABLE} ORDER BY id LIMIT {_EVICTED_AT_ONCE})"
+            ).rowcount
+        return evicted
+
+    def _number(self, query: str) -> int:
+        with self._translated():
+            return int(self._open.execute(query).fetchone()[0] or 0)
+
+    def usage(self) -> Usage:
+        """Tell the size of all its files."""
+        nbytes = 0
+        for path in self._path.parent.glob(f"{_NAME}*"):
+            with suppress(OSError):
+                nbytes += path.stat().st_size
+        return Usage(nbytes, self._evictions)
+
+    def count(self) -> int:
+        """Count the entries."""
+        return self._number(f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a constant
+
+    def empty(self) -> int:
+        """Delete all entries, and give the disk back."""
+        with self._translated():
+            deleted = self._open.execute(f"DELETE FROM {_TABLE}").rowcount  # noqa: S608 - a constant
+            self._open.executescript(_GIVE_BACK)
+            self._open.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
+
+    def close(self) -> None:
+        """Close the database."""
+        connection, self._connection = self._connection, None
+        if connection:
+            with suppress(sqlite3.Error):
+                connection.close()

@@ -1,0 +1,331 @@
+"""The second level of the cache: a store behind the memory of a process, and never in its way.
+
+    find -> lookups -> a thread: one read for all that wait -> answers, at most timeout_s later
+    add  -> pending, bounded -> another thread: a batch at a time, whenever it may be
+
+A store that fails several times in a row is left alone: requests go by it, until the thread, which
+tries again every second, has had an answer. It knows no format of a wire and no kind of store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import NamedTuple, TypeAlias
+
+from backends.model import EmbeddingResult
+from inference.observers import Observers
+from inference.store.base import Entry, Store, StoreError, Usage
+from inference.store.entry import EntryFormat
+
+logger = logging.getLogger(__name__)
+
+Found: TypeAlias = Mapping[bytes, EmbeddingResult]
+
+_NOTHING: Found = {}
+_MAX_PENDING_BYTES = 32_000_000  # of vectors that wait to be written
+_ENTRY_BYTES = 300  # of one that waits, beside its vector
+_WRITTEN_AT_ONCE = 128
+_READ_AT_ONCE = 64  # lookups
+_GATHER_S = 0.05  # vectors that come meanwhile are written together
+_FAILURES_TO_REST = 5  # in a row; one alone may be this machine's moment
+_RETRY_S = 1.0
+_USAGE_EVERY_S = 15.0
+_WRITE_TIMEOUT_S = 2.0
+_FIRST_S, _LAST_S = 2.0, 2.0  # that a start waits for the store, and an end for the last writes
+
+MakeStore: TypeAlias = Callable[[float], Store]
+
+
+@dataclass
+class StoreStats:
+    """What became of lookups and of vectors to keep.
+
+    Attributes:
+        hits: inputs answered by the store.
+        misses: inputs that it did not know.
+        invalid: values that were not what this service writes with this secret; misses, too.
+        timeouts: lookups that were given up after `timeout_s`.
+        errors: failures of the store.
+        written: vectors handed over.
+        dropped: vectors not kept, as too many waited to be.
+        usage: of the store, as it was seen last.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    invalid: int = 0
+    timeouts: int = 0
+    errors: int = 0
+    written: int = 0
+    dropped: int = 0
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+
+
+class _Lookup(NamedTuple):
+    keys: Sequence[bytes]
+    answer: asyncio.Future[Found]
+
+
+class SharedCache:
+    """Finds vectors in a store, and keeps them there.
+
+    Args:
+        shown: the store's URL without its secret.
+        make_store: makes a store whose answers come within so many seconds, or fail.
+        entries: the form of keys and values.
+        timeout_s: how long a request waits for the store.
+
+    Attributes:
+        shown: as given.
+        stats: what became of lookups and of vectors to keep.
+        reads: told of the seconds that each read took.
+    """
+
+    def __init__(
+        self, shown: str, make_store: MakeStore, entries: EntryFormat, timeout_s: float
+    ) -> None:
+        self.shown = shown
+        self.stats = StoreStats()
+        self.reads: Observers[[float]] = Observers()
+        self._make_store = make_store
+        self._entries = entries
+        self._timeout_s = timeout_s
+        self._is_up = False
+        self._failures = 0
+        self._failing: set[str] = set()
+        self._lookups: SimpleQueue[_Lookup | None] = SimpleQueue()
+        self._reading_since_s: float | None = None
+        self._pending: deque[tuple[bytes, EmbeddingResult]] = deque()
+        self._max_pending = _MAX_PENDING_BYTES // (4 * entries.dimensions + _ENTRY_BYTES)
+        self._has_pending = Event()
+        self._closed = Event()
+        self._threads: list[Thread] = []
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the store answered last, and is asked."""
+        return self._is_up
+
+    async def open(self) -> None:
+        """Connect; a store that does not answer keeps nobody from starting."""
+        self._loop = asyncio.get_running_loop()
+        first: asyncio.Future[None] = self._loop.create_future()
+        for name, work in (("reader", self._read_all), ("writer", self._write_all)):
+            self._threads.append(Thread(target=work, name=f"store-{name}", daemon=True))
+        self._first = first
+        for thread in self._threads:
+            thread.start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
+        if self._is_up:
+            logger.info("Vectors are kept in %s", self.shown)
+
+    async def find(self, keys: Sequence[bytes]) -> Found:
+        """Return the results that the store holds, and perhaps others; nothing when it is late.
+
+        Args:
+            keys: of items of the cache in memory.
+        """
+        if not self._is_up:
+            return _NOTHING
+        answer: asyncio.Future[Found] = self._loop.create_future()
+        # After what has come by then: this thread may be as late as the other.
+        timer = self._loop.call_later(self._timeout_s, self._loop.call_soon, self._give_up, answer)
+        self._lookups.put(_Lookup(keys, answer))
+        try:
+            found = await answer
+        finally:
+            timer.cancel()
+        hits = sum(key in found for key in keys)
+        self.stats.hits += hits
+        self.stats.misses += len(keys) - hits
+        return found
+
+    def _give_up(self, answer: asyncio.Future[Found]) -> None:
+        if answer.done():
+            return
+        answer.set_result(_NOTHING)
+        self.stats.timeouts += 1
+        since_s = self._reading_since_s
+        if since_s is not None and time.monotonic() - since_s >= self._timeout_s:
+            self._read_failed(f"no answer within {self._timeout_s * 1000:g} ms")
+
+    def add(self, key: bytes, result: EmbeddingResult) -> None:
+        """Keep a result, some time; never wait for it."""
+        if len(self._pending) >= self._max_pending:
+            self.stats.dropped += 1
+            return
+        self._pending.append((key, result))
+        if not self._has_pending.is_set():
+            self._has_pending.set()
+
+    # The reader's thread, and what it tells the event loop.
+
+    def _read_all(self) -> None:
+        store = self._make_store(self._timeout_s)
+        while not self._closed.is_set():
+            if not self._is_up:
+                failure = _failure_of(store.open)
+                self._is_up = failure is None
+                self._on_loop(self._tried_to_open, failure)
+                if failure:
+                    self._closed.wait(_RETRY_S)
+                continue
+            asked = self._next_lookups()
+            if asked:
+                self._reading_since_s = began_s = time.monotonic()
+                found, failure = self._read(store, asked)
+                self._reading_since_s = None
+                self._on_loop(self._deliver, asked, found, failure, time.monotonic() - began_s)
+            del asked  # not while it waits for the next
+        store.close()
+
+    def _next_lookups(self) -> list[_Lookup]:
+        """Wait for lookups, and take all that are there; none where it was only woken."""
+        taken = [self._lookups.get()]
+        with suppress(Empty):
+            while len(taken) < _READ_AT_ONCE:
+                taken.append(self._lookups.get_nowait())
+        return [one for one in taken if one is not None and not one.answer.done()]
+
+    def _read(self, store: Store, asked: Sequence[_Lookup]) -> tuple[Found, str | None]:
+        items = list(dict.fromkeys(key for one in asked for key in one.keys))
+        keys = [self._entries.key(item) for item in items]
+        values: list[bytes | None] = []
+        if failure := _failure_of(lambda: values.extend(store.read(keys))):
+            return _NOTHING, failure
+        found = {}
+        for item, key, value in zip(items, keys, values, strict=True):
+            if value is None:
+                continue
+            if result := self._entries.decode(key, value):
+                found[item] = result
+            else:
+                self.stats.invalid += 1
+        return found, None
+
+    def _deliver(
+        self, asked: Sequence[_Lookup], found: Found, failure: str | None, seconds: float
+    ) -> None:
+        self.reads(seconds)
+        if failure:
+            self._read_failed(failure)
+        else:
+            self._failures = 0
+        for one in asked:
+            if not one.answer.done():
+                one.answer.set_result(found)
+
+    def _read_failed(self, why: str) -> None:
+        self.stats.errors += 1
+        self._failures += 1
+        if self._failures >= _FAILURES_TO_REST and self._is_up:
+            self._is_up = False
+            self._lookups.put(None)  # the thread may wait for the next
+            self._tell("reads", why)
+
+    def _tried_to_open(self, failure: str | None) -> None:
+        self._failures = 0
+        self.stats.errors += failure is not None
+        self._tell("reads", failure)
+        if not self._first.done():
+            self._first.set_result(None)
+
+    def _tell(self, side: str, failure: str | None) -> None:
+        """Say once that the store fails, however it does, and once that it works again."""
+        if failure is None:
+            if side in self._failing:
+                self._failing.remove(side)
+                if not self._failing:
+                    logger.info("The vector cache %s works again", self.shown)
+            return
+        if not self._failing:
+            logger.warning(
+                "The vector cache %s fails: %s. Vectors are computed without it, and it is "
+                "tried again every second",
+                self.shown,
+                failure,
+            )
+        self._failing.add(side)
+
+    def _on_loop(self, tell: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(tell, *arguments)
+
+    # The writer's thread.
+
+    def _write_all(self) -> None:
+        store = self._make_store(_WRITE_TIMEOUT_S)
+        is_open, seen_s = False, 0.0
+        while True:
+            self._has_pending.wait(_USAGE_EVERY_S)
+            self._has_pending.clear()
+            is_last = self._closed.wait(_GATHER_S)
+            failure = None if is_open else _failure_of(store.open)
+            is_open = failure is None
+            while is_open and self._pending and not failure:
+                failure = self._write_some(store)
+            if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
+                seen_s = time.monotonic()
+                failure = _failure_of(lambda: self._look(store))
+            self._on_loop(self._tell_write, failure)
+            if is_last:
+                break
+            if failure:
+                is_open = False
+                self._closed.wait(_RETRY_S)
+                self._has_pending.set()
+        store.close()
+
+    def _write_some(self, store: Store) -> str | None:
+        """Write a batch of what waits; put it back, and say why, where the store fails."""
+        taken = [self._pending.popleft() for _ in range(min(_WRITTEN_AT_ONCE, len(self._pending)))]
+        entries: list[Entry] = []
+        for item_key, result in taken:
+            key = self._entries.key(item_key)
+            with suppress(ValueError):  # not of the model's dimensions: never kept
+                entries.append((key, self._entries.encode(key, result)))
+        failure = _failure_of(lambda: store.write(entries))
+        if failure:
+            self._pending.extendleft(reversed(taken))
+        else:
+            self.stats.written += len(entries)
+        return failure
+
+    def _look(self, store: Store) -> None:
+        self.stats.usage = store.usage()
+
+    def _tell_write(self, failure: str | None) -> None:
+        self.stats.errors += failure is not None
+        self._tell("writes", failure)
+
+    async def aclose(self) -> None:
+        """Write what waits, within two seconds, and stop."""
+        self._closed.set()
+        self._has_pending.set()
+        self._lookups.put(None)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        ends_s = time.monotonic() + _LAST_S
+        for thread in self._threads:
+            thread.join(max(0.0, ends_s - time.monotonic()))
+
+
+def _failure_of(do: Callable[[], None]) -> str | None:
+    """Do something with a store, and say why it failed; None where it did not."""
+    try:
+        do()
+    except StoreError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor tell a secret
+        return f"a bug ({type(error).__name__})"
+    return None
