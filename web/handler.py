@@ -73,6 +73,8 @@ class EndpointHandler:
         times.read_began_s = time.perf_counter()
         with service.body_reader.open(scope, receive) as request:
             body = await request.read()
+            endpoint = endpoint.of_body(body)
+            record.errors = endpoint.errors
             ask: ParsedRequest = endpoint.parse(body)
             body.clear()  # the memory is wanted for the images
             times.read_ended_s = time.perf_counter()
