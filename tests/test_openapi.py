@@ -202,7 +202,7 @@ async def test_how_a_token_is_brought_is_described(is_asked: bool) -> None:
         "bearer": "bearer",
         "basic": "basic",
     }
-    ways = [{"bearer": []}, {"basic": []}]
+    ways: list[dict[str, list[str]]] = [{"bearer": []}, {"basic": []}]
     assert described["security"] == (ways if is_asked else [{}, *ways])
     is_open = {
         path
