@@ -69,9 +69,9 @@ class Settings(BaseSettings):
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
-        description="`trained`: texts as the model learnt them; `reference`: as "
-        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR, and "
-        "in the scale of some rerankers' scores)",
+        description="`trained`: texts as the model learnt them; `reference`: as the container of "
+        "`semitechnologies` makes them that this one replaces (differs for SigLIP, MetaCLIP 2 and "
+        "DPR); of a reranker, whether scores are logits or from 0 to 1",
     )
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
     )
     max_request_documents: int = Field(
-        default=1_000, ge=1, description="most documents in one request to `/rerank`"
+        default=1_000, ge=1, description="most documents that one request may have ranked"
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -241,6 +241,14 @@ class Settings(BaseSettings):
         description="address to listen on; `::` is every one of IPv6 and of IPv4",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="certificate in PEM, with those between it and its root: the port then speaks "
+        "TLS (`https://`). A new one is read at the next start",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="its private key, unencrypted, where it is not in the same file"
+    )
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
     )
@@ -330,7 +338,9 @@ class DownloadSettings(BaseSettings):
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
     siglip_model_revision: Revision = None
     model_name: str = Field(
-        default="", description="a model of texts only; counts where no variable above names one"
+        default="",
+        description="a model of texts only, or a reranker, as its configuration says; counts where "
+        "no variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(

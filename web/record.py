@@ -16,6 +16,7 @@ from backends.model import Modality
 from errors import Reason
 from inference.request import RequestContext
 from inference.timings import Stage
+from web.endpoints.error_format import ErrorFormat
 
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-[\x21-\x7e]*)?"
@@ -33,6 +34,7 @@ class RequestRecord:
         path: what was asked, below the prefix at which the application is mounted.
         endpoint: the path by which the interface is known that was asked, or empty.
         headers: of the request, as ASGI has them.
+        errors: how its errors are worded, where the body told what its path does not.
         items: how many inputs it brought, by modality.
         truncated: the places of those that were longer than the model reads, from 0.
         no_tokens: the places of texts of which the model knows no token, so that their vectors are
@@ -51,6 +53,7 @@ class RequestRecord:
     path: str = ""
     endpoint: str = ""
     headers: Sequence[tuple[bytes, bytes]] = ()
+    errors: ErrorFormat | None = None
     items: Counter[Modality] = field(default_factory=Counter)
     truncated: Sequence[int] = ()
     no_tokens: Sequence[int] = ()
