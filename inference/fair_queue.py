@@ -35,8 +35,8 @@ class Entry:
 
     Attributes:
         is_alone: whether it has a batch of its own.
-        queue: that it waits in; None before and after.
-        turns: their numbers, by the request of each.
+        queue: the queue in which it waits; None before and after.
+        turns: numbers of its turns, by request.
     """
 
     __slots__ = ("bucket", "cost", "is_alone", "queue", "turns", "waiters")
@@ -54,8 +54,8 @@ class Entry:
 
 E = TypeVar("E", bound=Entry)
 
-# When an entry is due, and the turn's number. Not the entry itself: what is removed, with all that
-# it holds, must not wait for its turn. Entries due at one time are served as they came.
+# Due time and number of a turn. Not the entry itself, so that the memory of a removed entry is free
+# at once. Turns with equal due times are served in order of arrival.
 _Turn: TypeAlias = tuple[int, int]
 # False for queries, and the bucket. A batch is made of the entries of one line.
 _Line: TypeAlias = tuple[bool, Hashable]
@@ -89,7 +89,7 @@ class FairQueue(Generic[E]):
             self.give_turn(entry, request)
 
     def give_turn(self, entry: E, request: RequestContext) -> None:
-        """Give an entry that waits a turn of a request; it is taken in its first turn."""
+        """Give a waiting entry a turn of a request; it is taken in its first turn."""
         due = max(self._clocks[request.is_query], request.due.get(self, 0)) + entry.cost
         number = next(self._numbers)
         request.due[self] = due
@@ -99,7 +99,7 @@ class FairQueue(Generic[E]):
         heapq.heappush(turns, (due, number))
 
     def take_turn(self, entry: E, request: RequestContext) -> None:
-        """Take the turn of a request that waits no longer from an entry that waits."""
+        """Remove the turn of a request that has left a waiting entry."""
         del self._entries[entry.turns.pop(request)]
 
     def remove(self, entry: E) -> None:
@@ -116,8 +116,7 @@ class FairQueue(Generic[E]):
         return list(dict.fromkeys(self._entries.values()))
 
     def take(self, max_size: int = 1, max_cost: float = math.inf) -> list[E]:
-        """Take a batch of one bucket; it holds at least one entry, also if that exceeds the maximum
-        cost.
+        """Take a batch of one bucket; a single entry may exceed the maximum cost.
 
         Returns:
             An empty list if the queue is empty.

@@ -132,7 +132,7 @@ class WorkItem:
                 entry.queue.give_turn(entry, request)
 
     def leave(self, request: RequestContext) -> None:
-        """Let a request wait no longer, nor have a turn; without any the item is given up."""
+        """Remove a waiting request, with its turns; without any request the item ends."""
         self.waiters.remove(request)
         if not self.waiters:
             task, self.task = self.task, None  # avoids a reference cycle

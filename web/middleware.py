@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: its record, its token, its errors.
+"""The middleware of every HTTP request: its record, its token, its errors, and HEAD.
 
 The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated` and `X-No-Tokens`, a
 log line, and metrics.
@@ -26,20 +26,20 @@ from web.startup import tell_startup_error
 
 # Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
-_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # that fits into a line of a log
+_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # is safe in a log line
 
 
 class RequestMiddleware:
-    """Surrounds every request: its record, its token, its errors, and HEAD.
+    """Keeps the record of every request, checks its token, answers its errors, and HEAD.
 
-    Errors are answered here, as Starlette answers bugs outside all middleware: so the record sees
-    every answer, and what others have added sees it with all its headers. HEAD, by which load
-    balancers and uptime checks ask, is answered as GET, without the body.
+    Errors are answered here, as Starlette answers bugs outside of all middleware: so the record
+    sees every answer, and other middleware sees it with all its headers. HEAD, which load balancers
+    and uptime checks send, is answered like GET, without the body.
 
     Args:
         app: the inner application.
         endpoints: the endpoints, whose requests are counted.
-        errors: answers what is raised.
+        errors: builds error responses.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class RequestMiddleware:
                 record.end(message["status"])
                 headers = _headers_of(record)
                 if service and service.vectorizer.health.draining:
-                    headers.append(
-                        (b"connection", b"close")
-                    )  # clients reconnect to another replica
+                    headers.append((b"connection", b"close"))  # clients reconnect elsewhere
                 message["headers"] = [*message.get("headers", ()), *headers]
             elif method == "HEAD" and message["type"] == "http.response.body":
                 message = {**message, "body": b""}

@@ -32,7 +32,7 @@ def startup_error(state: State) -> Iterator[None]:
 
 
 def tell_startup_error(state: State, send: Send) -> Send:
-    """Return a `send` that tells the server that sentence of a start that failed."""
+    """Return a `send` that replaces the traceback of a failed start by that message."""
 
     async def send_in_a_sentence(message: Message) -> None:
         if message["type"] == "lifespan.startup.failed" and state.startup_error is not None:

@@ -1,4 +1,4 @@
-"""Requests that forbid a text to be cut: they are refused where the model cuts one all the same."""
+"""Refuses requests that forbid truncation, if the model truncates a text."""
 
 from __future__ import annotations
 
