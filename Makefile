@@ -98,6 +98,9 @@ lock: .venv/dev ## derive each requirements.txt from its requirements.in
 	{ echo '# Locked from requirements-serve.in by `make lock`, in the versions of requirements.txt.'; \
 	  $(compile) --generate-hashes -c requirements.txt requirements-serve.in; } > requirements.txt.new
 	mv requirements.txt.new requirements-serve.txt
+	{ echo '# Locked from requirements-tracing.in by `make lock`: beside requirements.txt or requirements-serve.txt.'; \
+	  $(compile) --generate-hashes -c requirements.txt requirements-tracing.in; } > requirements.txt.new
+	mv requirements.txt.new requirements-tracing.txt
 	{ echo '# Locked from requirements-redis.in by `make lock`: beside requirements.txt or requirements-serve.txt.'; \
 	  $(compile) --generate-hashes -c requirements.txt requirements-redis.in; } > requirements.txt.new
 	mv requirements.txt.new requirements-redis.txt

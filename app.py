@@ -8,6 +8,7 @@ application.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sys
@@ -25,6 +26,7 @@ from errors import ConfigurationError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
 from web.addresses import HeadMiddleware
+from web.auth import TokenAuth
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
@@ -35,7 +37,7 @@ from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
 from web.server import Server, bind
-from web.service import Service, serving
+from web.service import Service, serving, tracing_of
 from web.startup import StartupErrorMiddleware, startup_error
 
 logger = logging.getLogger(__name__)
@@ -52,21 +54,21 @@ def create_app(
     make_vectorizer: MakeVectorizer = load_vectorizer,
     endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS,
 ) -> FastAPI:
-    """Build the application; its lifespan loads the model, and hangs all that serves on its state.
+    """Build the application; its lifespan loads the model and puts a `Service` on `app.state`.
 
     Args:
-        settings: by default, those of the environment at start.
-        make_vectorizer: loads the model; tests put their own in its place.
-        endpoints: the interfaces; tests add their own.
+        settings: the settings; by default, read from the environment at start.
+        make_vectorizer: function that loads the model; tests pass their own.
+        endpoints: the endpoints; tests add their own.
     """
     errors = ErrorResponder(one.errors for one in endpoints)
     app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
         summary="Vectors of texts and images, and scores of documents, for Weaviate's modules",
-        docs_url=None,  # FastAPI's pages take their scripts from the internet; see `web/docs.py`
+        docs_url=None,  # FastAPI's pages load scripts from the internet; see `web/docs.py`
         redoc_url=None,
-        redirect_slashes=False,  # `web/addresses.py` reads them
+        redirect_slashes=False,  # see `web/addresses.py`
         routes=interface_routes(endpoints),
         exception_handlers=errors.handlers,
         lifespan=partial(
@@ -75,7 +77,7 @@ def create_app(
     )
     add_routes(app)
     describe(app, endpoints)
-    # The last is the outermost.
+    # The last middleware is the outermost.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(AuthMiddleware)
     app.add_middleware(ErrorMiddleware, errors=errors)
@@ -93,9 +95,14 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         with startup_error(app.state):
-            settings = settings or _of_the_environment()
+            settings = settings or _read_settings()
+            access, tracing = TokenAuth(settings), tracing_of(settings)  # before minutes of loading
+            if tracing:
+                held.push_async_callback(asyncio.to_thread, tracing.close)
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
-            await held.enter_async_context(serving(app.state, vectorizer, settings, endpoints))
+            await held.enter_async_context(
+                serving(app.state, vectorizer, settings, endpoints, access, tracing)
+            )
         scores = vectorizer.info.scores
         routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
         page = ", and for browsers a page at /" if settings.debug_page else ""
@@ -105,7 +112,7 @@ async def _lifespan(
         yield
 
 
-def _of_the_environment() -> Settings:
+def _read_settings() -> Settings:
     for doubt in doubts():
         logger.warning("%s", doubt)
     return read(Settings)
@@ -115,7 +122,7 @@ app = create_app()
 
 
 def main() -> None:
-    """Serve until a signal comes; exit with 1 and one sentence where the start fails."""
+    """Serve until a signal comes; if the start fails, exit with 1 and a sentence."""
     if cli.wants_check():
         cli.check()
     try:
@@ -131,7 +138,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     for doubt in doubts():
         logger.warning("%s", doubt)
     try:
-        sockets = bind(settings.host, settings.port)  # before the model is loaded: it takes minutes
+        sockets = bind(settings.host, settings.port)  # before the model, which takes minutes
     except ConfigurationError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400
         sys.exit(1)
@@ -149,11 +156,12 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             ws="none",
             log_config=None,
             access_log=False,
+            forwarded_allow_ips=settings.forwarded_allow_ips,
         ),
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,
     )
-    with suppress(SystemExit):  # of a signal before it was ready, or of a failed start
+    with suppress(SystemExit):  # a signal during the start, or a failed start
         server.run(sockets)
     sys.exit(0 if server.started or server.stopped else 1)
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 from backends.check import faults
 from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
-from config import VERSION, Settings, doubts, read
+from config import VERSION, Settings, allowed_tokens, doubts, read
 from errors import StartupError
 from vectorizer import check_image_formats
 
@@ -24,10 +24,9 @@ _WIDTH = 96
 
 
 def wants_check(arguments: Sequence[str] | None = None) -> bool:
-    """Read the command line: whether it asks for a check in place of a start.
+    """Read the command line; return whether it asks for a check (`--check`).
 
-    `--help` and `--version` are answered here, and end the process with 0; any other argument ends
-    it with 2.
+    `--help` and `--version` print and exit with 0; any other argument exits with 2.
     """
     form = argparse.ArgumentParser(
         prog="app.py",
@@ -38,9 +37,9 @@ def wants_check(arguments: Sequence[str] | None = None) -> bool:
     form.add_argument(
         "--check",
         action="store_true",
-        help="load nothing and serve nothing: look at the settings, the model folder, its "
-        "tokenizers, and the names and shapes of its weights; end with 0, or with 1 and what "
-        "is wrong",
+        help="load and serve nothing: check the settings, the model folder, its "
+        "tokenizers, and the names and shapes of its weights; exit with 0, or with 1 and "
+        "the faults",
     )
     form.add_argument("--version", action="version", version=VERSION)
     asked: bool = form.parse_args(arguments).check
@@ -61,19 +60,20 @@ def _about(name: str) -> Iterator[str]:
 
 
 def check() -> NoReturn:
-    """Look at settings and model folder, print what is wrong, and end with 0 or 1."""
+    """Check settings and model folder, print the faults, and exit with 0 or 1."""
     for doubt in doubts():
         print(f"Warning: {doubt}", file=sys.stderr)
     try:
         settings = read(Settings)
         check_image_formats(settings)
+        allowed_tokens(settings)
         folder = detect(settings.models_dir)
         wrong = [*_runtime_faults(settings, folder), *faults(folder)]
     except StartupError as error:
         wrong = [str(error)]
     else:
         if not wrong:
-            print(f"Fine: the settings, and the {folder.family} model in {folder.root.absolute()}")
+            print(f"OK: the settings, and the {folder.family} model in {folder.root.absolute()}")
     for sentence in wrong:
         print(f"Cannot start: {sentence}", file=sys.stderr)
     sys.exit(1 if wrong else 0)

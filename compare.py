@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Compares the vectors of two running containers: may a collection keep those that it has?
+"""Compares the vectors of two running containers: can a collection keep its vectors?
 
     ./compare.py OLD_URL NEW_URL [--folder DIR] [--config JSON]
 
-Sends both the same texts and images, one a request as Weaviate does, to `/vectorize` and to
-`/vectors`, wherever OLD serves them. Needs nothing but Python, and smoke_test.py beside it.
+Sends the same texts and images to both, one a request as Weaviate does, by `/vectorize` and
+`/vectors`, as far as OLD serves them. It needs only Python, and smoke_test.py beside it.
 
-Ends with 0 where the vectors are the same, 1 where they are nearly, 3 where everything must be
-imported anew, 4 where NEW has no vector and OLD has one, or where one of them refuses to be asked,
-and 2 where nothing can be compared.
+Exit status: 0 for the same vectors, 1 for nearly the same, 3 if everything must be imported again,
+4 if NEW has no vector where OLD has one, or if a container refuses requests, and 2 if nothing can
+be compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from smoke_test import BLUE, RED, Container, sentence_of
+from smoke_test import BLUE, RED, Container, error_message
 
 SAME_COSINE, NEAR_COSINE = 0.999999, 0.999
 SAME_LENGTH = 1e-4
@@ -38,14 +38,14 @@ Vector: TypeAlias = Sequence[float]
 
 
 class Sample(NamedTuple):
-    """What is sent: a text, or the base64 of an image's file, and what it is called."""
+    """An input with a name: a text, or the base64 of an image file."""
 
     kind: Kind
     name: str
     content: str
 
 
-# --- what is sent
+# --- inputs
 
 TEXTS = (
     "a red circle",
@@ -84,7 +84,7 @@ def _rings(x: int, y: int) -> tuple[int, int, int]:
 
 
 def built_in() -> list[Sample]:
-    """Return texts and images of many kinds."""
+    """Return the built-in texts and images."""
     images = {
         "red circle, 32x32": RED,
         "blue circle, 32x32": BLUE,
@@ -99,11 +99,11 @@ def built_in() -> list[Sample]:
 _IMAGES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])", re.IGNORECASE)
 
 
-def of_folder(folder: Path) -> list[Sample]:
-    """Return the lines of its text files, and its images, those of folders in it included.
+def read_folder(folder: Path) -> list[Sample]:
+    """Return the lines of text files and the images in a folder and its subfolders.
 
     Raises:
-        ValueError: there are none, or a text file is not UTF-8.
+        ValueError: there are no inputs, or a text file is not UTF-8.
     """
     found = []
     for path in sorted(folder.rglob("*")):
@@ -124,11 +124,11 @@ def _lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is not UTF-8: {error}") from error
 
 
-# --- how it is asked
+# --- requests
 
 
 class Reply(NamedTuple):
-    """The status of an answer, its vector where it has one, and its sentence where it has none."""
+    """An answer: its status, and its vector or its error message."""
 
     status: int
     vector: Vector | None
@@ -137,7 +137,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Interface:
-    """One way to ask for a vector: a path, the body for a sample, and where its answer has it."""
+    """A way to request a vector: a path, the body for a sample, and the vector's place."""
 
     name: str
     path: str
@@ -145,15 +145,15 @@ class Interface:
     vector_in: Callable[[Any], Vector]
 
     def ask(self, container: Container, sample: Sample) -> Reply:
-        """Ask for the vector of a sample."""
+        """Request the vector of a sample."""
         status, answer = container.ask("POST", self.path, self.body(sample))
         if status == 200:
             return Reply(status, self.vector_in(answer))
-        return Reply(status, None, sentence_of(answer))
+        return Reply(status, None, error_message(answer))
 
 
 def interfaces(config: dict[str, Any]) -> list[Interface]:
-    """Return all ways; `config` goes along with the texts of `/vectors`."""
+    """Return all interfaces; `config` is sent with the texts of `/vectors`."""
 
     def vectorize(sample: Sample) -> dict[str, Any]:
         return {"texts" if sample.kind == "text" else "images": [sample.content]}
@@ -162,7 +162,7 @@ def interfaces(config: dict[str, Any]) -> list[Interface]:
         def body(sample: Sample) -> dict[str, Any] | None:
             if sample.kind == "text":
                 return {"text": sample.content, "config": {**config, "task_type": task}}
-            # An image has no task: it is asked for once.
+            # An image has no task: it is requested once.
             return {"id": sample.name, "image": sample.content} if task == "passage" else None
 
         return body
@@ -178,17 +178,17 @@ def interfaces(config: dict[str, Any]) -> list[Interface]:
     ]
 
 
-# --- what came of it
+# --- results
 
 Outcome: TypeAlias = Literal["same", "nearly", "DIFFERENT", "old fails", "NEW FAILS", "both fail"]
 
 
 class RefusedError(Exception):
-    """A container answers nobody who asks in this way; the sentence says which, and why."""
+    """A container refuses all requests, such as for want of a token; the message has the reason."""
 
 
 class Row(NamedTuple):
-    """A sample by one interface: what both answered."""
+    """The answers of both containers to a sample, by one interface."""
 
     interface: str
     sample: Sample
@@ -197,25 +197,25 @@ class Row(NamedTuple):
 
     @property
     def cosine(self) -> float:
-        """Of both vectors; NaN where there are not two of one size."""
+        """The cosine of both vectors; NaN if there are not two vectors of one length."""
         old, new = self.old.vector, self.new.vector
         if old is None or new is None or len(old) != len(new):
             return math.nan
         lengths = length(old) * length(new)
-        if not lengths:  # nothing to read gives no direction
+        if not lengths:  # a zero vector has no direction
             return 1.0 if length(old) == length(new) else 0.0
         return math.fsum(a * b for a, b in zip(old, new, strict=True)) / lengths
 
     @property
     def outcome(self) -> Outcome:
-        """What this says of NEW."""
+        """The verdict on NEW for this sample."""
         if self.old.vector is not None and self.new.vector is not None:
-            return self._likeness(length(self.old.vector), length(self.new.vector))
+            return self._judge_cosine(length(self.old.vector), length(self.new.vector))
         if self.old.vector is not None:
             return "NEW FAILS"
         return "both fail" if self.new.vector is None else "old fails"
 
-    def _likeness(self, old: float, new: float) -> Outcome:
+    def _judge_cosine(self, old: float, new: float) -> Outcome:
         as_long = math.isclose(old, new, rel_tol=SAME_LENGTH / 10, abs_tol=SAME_LENGTH)
         if self.cosine >= SAME_COSINE and as_long:
             return "same"
@@ -223,17 +223,17 @@ class Row(NamedTuple):
 
 
 def length(vector: Vector) -> float:
-    """Return the Euclidean length."""
+    """Return the Euclidean length of a vector."""
     return math.sqrt(math.fsum(value * value for value in vector))
 
 
 def compare(
     old: Container, new: Container, samples: Sequence[Sample], config: dict[str, Any]
 ) -> Iterator[Row]:
-    """Ask both for everything that OLD serves.
+    """Request every sample from both containers, by all interfaces of OLD.
 
     Raises:
-        RefusedError: one of them wants another token, or none of ours.
+        RefusedError: a container rejects the token, or requires one.
     """
     for interface in interfaces(config):
         if old.serves(interface.path):
@@ -257,22 +257,22 @@ def _compare_by(
                     "token goes into the URL: http://any:TOKEN@host:8080"
                 )
         if row.outcome == "both fail" and sample.kind not in read:
-            unread.add(sample.kind)  # the model is none for them
+            unread.add(sample.kind)  # the model does not read this kind
         read.add(sample.kind)
 
 
-# --- how it is told
+# --- report
 
 _SENTENCES = {
-    "same": "the same vectors: a collection keeps those that it has",
-    "nearly": "nearly the same vectors: searches will hardly differ, but import anew rather than "
-    "let both stand in one collection",
-    "DIFFERENT": "other vectors: import everything anew",
+    "same": "the same vectors: a collection can keep its vectors",
+    "nearly": "nearly the same vectors: searches will hardly differ, but import again rather than "
+    "mix both in one collection",
+    "DIFFERENT": "other vectors: import everything again",
 }
 
 
 def show(row: Row) -> str:
-    """Write a row of the table."""
+    """Format a row of the table."""
     lengths = [_number(reply.vector and length(reply.vector), 5) for reply in row[2:]]
     cells = [
         f"{row.interface:16}",
@@ -294,14 +294,14 @@ def _number(value: float | Vector | None, digits: int) -> str:
 
 
 def conclude(rows: Sequence[Row]) -> int:
-    """Print the verdicts, for texts and for images; return the exit status."""
+    """Print the verdicts on texts and images; return the exit status."""
     print()
     answered = {row.interface for row in rows if row.outcome != "both fail"}
     silent = sorted({row.interface for row in rows} - answered)
     if answered and silent:
         print(f"Neither answers by {' and by '.join(silent)}: is --config right?")
         return 2
-    verdicts = [_conclude_of(kind, rows) for kind in ("text", "image")]
+    verdicts = [_conclude_kind(kind, rows) for kind in ("text", "image")]
     found = [verdict for verdict in verdicts if verdict is not None]
     if not found:
         print("Nothing could be compared: OLD answers none of this with a vector.")
@@ -309,7 +309,7 @@ def conclude(rows: Sequence[Row]) -> int:
     return max(found)
 
 
-def _conclude_of(kind: Kind, rows: Sequence[Row]) -> int | None:
+def _conclude_kind(kind: Kind, rows: Sequence[Row]) -> int | None:
     outcomes = [row.outcome for row in rows if row.sample.kind == kind]
     failed = [row.new for row in rows if row.sample.kind == kind and row.outcome == "NEW FAILS"]
     order: tuple[Outcome, ...] = ("DIFFERENT", "nearly", "same")
@@ -326,15 +326,15 @@ def _conclude_of(kind: Kind, rows: Sequence[Row]) -> int | None:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read an object; argparse tells what is none by this function's name."""
+    """Parse a JSON object; argparse names this function in its error."""
     return {**json.loads(text)}
 
 
 def main() -> int:
-    """Compare two containers, row by row, and conclude."""
+    """Compare two containers, print the table and the verdicts."""
     form = argparse.ArgumentParser(description="Compare the vectors of two running containers.")
     form.add_argument("old", help="the container whose vectors you have, such as http://host:8080")
-    form.add_argument("new", help="the one that shall replace it")
+    form.add_argument("new", help="the container that shall replace it")
     form.add_argument("--folder", type=Path, help="texts (*.txt, one a line) and images of yours")
     form.add_argument(
         "--config",
@@ -344,7 +344,7 @@ def main() -> int:
     )
     options = form.parse_args()
     try:
-        samples = [*built_in(), *(of_folder(options.folder) if options.folder else [])]
+        samples = [*built_in(), *(read_folder(options.folder) if options.folder else [])]
         pair = Container(options.old), Container(options.new)
     except (OSError, ValueError) as error:
         form.error(str(error))  # ends with 2

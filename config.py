@@ -15,13 +15,13 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from errors import ConfigurationError
+from errors import ConfigurationError, describe_error
 
 VERSION = "0.1.0"
 
 
 def is_on(value: object) -> bool:
-    """Tell whether a switch is on: `1` or `true` in any case; anything else is off.
+    """Return whether a switch is on: `1` or `true` in any case; any other value is off.
 
     Source: the reference container's rule for ENABLE_CUDA, kept for every switch.
     """
@@ -29,9 +29,11 @@ def is_on(value: object) -> bool:
 
 
 def _comma_separated(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def _lower_case(value: object) -> object:
@@ -56,7 +58,7 @@ _CONFIG = SettingsConfigDict(
 
 
 class Settings(BaseSettings):
-    """What an operator can set when the service starts."""
+    """The settings of the service."""
 
     model_config = _CONFIG
 
@@ -67,9 +69,9 @@ class Settings(BaseSettings):
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
-        description="`trained`: texts as the model learnt them; `reference`: as "
-        "`semitechnologies/multi2vec-clip` makes them (differs for SigLIP, MetaCLIP 2 and DPR, and "
-        "in the scale of some rerankers' scores)",
+        description="`trained`: texts as the model learnt them; `reference`: as the container of "
+        "`semitechnologies` makes them that this one replaces (differs for SigLIP, MetaCLIP 2 and "
+        "DPR); of a reranker, whether scores are logits or from 0 to 1",
     )
     enable_cuda: Switch = Field(default=False, description="`1` or `true`: use the GPU")
     cuda_core: str = Field(
@@ -151,7 +153,7 @@ class Settings(BaseSettings):
         description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
     )
     max_request_documents: int = Field(
-        default=1_000, ge=1, description="most documents in one request to `/rerank`"
+        default=1_000, ge=1, description="most documents that one request may have ranked"
     )
     max_text_chars: int = Field(
         default=100_000,
@@ -220,6 +222,20 @@ class Settings(BaseSettings):
         "and `smoke_test.py` send [what their URL says](quickstart.md#use-it-from-weaviate), a "
         "browser asks for a user and a password",
     )
+    authentication_allowed_tokens_file: Path | None = Field(
+        default=None,
+        description="file of more such tokens, with commas or line breaks between them, such as a "
+        "mounted Secret; read again every 10 s. One that cannot be read or is empty ends a start; "
+        "later it leaves the tokens as they were, and the log warns",
+    )
+    metrics_without_token: Switch = Field(
+        default=False, description="`1` or `true`: `GET /metrics` asks for no token"
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks of proxies, with commas between them, or `*`: only "
+        "their `X-Forwarded-For` says which client the log names",
+    )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
         description="address to listen on; `::` is every one of IPv6 and of IPv4",
@@ -235,29 +251,59 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="`text`, or `json`: an object a line"
     )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        description="where OpenTelemetry's [traces](operating.md#traces) are sent, such as "
+        "`http://collector:4318`; the other variables `OTEL_...` hold, too",
+    )
+    otel_exporter_otlp_traces_endpoint: str = Field(
+        default="", description="the same with its whole path"
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        default="http/protobuf",
+        description="`http/protobuf`, or `grpc` with `opentelemetry-exporter-otlp-proto-grpc`",
+    )
+    otel_traces_exporter: str = Field(
+        default="",
+        description="`otlp`, which it is where an address is set; `console`; or `none`",
+    )
+    otel_sdk_disabled: Switch = Field(
+        default=False, description="`true`: no traces, whatever else is set"
+    )
+
+    @property
+    def trace_exporters(self) -> tuple[str, ...]:
+        """The exporters of traces that are wanted, by OpenTelemetry's names; none is no traces."""
+        address = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        asked = self.otel_traces_exporter or ("otlp" if address else "")
+        otlp = (
+            "otlp_proto_grpc" if self.otel_exporter_otlp_protocol == "grpc" else "otlp_proto_http"
+        )
+        names = () if self.otel_sdk_disabled else _parts(asked)
+        return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
-# Of the references' containers: memory and processes of GPUs, a cache and threads, which are always
-# there; and how a model is loaded, which its folder says.
+# Settings of the reference's containers that have no effect here: memory and processes of GPUs, a
+# cache, threads, and how a model is loaded.
 _WITHOUT_EFFECT = (
     *("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS"),
     *("ENABLE_CACHE", "WORKERS", "FORCE_AUTOMODEL", "USE_QUERY_PROMPT", "ONNX_CPU"),
 )
-_OF_OTHERS = {"CUDA_HOME"}  # near to a setting, and of CUDA's own tools
-_OF_A_SERVICE = "_PORT"  # how Kubernetes names that of each in the namespace, such as CUDA_PORT
-_LEAST_LETTERS, _MOST_EDITS = 8, 2  # shorter names are near to too many others
+_OF_OTHERS = {"CUDA_HOME", "SSL_CERT_FILE"}  # similar to a setting, but of CUDA and of OpenSSL
+_OF_A_SERVICE = "_PORT"  # Kubernetes sets such variables for services, such as CUDA_PORT
+_MIN_LETTERS, _MAX_EDITS = 8, 2  # shorter names are similar to too many others
 _NO_HUB = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",  # texts come one by one; its threads would compete
+    "TOKENIZERS_PARALLELISM": "false",  # texts are tokenized one by one; its threads would compete
 }
 
 
 class DownloadSettings(BaseSettings):
-    """What names the model that download.py fetches: the reference's variables, and revisions."""
+    """The settings of download.py: the reference's variables, and revisions."""
 
     model_config = _CONFIG
 
@@ -284,7 +330,9 @@ class DownloadSettings(BaseSettings):
     siglip_model_name: str = Field(default="", description="SigLIP or SigLIP 2, NaFlex too")
     siglip_model_revision: Revision = None
     model_name: str = Field(
-        default="", description="a text model; counts where no variable above names one"
+        default="",
+        description="a text model, or a reranker, as its configuration says; counts where no "
+        "variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(
@@ -322,8 +370,8 @@ class DownloadSettings(BaseSettings):
         """Whether the model may run Python code of its own."""
         return is_on(self.trust_remote_code)
 
-    def environment_of_check(self, scratch: Path) -> dict[str, str]:
-        """Return the environment of the process that checks a download: no token, no network."""
+    def check_environment(self, scratch: Path) -> dict[str, str]:
+        """Return the environment of the check of a download: without token and network."""
         kept = {name: value for name, value in os.environ.items() if name not in _TOKENS}
         caches = {"HF_HUB_CACHE": scratch / "hub", "HF_MODULES_CACHE": scratch / "modules"}
         return {**kept, **_NO_HUB, **{name: str(path) for name, path in caches.items()}}
@@ -333,10 +381,10 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 def read(kind: type[AnySettings]) -> AnySettings:
-    """Read one kind of settings from the environment.
+    """Read settings from the environment.
 
     Raises:
-        ConfigurationError: a variable has a value that does not fit; the message names it.
+        ConfigurationError: the value of a variable is invalid; the message names it.
     """
     try:
         return kind()
@@ -345,7 +393,7 @@ def read(kind: type[AnySettings]) -> AnySettings:
         raise ConfigurationError("; ".join(faults)) from error
 
 
-# What a value should have been, by the error that pydantic found.
+# The expected value, by pydantic's error type.
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_parsing_size": "a smaller number",
@@ -371,9 +419,9 @@ def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
 
 
 def doubts() -> list[str]:
-    """Return a sentence for each variable that is set and does not do what one may think.
+    """Return a warning for each variable that has no effect, or another than its user may expect.
 
-    None of them has a value in it.
+    Warnings do not contain values.
     """
     found = [
         f"{name} is no setting, and does nothing: is {near} meant?"
@@ -402,44 +450,64 @@ def _switches() -> set[str]:
 
 
 def _misspelt(name: str) -> str | None:
-    """Return the setting that a variable is nearest to, unless it is one or near to none."""
+    """Return the setting that a variable may be a misspelling of; None if there is none."""
     known = _names().union(_WITHOUT_EFFECT)
     if name.upper() in known | _OF_OTHERS | _TOKENS or name.endswith(_OF_A_SERVICE):
         return None
     near = {
         other: edits
         for other in sorted(known)
-        if len(other) >= _LEAST_LETTERS and (edits := _edits(name.upper(), other)) <= _MOST_EDITS
+        if len(other) >= _MIN_LETTERS and (edits := _edits(name.upper(), other)) <= _MAX_EDITS
     }
     return min(near, key=lambda other: near[other], default=None)
 
 
-def _edits(one: str, other: str) -> int:
-    """Count the letters to add, leave out or exchange; above `_MOST_EDITS` the count is vague.
+def _edits(name: str, other: str) -> int:
+    """Return the edit distance of two names; above `_MAX_EDITS` it is not exact.
 
-    Source: Levenshtein's distance, a row of the table at a time.
+    Source: Levenshtein's algorithm, row by row.
     """
-    if abs(len(one) - len(other)) > _MOST_EDITS:
-        return _MOST_EDITS + 1
+    if abs(len(name) - len(other)) > _MAX_EDITS:
+        return _MAX_EDITS + 1
     row = list(range(len(other) + 1))
-    for number, letter in enumerate(one, 1):
+    for number, letter in enumerate(name, 1):
         before, row = row, [number]
         for column, of_other in enumerate(other):
             exchanged = before[column] + (letter != of_other)
             row.append(min(exchanged, before[column + 1] + 1, row[column] + 1))
-        if min(row) > _MOST_EDITS:
+        if min(row) > _MAX_EDITS:
             break
     return row[-1]
 
 
-def forbid_hub_access() -> None:
-    """Keep the model libraries off the network: what is not on disk does not exist.
+def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
+    """Return the tokens of which a request must bring one; none lets everybody ask.
 
-    Must run before any of them is imported, as they read these variables once.
+    Raises:
+        ConfigurationError: their file cannot be read, or holds none.
+    """
+    tokens = [token.get_secret_value() for token in settings.authentication_allowed_tokens]
+    if path := settings.authentication_allowed_tokens_file:
+        variable = f"AUTHENTICATION_ALLOWED_TOKENS_FILE={path}"
+        try:
+            in_file = _parts(path.read_text("utf-8").replace("\n", ","))
+        except (OSError, UnicodeError) as error:
+            reason = describe_error(error)
+            raise ConfigurationError(f"{variable} cannot be read: {reason}") from error
+        if not in_file:
+            raise ConfigurationError(f"{variable} holds no token")
+        tokens += in_file
+    return tuple(token.encode() for token in tokens)
+
+
+def forbid_hub_access() -> None:
+    """Forbid the model libraries to use the network.
+
+    It must run before they are imported, as they read these variables once.
     """
     os.environ.update(_NO_HUB)
 
 
 def limit_compute_threads(cores: int) -> None:
-    """Keep the number libraries to these cores; must run before any of them is imported."""
+    """Limit the threads of numeric libraries; it must run before they are imported."""
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))

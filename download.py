@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Build time: the variables that name a model -> that model in the model folder, or nothing.
+"""Build time: downloads the model that the variables name into the model folder.
 
     environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
                                         save in the layout, load, embed <--'
                                         (a process without network) -----> into place
                                         convert for OpenVINO (another) --> beside it, or exported
 
-Needs `fetch/`, `backends/` and what these import, nothing else of the service, so that an image
-build can run it before the rest of the code is copied. The layouts are those of the reference's
-`download.py`; MetaCLIP 2 is saved by its own class, and an OpenCLIP model with a foreign text tower
-with what that needs to start without a network.
+It needs only `fetch/`, `backends/` and their imports, so an image build can run it before the rest
+of the code is copied. The layouts are those of the reference's `download.py`, with two differences:
+MetaCLIP 2 is saved by its own class, and an OpenCLIP model with a Hugging Face text tower is saved
+with the files that it needs to start without a network.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _SAVING = "fetch.layouts"
 
 
 def download(settings: DownloadSettings) -> None:
-    """Bring the model into the model folder, whole or not at all.
+    """Download the model into the model folder, completely or not at all.
 
     Raises:
-        DownloadError: it could not be fetched, or what was fetched does not work.
+        DownloadError: the download failed, or the downloaded model does not work.
     """
     if find_spec("torch") is None:
         raise DownloadError(
-            "download.py needs torch, which looks whether a model works: install "
+            "download.py needs torch, which checks that a model works: install "
             "requirements.txt, or run it in the custom image"
         )
     wanted = plan(settings)
@@ -66,7 +66,7 @@ def download(settings: DownloadSettings) -> None:
         answer = _finish(settings, wanted.family, folder, sources)
         (parts / "trust_remote_code").write_text(settings.trust_remote_code)
         write_record(parts, request, hub.commits)
-        # The first part of a layout is what a start looks for.
+        # A start detects a layout by its first part.
         of_layout = reversed(LAYOUTS[wanted.family].parts)
         install(parts, root, [RECORD, "trust_remote_code", *of_layout])
     logger.info("The model is in %s: %s, %s", root.absolute(), answer["family"], answer["gives"])
@@ -91,7 +91,7 @@ def _finish(
         "scratch": str((folder / "hub").absolute()),
         "trust": settings.trusts_remote_code,
     }
-    environment = settings.environment_of_check(folder.absolute())
+    environment = settings.check_environment(folder.absolute())
     try:
         return run_in_subprocess(
             _SAVING, job, called="the check of the model", environment=environment
@@ -99,17 +99,17 @@ def _finish(
     except JobKilledError as error:
         raise DownloadError(str(error)) from error
     except JobError as error:
-        raise DownloadError(f"what was fetched does not work: {error}") from error
+        raise DownloadError(f"the downloaded model does not work: {error}") from error
 
 
 def convert(settings: DownloadSettings) -> None:
-    """Convert the model in the model folder for the runtime, so that no start needs to.
+    """Convert the model in the model folder, so that no start has to.
 
-    One that cannot be converted is told of and stays as it is: torch will serve it.
+    A model that cannot be converted is logged and left as it is: torch will serve it.
 
     Raises:
         ModelFolderError: there is no model.
-        ConfigurationError: a setting of the service has a value that does not fit.
+        ConfigurationError: a setting is invalid.
     """
     service = read(Settings)
     if service.runtime != "openvino":
@@ -126,11 +126,11 @@ def convert(settings: DownloadSettings) -> None:
         logger.warning("Not converted for OpenVINO, so torch will serve it, slower: %s", error)
 
 
-def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
-    """Let a tag of the catalogue name the model, in place of the environment.
+def settings_for_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
+    """Return settings for a model of the catalogue, in place of the environment's model.
 
     Raises:
-        DownloadError: there is no such tag.
+        DownloadError: the tag is unknown.
     """
     model = catalogue.find(tag)
     ends = ("_name", "_pretrained", "_type")
@@ -145,7 +145,7 @@ def of_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Download the model that was named; exit with 1 and one sentence where that fails."""
+    """Download the model of the settings; if that fails, exit with 1 and a sentence."""
     parser = argparse.ArgumentParser(
         description="Fetch the model that the environment names into ./models (MODELS_DIR)."
     )
@@ -155,22 +155,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--convert",
         action="store_true",
-        help="fetch nothing: prepare the model that is there already for the CPU's runtime",
+        help="download nothing: convert the model that is there already for OpenVINO",
     )
     parser.add_argument(
         "--export",
         metavar="FOLDER",
         type=Path,
-        help="convert it and copy what serves without torch, and nothing else, into this folder",
+        help="convert the model, and copy only the files that serve without torch to this folder",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
     for doubt in doubts():
         logger.warning("%s", doubt)
     try:
         settings = read(DownloadSettings)
-        settings = of_tag(settings, options.model) if options.model else settings
+        settings = settings_for_tag(settings, options.model) if options.model else settings
         if not options.convert:
             download(settings)
         if options.export:

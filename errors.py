@@ -1,19 +1,19 @@
-"""Every failure this service knows, each told in a sentence to the person who can fix it.
+"""All errors of this project; each message speaks to the person who can fix the error.
 
     ServiceError
-    ├── InvalidInputError            the client sent something that cannot be vectorised
+    ├── InvalidInputError            the client sent something that cannot be embedded
     │   ├── RequestTooLargeError     ... or more of it than one request may hold
     │   └── ContentEncodingError     ... or sent it compressed
-    ├── NotServedError               the service will not answer this request, though it is fit
+    ├── NotServedError               the service does not answer a valid request
     │   ├── UnauthorizedError        ... as it brings no valid token
     │   ├── QueueFullError           ... as too much waits already
     │   ├── DeadlineExceededError    ... as its time was over before it was computed
     │   ├── SlowRequestError         ... as its time was over before it had arrived
     │   ├── ClientGoneError          ... as its client has gone
     │   └── UnhealthyError           ... as the service cannot work any more
-    ├── BackendError                 the model failed on an input that was fit
+    ├── BackendError                 the model failed on a valid input
     │   ├── DeviceMemoryError        ... as its device has too little memory for the batch
-    │   └── DeviceLostError          ... and will until the process is started anew
+    │   └── DeviceLostError          ... and will until the process is restarted
     └── StartupError                 the operator must fix something before the service can run
         ├── ConfigurationError       ... a setting
         ├── ModelFolderError         ... the model folder
@@ -30,16 +30,19 @@ import errno
 from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
-_PLACES_IN_CODE = ("Exception from ", "Check '")  # how OpenVINO's errors begin
+_PLACES_IN_CODE = (
+    "Exception from ",
+    "Check '",
+)  # in OpenVINO's errors
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
-# Why a request got no vectors, in a word or two, for those who count. All there are.
+# Why a request failed: the values of the metric label `reason`.
 Reason: TypeAlias = Literal[
     # the request
     "encoding",  # is compressed
     "body",  # is not the JSON that it should be
     "items",  # holds too many items
-    "config",  # asks for another way of reading than the model knows
+    "config",  # has a parameter that the model does not know
     "modality",  # holds items that the model does not read
     "work",  # would take longer than an answer may
     "too_large",  # has too many bytes
@@ -51,8 +54,8 @@ Reason: TypeAlias = Literal[
     "slow_image",  # would take too long to read
     "pixels",  # has too many pixels, or none
     "format",  # of the pixels, which cannot be scaled
-    # what it met
-    "route",  # no such one, or not by this method
+    # the service's state
+    "route",  # unknown path or method
     "token",
     "overload",
     "slow_body",
@@ -66,10 +69,10 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class ServiceError(Exception):
-    """Base of every error that this project raises on purpose.
+    """Base of all errors of this project.
 
     Attributes:
-        reason: what went wrong; one that answers no request has none of its own.
+        reason: the metric label of errors that answer a request.
     """
 
     reason: Reason = "bug"
@@ -85,15 +88,14 @@ class ServiceError(Exception):
 
 
 class InvalidInputError(ServiceError):
-    """The client sent something that cannot be vectorised.
+    """The client sent something that cannot be embedded.
 
     Args:
         sentence: what was wrong.
-        reason: the same in a word or two.
+        reason: the metric label.
 
     Attributes:
-        where: the item or field at fault, which the sentence names as well; empty where it is the
-            request as a whole.
+        where: the item or field at fault, which the message names too; empty for the whole request.
     """
 
     def __init__(self, sentence: str, reason: Reason) -> None:
@@ -102,7 +104,7 @@ class InvalidInputError(ServiceError):
         self.where = ""
 
     def at(self, where: str) -> InvalidInputError:
-        """Return the same error with what is at fault, such as `images[1]`, named first."""
+        """Return the same error for an item or field, such as `images[1]`, named in the message."""
         error = type(self)(f"{where}: {self}", self.reason)
         error.where = where
         return error
@@ -116,11 +118,11 @@ class ContentEncodingError(InvalidInputError):
     """The body is compressed, or encoded in another way."""
 
 
-# What keeps the service from answering a request that is fit.
+# Reasons not to answer a valid request.
 
 
 class NotServedError(ServiceError):
-    """The service will not answer a request, though nothing is wrong with its content."""
+    """The service does not answer a valid request."""
 
 
 class UnauthorizedError(NotServedError):
@@ -133,7 +135,7 @@ class QueueFullError(NotServedError):
     """Too much waits already for the request to be answered in time.
 
     Attributes:
-        retry_after_s: when there may be room again.
+        retry_after_s: seconds until the client should try again.
     """
 
     reason = "overload"
@@ -144,19 +146,19 @@ class QueueFullError(NotServedError):
 
 
 class DeadlineExceededError(NotServedError):
-    """The request's time was over before its vectors were computed."""
+    """The request timed out before its vectors were computed."""
 
     reason = "timeout"
 
 
 class SlowRequestError(NotServedError):
-    """The request's time was over before it had arrived as a whole."""
+    """The request timed out before its body had arrived."""
 
     reason = "slow_body"
 
 
 class ClientGoneError(NotServedError):
-    """The client has gone before its answer."""
+    """The client closed the connection before the answer."""
 
     reason = "gone"
 
@@ -165,7 +167,7 @@ class ClientGoneError(NotServedError):
 
 
 class UnhealthyError(NotServedError):
-    """The service cannot compute anything until its process is started anew."""
+    """The service cannot compute until its process is restarted."""
 
     reason = "unhealthy"
 
@@ -174,7 +176,7 @@ class UnhealthyError(NotServedError):
 
 
 class BackendError(ServiceError):
-    """The model failed on an input that was fit for it."""
+    """The model failed on a valid input."""
 
     reason = "model"
 
@@ -184,26 +186,26 @@ class DeviceMemoryError(BackendError):
 
 
 class DeviceLostError(BackendError):
-    """The device has failed and stays unusable until the process is started anew."""
+    """The device failed, and is unusable until the process is restarted."""
 
 
 # Faults that end a start.
 
 
 class StartupError(ServiceError):
-    """Something that the operator must fix before the service can run."""
+    """The operator must fix something before the service can start."""
 
 
 class ConfigurationError(StartupError):
-    """A setting has a value that does not fit."""
+    """A setting is invalid."""
 
 
 class ModelFolderError(StartupError):
-    """The model folder holds no model, half of one, or one that cannot be loaded."""
+    """The model folder holds no model, or the model is incomplete or cannot be loaded."""
 
 
 class DeviceUnavailableError(StartupError):
-    """The device that was asked for is not there, or cannot run the model."""
+    """The requested device is missing, or cannot run the model."""
 
 
 class ConversionError(StartupError):
@@ -211,14 +213,14 @@ class ConversionError(StartupError):
 
 
 class DownloadError(StartupError):
-    """The model that was asked for could not be brought into the model folder."""
+    """The requested model could not be downloaded."""
 
 
-# What the errors of others say.
+# Messages of errors of libraries.
 
 
 def describe_error(error: BaseException) -> str:
-    """Say in a few words why a file could not be written, whichever library tried."""
+    """Return the message of a library's error in one line; a full disk is named as such."""
     if fault := disk_fault(error):
         return fault
     reason = error.strerror if isinstance(error, OSError) else None
@@ -228,17 +230,17 @@ def describe_error(error: BaseException) -> str:
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """Say that the disk is full, where that is the reason of an error."""
+    """Return a message if the cause of an error is a full disk; else None."""
     for link in error_chain(error):
         if isinstance(link, OSError) and link.errno in _FULL:
             return _FULL[link.errno]
-        if "No space left on device" in str(link):  # libraries in Rust have only this text
+        if "No space left on device" in str(link):  # libraries in Rust have no errno
             return _FULL[errno.ENOSPC]
     return None
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Give an error, and those that led to it."""
+    """Yield an error and its causes."""
     link: BaseException | None = error
     while link is not None:
         yield link

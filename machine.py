@@ -1,4 +1,4 @@
-"""The machine under the service: its cores, its memory, and how many connections it allows."""
+"""The machine: its cores, memory, and limit of open connections."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def usable_cores(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> in
 
     Args:
         cgroups: where the control groups are mounted.
-        membership: the file that names those of this process.
+        membership: the file with the control groups of this process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, math.ceil(min(cores or 1, _cpu_limit(cgroups, membership))))
 
 
 def _cpu_limit(cgroups: Path, membership: Path) -> float:
-    """Return the least limit of the process's control groups, in cores; infinity for none.
+    """Return the lowest CPU limit of the process's control groups, in cores; infinity for none.
 
     Source: a quota and a period in microseconds, in `cpu.max` of cgroup v2 and in two files of v1;
     Kubernetes sets them from `limits.cpu`, and neither Python nor torch looks at them. The groups
-    that hold a group limit it as well. In a container its own group is usually mounted as the root,
-    whatever path `membership` names.
+    Parent groups limit their children too. In a container its own group is usually mounted as the
+    root, also if `membership` has another path.
     """
     limits = [math.inf]
     lines = membership.read_text().splitlines() if membership.is_file() else []
@@ -46,12 +46,12 @@ def _cpu_limit(cgroups: Path, membership: Path) -> float:
         root = cgroups / "cpu" if controllers else cgroups
         group = root / path.lstrip("/")
         holding = (one for one in (group, *group.parents) if one.is_relative_to(root))
-        limits.extend(map(_limit_of, holding))
+        limits.extend(map(_group_limit, holding))
     return min(limits)
 
 
-def _limit_of(group: Path) -> float:
-    with suppress(OSError, ValueError):  # it has no such file, or "max" in it
+def _group_limit(group: Path) -> float:
+    with suppress(OSError, ValueError):  # there is no file, or it holds "max"
         quota, period = (group / "cpu.max").read_text().split()
         return int(quota) / int(period)
     with suppress(OSError, ValueError):
@@ -62,22 +62,23 @@ def _limit_of(group: Path) -> float:
 
 
 def allow_many_connections() -> None:
-    """Raise the number of files that this process may open to what the machine allows.
+    """Raise this process's limit of open files to the machine's maximum.
 
-    Each connection is one, and 1024 is usual: beyond, nobody gets in, the probes neither.
+    Each connection is an open file. Above the usual limit of 1024 every new connection fails, also
+    that of a probe.
     """
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what is freed, for the next batch needs the same again.
+    """Let the allocator keep freed memory, as the next batch needs it again.
 
-    glibc gives large blocks back to the kernel at once, which then clears every page anew: for a
-    batch of 16 images 13,000 page faults a pass and a tenth of its time. It also gives each thread
-    a heap of its own, which keeps what it freed from the others; with few heaps for all the passes
-    of a worker's thread take half the faults. A single one makes two towers that are compiled at
-    once wait for each other, so there are two. Elsewhere (musl, macOS) this does nothing.
+    glibc returns large blocks to the kernel at once, and the kernel clears every page again: for a
+    batch of 16 images 13,000 page faults, a tenth of the pass. glibc also gives each thread a heap
+    (arena), which cannot use memory that others freed; with few arenas a worker's passes take half
+    the page faults. With a single arena, two towers that are compiled at once wait for each other,
+    so there are two. Elsewhere (musl, macOS) this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -87,7 +88,7 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Give the kernel what is free: what loading took, or smaller batches than the largest.
+    """Return free memory to the kernel, such as memory that loading a model took.
 
     See `keep_freed_memory`.
     """
@@ -97,10 +98,10 @@ def give_freed_memory_back() -> None:
 
 
 def freeze_gc() -> None:
-    """Keep the garbage collector from what is there now and stays: libraries and model.
+    """Exclude the present objects, of libraries and model, from garbage collection.
 
-    With the model libraries these are 440,000 objects, and a pass over them holds up every thread
-    for 200 ms.
+    With the model libraries these are 440,000 objects; collecting them stops every thread for 200
+    ms.
     """
     gc.collect()
     gc.freeze()

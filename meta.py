@@ -1,4 +1,4 @@
-"""The body of `GET /meta`: the reference's content for the family, and this service's facts."""
+"""The body of `GET /meta`: the reference's fields for the family, and fields of this service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference.vector_cache import CacheStats
 
 
 def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> dict[str, object]:
-    """Return the model's own configuration, as the reference has it, and this service's facts."""
+    """Return the model's configuration as in the reference, and the fields of this service."""
     return {
         **info.config,
         "service": {

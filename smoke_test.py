@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A black-box test of a running container, over HTTP and with nothing but Python.
+"""A black-box test of a running container over HTTP; it needs only Python.
 
     ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
 
-Waits until it is ready, then asks what Weaviate and people ask of its model: texts and images, or
-texts only. `--reference` leaves out what semitechnologies/multi2vec-clip and
-semitechnologies/transformers-inference are known to answer otherwise. A token goes into the URL, as
-Weaviate has it: http://any:TOKEN@localhost:8080. Ends with 1 where an answer is wrong.
+It waits until the container is ready, then sends the requests of Weaviate and of users: texts and
+images, or texts only. `--reference` skips tests that semitechnologies/multi2vec-clip and
+semitechnologies/transformers-inference are known to fail. A token goes into the URL, as in
+Weaviate: http://any:TOKEN@localhost:8080. It exits with 1 if an answer is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RED, BLUE = (  # circles, 32x32 PNG
 
 
 class Answer(NamedTuple):
-    """Status and parsed body of an answer."""
+    """The status and the parsed body of an answer."""
 
     status: int
     body: Any
@@ -42,10 +42,11 @@ class Container:
     """A running container.
 
     Args:
-        url: as Weaviate is told it; a token in it (`http://any:TOKEN@host:8080`) is sent along.
+        url: its URL as in Weaviate's settings; a token in it (`http://any:TOKEN@host:8080`) is
+            sent.
 
     Attributes:
-        url: the same without the token.
+        url: the URL without the token.
     """
 
     def __init__(self, url: str) -> None:
@@ -58,7 +59,7 @@ class Container:
         self._token = unquote(parts.password or "")
 
     def ask(self, method: str, path: str, body: object = None, kind: str = "json") -> Answer:
-        """Send one request; `kind` is the content type's second half."""
+        """Send a request; `kind` is the subtype of its content type."""
         headers = {"Content-Type": f"application/{kind}"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -71,16 +72,16 @@ class Container:
         return Answer(answer.status, _parsed(raw))
 
     def serves(self, path: str) -> bool:
-        """Tell whether it has such an interface."""
+        """Return whether it serves a path."""
         return self.ask("POST", path, {}).status not in {404, 405}
 
     def reads_images(self) -> bool:
-        """Tell whether its model does: this service says so, of the reference's containers one."""
+        """Return whether its model reads images."""
         service = self.ask("GET", "/meta").body.get("service")
         return "image" in service["modalities"] if service else self.serves("/vectorize")
 
     def vectorize(self, **body: object) -> dict[str, list[list[float]]]:
-        """Ask for vectors, and check their form."""
+        """Request vectors by `/vectorize`, and check the answer's form."""
         answer = self.ask("POST", "/vectorize", body)
         check(answer.status == 200, f"200 expected: {answer}")
         vectors: dict[str, list[list[float]]] = answer.body
@@ -95,25 +96,25 @@ class Container:
 def _parsed(raw: bytes) -> Any:
     try:
         return json.loads(raw) if raw else None
-    except ValueError:  # not every fault is told in JSON
+    except ValueError:  # not every error is JSON
         return raw.decode(errors="replace")
 
 
 def check(fine: bool, otherwise: str) -> None:
-    """Fail with a sentence."""
+    """Raise an AssertionError with a message if a condition is false."""
     if not fine:
         raise AssertionError(otherwise[:300])
 
 
-def sentence_of(body: Any) -> str:
-    """Return what a container says of a fault, in whichever form."""
+def error_message(body: Any) -> str:
+    """Return the message of an error body, in any of the known forms."""
     error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
     told = error.get("message", error) if isinstance(error, dict) else error
     return str(told or "")[:300]
 
 
 def wait_until_ready(container: Container, seconds: float) -> None:
-    """Ask once a quarter of a second, as patiently as Weaviate; tell what keeps it from it."""
+    """Poll until the container is ready, as Weaviate does; print the reason of the wait."""
     ends_s = time.monotonic() + seconds
     told = ""
     while time.monotonic() < ends_s:
@@ -121,7 +122,7 @@ def wait_until_ready(container: Container, seconds: float) -> None:
             answer = container.ask("GET", "/.well-known/ready")
             if answer.status < 300:
                 return
-            reason = f"{answer.status} {sentence_of(answer.body)}"
+            reason = f"{answer.status} {error_message(answer.body)}"
         except (OSError, http.client.HTTPException) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
         if reason != told:
@@ -180,33 +181,33 @@ def test_several(container: Container) -> None:
 
 
 def test_an_error(container: Container) -> None:
-    """A fault is told as a string under `error`."""
+    """An error is a string under `error`."""
     answer = container.ask("POST", "/vectorize", {"images": ["bm90IGFuIGltYWdl"]})
     check(answer.status >= 400 and isinstance(answer.body.get("error"), str), str(answer))
 
 
 def test_the_documented_call(container: Container) -> None:
-    """What the documentation prints: curl sends JSON as a form."""
+    """The call in the documentation: curl sends JSON with the content type of a form."""
     body = {"texts": ["foo bar"], "images": []}
     answer = container.ask("POST", "/vectorize", body, kind="x-www-form-urlencoded")
     check(answer.status == 200 and len(answer.body["textVectors"]) == 1, str(answer))
 
 
 def test_a_bad_image_is_named(container: Container) -> None:
-    """The sentence names the item, and the fault is the request's."""
+    """The message names the bad image, and the status is a client error."""
     answer = container.ask("POST", "/vectorize", {"images": [RED, "bm90IGFuIGltYWdl"]})
     check(answer.status == 422 and answer.body["error"].startswith("images[1]: "), str(answer))
 
 
 def test_a_bad_text_is_named(container: Container) -> None:
-    """A bad text by /vectors is named, and the fault is the request's."""
+    """A bad text by /vectors is named, and the status is a client error."""
     answer = container.ask("POST", "/vectors", {"text": 5})
     check(answer.status == 422 and answer.body["error"].startswith("text: "), str(answer))
 
 
 Test = Callable[[Container], None]
-# What is asked of every container, of one that has an interface, or whose model reads images; and
-# of this service besides.
+# Tests of every container, of containers with an interface or with images, and of this service
+# alone.
 OF_ALL: tuple[Test, ...] = (test_probes, test_meta)
 OF_VECTORIZE: tuple[Test, ...] = (test_a_text,)
 OF_VECTORS: tuple[Test, ...] = (test_a_text_by_itself,)
@@ -216,7 +217,7 @@ OF_ITS_IMAGES: tuple[Test, ...] = (test_a_bad_image_is_named,)
 
 
 def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
-    """Choose the tests that fit a container and its model."""
+    """Return the tests that fit a container and its model."""
     of_images = OF_IMAGES if is_reference else OF_IMAGES + OF_ITS_IMAGES
     return (
         *OF_ALL,
@@ -228,7 +229,7 @@ def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
 
 
 def main() -> int:
-    """Run all tests, and say what came of each."""
+    """Run all tests, and print their results."""
     form = argparse.ArgumentParser(description="Test a running container over HTTP.")
     form.add_argument("url", nargs="?", default="http://localhost:8080")
     form.add_argument("--wait", type=float, default=120, help="seconds until it must be ready")
@@ -249,10 +250,10 @@ def main() -> int:
 
 
 def run(test: Test, container: Container) -> int:
-    """Run one test; return 1 where it fails."""
+    """Run a test; return 1 if it fails, else 0."""
     try:
         test(container)
-    except Exception as error:  # whatever it is, it is told
+    except Exception as error:  # any error fails the test
         print(f"FAILED  {test.__doc__}  {type(error).__name__}: {error}")
         return 1
     print(f"ok      {test.__doc__}")

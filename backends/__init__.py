@@ -1,10 +1,9 @@
-"""The model half: which family a folder holds, its inputs, and the networks that compute them.
+"""The models: which family a folder holds, how inputs become arrays, and how they are computed.
 
-It knows no request and no queue; `model.py` is what the service half sees of it.
+It knows no request and no queue. The service sees nothing of it but `model.py`.
 """
 
 import sys
 
-# A mere import of openvino reports to its makers over the network, unasked; where this package of
-# theirs is not to be had, it does not.
+# An import of openvino sends usage data over the network, unless this package is missing.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A model folder changes from one whole state to another, whatever breaks on the way.
+"""Replaces the content of a model folder at once: a crash leaves the old content or the new.
 
     root/.download-xyz/      written to, checked; no start takes it for a model
     root/<parts>             moved there at the end, the part that a start looks for last
@@ -26,14 +26,14 @@ _PREFIX = ".download-"
 
 @contextmanager
 def staging(root: Path, *, wait: bool = False) -> Iterator[Path]:
-    """Give a folder inside `root` to write into; what is still in it at the end is deleted.
+    """Make a temporary folder inside `root`, and delete it at the end.
 
     Args:
-        root: the folder that is to change.
-        wait: until another run that is writing has ended.
+        root: the model folder.
+        wait: whether to wait for another process that writes into `root`.
 
     Raises:
-        DownloadError: another run is writing into `root`, or nobody can.
+        DownloadError: another process writes into `root`, or `root` cannot be written.
     """
     created = False
     try:
@@ -85,12 +85,14 @@ def _lock(descriptor: int, root: Path, *, wait: bool) -> None:
 
 
 def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
-    """Move the parts, for all to read, from a staging folder into `root`, over those there.
+    """Move parts from a staging folder into `root`, in place of the old ones.
+
+    Afterwards all users may read them.
 
     Args:
         folder: the staging folder.
         root: the model folder.
-        parts: names in `folder`; the last is the one without which a start sees no model.
+        parts: names in `folder`. A start detects a model by the last, so it comes last.
     """
     for path in folder.rglob("*"):
         # The hub's library makes files for their owner only, but a container may run as any user.
@@ -105,7 +107,7 @@ def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
 
 
 def replace_aside(path: Path, aside: Path) -> None:
-    """Move a file or folder to where it will be deleted, or delete it where it cannot be moved."""
+    """Move a file or folder to a place that is deleted later; if it cannot be moved, delete it."""
     if not path.exists():
         return
     try:

@@ -1,9 +1,9 @@
-"""A look at a model folder without a model library: whatever would end a start, in a second.
+"""Checks a model folder without a model library, in a second, for faults that would end a start.
 
     layout -> of each network: its config, its tokenizer, its weights' headers
 
-It reads names, small files, vocabularies and the headers of safetensors files. Whatever only a
-library can tell is left to a start: files of other formats, code of the model's own, numbers.
+It reads names, small files, vocabularies and the headers of safetensors files. It does not check
+files of other formats, Python code in the folder, and the values of weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from errors import ModelFolderError, describe_error
 
 
 def faults(folder: ModelFolder) -> list[str]:
-    """Return a sentence for each fault that is found in a model folder, the file at fault named."""
+    """Return a sentence for each fault of a model folder; each names the file."""
     try:
         return list(_OF_FAMILY[folder.family](folder))
     except ModelFolderError as error:
@@ -111,7 +111,7 @@ def _sentence_transformers(folder: ModelFolder) -> Iterator[str]:
 
 
 def _text(folder: ModelFolder) -> Iterator[str]:
-    text = TextFolder.of(folder)
+    text = TextFolder.open(folder)
     match text.kind:
         case "sentence_transformers" | "model2vec":
             yield from _modules(text.snapshot)
@@ -145,7 +145,7 @@ _OF_FAMILY: Mapping[Family, Callable[[ModelFolder], Iterator[str]]] = {
 
 
 def _network(path: Path) -> Iterator[str]:
-    """Check a network that transformers saved: its config, and its weights where a look tells."""
+    """Check a network that transformers saved: its config, and the headers of its weights."""
     config = parsed(path / "config.json", dict)
     index = path / "model.safetensors.index.json"
     weights = index if index.is_file() else find_weights(path)
@@ -162,7 +162,7 @@ def _no_weights(path: Path) -> str:
 
 
 def _modules(path: Path) -> Iterator[str]:
-    """Check a sentence-transformers model; without a list of modules it is a network alone."""
+    """Check a sentence-transformers model; without `modules.json` it is a single network."""
     listed = path / "modules.json"
     modules = parsed(listed, list) if listed.is_file() else [{"path": "", "type": "Transformer"}]
     for number, module in enumerate(modules):
@@ -185,7 +185,7 @@ def _filled(path: Path) -> Iterator[str]:
 
 def _processor(path: Path) -> Iterator[str]:
     if not any(path.glob("*processor_config.json")):
-        yield f"{path.absolute()} has no preprocessor_config.json: how are images read?"
+        yield f"{path.absolute()} has no preprocessor_config.json: its preprocessing is unknown"
 
 
 # --- tokenizers

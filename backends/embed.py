@@ -1,4 +1,4 @@
-"""A model by itself, without queue, threads or memory: for build time, the proof and tests."""
+"""Embeds by a model alone, without queue, threads or cache: for build time, checks and tests."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def embed(
     *,
     alone: bool = False,
 ) -> Rows:
-    """Embed inputs, texts, decoded images or pairs, as `embed_all` does: [n, dim] float32."""
+    """Embed texts, decoded images or pairs as `embed_all` does; return [n, dim] float32."""
     return np.stack([one.vector for one in embed_all(tower, contents, params, alone=alone)])
 
 
 def score(model: Model, pairs: Sequence[Pair]) -> Scores:
-    """Score pairs, in the batches that they form: [n] float32, on the model's own scale."""
+    """Score pairs in batches: [n] float32, on the model's own scale."""
     return ACTIVATIONS[model.info.activation](embed(model.towers["pair"], pairs)[:, 0])
 
 
@@ -46,7 +46,7 @@ def embed_all(
     *,
     alone: bool = False,
 ) -> list[EmbeddingResult]:
-    """Embed inputs in the batches that they form, or each alone; tell what was read of each.
+    """Embed inputs, with token counts: items of one bucket in a batch, or each input alone.
 
     Raises:
         InvalidInputError: the model cannot read one of them.
@@ -62,7 +62,7 @@ def embed_all(
 def compute(
     tower: Tower, items: Sequence[ModelInput], *, alone: bool = False
 ) -> list[EmbeddingResult]:
-    """Compute prepared items, each bucket in a pass, or each item alone."""
+    """Compute preprocessed items: one forward pass a bucket, or one an item."""
     rows: list[Any] = [None] * len(items)
     batches = [[place] for place in range(len(items))] if alone else _batches(items)
     collated = (tower.processor.collate([items[place] for place in batch]) for batch in batches)

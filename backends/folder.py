@@ -1,6 +1,6 @@
-"""Sole owner of what lies under the model folder: which family it holds, and where each part is.
+"""The layouts of the model folder: detects the family, and finds each part.
 
-It reads names and small text files only; the weights are the backends' business.
+It reads names and small text files only, and no weights.
 
 Source of the layouts and of their order: the reference container's `download.py` and `clip.py`.
 """
@@ -33,22 +33,22 @@ Family = Literal[
     "converted",
 ]
 
-# Of a converted model, by what its weights are: an older version, which would take 8 bits for
-# float32, does not read 2. Raised when this version can no longer read what the last one wrote.
+# Version of `model.json` by the type of its weights: older versions of this code, which would read
+# int8 as float32, refuse 2. Raise it when the format changes incompatibly.
 FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
 DESCRIPTION = "model.json"  # what makes a folder a converted model
-RECORD = "download.json"  # which models were fetched, and their commits
-CONVERSIONS = "converted"  # where a model folder holds those that were made of it
+RECORD = "download.json"  # which models were downloaded, and their commits
+CONVERSIONS = "converted"  # the folder of converted models inside a model folder
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A family's model folder.
+    """The layout of a family's model folder.
 
     Attributes:
-        parts: what lies in it; the first is what it is known by.
-        module: of `families/`, which loads it: imported only when it is chosen. None where torch
-            has nothing to load.
+        parts: names of its folders or files; the first identifies the family.
+        module: the module of `families/` that loads it, imported when needed; None for converted
+            models.
     """
 
     parts: tuple[str, ...]
@@ -68,7 +68,7 @@ LAYOUTS: dict[Family, Layout] = {
     "text": Layout(("model",), "text"),  # of the reference's text container: see `text_folder.py`
     "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
 }
-# Of Qwen3-VL, beside the weights: those that must be there, and those that may.
+# Files of Qwen3-VL beside the weights: required, and optional.
 PROCESSOR_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"),
     *("chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt"),
@@ -76,15 +76,15 @@ PROCESSOR_FILES = (
 )
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
 
-# How a file begins that Git LFS left in place of a large one, and how large it is at most. See
+# The first bytes of a Git LFS pointer file, and its maximum size. See
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 _READ_BY_FAMILIES = (".json", ".txt", ".model", ".xml")  # beside weights
-_OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of the hub that nothing here reads
+_OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of hub repositories that are not used
 
 
 class ModelName(NamedTuple):
-    """What a model is called, and the commit that was fetched, where that is known."""
+    """A model's name, and the downloaded commit if it is known."""
 
     name: str
     revision: str = ""
@@ -92,7 +92,7 @@ class ModelName(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder whose family is known and whose parts are all there."""
+    """A complete model folder of a known family."""
 
     root: Path
     family: Family
@@ -113,17 +113,17 @@ class ModelFolder:
 
     @property
     def prefixes(self) -> bool | None:
-        """What the file `use_query_passage_prefixes` says; None where there is none."""
+        """The value of the file `use_query_passage_prefixes`; None if there is no file."""
         mark = self._mark("use_query_passage_prefixes")
-        return None if mark is None else mark == "true"  # and nothing else, as in the reference
+        return None if mark is None else mark == "true"  # else false, as in the reference
 
     def _mark(self, name: str) -> str | None:
-        # Beside the parts; the text container's lie within its only one.
-        return text_of(self.root / name) or text_of(self.root / "model" / name)
+        # In the model folder, or inside `model/` as in the text container.
+        return read_marker(self.root / name) or read_marker(self.root / "model" / name)
 
     @property
     def name(self) -> ModelName:
-        """The model's name: as it was fetched, as a hub cache says it, or that of the folder."""
+        """The model's name: as downloaded, else as in a hub cache, else the folder's name."""
         if name := _fetched(self.root / RECORD):
             return name
         if self.is_demo:
@@ -132,7 +132,7 @@ class ModelFolder:
 
     @property
     def processors(self) -> Path | None:
-        """Where Qwen3-VL's tokenizer, template and image processor are; None where nowhere.
+        """The folder of Qwen3-VL's tokenizer, template and image processor; None if missing.
 
         Source: the reference leaves them in the hub's default cache, outside of the model folder.
         """
@@ -144,17 +144,17 @@ class ModelFolder:
 
     @property
     def is_demo(self) -> bool:
-        """Whether this is the small drawn-scenes model that this project ships."""
+        """Whether this is the demo model of this project."""
         return (self.root / "demo.json").is_file()
 
 
 def detect(root: Path) -> ModelFolder:
-    """Find out which family lies under `root`.
+    """Detect the family of a model folder.
 
-    A converted model counts where there is no original: it lies there itself, or in `converted/`.
+    Without an original, a converted model is used: `root` itself, or a folder in `converted/`.
 
     Raises:
-        ModelFolderError: there is no known layout, or only half of one.
+        ModelFolderError: there is no known layout, or a part of it is missing.
     """
     found = [family for family, one in LAYOUTS.items() if (root / one.parts[0]).is_dir()]
     if not found and lone_conversions(root):
@@ -177,10 +177,10 @@ def detect(root: Path) -> ModelFolder:
 
 
 def _refuse_pointers(places: Sequence[Path]) -> None:
-    """Look for what Git LFS leaves in place of a file that was not fetched.
+    """Check that no file is a Git LFS pointer, left in place of a file that was not downloaded.
 
     Raises:
-        ModelFolderError: there is one in place of a file that a model may be made of.
+        ModelFolderError: a file of the model is a pointer.
     """
     for place in places:
         for folder, folders, names in os.walk(place, followlinks=True):
@@ -200,12 +200,12 @@ def _is_pointer(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
-    except OSError:  # no library reads it either
+    except OSError:  # unreadable for the libraries too
         return False
 
 
 def _is_spare(path: Path) -> bool:
-    """Tell whether nothing reads a file, such as a pickle beside safetensors."""
+    """Return whether a file is not used, such as a pickle beside safetensors."""
     safe, *others = _WEIGHTS
     if path.match(safe) or path.suffix in _READ_BY_FAMILIES:
         return False
@@ -221,16 +221,16 @@ def _fetched(record: Path) -> ModelName | None:
         name = "-".join(filter(None, [*dict.fromkeys(asked), request["pretrained"]]))
         return ModelName(name, next(iter(commits.values()), "")) if name else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None  # there is none, or it is not what this project wrote
+        return None  # missing, or not written by this project
 
 
 def lone_conversions(root: Path) -> list[Path]:
-    """Return the converted models of a folder without the original: itself, or those in it."""
+    """Return the converted models of a folder without the original: itself, or its subfolders."""
     return [root] if _is_readable(root / DESCRIPTION) else conversions(root / CONVERSIONS)
 
 
 def conversions(place: Path) -> list[Path]:
-    """Return the folders in `place` that hold a converted model which this version can read."""
+    """Return the subfolders that hold a converted model in a format of this version."""
     return [path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}")) if _is_readable(path)]
 
 
@@ -243,35 +243,35 @@ def _is_readable(description: Path) -> bool:
 
 
 def loaded(folder: ModelFolder, kind: str, load: Callable[[], T]) -> T:
-    """Load the model of a folder; whatever goes wrong is told in a sentence.
+    """Load the model of a folder, and turn any error into a ModelFolderError.
 
     Raises:
         ModelFolderError: its content cannot be loaded.
-        StartupError: as `load` raised it.
+        StartupError: raised by `load`.
     """
     try:
         return load()
     except StartupError:
         raise
     except Exception as error:
-        what = f"The {kind} model in {folder.root.absolute()}"
-        raise ModelFolderError(f"{what} cannot be loaded: {describe_error(error)}") from error
+        model = f"The {kind} model in {folder.root.absolute()}"
+        raise ModelFolderError(f"{model} cannot be loaded: {describe_error(error)}") from error
 
 
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
-    """Return the folder of a model inside a hub cache, or None where it is not there.
+    """Return the snapshot folder of a model in a hub cache, or None if it is missing.
 
     Source: the cache layout of huggingface_hub, `models--ORG--NAME/{refs,snapshots,blobs}`.
     """
     repository = cache_dir / f"models--{hub_name.replace('/', '--')}"
-    revision = text_of(repository / "refs" / "main")
+    revision = read_marker(repository / "refs" / "main")
     if revision and (repository / "snapshots" / revision).is_dir():
         return repository / "snapshots" / revision
     return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
 
 
 def default_hub_cache() -> Path:
-    """Return where the hub's own library keeps what nobody gave a place (HF_HUB_CACHE, HF_HOME)."""
+    """Return the default cache of huggingface_hub (HF_HUB_CACHE, HF_HOME)."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -283,7 +283,7 @@ def find_weights(*folders: Path) -> Path | None:
 
 
 def hub_snapshots(cache_dir: Path) -> list[Path]:
-    """Return the folder of every model inside a hub cache."""
+    """Return the snapshot folder of every model in a hub cache."""
     names = (path.name.removeprefix("models--") for path in sorted(cache_dir.glob("models--*")))
     found = (hub_snapshot(cache_dir, name.replace("--", "/")) for name in names)
     return [path for path in found if path]
@@ -295,8 +295,8 @@ def _weights(folders: tuple[Path, ...]) -> Iterator[Path]:
             yield from sorted(folder.glob(pattern))
 
 
-def text_of(path: Path) -> str | None:
-    """Return what a small file says, stripped, or None where there is none."""
+def read_marker(path: Path) -> str | None:
+    """Return the stripped text of a small file, or None if there is no file."""
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 

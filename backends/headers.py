@@ -1,6 +1,6 @@
-"""The headers of safetensors files: whether names and shapes of weights are a network's.
+"""Checks names and shapes of weights in safetensors headers against a network's config.
 
-It reads no weights, and needs no library: a header is 8 bytes for its length, then JSON.
+It reads no weights and needs no library: a header is 8 bytes for its length, then JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from errors import ModelFolderError, describe_error
 Shape: TypeAlias = tuple[int, ...]
 Header: TypeAlias = Mapping[str, Shape]
 
-_MOST_NAMED = 3
+_MAX_LISTED = 3
 _BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -29,14 +29,14 @@ _BYTES = {
 
 
 class _Tower(NamedTuple):
-    """What the names and shapes of a network's weights follow from.
+    """How names and shapes of a network's weights follow from its config.
 
     Attributes:
-        layers: what stands before the number of a layer.
-        number: of the layers, by its name in the config.
-        part: of the config that describes the tower; empty for the whole.
-        embedding: names of the token embedding, of which it has one; none where it has none.
-        shape: of that, by the names in the config.
+        layers: prefix of a layer's weights, before its number.
+        number: config key of the number of layers.
+        part: key of the config's part for the tower; empty for the whole config.
+        embedding: possible names of the token embedding; empty if there is none.
+        shape: config keys of the embedding's shape.
     """
 
     layers: str
@@ -56,8 +56,8 @@ _CLIP = (
     _Tower("vision_model.encoder.layers.", "num_hidden_layers", "vision_config"),
 )
 _DECODER = (_Tower("layers.", "num_hidden_layers", "", ("embed_tokens.weight",)),)
-OPENCLIP = "openclip"  # whose config is open_clip's `model_cfg`
-# By `model_type`; of others the header alone is read.
+OPENCLIP = "openclip"  # its config is open_clip's `model_cfg`
+# By `model_type`; for other types only the header is checked.
 _TOWERS: Mapping[str, Sequence[_Tower]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "dpr"), _BERT),
     **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), _CLIP),
@@ -82,12 +82,12 @@ _TOWERS: Mapping[str, Sequence[_Tower]] = {
         _Tower("vision_model.encoder.layers.", "num_hidden_layers", "vision_config"),
     ),
 }
-# Of ModernBERT's layers the first has none; of T5's encoder it alone has one, for all.
+# ModernBERT's first layer lacks this weight; in T5's encoder only the first layer has it.
 _NOT_IN_THE_FIRST, _IN_THE_FIRST = "attn_norm.weight", "relative_attention_bias.weight"
 
 
 def _headers(weights: Path) -> Header:
-    """Return the names and shapes in a file, or in all that an index names."""
+    """Return names and shapes of the weights in a file, or in all files of an index."""
     if weights.suffix == ".safetensors":
         return _header(weights)
     if weights.suffix != ".json":
@@ -101,7 +101,7 @@ def _header(path: Path) -> Header:
     """Read the header of a safetensors file: 8 bytes for its length, then JSON.
 
     Raises:
-        ModelFolderError: it is broken, or the file is not as long as it says.
+        ModelFolderError: the header is broken, or the file's size does not fit it.
     """
     try:
         with path.open("rb") as file:
@@ -129,28 +129,27 @@ def _header(path: Path) -> Header:
 
 
 def misfits(weights: Path, network: str = "", config: Mapping[str, Any] = {}) -> Iterator[str]:
-    """Give a sentence where weights are not those of a network; files of other formats pass.
+    """Yield a sentence if weights do not fit a network; other file formats are not checked.
 
     Args:
-        weights: a file, or the index of several.
-        network: its `model_type`, or `OPENCLIP`; of one that is not known here only the headers
-            are read.
-        config: the network's sizes.
+        weights: a safetensors file, or an index of several.
+        network: the `model_type`, or `OPENCLIP`; for an unknown type only the headers are checked.
+        config: the network's configuration.
 
     Raises:
-        ModelFolderError: a header is broken, or its file is not as long as it says.
+        ModelFolderError: a header is broken, or the file's size does not fit it.
     """
     header, towers = _headers(weights), _TOWERS.get(network, ())
     wrong = [fault for tower in towers for fault in _misfits(header, tower, config)]
     if wrong:
-        more = f", and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
-        yield f"{weights.absolute()} does not fit: {', '.join(wrong[:_MOST_NAMED])}{more}"
+        more = f", and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
+        yield f"{weights.absolute()} does not fit: {', '.join(wrong[:_MAX_LISTED])}{more}"
 
 
 def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterator[str]:
     sizes = config.get(tower.part) or {} if tower.part else config
-    yield from _misfits_of_embedding(header, tower, sizes)
-    # OpenCLIP's text tower has no name of its own, and that of images ends alike.
+    yield from _embedding_misfits(header, tower, sizes)
+    # OpenCLIP's text tower has no prefix, and the image tower's names end alike.
     pattern = re.compile(rf"^(?:.*\.)?(?<!visual\.){re.escape(tower.layers)}(\d+)\.(.+)$")
     layers: dict[int, dict[str, Shape]] = defaultdict(dict)
     for name, shape in header.items():
@@ -173,7 +172,7 @@ def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterat
 
 
 def _usual(layers: Mapping[int, Mapping[str, Shape]]) -> dict[str, Shape]:
-    """Return every name that a layer has, with the shape that it has in most."""
+    """Return the weights of a layer, each with the shape that most layers have."""
     shapes: dict[str, Counter[Shape]] = defaultdict(Counter)
     for layer in layers.values():
         for name, shape in layer.items():
@@ -181,7 +180,7 @@ def _usual(layers: Mapping[int, Mapping[str, Shape]]) -> dict[str, Shape]:
     return {name: seen.most_common(1)[0][0] for name, seen in shapes.items()}
 
 
-def _misfits_of_embedding(header: Header, tower: _Tower, sizes: Mapping[str, Any]) -> Iterator[str]:
+def _embedding_misfits(header: Header, tower: _Tower, sizes: Mapping[str, Any]) -> Iterator[str]:
     if not tower.embedding:
         return
     there = next(

@@ -1,4 +1,4 @@
-"""What a model is known by: the original's content, and how it is read. Never what computes it."""
+"""The identity of a model: the original's content and its preprocessing, but not the runtime."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Protocol
 from backends.folder import LAYOUTS, Family
 from backends.model import InputProcessor, Modality, ModelInfo, TextMode
 
-# How this version reads each family: raise a family's number by hand when a change of ours moves
-# its vectors by more than the tolerance. Its models are then converted anew, and have another
-# vector space: who upgrades has to import again. An entry here: `| {"siglip": 2}`.
+# The preprocessing version of each family. Raise it when a change of this code moves the family's
+# vectors by more than the tolerance. Then its models are converted again and get another vector
+# space, and users must import again. An entry here: `| {"siglip": 2}`.
 PREPROCESSING_VERSIONS: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
 
 NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
@@ -22,13 +22,13 @@ NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Identity:
-    """What was read, and how.
+    """The identity of a converted model.
 
     Attributes:
-        family: the layout of the original.
-        content: the digest of its files.
-        recipe: by which it was read; see `PREPROCESSING_VERSIONS`.
-        text_modes: in all of which its texts have these vectors.
+        family: the family of the original.
+        content: the digest of the original's files.
+        recipe: the preprocessing version; see `PREPROCESSING_VERSIONS`.
+        text_modes: the text modes that it serves, all with the same vectors.
     """
 
     family: Family
@@ -39,12 +39,11 @@ class Identity:
     def vector_space(
         self, arithmetic: Mapping[Modality, str], readings: Mapping[Modality, str] = NO_READINGS
     ) -> str:
-        """Digest all that shapes a vector, or a score: two of one space can be compared.
+        """Return the vector space (or score space): vectors of equal spaces can be compared.
 
         Args:
-            arithmetic: each tower's, of weights and activations, such as `float32`: not what was
-                asked for, but what is used.
-            readings: how the operator wants inputs read; see `readings_of`.
+            arithmetic: the arithmetic that each tower really uses, such as `float32`.
+            readings: the operator's settings of preprocessing; see `collect_readings`.
         """
         shapes = [self.family, self.content, self.recipe, sorted(self.text_modes), dict(arithmetic)]
         if readings:
@@ -53,16 +52,16 @@ class Identity:
 
 
 class Prepares(Protocol):
-    """A tower, whatever computes it."""
+    """A tower of any runtime."""
 
     @property
     def processor(self) -> InputProcessor:
-        """Of its inputs."""
+        """The tower's input processor."""
         ...
 
 
-def readings_of(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
-    """Return how the operator wants inputs read, of those towers that can be told."""
+def collect_readings(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
+    """Return the operator's settings of preprocessing, for the towers that have any."""
     readings = {modality: tower.processor.reading for modality, tower in towers.items()}
     return {modality: reading for modality, reading in readings.items() if reading}
 
@@ -73,15 +72,15 @@ def with_space(
     arithmetic: Mapping[Modality, str],
     towers: Mapping[Modality, Prepares],
 ) -> ModelInfo:
-    """Say the space of a model's vectors, or of its scores.
+    """Return `info` with the vector space, or the score space, of the model.
 
     Args:
-        info: of the model, without it.
-        identity: of the model.
+        info: the model's info, without a space.
+        identity: the model's identity.
         arithmetic: as for `Identity.vector_space`.
-        towers: the model's.
+        towers: the model's towers.
     """
-    readings = readings_of(towers)
+    readings = collect_readings(towers)
     if info.scores:
         of_scores = identity.vector_space(arithmetic, {**readings, "pair": info.activation})
         return replace(info, score_space=of_scores)

@@ -1,7 +1,6 @@
-"""A job for a process of its own: given as JSON, answered on the last line of its output.
+"""Runs jobs in processes of their own: parameters as JSON, the answer on the last output line.
 
-What loads torch or a model at build time, or once, does so in a process that ends: nothing of it
-stays in the memory of the one that asked.
+Jobs load torch or a model once. When the process ends, its memory is free again.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 class JobError(Exception):
-    """A job was not done; the message says why."""
+    """A job failed; the message has the reason."""
 
 
 class JobRefusedError(JobError):
-    """The model folder cannot be loaded, whatever else is tried with it."""
+    """The model folder cannot be loaded by any other way either."""
 
 
 class JobKilledError(JobError):
-    """Its process did not come to its end; the next may not either."""
+    """The process was killed, or did not end in time."""
 
 
 def run_in_subprocess(
@@ -46,21 +45,21 @@ def run_in_subprocess(
     environment: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
 ) -> Answer:
-    """Run a module of this project, and wait for what it answers.
+    """Run a module of this project as a process, and return its answer.
 
     Args:
-        module: its name; run as a program, it calls `subprocess_main`.
-        job: what it is to do.
-        called: what errors call it, such as "the conversion".
-        environment: by default, that of this process.
-        timeout_s: after which it is killed.
+        module: the module's name; its main program calls `subprocess_main`.
+        job: the job's parameters.
+        called: the job's name in errors, such as "the conversion".
+        environment: the process's environment; by default, that of this process.
+        timeout_s: seconds after which the process is killed.
 
     Raises:
-        JobRefusedError: it said that the model folder cannot be loaded.
-        JobError: it said that it cannot be done, or ended without an answer.
+        JobRefusedError: the job reported that the model folder cannot be loaded.
+        JobError: the job reported an error, or ended without an answer.
     """
     try:
-        process = subprocess.run(  # noqa: S603 - a module of ours, and no shell
+        process = subprocess.run(  # noqa: S603 - a module of this project, without a shell
             [sys.executable, "-m", module],
             cwd=_ROOT,
             env=environment,
@@ -72,10 +71,10 @@ def run_in_subprocess(
         )
     except subprocess.TimeoutExpired as error:
         raise JobKilledError(f"{called} did not end in {timeout_s:g} s") from error
-    return _answer_of(process, called)
+    return _read_answer(process, called)
 
 
-def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer:
+def _read_answer(process: subprocess.CompletedProcess[str], called: str) -> Answer:
     if process.returncode < 0:
         raise JobKilledError(
             f"{called} was killed by signal {-process.returncode}, as for want of memory"
@@ -95,19 +94,19 @@ def _answer_of(process: subprocess.CompletedProcess[str], called: str) -> Answer
 
 
 def subprocess_main(do: Callable[[Answer], Answer]) -> None:
-    """Do the job that standard input describes, at the other end of `run_in_subprocess`."""
+    """Do the job that standard input describes; the main program of a job's process."""
     warned = _Warnings()
     logging.getLogger("backends").addHandler(warned)
     try:
         answer = do(json.load(sys.stdin))
-    except Exception as error:  # noqa: BLE001 - the process that waits for it tells the reason
+    except Exception as error:  # noqa: BLE001 - the waiting process reports it
         refused = isinstance(error, ModelFolderError)
         answer = {"error": describe_error(error), "refused": refused}
     sys.stdout.write(f"\n{json.dumps({'warnings': list(warned.messages), **answer})}\n")
 
 
 class _Warnings(logging.Handler):
-    """Keeps what is warned of, each once, for the process that waits."""
+    """Collects distinct warnings for the waiting process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,6 +1,6 @@
-"""Settings -> the loaded model, once for each device, by the runtime that is wanted if it can be.
+"""Loads the model that the settings name, once for each device, and chooses the runtime.
 
-The runtimes are imported only when they are chosen.
+Runtimes are imported when they are chosen.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import get_args
 
-from backends.conversion.conversion_cache import content_of
+from backends.conversion.conversion_cache import digest_content
 from backends.families import load_towers
 from backends.folder import ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
 from backends.model import Model, ModelOptions, Precision, TextMode
-from backends.precision import lacking, log_choice, tell_refusal, usable
-from backends.text_folder import is_served_as_it_is, kind_of
+from backends.precision import lacking, log_choice, log_refusal, usable
+from backends.text_folder import detect_kind, is_served_as_it_is
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
 from machine import keep_freed_memory, usable_cores
@@ -26,12 +26,12 @@ from machine import keep_freed_memory, usable_cores
 logger = logging.getLogger(__name__)
 
 _BY_TORCH = "Not served by OpenVINO but by torch, which is slower: %s"
-# What an operator of the image without torch can do.
+# Advice for operators of the image without torch.
 _WITH_TORCH = "use the image with torch and the original, whose tag ends in -cuda"
 
 
 def load_model(settings: Settings) -> list[Model]:
-    """Load the model that the settings name, in a process made ready for it.
+    """Load the model that the settings name.
 
     Raises:
         StartupError: something is missing that the operator must fix.
@@ -49,13 +49,13 @@ def load_model(settings: Settings) -> list[Model]:
 
 
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
-    """Return how the settings, and what download.py left in the folder, want a model loaded."""
-    baked = folder.trust_remote_code  # as download.py left it; it beats the variable
-    stored: Precision | None = "int8" if kind_of(folder) == "onnx_recipe" else None
+    """Return the options of loading, from the settings and from files of the model folder."""
+    stored = folder.trust_remote_code  # written by download.py; overrides the setting
+    precision: Precision | None = "int8" if detect_kind(folder) == "onnx_recipe" else None
     return ModelOptions(
         text_mode=settings.text_mode,
-        trust_remote_code=settings.trust_remote_code if baked is None else is_on(baked),
-        precision=settings.precision or stored,
+        trust_remote_code=settings.trust_remote_code if stored is None else is_on(stored),
+        precision=settings.precision or precision,
         runtime=settings.runtime,
         cache_dir=settings.runtime_cache_dir,
         cores=usable_cores(),
@@ -72,12 +72,12 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
 
     Args:
         folder: the model folder.
-        options: how it is to be loaded.
-        devices: `cpu`, one or several GPUs with commas between them, or `all`: every GPU.
+        options: options of loading.
+        devices: `cpu`, GPUs separated by commas, or `all` for every GPU.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
-        DeviceUnavailableError: a device is not there, or cannot run this build of torch.
+        DeviceUnavailableError: a device is missing, or cannot run this build of torch.
     """
     if devices == "cpu" or is_served_as_it_is(folder):
         return [load_replica(folder, options)]
@@ -90,11 +90,11 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
 
 
 def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load the model of a folder onto a device, for the runtime that is wanted if it can be.
+    """Load the model of a folder onto a device; fall back to torch if OpenVINO cannot serve it.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
-        DeviceUnavailableError: the device is not there.
+        DeviceUnavailableError: the device is missing.
     """
     if is_served_as_it_is(folder):
         return _load_as_it_is(folder, options)
@@ -116,7 +116,7 @@ def load_replica(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
-    if kind_of(folder) == "onnx":
+    if detect_kind(folder) == "onnx":
         with _openvino_wanted():
             from backends.runtimes.openvino import onnx
 
@@ -126,8 +126,8 @@ def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
 
         model = table.load(folder, options)
     why = "this model is computed in one precision alone"
-    refused = tell_refusal(options.precision, model.info.precision, why)
-    identity = _identity(folder, content_of(folder, options), get_args(TextMode))
+    refused = log_refusal(options.precision, model.info.precision, why)
+    identity = _identity(folder, digest_content(folder, options), get_args(TextMode))
     return _named(model, identity, refused)
 
 
@@ -137,7 +137,7 @@ def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
             f"{folder.root.absolute()} holds a converted model and not the original, which "
             f"RUNTIME=torch and ENABLE_CUDA need: unset them, or {_WITH_TORCH}"
         )
-    return content_of(folder, options)
+    return digest_content(folder, options)
 
 
 def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> Model:
@@ -148,13 +148,13 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
     device = f"torch on {devices.describe(options.device)}"
     wanted, supported = options.precision, devices.precisions(options.device)
     precision = usable(wanted, supported)
-    # Of 8 bits the device may well have instructions; nothing here asks for them by torch.
-    why = "torch computes no 8 bits" if wanted == "int8" else lacking(device)
-    refused = tell_refusal(wanted, precision, why)
+    # The device may support int8, but this project's torch runtime does not.
+    why = "torch does not compute in int8 here" if wanted == "int8" else lacking(device)
+    refused = log_refusal(wanted, precision, why)
     log_choice(device, wanted, precision, supported)
     loaded = load_towers(folder, replace(options, precision=precision))
     identity = _identity(folder, content, loaded.text_modes)
-    return _named(runtime.model_of(loaded), identity, refused)
+    return _named(runtime.make_model(loaded), identity, refused)
 
 
 def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode]) -> Identity:
@@ -162,12 +162,12 @@ def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode])
 
 
 def _named(model: Model, identity: Identity, refused: str) -> Model:
-    """Say the space of a model whose towers compute in the precision that it says.
+    """Return a model with its space; its towers compute in the precision of its info.
 
     Args:
-        model: without it.
-        identity: of the model.
-        refused: as in `ModelInfo`.
+        model: the model, without a space.
+        identity: the model's identity.
+        refused: `ModelInfo.refused`.
     """
     arithmetic = dict.fromkeys(model.towers, model.info.precision)
     info = with_space(replace(model.info, refused=refused), identity, arithmetic, model.towers)
@@ -180,7 +180,7 @@ def _openvino_wanted() -> Iterator[None]:
         yield
     except ImportError as error:
         raise DeviceUnavailableError(
-            f"OpenVINO computes this model, and cannot be imported ({describe_error(error)}): "
+            f"this model needs OpenVINO, which cannot be imported ({describe_error(error)}): "
             "install requirements-serve.txt"
         ) from error
 

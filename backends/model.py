@@ -1,10 +1,10 @@
-"""The seam between the service and a model: what a tower takes and gives, and nothing else.
+"""The seam between service and model: the types of a tower's inputs and outputs.
 
     content -> split -> prepare -> ModelInput ... collate -> Network -> rows ... join -> result
 
-A model has a tower for each modality that it reads; texts, images and pairs have the same shape
-here: of a pair, a query and a document, the vector is a single number. It imports no model library,
-so that everything above can name these types for free.
+A model has a tower for each modality. Texts, images and pairs have the same types here: the vector
+of a pair (query and document) is a single number. The module imports no model library, so that the
+service can import it without one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Vector: TypeAlias = npt.NDArray[np.float32]  # [dimensions]
 Rows: TypeAlias = npt.NDArray[np.float32]  # [n, dimensions], or [n, poolings, dimensions]
 Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
-Activation: TypeAlias = Literal["identity", "sigmoid"]  # what makes a score of a logit
+Activation: TypeAlias = Literal["identity", "sigmoid"]  # turns a logit into a score
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
-Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, from the best on
+Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, the most exact first
 Runtime: TypeAlias = Literal["openvino", "torch"]
-RuntimeName: TypeAlias = Runtime | Literal["numpy"]  # a table needs no runtime
+RuntimeName: TypeAlias = Runtime | Literal["numpy"]  # lookup models need no runtime
 
 
 class Pair(NamedTuple):
-    """What a tower of pairs reads at once: how well does the document answer the query?"""
+    """A query and a document; the score is how well the document answers the query."""
 
     query: str
     document: str
@@ -38,14 +38,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodeParams:
-    """What a request says of how an input shall be read; it shapes the vector.
+    """A request's parameters of preprocessing and pooling; they change the vector.
 
-    An input processor resolves it to what its family reads, and that is part of what a vector is
-    remembered by. Empty: not said.
+    An input processor resolves them to the parameters that its family uses; the result is part of
+    the cache key. Empty: not set.
 
     Attributes:
-        pooling: how the vectors of tokens become one, such as `masked_mean` or `cls`.
-        task: what the vector is for, such as `query` or `passage`.
+        pooling: pooling of token vectors, such as `masked_mean` or `cls`.
+        task: use of the vector, such as `query` or `passage`.
     """
 
     pooling: str = ""
@@ -53,17 +53,17 @@ class EncodeParams:
 
     @property
     def key(self) -> str:
-        """Name it; shapings of equal names are equal."""
+        """A string for the cache key; equal parameters have equal strings."""
         return f"{self.pooling}\n{self.task}" if self.pooling or self.task else ""
 
 
 class EmbeddingResult(NamedTuple):
-    """The vector of an input, or of a part of one.
+    """The vector of an input, or of a chunk.
 
     Attributes:
-        vector: [dimensions] float32; of a pair [1], its logit (see `backends/scores.py`).
-        tokens: that the network read, special ones included; 0 for an image.
-        truncated: whether the input was longer than the model reads.
+        vector: [dimensions] float32; for a pair [1], its logit (see `backends/scores.py`).
+        tokens: number of tokens that the network read, special tokens included; 0 for an image.
+        truncated: whether the input was longer than the model's maximum.
     """
 
     vector: Vector
@@ -72,11 +72,11 @@ class EmbeddingResult(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """The parts of one input.
+    """The chunks of one input.
 
     Attributes:
-        items: one or more parts; the network computes each by itself.
-        divisor: the sum of the parts' vectors is divided by this number.
+        items: one or more chunks; the network computes each by itself.
+        divisor: the sum of the chunks' vectors is divided by this number.
     """
 
     items: Sequence[Any]
@@ -85,17 +85,16 @@ class Chunks(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInput:
-    """One item, ready for a batch.
+    """A preprocessed chunk, ready for a batch.
 
     Attributes:
-        arrays: without the batch's axis, such as ids [length] int64 or pixels [3, H, W] uint8.
-        bucket: only items of equal buckets share a pass, such as the padded length; an item whose
-            bucket is None shares it with nobody.
-        cost: what it weighs in a batch and in the queue, in the tower's own unit: padded tokens,
-            images, tiles.
+        arrays: arrays without a batch axis, such as ids [length] int64 or pixels [3, H, W] uint8.
+        bucket: only items of equal buckets, such as a padded length, share a batch; an item with
+            bucket None has a batch of its own.
+        cost: weight in a batch and in the queue, in the tower's unit: padded tokens, images, tiles.
         tokens: as in `EmbeddingResult`.
         truncated: as in `EmbeddingResult`.
-        pooling_index: which of the network's poolings is its own.
+        pooling_index: index of its pooling among the network's poolings.
     """
 
     arrays: Arrays
@@ -107,95 +106,96 @@ class ModelInput:
 
     @property
     def nbytes(self) -> int:
-        """The memory that it takes while it waits."""
+        """The bytes of its arrays."""
         return sum(array.nbytes for array in self.arrays)
 
 
 class InputProcessor(Protocol):
-    """How the inputs of one modality become arrays, and rows become answers.
+    """Turns inputs of one modality into arrays, and rows into results.
 
-    A text's content is its string, a pair's a `Pair`. An image's is its file (bytes) to `estimate`
-    and `split`, and the decoded image to `prepare`: who calls it opens the file, within the
-    limits. All methods may be called by many threads at a time.
+    The content of a text is its string, of a pair a `Pair`. For an image, `estimate` and `split`
+    take the bytes of its file, and `prepare` takes the decoded image: the caller decodes it, within
+    the limits. Methods are thread-safe.
     """
 
     @property
     def reading(self) -> str:
-        """What an operator said of how inputs shall be read, where it shapes their vectors."""
+        """The operator's settings that change vectors, as a string; empty if there are none."""
         ...
 
     @property
     def is_chunked(self) -> bool:
-        """Whether an input may have several parts."""
+        """Whether an input may have several chunks."""
         ...
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Return what the family reads of a shaping.
+        """Reduce parameters to those that the family uses.
 
         Raises:
-            InvalidInputError: it reads it, and knows no such value.
+            InvalidInputError: the family does not know a value.
         """
         ...
 
     def estimate(self, content: Any) -> int:
-        """Return about what an input costs, without preparing it."""
+        """Estimate the cost of an input, without preprocessing it."""
         ...
 
     def split(self, content: Any, params: EncodeParams) -> Chunks:
-        """Return the parts that are computed; most inputs are one part, themselves."""
+        """Split an input into chunks; most inputs are a single chunk."""
         ...
 
     def prepare(self, part: Any, params: EncodeParams) -> ModelInput:
-        """Make a part ready for a batch.
+        """Preprocess a chunk for a batch.
 
         Raises:
-            InvalidInputError: the model cannot read it.
+            InvalidInputError: the model cannot read the chunk.
         """
         ...
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Put items of one bucket together: arrays of [n, ...], or what is ragged, concatenated."""
+        """Stack items of one bucket to arrays [n, ...]; concatenate ragged arrays."""
         ...
 
     def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
-        """Make one answer of the parts'."""
+        """Combine the results of the chunks into the result of their input."""
         ...
 
     def limit_ids(self, rows: int) -> None:
-        """Read nothing from now on that holds an id which the network has no embedding for.
+        """Refuse inputs with token ids that have no embedding, from now on.
 
         Args:
-            rows: how many ids it has one for.
+            rows: number of token embeddings.
 
         Raises:
-            ValueError: there would be nothing to read.
+            ValueError: every input would be refused.
         """
         ...
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text that ids of the model's own vocabulary stand for.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids of the model's vocabulary.
 
         Raises:
-            InvalidInputError: one is none of it, or the model has no vocabulary.
+            InvalidInputError: an id is not in the vocabulary, or there is no vocabulary.
         """
         ...
 
 
-# Collated arrays in, a row for each item out: [n, dim] or [n, poolings, dim] float32. One thread at
-# a time calls it. It is batch-invariant: an item's row does not depend on its mates (to 1e-5).
+# Collated arrays -> a row for each item, [n, dim] or [n, poolings, dim] float32. Called by one
+# thread at a time. Batch-invariant: an item's row does not depend on the rest of the batch (to
+# 1e-5).
 Network: TypeAlias = Callable[..., Rows]
 
 
 @runtime_checkable
 class NetworkInStages(Protocol):
-    """A network that computes many batches best together; see `stages.py`."""
+    """A network in stages; it computes several batches stage by stage. See `stages.py`."""
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> Rows:
-        """Compute a batch, as a `Network`."""
+        """Compute a batch, like a `Network`."""
         ...
 
     def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
-        """Compute batches, the rows of each as the network itself gives them."""
+        """Compute several batches; return the rows of each."""
         ...
 
 
@@ -204,10 +204,10 @@ class Tower:
     """One modality of one model.
 
     Attributes:
-        processor: of its inputs.
-        network: computes batches.
-        is_lookup: whether the network only looks rows up: quicker than a queue, a thread or a
-            memory of vectors, so it is computed in place.
+        processor: the input processor.
+        network: function that computes batches.
+        is_lookup: whether the network only looks rows up. That is faster than a queue, a thread or
+            a cache, so it is computed directly.
     """
 
     processor: InputProcessor
@@ -217,26 +217,25 @@ class Tower:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model is to be loaded.
+    """Options of loading a model.
 
     Attributes:
         device: a torch device, such as `cpu` or `cuda:0`.
-        text_mode: `trained` gives texts as the model learnt them, `reference` as the reference
-            container makes them.
+        text_mode: `trained` preprocesses texts as in the model's training, `reference` as the
+            reference container.
         trust_remote_code: whether the model folder may run Python code of its own.
-        precision: to compute in; float32 is taken where the device would imitate it. None for
-            what the folder holds, float32 first.
-        runtime: what computes; OpenVINO runs on the CPU only.
-        cache_dir: where models are kept that were converted for the runtime.
-        cores: how many the computation may use; None for all.
-        direct_tokenize: whether texts are read in one piece where they would be split.
-        prefixes: whether the task is written in front of a text, where the model does not say so.
-        max_num_patches: most patches of an image that keeps its shape; None for the checkpoint's.
-        max_image_tiles: most tiles of an image that is read in tiles; None for the checkpoint's.
-        max_read_pixels: most pixels of an image that is read near its own size; None for as many
-            as the model has learnt from.
-        in_stages: whether a model in stages has the weights of one in memory at a time, as what
-            computes everything once wants it, and what serves does not.
+        precision: requested precision; float32 is used if the device lacks instructions for it.
+            None: the precision of the folder, float32 preferred.
+        runtime: requested runtime; OpenVINO runs on CPUs only.
+        cache_dir: folder of converted models.
+        cores: maximum number of cores; None for all.
+        direct_tokenize: whether texts are embedded in one piece, and not split into sentences.
+        prefixes: whether the task is written in front of a text, unless the model folder decides.
+        max_num_patches: maximum patches of an image (NaFlex); None for the checkpoint's.
+        max_image_tiles: maximum tiles of an image (ModernVBERT); None for the checkpoint's.
+        max_read_pixels: maximum pixels of a scaled image (Qwen3-VL); None for the checkpoint's.
+        in_stages: whether only one stage of a model in stages is in memory at a time: for
+            conversions and checks, not for serving.
     """
 
     device: str = "cpu"
@@ -256,28 +255,27 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is loaded, for the log and for `GET /meta`.
+    """Facts about the loaded model, for the log and `GET /meta`.
 
     Attributes:
         family: the model family, such as `SigLIP 2`.
         dimensions: length of every vector.
-        parameters: number of weights in memory.
-        runtime: what computes.
-        device: where they are.
-        precision: the type they are computed in.
+        parameters: number of weights.
+        runtime: the runtime in use.
+        device: the device of the weights.
+        precision: the precision in use.
         text_mode: as in `ModelOptions`.
-        image_px: shorter side of the image that it looks at; 0 where it varies, or there is none.
-        is_demo: whether it is the small model that this project ships to be tried.
-        config: the body that the reference's `GET /meta` has for the family.
-        vector_space: a digest of all that shapes a vector; vectors of equal ones can be compared.
-            Empty for a model that scores.
-        score_space: the same of scores; empty for a model that embeds.
-        cuts: whether a vector may be cut to its first dimensions (and made length 1 again).
-        refused: why the precision that was asked for is not used, a sentence; empty where it is.
-        name: what the operator calls it, or what it is called where it was fetched from.
-        revision: the commit that was fetched; empty where it is not known.
-        activations: what makes a score of a logit, in each text mode that the model can be served
-            in; empty for a model that embeds.
+        image_px: shorter side of preprocessed images; 0 if it varies or there is no image tower.
+        is_demo: whether it is this project's demo model.
+        config: the body of the reference's `GET /meta` for the family.
+        vector_space: digest of all that changes vectors; vectors of equal spaces can be compared.
+            Empty for a reranker.
+        score_space: the same for scores; empty for an embedding model.
+        cuts: whether vectors may be truncated to their first dimensions and normalized again.
+        refused: why the requested precision is not used, a sentence; empty if it is used.
+        name: the operator's name of the model, or its name on the hub.
+        revision: the downloaded commit; empty if unknown.
+        activations: the activation from logit to score, by text mode; empty for an embedding model.
     """
 
     family: str
@@ -300,23 +298,23 @@ class ModelInfo:
 
     @property
     def scores(self) -> bool:
-        """Whether it is a reranker: it scores pairs, and embeds nothing."""
+        """Whether it is a reranker, which scores pairs and does not embed."""
         return bool(self.activations)
 
     @property
     def activation(self) -> Activation:
-        """What makes a score of a logit in the text mode that the model is served in."""
+        """The activation from logit to score in the model's text mode."""
         return self.activations.get(self.text_mode, "identity")
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of a GPU, or of several together, in bytes.
+    """Memory of one or several GPUs, in bytes.
 
     Attributes:
-        allocated: that tensors of this process take.
-        reserved: that this process keeps for tensors.
-        total: that the GPU has.
+        allocated: memory of this process's tensors.
+        reserved: memory that torch keeps for tensors of this process.
+        total: memory of the GPU.
     """
 
     allocated: int
@@ -324,7 +322,7 @@ class GpuMemory:
     total: int
 
     def __add__(self, other: GpuMemory) -> GpuMemory:
-        """Add another GPU's."""
+        """Add the memory of another GPU."""
         return GpuMemory(
             self.allocated + other.allocated,
             self.reserved + other.reserved,
@@ -333,17 +331,17 @@ class GpuMemory:
 
 
 def no_gpu() -> None:
-    """Tell that there is no memory of a GPU."""
+    """Return None: there is no GPU."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: one tower, or two; a tower of pairs is the only one.
+    """A loaded model: one or two towers; a reranker has a tower of pairs only.
 
     Attributes:
         info: what is loaded.
-        towers: one for each modality that it reads.
-        gpu_memory: asks for the memory of its device now; None without a GPU.
+        towers: the towers by modality.
+        gpu_memory: returns the present memory of its device; None without a GPU.
     """
 
     info: ModelInfo

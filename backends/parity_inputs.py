@@ -1,4 +1,4 @@
-"""What proofs of a conversion embed: texts, images and pairs of many kinds, always the same."""
+"""The inputs of parity checks: texts, images and pairs of many kinds, always the same."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _TEXTS = (
     "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
     " ".join(map(str, range(1500))),  # longer than most models read
 )
-# Of all pairs together. A model that reads no more than 512 tokens computes every pair in these; of
-# others the longest pairs are left out, each of which would take a large one many seconds.
-_MOST_TOKENS = 4500
+# Tokens of all pairs together. Models of up to 512 tokens compute every pair; for others the
+# longest pairs are left out, as each would take a large model many seconds.
+_MAX_TOKENS = 4500
 
-# Of a text, to a network so large that it is in stages: all of the last one would take minutes, and
-# more memory than a stage.
+# Characters of a text for a network in stages: the whole longest text would take minutes, and more
+# memory than a stage.
 _CHARS_IN_STAGES = 1000
 
 
-def proof_inputs(modality: Modality, tower: Tower, most_cost: int) -> Sequence[Any]:
-    """Return all texts, many pairs, or as many images as cost no more, in their tower's unit.
+def parity_inputs(modality: Modality, tower: Tower, max_cost: int) -> Sequence[Any]:
+    """Return all texts, many pairs, or images whose costs sum up to `max_cost` at most.
 
-    A text or a pair with tokens that the model has no embedding for is no input of it.
+    Texts and pairs that the model refuses, as a token has no embedding, are left out.
     """
     processor = tower.processor
     if modality == "image":
-        return _affordable(_drawn(), processor, most_cost)
+        return _affordable(_drawn(), processor, max_cost)
     if modality == "pair":
         readable = [pair for pair in _pairs() if _is_readable(pair, processor)]
-        return _affordable(readable, processor, _MOST_TOKENS)
+        return _affordable(readable, processor, _MAX_TOKENS)
     texts: Sequence[str] = _TEXTS
     if isinstance(tower.network, NetworkInStages):
         texts = [text[:_CHARS_IN_STAGES] for text in texts]
@@ -60,14 +60,14 @@ def _is_readable(content: Any, processor: InputProcessor) -> bool:
     return True
 
 
-def _affordable(inputs: Sequence[Any], processor: InputProcessor, most_cost: int) -> list[Any]:
-    """Return the first of the inputs, as many as cost no more together."""
+def _affordable(inputs: Sequence[Any], processor: InputProcessor, max_cost: int) -> list[Any]:
+    """Return the first inputs whose costs sum up to `max_cost` at most."""
     costs = accumulate(processor.prepare(one, EncodeParams()).cost for one in inputs)
-    return [one for one, cost in zip(inputs, costs, strict=True) if cost <= most_cost]
+    return [one for one, cost in zip(inputs, costs, strict=True) if cost <= max_cost]
 
 
 def _pairs() -> list[Pair]:
-    """Pair each short text with every other, and then the long one; the longest pairs are last."""
+    """Pair short texts with each other, then with the long text; the longest pairs are last."""
     *short, long = _TEXTS
     pairs = [Pair(text, one) for at, text in enumerate(short) for one in short[at % 2 :: 2]]
     return [*pairs, Pair(short[0], long), Pair(long, short[1]), Pair(long, long)]
@@ -84,7 +84,7 @@ def _drawn() -> list[Image.Image]:
         values = random.integers(0, 256, (*grain, 4), dtype=np.uint8)
         shapes.append(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
     in_modes = [
-        image.convert(_MODES[(number + turn) % len(_MODES)])  # the first ones have them all
+        image.convert(_MODES[(number + turn) % len(_MODES)])  # the first images cover all modes
         for turn in range(len(_MODES))
         for number, image in enumerate(shapes)
     ]

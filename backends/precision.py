@@ -1,4 +1,4 @@
-"""Which precision is computed in: the one asked for, where the device has instructions for it."""
+"""Chooses the precision: the requested one if the device has instructions for it, else float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.model import Precision
 
 logger = logging.getLogger(__name__)
 
-_WORTH = 1.2  # times as fast; of less the log does not speak
+_WORTH = 1.2  # minimum speedup that the log suggests
 _COST: Mapping[Precision, str] = {
     "bfloat16": "a cosine of about 0.9999",
     "float16": "a cosine of about 0.999999",
@@ -18,25 +18,25 @@ _COST: Mapping[Precision, str] = {
 
 
 def usable(wanted: Precision | None, supported: Sequence[Precision]) -> Precision:
-    """Return the precision asked for, or float32 where the device would have to imitate it."""
+    """Return the requested precision, or float32 if the device lacks instructions for it."""
     return wanted if wanted and wanted in supported else "float32"
 
 
 def lacking(device: str) -> str:
-    """Return the reason that a device has for another precision, for `tell_refusal`."""
+    """Return the reason for `log_refusal` that a device lacks instructions."""
     return f"{device} has no instructions for it"
 
 
-def tell_refusal(wanted: Precision | None, used: Precision, why: str) -> str:
-    """Warn that another precision is used than was asked for.
+def log_refusal(wanted: Precision | None, used: Precision, why: str) -> str:
+    """Log a warning if the requested precision is not used.
 
     Args:
-        wanted: what was asked for.
-        used: what is computed in.
-        why: the reason, where they are not the same.
+        wanted: the requested precision.
+        used: the precision in use.
+        why: the reason, if they differ.
 
     Returns:
-        The same sentence, for `ModelInfo.refused`; empty where nothing else was asked for.
+        The same sentence, for `ModelInfo.refused`; empty if the requested precision is used.
     """
     if wanted in (None, used):
         return ""
@@ -54,16 +54,16 @@ def log_choice(
     *,
     exact: bool = True,
 ) -> None:
-    """Tell in a line what the device can do, what is used, and what the other would bring.
+    """Log the precision in use, and faster precisions of the device.
 
     Args:
-        device: as a sentence calls it.
-        wanted: what was asked for; it is not offered.
-        used: what is computed in.
-        supported: what the device computes in by instructions of its own.
-        speedups: measures how many times as fast as in float32 it computes in the others; of those
-            that it does not measure, their being there has to do.
-        exact: whether the model can be had in float32.
+        device: the device's name for a sentence.
+        wanted: the requested precision; the log does not suggest it.
+        used: the precision in use.
+        supported: precisions for which the device has instructions.
+        speedups: measures the speed of precisions relative to float32. Precisions without a
+            measurement are taken for faster.
+        exact: whether the model is available in float32.
     """
     if used != "float32":
         hint = "; PRECISION=float32 gives the reference's vectors" if exact else ""
@@ -71,7 +71,7 @@ def log_choice(
     elif faster := _faster([name for name in supported if name != wanted], speedups()):
         logger.info(
             "Computing in float32, the reference's vectors; %s is faster with PRECISION=%s, whose "
-            "vectors want a collection of their own",
+            "vectors need a collection of their own",
             device,
             " or PRECISION=".join(faster),
         )
@@ -80,7 +80,7 @@ def log_choice(
 
 
 def _faster(supported: Sequence[Precision], speedups: Mapping[Precision, float]) -> list[str]:
-    """Describe what is faster than float32, the fastest first."""
+    """Describe the precisions that are faster than float32, the fastest first."""
     rough = [name for name in supported if name != "float32"]
     worth = [name for name in rough if speedups.get(name, _WORTH) >= _WORTH]
     worth.sort(key=lambda name: -speedups.get(name, _WORTH))

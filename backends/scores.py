@@ -1,4 +1,4 @@
-"""From the logit of a pair to its score: what a reranker's activation makes of it."""
+"""Activations of rerankers: from the logit of a pair to its score."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Scores: TypeAlias = npt.NDArray[np.float32]  # [n]
 
 
 def sigmoid(logits: Scores) -> Scores:
-    """Map numbers to those from 0 to 1, in their order; the largest and the least become equal."""
-    shrunk = np.exp(-np.abs(logits))  # of neither sign it overflows
+    """Map logits to 0..1, in their order; very large and very small logits become equal."""
+    shrunk = np.exp(-np.abs(logits))  # overflows for neither sign
     scores: Scores = np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
     return scores
 
 
 def identity(logits: Scores) -> Scores:
-    """Leave numbers as they are."""
+    """Return logits as scores."""
     return logits
 
 

@@ -1,4 +1,4 @@
-"""How alike vectors are, and which are nearest; of scores, which are more: what precision costs."""
+"""Similarity of vectors, and the recall of neighbours: measures the cost of a precision."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def unit(rows: Rows) -> Rows:
 
 
 def cosines(expected: Rows, given: Rows) -> npt.NDArray[np.float64]:
-    """Return the cosine of each vector to the one in its place, [n]; 1 where both are 0."""
+    """Return the cosine of each pair of rows, [n]; 1 if both are zero."""
     products = np.einsum("ij,ij->i", expected.astype(np.float64), given)
     of_both = lengths(expected), lengths(given)
-    both_empty = (of_both[0] == 0) & (of_both[1] == 0)  # a tower may give nothing a vector of 0
+    both_empty = (of_both[0] == 0) & (of_both[1] == 0)  # an empty input may have a zero vector
     return np.where(both_empty, 1, products / np.maximum(of_both[0] * of_both[1], _TINY))
 
 
 def similarity(queries: Rows, items: Rows | None = None) -> Rows:
-    """Return cosines, [queries, items]; of queries to each other, and to themselves none."""
+    """Return cosines [queries, items]; without items, among the queries, with -1 to themselves."""
     of_others: Rows = unit(queries) @ unit(queries if items is None else items).T
     if items is None:
         np.fill_diagonal(of_others, -1)
@@ -40,13 +40,13 @@ def similarity(queries: Rows, items: Rows | None = None) -> Rows:
 
 
 def recall(exact: Rows, rough: Rows, nearest: int = 10) -> float:
-    """Return of the nearest by exact likeness, [queries, items], the share that stays."""
-    found = [np.argsort(-one, axis=1)[:, :nearest] for one in (exact, rough)]
-    kept = [np.isin(one, two).mean() for one, two in zip(*found, strict=True)]
+    """Return the share of exact nearest neighbours that stay the nearest; both [queries, items]."""
+    found = [np.argsort(-cosines, axis=1)[:, :nearest] for cosines in (exact, rough)]
+    kept = [np.isin(before, after).mean() for before, after in zip(*found, strict=True)]
     return float(np.mean(kept))
 
 
 def same_order(exact: Rows, rough: Rows) -> float:
-    """Return of all two scores that are apart, [n] each, the share that stays in its order."""
-    signs = [np.sign(one[:, None] - one[None, :]) for one in (exact, rough)]
+    """Return the share of pairs of distinct scores that keep their order; both [n]."""
+    signs = [np.sign(scores[:, None] - scores[None, :]) for scores in (exact, rough)]
     return float((signs[0] == signs[1])[signs[0] != 0].mean())

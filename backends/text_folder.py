@@ -1,4 +1,4 @@
-"""Sole owner of what lies in a `model` folder, the text container's: which kind, and where.
+"""The folder `model/` of the reference's text container: detects the kind, and finds its files.
 
 Source of the layouts: the reference's `download.py`. It saves encoders as transformers does, with
 `config.json`, and leaves others in a hub cache, with their name and type beside it.
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.folder import ModelFolder, hub_snapshot, text_of
+from backends.folder import ModelFolder, hub_snapshot, read_marker
 from errors import ModelFolderError, describe_error
 
 TextKind = Literal[
     "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
 ]
 ONNX = "model_quantized.onnx"
-# The types of models in `model/` whose states of tokens are a text's vector. Others need more than
-# ids and a mask, or have learnt to go on with a text.
+# Types of models in `model/` that are text encoders. Other types need more inputs than ids and a
+# mask, or generate text.
 ENCODERS = (
     *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
     *("deberta-v2", "distilbert", "dpr", "electra", "ernie", "esm", "eurobert", "flaubert"),
@@ -29,34 +29,34 @@ ENCODERS = (
     *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm"),
     *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "yoso"),
 )
-# What a model was trained for that is none of texts' vectors, as `architectures` says it.
+# Endings of `architectures` of models that were trained for other tasks than embedding.
 _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     "ForCausalLM",
 )
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
-_NO_LIMIT = 10**20  # as transformers sees it
-_USUAL_LIMIT = 512  # of BERT and its relatives, where neither tokenizer nor model says one
-_SCORING = "ForSequenceClassification"  # how transformers' classes of rerankers end
+_NO_LIMIT = 10**20  # tokens; transformers states 10**30
+_USUAL_LIMIT = 512  # of BERT and its relatives, if neither tokenizer nor model has a limit
+_SCORING = "ForSequenceClassification"  # ending of transformers' reranker classes
 
 
 @dataclass(frozen=True)
 class TextFolder:
-    """The part `model` of a model folder."""
+    """The folder `model/` of a model folder."""
 
     path: Path
 
     @classmethod
-    def of(cls, folder: ModelFolder) -> TextFolder:
-        """Look into a model folder of the family `text`."""
+    def open(cls, folder: ModelFolder) -> TextFolder:
+        """Return `model/` of a model folder of the family `text`."""
         return cls(folder.part("model"))
 
     @property
     def kind(self) -> TextKind:
-        """How the model computes.
+        """The kind of the model.
 
         Raises:
-            ModelFolderError: there is no model, only half of one, or one that gives no vectors.
+            ModelFolderError: the model is missing, incomplete, or does not embed texts.
         """
         is_onnx = (self.path / ONNX).is_file()
         if not is_onnx and (self.path / "model_name").is_file():
@@ -68,100 +68,100 @@ class TextFolder:
             raise ModelFolderError(f"{self.path.absolute()} holds {reason}")
         if is_onnx:
             return "onnx"
-        if text_of(self.path / "onnx_runtime") == "true":  # as this project downloads it
+        if read_marker(self.path / "onnx_runtime") == "true":  # written by download.py
             return "onnx_recipe"
         return "dpr" if config["model_type"] == "dpr" else "encoder"
 
     @property
     def snapshot(self) -> Path:
-        """The model's files inside the hub cache.
+        """The model's snapshot folder in the hub cache.
 
         Raises:
-            ModelFolderError: they are not there.
+            ModelFolderError: it is missing.
         """
-        name = text_of(self.path / "model_name") or ""
+        name = read_marker(self.path / "model_name") or ""
         if found := hub_snapshot(self.path, name):
             return found
         raise ModelFolderError(f"{self.path.absolute()} holds no hub cache of {name}")
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """What was known of a hub cache's model when it was fetched."""
+        """The configuration that was stored when the model was downloaded."""
         return _json(self.path / "model_config")
 
     @property
     def modules(self) -> list[dict[str, Any]]:
-        """The steps of a sentence-transformers model; none where it does not name them."""
+        """The entries of `modules.json`; empty if there is no such file."""
         path = self.snapshot / "modules.json"
         modules: list[dict[str, Any]] = parsed(path, list) if path.is_file() else []
         return modules
 
     def _is_table(self) -> bool:
-        return [_class_of(module) for module in self.modules[:1]] == ["StaticEmbedding"]
+        return [_class_name(module) for module in self.modules[:1]] == ["StaticEmbedding"]
 
 
-def _class_of(module: Mapping[str, Any]) -> str:
-    name: str = module["type"].rpartition(".")[2]  # the package has moved with versions
+def _class_name(module: Mapping[str, Any]) -> str:
+    name: str = module["type"].rpartition(".")[2]  # the package's name differs between versions
     return name
 
 
 def why_no_encoder(config: Mapping[str, Any]) -> str | None:
-    """Say why a model of `config.json` gives no vectors of texts; None where it does."""
+    """Return why a model is no text encoder, by its `config.json`; None if it is."""
     kind, named = config.get("model_type"), config.get("architectures") or []
     others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
     if not others and (kind in ENCODERS or "auto_map" in config):  # the latter brings its own code
         return None
     found = others[0] if others else f"a model of type {kind or 'unknown'}"
     return (
-        f"{found}, which does not give vectors of texts; that do encoders of these types, unless "
+        f"{found}, which does not embed texts; supported are encoders of these types, unless "
         f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {', '.join(ENCODERS)}"
     )
 
 
-def kind_of(folder: ModelFolder) -> TextKind | None:
-    """Return the kind of a model of texts only; None for another family."""
-    return TextFolder.of(folder).kind if folder.family == "text" else None
+def detect_kind(folder: ModelFolder) -> TextKind | None:
+    """Return the kind of a text model; None for other families."""
+    return TextFolder.open(folder).kind if folder.family == "text" else None
 
 
 def is_reranker(config: Mapping[str, Any]) -> bool:
-    """Tell by a model's configuration whether it scores pairs; nothing else in the folder does."""
+    """Return whether a configuration is a reranker's, by its `architectures`."""
     return any(str(name).endswith(_SCORING) for name in config.get("architectures") or ())
 
 
 def is_served_as_it_is(folder: ModelFolder) -> bool:
-    """Tell whether there is one way to serve a model, with neither torch nor a conversion."""
-    return kind_of(folder) in ("model2vec", "onnx")
+    """Return whether a model is served from its own files, without torch or a conversion."""
+    return detect_kind(folder) in ("model2vec", "onnx")
 
 
-def meta_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the reference's `GET /meta` says of a model with this configuration."""
+def reference_meta(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of the reference's `GET /meta` for this configuration."""
     return {"model": config, "model_path": "./models/model"}
 
 
 def kept_dimensions(stated: object, path: Path) -> int | None:
-    """Return how many of a vector's first numbers a model keeps; None for all.
+    """Return the number of dimensions that a model keeps of its vectors; None for all.
 
     Args:
-        stated: `truncate_dim` of its `config_sentence_transformers.json`.
-        path: of the model.
+        stated: `truncate_dim` of `config_sentence_transformers.json`.
+        path: the model's folder, for the error.
 
     Raises:
-        ModelFolderError: it is no number of dimensions.
+        ModelFolderError: the value is invalid.
     """
     if stated is None or (type(stated) is int and stated > 0):
         return stated
     raise ModelFolderError(
         f"{path.absolute()}: truncate_dim in config_sentence_transformers.json is {stated!r}; "
-        "expected how many dimensions to keep, 1 at least"
+        "expected a number of dimensions, 1 at least"
     )
 
 
-def most_tokens(stated: int | None, positions: int | None) -> int:
-    """Return how many tokens of a text the ONNX images' recipe reads, special ones included.
+def max_tokens(stated: int | None, positions: int | None) -> int:
+    """Return the maximum tokens of a text in the reference's `-onnx` images, with special tokens.
 
     Args:
-        stated: the tokenizer's `model_max_length`; one that knows no limit says 10**30.
-        positions: that the model has, if it says so.
+        stated: the tokenizer's `model_max_length`; 10**30 means no limit.
+        positions: number of the model's positions; None if unknown.
     """
     known = [length for length in (stated, positions) if length and length < _NO_LIMIT]
     return min(known, default=_USUAL_LIMIT)
@@ -173,10 +173,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def parsed(path: Path, kind: type) -> Any:
-    """Return what a file of JSON holds: an object (`dict`), or an array (`list`).
+    """Read a JSON file that holds an object (`dict`) or an array (`list`).
 
     Raises:
-        ModelFolderError: it is missing, or holds something else.
+        ModelFolderError: it is missing, or its content is of another type.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Stored weights against those that a model needs: by name, by shape, and in words."""
+"""Words the differences between stored weights and the weights that a model needs."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 MISSING, NOT_FINITE = "is missing", "is not finite"
-NAMED = 3  # in a sentence
+NAMED = 3  # maximum number of weights in a message
 
 
 def misshapen(stored: Sequence[int], needed: Sequence[int]) -> str:
-    """Say that a weight is stored in another shape."""
+    """Return the fault of a weight with a wrong shape."""
     return f"is {list(stored)}, where {list(needed)} is needed"
 
 
 def do_not_fit(faults: Sequence[str]) -> str:
-    """Say which weights do not fit, the first few of them, each fault with the weight's name."""
+    """Return a sentence with the first few faults of weights."""
     more = ", and so on" if len(faults) > NAMED else ""
     return f"its weights do not fit: {', '.join(faults[:NAMED])}{more}"
 
 
 def strange_prefix(missing: Iterable[str], unexpected: Iterable[str], own: str = "") -> str:
-    """Return what stands before the names of stored weights that would fit without it.
+    """Return a prefix of stored names, if the names would fit the model without it.
 
     Data-parallel training saves a model's weights as `module.…`.
 
     Args:
-        missing: names of weights that are needed.
-        unexpected: names of those that are stored and not needed.
-        own: a prefix that may stand before the name of a weight in either.
+        missing: names of needed weights.
+        unexpected: names of stored weights that are not needed.
+        own: a prefix that names in both lists may have.
     """
     needed = {name.removeprefix(own) for name in missing}
     parts = common_prefix(unexpected).split(".")
@@ -39,7 +39,7 @@ def strange_prefix(missing: Iterable[str], unexpected: Iterable[str], own: str =
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """Return what stands before all names, up to a dot, such as `module.`; empty for none."""
+    """Return the common prefix of all names, up to a dot, such as `module.`; empty if none."""
     parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
     shared = takewhile(lambda part: len(set(part)) == 1, parts)
     return "".join(f"{part}." for part, *_ in shared)

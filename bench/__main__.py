@@ -22,8 +22,8 @@ RESULTS = ROOT / "bench" / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a request failed."""
-    # `timeout` and `kill` must not leave the servers behind: an exit closes what is open.
+    """Run the benchmark; return 1 if a request failed."""
+    # SIGTERM becomes an exit, so that the servers are stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _parse(arguments)
     plan = _plan(options)
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace, plan: Plan) -> Figures:
     if options.url:
         api = wire.openai(options.model) if options.api == "openai" else wire.reference()
-        return run_there(Target.of_url(options.url), api, plan)
-    api = wire.text_reference() if plan.is_of_texts else wire.reference()
+        return run_there(Target.from_url(options.url), api, plan)
+    api = wire.text_reference() if plan.is_text_only else wire.reference()
     return run_here(families.model_folder(plan.family), api, plan)
 
 

@@ -1,9 +1,9 @@
-"""The driver's end of the bare model: what a loop is, and the process that runs it.
+"""The driver's side of the bare model: loops, and the process that runs them.
 
-Three loops matter. "Bare loop": the best batch size, by the runtime and in the precision that are
-served, which is the ceiling; "lone": the same in batches of one. "One at a time": batches of one by
-eager torch in float32, decoded and computed in turn, and each sentence of a text by itself, as by a
-service that holds one lock around a request.
+There are three loops. "Bare loop": batches of the best size, with the service's runtime and
+precision; it is the ceiling. "Lone": the same in batches of one. "One at a time": batches of one by
+eager torch in float32, each decoded and then computed, with a pass for each sentence, like a
+service with one lock around a request.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Modality: TypeAlias = Literal["images", "texts", "passages"]
 
 @dataclass(frozen=True)
 class Loop:
-    """Decode, preprocess and compute, again and again.
+    """A loop of decoding, preprocessing and computing.
 
     Attributes:
         batch: items in a forward pass.
-        seconds: how long, at least.
-        threads: that decode a batch before it is computed; 1 decodes in the loop itself.
+        seconds: minimum duration.
+        threads: number of threads that decode a batch; with 1 the loop itself decodes.
         size: width and height of the images.
-        is_apart: whether each sentence of a text has a pass of its own.
+        is_apart: whether each sentence of a text has a forward pass of its own.
     """
 
     modality: Modality
@@ -45,33 +45,33 @@ class Loop:
     is_apart: bool = False
 
 
-# What "one at a time" is computed by, whatever is served.
+# Settings of "one at a time", independent of the service's.
 ONE_AT_A_TIME = {"RUNTIME": "torch", "PRECISION": "float32"}
 
 
 class LoopResult(NamedTuple):
-    """What a loop brought: items a second, and the median time of one batch."""
+    """The result of a loop: items a second, and the median time of a batch."""
 
     rate_per_s: float
     median_ms: float
 
 
 class BareModel:
-    """A process with the bare model in it."""
+    """A process that runs loops of the bare model."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def run(self, loop: Loop) -> LoopResult:
-        """Run one loop in the other process.
+        """Run a loop in the process.
 
         Raises:
-            RuntimeError: that process has ended.
+            RuntimeError: the process has ended.
         """
         return LoopResult(**self._ask(json.dumps(asdict(loop))))
 
     def best(self, loop: Loop, batches: Sequence[int]) -> Loop:
-        """Find the batch size, then whether to decode in one thread or in one a core."""
+        """Return the fastest loop: by batch size, then by the number of decoding threads."""
         cores = usable_cores() if loop.modality == "images" else 1
         batch = self._fastest([replace(loop, batch=batch, threads=cores) for batch in batches])
         return self._fastest([batch, replace(batch, threads=1)]) if cores > 1 else batch
@@ -100,7 +100,7 @@ class BareModel:
 
 @contextmanager
 def bare_model(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[BareModel]:
-    """Load the model of a folder into a process of its own, as the settings say."""
+    """Load a model into a process of its own, with the settings."""
     with log_path("bare").open("a") as log:
         process = subprocess.Popen(
             (sys.executable, "-m", "bench.bare_worker", str(folder)),

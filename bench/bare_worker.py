@@ -2,8 +2,8 @@
 
     echo '{"modality": "images", "batch": 16, "seconds": 3}' | python -m bench.bare_worker FOLDER
 
-Reads one loop to run from each line of its input and answers with a line of figures. What it uses
-of the project is what turns bytes into vectors: `ImageDecoder` and the model.
+Each input line describes a loop; the answer is a line of figures. Of this project it uses
+`ImageDecoder` and the model.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from config import Settings, read
 from inference.images.decoder import ImageDecoder
 
 _BURN_IN_BATCHES = 1
-_LEAST_BATCHES = 2
+_MIN_BATCHES = 2
 _READER = ImageDecoder(inputs.LIMITS)
 
 
 def load(folder: Path) -> Model:
-    """Load a model as the service would with the settings of the environment."""
+    """Load a model with the settings of the environment, as the service does."""
     return load_model(read(Settings).model_copy(update={"models_dir": folder}))[0]
 
 
@@ -46,14 +46,14 @@ class BareModel:
         self._towers = model.towers
 
     def run(self, loop: Loop) -> LoopResult:
-        """Run a loop: a burn-in, then whole batches until the time is over."""
+        """Run a loop: a burn-in, then batches until the time is over."""
         with ThreadPoolExecutor(loop.threads) as pool:
             step = self._step(loop, pool)
             numbers = itertools.count()
             for _ in range(_BURN_IN_BATCHES):
                 step(next(numbers))
             seconds: list[float] = []
-            while sum(seconds) < loop.seconds or len(seconds) < _LEAST_BATCHES:
+            while sum(seconds) < loop.seconds or len(seconds) < _MIN_BATCHES:
                 started_s = time.perf_counter()
                 step(next(numbers))
                 seconds.append(time.perf_counter() - started_s)
@@ -61,7 +61,7 @@ class BareModel:
         return LoopResult(rate_per_s, 1e3 * statistics.median(seconds))
 
     def _step(self, loop: Loop, pool: ThreadPoolExecutor) -> Callable[[int], object]:
-        """Return what computes batch `number`; vectors come back to the CPU, so it has finished."""
+        """Return a function that computes batch `number`, up to vectors on the CPU."""
         if loop.modality != "images":
             embed_texts = partial(_embed_apart if loop.is_apart else embed, self._towers["text"])
             words = inputs.WORDS[loop.modality]
@@ -96,9 +96,9 @@ def _files(size: Sequence[int]) -> list[bytes]:
 
 
 def main() -> None:
-    """Serve the loops that standard input asks for."""
+    """Run the loops that standard input describes."""
     answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # a library's words are no answer
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print
         model = BareModel(load(Path(sys.argv[1])))
         print("{}", file=answers, flush=True)
         for line in sys.stdin:

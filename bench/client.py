@@ -1,4 +1,4 @@
-"""A cheap HTTP/1.1 client: one connection, kept alive, one request at a time.
+"""A fast HTTP/1.1 client: one kept-alive connection, one request at a time.
 
 It does no more than a load generator needs, as on a small machine it shares the cores with the
 service that it measures.
@@ -17,18 +17,18 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Target(NamedTuple):
-    """Where a service listens, and the path under which its API lies."""
+    """Host, port and base path of a service."""
 
     host: str
     port: int
     base_path: str = ""
 
     @classmethod
-    def of_url(cls, url: str) -> Target:
-        """Read a URL.
+    def from_url(cls, url: str) -> Target:
+        """Parse a URL.
 
         Raises:
-            ValueError: it is not an http:// URL.
+            ValueError: the URL does not begin with http://.
         """
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
@@ -37,21 +37,21 @@ class Target(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Status and body of an answer."""
+    """The status and the body of an answer."""
 
     status: int
     body: bytes
 
 
 class Connection:
-    """Sends requests to a target, one after the other; connects when it has to."""
+    """Sends requests to a target, one after the other; connects when needed."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: Request) -> Answer:
-        """Send a request and wait for the whole answer.
+        """Send a request and return the whole answer.
 
         Raises:
             OSError: the connection failed, or the answer took longer than TIMEOUT_S.
@@ -109,7 +109,7 @@ async def _read_body(reader: asyncio.StreamReader, status: int, headers: dict[st
         return await _read_chunks(reader)
     if "content-length" in headers:
         return await reader.readexactly(int(headers["content-length"]))
-    if status == 204:  # the one answer of these services that needs no length
+    if status == 204:  # has no body and no length
         return b""
     raise ValueError("an answer without a length")
 

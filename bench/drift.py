@@ -1,13 +1,14 @@
-"""How far vectors move in each precision: `python -m bench.drift`.
+"""Measures how far vectors move in each precision: `python -m bench.drift`.
 
-Beside torch in float32: by the demo model and a trained model of texts (all-MiniLM-L6-v2), with
-inputs that they never saw, and by full-size towers with random weights. bfloat16 and float16 are
-torch's, slowly where it has to imitate them: rounding is the same wherever it is done. int8 is
-OpenVINO's, which quantizes by what this machine has.
+The reference is torch in float32. The models are the demo model and a trained text model
+(all-MiniLM-L6-v2), with inputs that they were not trained on, and full-size towers with random
+weights. bfloat16 and float16 are torch's, slow without instructions for them, but with the same
+rounding. int8 is OpenVINO's, by this machine's instructions.
 
-    cosine      between a vector and the same in float32; the median, and the worst
-    recall@10   of the ten nearest in float32, images of a caption or texts of a text, the share
-                that is still there. Of random towers it says nothing: their vectors lie together.
+    cosine      of a vector to the same in float32: the median, and the worst
+    recall@10   the share of the ten nearest in float32 (images of a caption, or texts of a
+                text) that remain. It means nothing for random towers, whose vectors are close
+                together.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Vectors: TypeAlias = Mapping[Modality, Rows]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of all models and precisions."""
     parser = argparse.ArgumentParser("bench.drift", description="Measure what precision costs.")
     parser.add_argument("--family", choices=families.FAMILIES, nargs="*", default=["openai"])
     parser.add_argument("--images", type=int, default=_IMAGES, help="and captions, of each")
@@ -70,7 +71,7 @@ def _rows(name: str, folder: Path, given: Given) -> Iterator[tuple[str, ...]]:
     for precision in _BY_OPENVINO:
         options = ModelOptions(runtime="openvino", precision=precision)
         model = load_replica(detect(folder), options)
-        served = f"{model.info.runtime}, {model.info.precision}"  # not always what was asked for
+        served = f"{model.info.runtime}, {model.info.precision}"  # may differ from the options
         yield name, served, *_compare(exact, _vectors(model, given))
     for precision in _BY_TORCH[1:]:
         rough = _vectors(_load(folder, ModelOptions(precision=precision)), given)

@@ -1,4 +1,4 @@
-"""The models that the benchmark makes: their names, and where they lie. Free to import."""
+"""Names and folders of the benchmark's models; imports no model library."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ FAMILIES = (
     "bge-base",
     "model2vec",
 )
-TEXTS = ("minilm", "bge-base", "model2vec")  # of the text container
+TEXTS = ("minilm", "bge-base", "model2vec")  # text models
 DEFAULT = "openai"
-COMPLETE = "complete"  # a file, written when the rest of a folder is there
+COMPLETE = "complete"  # a file that marks a folder as complete
 
 
-def folder_of(family: str) -> Path:
-    """Return the folder of a family's model, whether or not it is there."""
+def family_folder(family: str) -> Path:
+    """Return the path of a family's model, which may not exist yet."""
     return ROOT / "build" / "bench-models" / family
 
 
 def model_folder(family: str) -> Path:
-    """Return the folder of a family's model; where it is not there, another process makes it."""
-    folder = folder_of(family)
+    """Return the folder of a family's model; if it is missing, a process makes it."""
+    folder = family_folder(family)
     if not (folder / COMPLETE).is_file():
         print(f"  making the {family} model in {folder}", file=sys.stderr)
         subprocess.run((sys.executable, "-m", "bench.make_models", family), check=True, cwd=ROOT)

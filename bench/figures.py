@@ -1,4 +1,4 @@
-"""What a run has measured so far, and the ratios and medians that are read from it."""
+"""The measurements of a run, with medians and ratios."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bench.service import Memory
 
 @dataclass
 class Figures:
-    """The measurements of a run by name, one a round.
+    """The measurements of a run: by name, one for each round.
 
-    A ratio is taken within each round and the median of the rounds counts, as machines drift.
+    Ratios are computed within a round, as machines drift; the result is their median.
 
     Attributes:
-        loads: what clients saw, such as `images/16`.
-        loops: the bare model, such as `bare/images`; per round a list of the runs in it.
-        settings: what the loops ran with, and the open loop's rate.
+        loads: measurements of clients, such as `images/16`.
+        loops: results of the bare model, such as `bare/images`; for each round a list of runs.
+        settings: settings of the loops, and the open loop's rate.
     """
 
     loads: dict[str, list[Measurement]] = field(default_factory=dict)
@@ -34,11 +34,11 @@ class Figures:
     import_s: list[float] = field(default_factory=list)
 
     def add_load(self, name: str, measurement: Measurement) -> None:
-        """Note what the clients of a load saw in one round."""
+        """Add the measurement of a load in a round."""
         self.loads.setdefault(name, []).append(measurement)
 
     def add_loop(self, name: str, *runs: LoopResult) -> None:
-        """Note the runs of a loop in one round."""
+        """Add the runs of a loop in a round."""
         self.loops.setdefault(name, []).append(list(runs))
 
     def rate(self, load: str) -> float:
@@ -46,7 +46,7 @@ class Figures:
         return _median([one.rate_per_s for one in self.loads.get(load, [])])
 
     def latency_ms(self, load: str, percent: float) -> float:
-        """Return a percentile over all rounds of a load."""
+        """Return a percentile of the latencies of a load, over all rounds."""
         return percentile(
             [ms for one in self.loads.get(load, []) for ms in one.latencies_ms], percent
         )
@@ -56,7 +56,7 @@ class Figures:
         return sum((Counter(one.errors) for one in self.loads.get(load, [])), Counter())
 
     def client_cpu(self, load: str) -> float:
-        """Return how many cores the clients of a load kept busy."""
+        """Return the number of cores that the clients of a load used."""
         return _median([one.client_cpu for one in self.loads.get(load, [])])
 
     def loop_rate(self, loop: str) -> float:
@@ -68,22 +68,22 @@ class Figures:
         return _median([run.median_ms for runs in self.loops.get(loop, []) for run in runs])
 
     def drift(self) -> float:
-        """Return by how much the runs of one loop in one round differ at most, as a part."""
+        """Return the largest relative difference between runs of a loop in one round."""
         rates = [[r.rate_per_s for r in runs] for rounds in self.loops.values() for runs in rounds]
         return max((max(one) / min(one) - 1 for one in rates), default=0.0)
 
-    def rate_of_loop(self, load: str, loop: str) -> float:
-        """Return a load's rate as a part of a loop's."""
+    def loop_ratio(self, load: str, loop: str) -> float:
+        """Return the ratio of a load's rate to a loop's rate."""
         pairs = zip(self.loads.get(load, []), self.loops.get(loop, []), strict=False)
         return _median([one.rate_per_s / _mean_rate(runs) for one, runs in pairs])
 
-    def rate_of_load(self, load: str, other: str) -> float:
-        """Return a load's rate as a part of another's."""
+    def load_ratio(self, load: str, other: str) -> float:
+        """Return the ratio of a load's rate to another load's rate."""
         pairs = zip(self.loads.get(load, []), self.loads.get(other, []), strict=False)
         return _median([one.rate_per_s / two.rate_per_s for one, two in pairs])
 
-    def median_of_loop(self, load: str, loop: str) -> float:
-        """Return a load's median latency as a multiple of the time of a loop's batch."""
+    def median_ratio(self, load: str, loop: str) -> float:
+        """Return the ratio of a load's median latency to the time of a loop's batch."""
         pairs = zip(self.loads.get(load, []), self.loops.get(loop, []), strict=False)
         return _median([percentile(one.latencies_ms, 50) / _mean_ms(runs) for one, runs in pairs])
 

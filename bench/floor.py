@@ -1,11 +1,12 @@
-"""What the service adds to the libraries it is made of, for one text: `python -m bench.floor`.
+"""Measures the overhead of the service over its libraries for one text: `python -m bench.floor`.
 
-One client asks the service and the floor (`floor_app.py`) in turn, in the same run and with the
-same converted model, so small that its pass is the smaller part. Of each request:
+One client sends requests to the service and to the floor (`floor_app.py`) in turn, in the same run
+and with the same converted model, which is so small that its forward pass is the smaller part. For
+each request:
 
     event loop      processor time of the main thread
-    beside passes   processor time of the whole process, without the passes' own
-    wall            from the question to the whole answer
+    beside passes   processor time of the whole process, without forward passes
+    wall            time from the request to the whole answer
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ _AGREE = 1e-5
 
 
 class Cost(NamedTuple):
-    """What one request took, in microseconds; see above."""
+    """The cost of a request in microseconds; see the module."""
 
     event_loop: float
     beside_passes: float
     wall: float
 
 
-Figures: TypeAlias = Mapping[str, Sequence[Sequence[Cost]]]  # of each round, service and floor
+Figures: TypeAlias = Mapping[str, Sequence[Sequence[Cost]]]  # by kind: rounds of (service, floor)
 
 
 @dataclass(frozen=True)
 class Metered:
-    """A running server, and the file in which it adds up its passes."""
+    """A running server, and the file with the total time of its forward passes."""
 
     service: Service
     passes: Path
 
     def seconds(self) -> tuple[float, float, float]:
-        """Return the processor time of the main thread and of all but the passes, and the time."""
+        """Return processor time of the main thread, of all threads without passes, and the time."""
         tasks = Path(f"/proc/{self.service.pid}/task")
         of_each = {path.parent.name: _on_cpu_s(path) for path in tasks.glob("*/schedstat")}
         beside = sum(of_each.values()) - read_seconds(self.passes)
@@ -64,22 +65,22 @@ class Metered:
 
 
 def _on_cpu_s(schedstat: Path) -> float:
-    # The same that `stat` tells in hundredths of a second, to the nanosecond.
+    # Nanoseconds, where `stat` has hundredths of a second.
     return int(schedstat.read_text().split()[0]) / 1e9
 
 
 def computed() -> Iterator[Request]:
-    """Ask for one text after the other, none twice."""
+    """Yield requests of texts, none twice."""
     return (wire.reference().text_request(inputs.text(number)) for number in itertools.count())
 
 
 def remembered(path: str) -> Iterator[Request]:
-    """Ask for the same text again and again."""
+    """Yield requests of the same text."""
     return itertools.repeat(wire.reference().text_request(inputs.text(0))._replace(path=path))
 
 
 async def measure(server: Metered, requests: Iterator[Request], count: int) -> Cost:
-    """Ask one request after the other; return what each took, on average."""
+    """Send requests one after the other; return their average cost."""
     connection = Connection(server.service.target)
     try:
         await _ask(connection, requests, _BURN_IN)
@@ -101,10 +102,10 @@ async def _ask(connection: Connection, requests: Iterator[Request], count: int) 
 
 
 async def run(service: Metered, floor: Metered, rounds: int, count: int) -> Figures:
-    """Measure all four in turn, several times.
+    """Measure service and floor, computed and remembered, in several rounds.
 
     Raises:
-        RuntimeError: service and floor do not compute the same.
+        RuntimeError: service and floor return different vectors.
     """
     await _check_same(service, floor)
     measured = {
@@ -129,7 +130,7 @@ async def _check_same(service: Metered, floor: Metered) -> None:
 
 
 def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
-    """Lay the medians out: the service, the floor, and how many times that the service takes."""
+    """Yield table rows of medians: service, floor, and their ratio."""
     for kind, rounds in figures.items():
         for place, name in enumerate(Cost._fields):
             own, least = (statistics.median(pair[i][place] for pair in rounds) for i in (0, 1))
@@ -146,7 +147,7 @@ def _metered(name: str, target: str, settings: Mapping[str, str]) -> Iterator[Me
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser("bench.floor", description="Measure one text's overhead.")
     parser.add_argument("--rounds", type=int, default=5, help="a figure is the median over them")
     parser.add_argument("--requests", type=int, default=2000, help="of each kind in a round")

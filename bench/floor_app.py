@@ -1,10 +1,10 @@
-"""The least that answers a text: a bare ASGI application with the libraries, and nothing of ours.
+"""The floor of `bench.floor`: a bare ASGI application of the service's libraries.
 
     HOST=127.0.0.1 PORT=8081 FOLDER=<a converted text model> python -m bench.floor_app
 
-`POST /vectorize` is msgspec, the tokenizer, one thread that computes, and orjson: no queue, no
-batches, no memory of vectors, no limits, no errors, no metrics. `POST /remembered` answers with the
-bytes of the last computed vector: the least that an answer from a memory can take.
+`POST /vectorize` is msgspec, the tokenizer, one computing thread, and orjson: no queue, no batches,
+no cache, no limits, no errors, no metrics. `POST /remembered` answers with the bytes of the last
+computed vector: the floor of an answer from a cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from tokenizers import Tokenizer
 
 _JSON = [(b"content-type", b"application/json")]
-# As the service pads short texts and calls OpenVINO, so that both compute the same.
+# Padding and OpenVINO options of the service, so that both compute the same.
 _PADDED_TO = 4
 _PROPERTIES = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -35,7 +35,7 @@ _PROPERTIES = {
 
 
 class Body(msgspec.Struct):
-    """What is asked."""
+    """The body of a request."""
 
     texts: list[str]
 
@@ -44,7 +44,7 @@ class Floor:
     """The application.
 
     Args:
-        folder: of a converted text model, with `tokenizer.json` and `text.xml`.
+        folder: a converted text model, with `tokenizer.json` and `text.xml`.
     """
 
     def __init__(self, folder: Path) -> None:

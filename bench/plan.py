@@ -1,4 +1,4 @@
-"""What a run measures, and for how long."""
+"""The plan of a run: what it measures, and how long."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bench.load import Timing
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a run; they go into its record.
+    """The settings of a run, which are part of its record.
 
     Attributes:
-        family: the model, of `families.FAMILIES`.
+        family: the model, one of `families.FAMILIES`.
         clients: numbers of clients of the closed loops.
-        batches: sizes among which the bare loop finds its best.
-        seconds: of each timed window.
-        rounds: how often everything is measured; a figure is the median over them.
-        starts: how often the service is started to time that.
-        sizes: of images beside 640x480, each measured once.
-        rate_per_s: of the open loop; None for OPEN_LOOP_SHARE of what the closed loop reached.
+        batches: batch sizes that the bare loop tries.
+        seconds: duration of a timed window.
+        rounds: number of rounds; a figure is the median of the rounds.
+        starts: number of timed starts of the service.
+        sizes: image sizes beside 640x480, each measured once.
+        rate_per_s: rate of the open loop; None for OPEN_LOOP_SHARE of the closed loop's rate.
     """
 
     family: str
@@ -33,21 +33,21 @@ class Plan:
     rate_per_s: float | None = None
 
     @property
-    def is_of_texts(self) -> bool:
-        """Whether the model is one of the text container."""
+    def is_text_only(self) -> bool:
+        """Whether the model is a text model."""
         return self.family in families.TEXTS
 
     @property
     def timing(self) -> Timing:
-        """How long one load lasts."""
+        """The duration of a load."""
         return Timing(self.seconds, burn_in_s=min(1.0, self.seconds))
 
 
-CROWD = 16  # clients of the import, of repeats and of the larger sizes
+CROWD = 16  # clients of an import, of repeats, and of larger images
 OPEN_LOOP_SHARE = 0.7
 TEXT_CROWD = 32  # clients of an import of texts
 BULK_CLIENTS, BULK_TEXTS = 8, 256  # requests that wait, and the texts of each
-LONG_CLIENTS = 4  # who send texts of the model's full length beside the crowd's short ones
+LONG_CLIENTS = 4  # clients with texts of the model's full length, beside the crowd's short ones
 TUNING_S = 1.0
 READY_EVERY_S = 0.04
 SEARCH_EVERY_S = 0.037

@@ -1,4 +1,4 @@
-"""From figures to a table, to the targets beside what was reached, and to JSON."""
+"""Reports figures as tables, compares them with targets, and writes JSON."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from bench.figures import Figures
 from bench.inputs import SENTENCES
 from bench.plan import CROWD, TEXT_CROWD, Plan
 
-REFERENCE_MB = 1480  # resident under load, OpenAI layout, measured on 2 cores
-UNSTEADY = 0.25  # of a rate, between two runs of the same loop within a minute
+REFERENCE_MB = 1480  # resident memory under load, OpenAI layout, on 2 cores
+UNSTEADY = 0.25  # maximum relative difference of two runs of a loop within a minute
 _LIKE_REFERENCE = ("openai", "sentence_transformers")  # families of that size
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and the bound that it is to keep; None where there is none."""
+    """A figure and its target; None if it has no target."""
 
-    what: str
+    name: str
     value: float
     relation: Literal["at least", "at most"] = "at least"
     bound: float | None = None
 
     @property
     def verdict(self) -> str:
-        """Say whether the bound is kept."""
+        """Return whether the target is reached, in words."""
         if self.bound is None:
             return ""
         at_least = self.relation == "at least"
@@ -38,51 +38,51 @@ class Goal:
 
 
 def goals(figures: Figures, plan: Plan) -> list[Goal]:
-    """List what is asked of the service and was measured, as ratios where it can be."""
-    own = [_text_goals(figures, plan)] if plan.is_of_texts else _goals_of_images(figures)
+    """Return the measured figures that have targets, mostly ratios."""
+    own = [_text_goals(figures, plan)] if plan.is_text_only else _image_goals(figures)
     found = [*chain(*own), *_resource_goals(figures, plan)]
     return [goal for goal in found if not math.isnan(goal.value)]
 
 
-def _goals_of_images(f: Figures) -> Sequence[Iterator[Goal]]:
+def _image_goals(f: Figures) -> Sequence[Iterator[Goal]]:
     return _rate_goals(f), _latency_goals(f)
 
 
 def _text_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
     if plan.family == "model2vec":
-        again = f.rate_of_load("texts/16", "repeats")
+        again = f.load_ratio("texts/16", "repeats")
         yield Goal("texts, 16 clients / the same again", again, bound=0.9)
         return
     bound = 0.9 if plan.family == "bge-base" else 0.8
-    texts = f.rate_of_loop("texts/16", "bare/texts")
+    texts = f.loop_ratio("texts/16", "bare/texts")
     yield Goal("texts, 16 clients / bare loop", texts, bound=bound)
-    lone = f.median_of_loop("texts/1", "lone/texts")
+    lone = f.median_ratio("texts/1", "lone/texts")
     yield Goal("a lone text's median / bare, one at a time", lone, "at most", 1.25)
-    passages = f.rate_of_loop("passages/16", "one/passages")
+    passages = f.loop_ratio("passages/16", "one/passages")
     yield Goal(f"texts of {SENTENCES} sentences / as the reference computes", passages, bound=1.25)
     pass_ms = 1e3 * TEXT_CROWD / f.loop_rate("bare/texts")
     p50_ms, p95_ms = (f.latency_ms("mix/search", percent) for percent in (50, 95))
-    what = "a search during an import, p50 without half a pass / alone"
-    yield Goal(what, (p50_ms - pass_ms / 2) / f.latency_ms("search/1", 50), "at most", 1.5)
+    name = "a search during an import, p50 without half a pass / alone"
+    yield Goal(name, (p50_ms - pass_ms / 2) / f.latency_ms("search/1", 50), "at most", 1.5)
     yield Goal("a search during an import, p95 / a pass", p95_ms / pass_ms, "at most", 2)
 
 
 def _rate_goals(f: Figures) -> Iterator[Goal]:
     bare, one = "bare/images", "one/images"
-    yield Goal("images, 16 clients / bare loop", f.rate_of_loop("images/16", bare), bound=0.9)
-    yield Goal("images, 4 clients / bare loop", f.rate_of_loop("images/4", bare), bound=0.8)
-    yield Goal("images, 16 clients / one at a time", f.rate_of_loop("images/16", one), bound=2)
-    yield Goal("images, 4 clients / one at a time", f.rate_of_loop("images/4", one), bound=1.6)
-    texts = f.rate_of_loop("texts/16", "one/texts")
+    yield Goal("images, 16 clients / bare loop", f.loop_ratio("images/16", bare), bound=0.9)
+    yield Goal("images, 4 clients / bare loop", f.loop_ratio("images/4", bare), bound=0.8)
+    yield Goal("images, 16 clients / one at a time", f.loop_ratio("images/16", one), bound=2)
+    yield Goal("images, 4 clients / one at a time", f.loop_ratio("images/4", one), bound=1.6)
+    texts = f.loop_ratio("texts/16", "one/texts")
     yield Goal("texts, 16 clients / one at a time", texts, bound=4)
-    again = f.rate_of_load("repeats", "parse only")
+    again = f.load_ratio("repeats", "parse only")
     yield Goal("the same image again / handler that only parses", again, bound=0.5)
 
 
 def _latency_goals(f: Figures) -> Iterator[Goal]:
-    lone_text = f.median_of_loop("texts/1", "one/texts")
+    lone_text = f.median_ratio("texts/1", "one/texts")
     yield Goal("a lone text's median / one at a time", lone_text, "at most", 0.8)
-    lone_image = f.median_of_loop("images/1", "one/images")
+    lone_image = f.median_ratio("images/1", "one/images")
     yield Goal("a lone image's median / one at a time", lone_image, "at most", 0.75)
     for percent, bound in ((50, 60), (95, 150)):
         value = f.latency_ms("mix/search", percent)
@@ -99,7 +99,7 @@ def _latency_goals(f: Figures) -> Iterator[Goal]:
 def _resource_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
     if f.memory and plan.family == "minilm":
         yield Goal("memory under load, MB", f.memory.largest_mb, "at most", 350)
-    elif f.memory and not plan.is_of_texts:
+    elif f.memory and not plan.is_text_only:
         bound = 0.7 if plan.family in _LIKE_REFERENCE else None
         share = f.memory.largest_mb / REFERENCE_MB
         yield Goal(f"memory under load / {REFERENCE_MB} MB", share, "at most", bound)
@@ -110,14 +110,14 @@ def _resource_goals(f: Figures, plan: Plan) -> Iterator[Goal]:
 
 
 def text(figures: Figures, plan: Plan) -> str:
-    """Write the whole report."""
+    """Return the whole report as text."""
     parts = [_goal_table(goals(figures, plan)), _load_table(figures), _loop_table(figures)]
     return "\n\n".join([*filter(None, parts), *_notes(figures)])
 
 
 def _goal_table(found: Sequence[Goal]) -> str:
     rows = [
-        (g.what, _number(g.value), f"{g.relation} {g.bound:g}" if g.bound else "", g.verdict)
+        (g.name, _number(g.value), f"{g.relation} {g.bound:g}" if g.bound else "", g.verdict)
         for g in found
     ]
     return table(("ratio or figure", "reached", "target", ""), rows)
@@ -131,7 +131,7 @@ def _load_table(f: Figures) -> str:
 
 def _load_row(f: Figures, name: str) -> tuple[str, ...]:
     loop = _loop_beside(name)
-    ratios = [f.rate_of_loop(name, f"{kind}/{loop}") for kind in ("bare", "one")]
+    ratios = [f.loop_ratio(name, f"{kind}/{loop}") for kind in ("bare", "one")]
     times = [f.latency_ms(name, percent) for percent in (50, 95, 99)]
     numbers = [*ratios, f.rate(name), *times, f.client_cpu(name)]
     errors = ", ".join(f"{count} {reason}" for reason, count in f.errors(name).items())
@@ -139,7 +139,7 @@ def _load_row(f: Figures, name: str) -> tuple[str, ...]:
 
 
 def _loop_beside(load: str) -> str:
-    """Return what the bare model did that a load is compared with."""
+    """Return the loop of the bare model that a load is compared with."""
     return {"mix/import": "images", "open": "images"}.get(load, load.split("/")[0])
 
 
@@ -175,7 +175,7 @@ def _notes(f: Figures) -> Iterator[str]:
 
 
 def as_json(figures: Figures, plan: Plan, about: dict[str, object]) -> dict[str, Any]:
-    """Return all that was measured, for a record."""
+    """Return all measurements, for the record."""
     return {
         **about,
         "plan": asdict(plan),
@@ -207,7 +207,7 @@ def _load_record(f: Figures, name: str) -> dict[str, object]:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table with a column for each head."""
+    """Format a table with a column for each head."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

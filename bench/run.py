@@ -1,4 +1,4 @@
-"""The order of a run: what is driven when, and what stands beside it.
+"""The order of a run: loads on the service, and loops of the bare model around them.
 
 Machines drift, so each round measures the bare model before and after the service, and the rounds
 are short. While one process is measured the others are idle.
@@ -43,10 +43,10 @@ _PARSE_ONLY = (sys.executable, "-m", "bench.parse_only")
 
 
 def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
-    """Measure this tree's service on a model folder, beside the bare model."""
+    """Measure this tree's service and the bare model on a model folder."""
     figures = Figures()
     settings = {"MODELS_DIR": str(folder)}
-    _say("a first start, which converts the model where that was never done")
+    _log("a first start, which converts the model if needed")
     with running("service", settings=settings):
         pass
     for _ in range(plan.starts - 1):
@@ -63,7 +63,7 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
     ):
         figures.start_s.append(service.start_s)
         beside = Beside(bare, one_at_a_time, plan, figures)
-        run = _kind_of_run(plan)(service.target, api, plan, figures, runner, beside)
+        run = _choose_run(plan)(service.target, api, plan, figures, runner, beside)
         watch = MemoryWatch(service.pid)
         run.rounds(parse_only.target)
         figures.memory = watch.close()
@@ -74,17 +74,17 @@ def run_here(folder: Path, api: Api, plan: Plan) -> Figures:
 
 
 def run_there(target: Target, api: Api, plan: Plan) -> Figures:
-    """Measure a service that runs already; nothing stands beside it."""
+    """Measure a running service, without the bare model."""
     figures = Figures()
     with _runner() as runner:
-        run = _kind_of_run(plan)(target, api, plan, figures, runner, beside=None)
+        run = _choose_run(plan)(target, api, plan, figures, runner, beside=None)
         run.rounds(parse_only=None)
         run.larger_images()
     return figures
 
 
 class Beside:
-    """The bare model's loops, measured around those of the service."""
+    """The bare model's loops, measured before and after the service's loads."""
 
     def __init__(
         self, bare: BareModel, one_at_a_time: BareModel, plan: Plan, figures: Figures
@@ -93,21 +93,21 @@ class Beside:
         self._one_at_a_time = one_at_a_time
         self._figures = figures
         self._seconds, self._batches = plan.seconds, plan.batches
-        self._is_of_texts = plan.is_of_texts
+        self._is_text_only = plan.is_text_only
         self._best: dict[Modality, Loop] = {}
 
     @contextmanager
     def around(self, modality: Modality) -> Iterator[None]:
-        """Run the bare loop before and after, and one at a time before."""
+        """Run the bare loop before and after, and "one at a time" before."""
         best = self._tuned(modality)
-        _say(f"bare model, {modality}")
+        _log(f"bare model, {modality}")
         before = self._bare.run(best)
         one = self._one_at_a_time.run(replace(best, batch=1, threads=1, is_apart=True))
         yield
         after = self._bare.run(best)
         self._figures.add_loop(f"bare/{modality}", before, after)
         self._figures.add_loop(f"one/{modality}", one)
-        if self._is_of_texts:  # an image's, or a CLIP's text, is compared with one at a time
+        if self._is_text_only:  # images and CLIP's texts are compared with "one at a time"
             lone = self._bare.run(replace(best, batch=1))
             self._figures.add_loop(f"lone/{modality}", lone)
 
@@ -115,12 +115,12 @@ class Beside:
         """Run the loops on images of another size."""
         bare = replace(self._tuned("images"), size=size)
         one = replace(bare, batch=1, threads=1)
-        self._figures.add_loop(f"bare/{_name_of(size)}", self._bare.run(bare))
-        self._figures.add_loop(f"one/{_name_of(size)}", self._one_at_a_time.run(one))
+        self._figures.add_loop(f"bare/{_size_name(size)}", self._bare.run(bare))
+        self._figures.add_loop(f"one/{_size_name(size)}", self._one_at_a_time.run(one))
 
     def _tuned(self, modality: Modality) -> Loop:
         if modality not in self._best:
-            _say(f"bare model, {modality}: looking for the best batch size")
+            _log(f"bare model, {modality}: looking for the best batch size")
             best = self._bare.best(Loop(modality, batch=1, seconds=TUNING_S), self._batches)
             self._best[modality] = replace(best, seconds=self._seconds)
             about = {"batch": best.batch, "decode_threads": best.threads}
@@ -129,7 +129,7 @@ class Beside:
 
 
 class Run:
-    """Drives one service, of texts and images, through a plan."""
+    """Runs a plan on a service of texts and images."""
 
     def __init__(
         self,
@@ -146,14 +146,14 @@ class Run:
         self._figures = figures
         self._runner = runner
         self._beside = beside
-        # A container that runs on from an earlier run may remember what that one sent.
+        # A container may still have the inputs of an earlier run in its cache.
         self._numbers = itertools.count(int(time.time()) % 100_000 * 1_000_000)
 
     def rounds(self, parse_only: Target | None) -> None:
-        """Measure all that is measured in every round."""
+        """Measure all loads of every round."""
         self._check()
         for number in range(1, self._plan.rounds + 1):
-            _say(f"round {number} of {self._plan.rounds}")
+            _log(f"round {number} of {self._plan.rounds}")
             self._round(number, parse_only)
 
     def _round(self, number: int, parse_only: Target | None) -> None:
@@ -161,15 +161,15 @@ class Run:
         self._counts("texts", self._text)
         self._mix()
         self._turns()
-        _say("the same image again")
+        _log("the same image again")
         self._again(self._image(), parse_only)
         self._open_loop(seed=number)
 
     def larger_images(self) -> None:
-        """Measure the other sizes."""
+        """Measure larger images."""
         for size in self._plan.sizes:
-            name = _name_of(size)
-            _say(name)
+            name = _size_name(size)
+            _log(name)
             if self._beside:
                 self._beside.at_size(size)
             self._closed({f"{name}/{CROWD}": Group(partial(self._image, size), CROWD)})
@@ -177,11 +177,11 @@ class Run:
     def _counts(self, modality: Modality, next_request: NextRequest) -> None:
         with self._beside.around(modality) if self._beside else _nothing():
             for clients in self._plan.clients:
-                _say(f"{modality}, {clients} clients")
+                _log(f"{modality}, {clients} clients")
                 self._closed({f"{modality}/{clients}": Group(next_request, clients)})
 
     def _mix(self) -> None:
-        _say("searches during an import")
+        _log("searches during an import")
         groups = {
             "mix/import": Group(self._image, CROWD),
             "mix/search": Group(self._text, 1),
@@ -190,11 +190,11 @@ class Run:
         self._closed(groups)
 
     def _turns(self) -> None:
-        _say("short texts beside long ones")
+        _log("short texts beside long ones")
         long = Group(partial(self._text, inputs.long_text), LONG_CLIENTS)
         self._closed({"turns/short beside long": Group(self._text, CROWD), "turns/long": long})
         for name, words in (("short", inputs.text), ("long", inputs.long_text)):
-            _say(f"a search behind {BULK_CLIENTS} requests of {BULK_TEXTS} {name} texts")
+            _log(f"a search behind {BULK_CLIENTS} requests of {BULK_TEXTS} {name} texts")
             bulk = Group(partial(self._text, words, BULK_TEXTS), BULK_CLIENTS)
             self._closed({f"bulk/{name}": bulk, f"bulk/search, {name}": Group(self._text, 1)})
 
@@ -207,7 +207,7 @@ class Run:
     def _open_loop(self, seed: int) -> None:
         rate_per_s = self._plan.rate_per_s or self._comfortable_rate()
         self._figures.settings["open loop, images/s"] = rate_per_s
-        _say(f"open loop, {rate_per_s:.1f} images/s")
+        _log(f"open loop, {rate_per_s:.1f} images/s")
         load = open_loop(self._target, self._image, rate_per_s, self._plan.timing, seed)
         self._figures.add_load("open", self._runner.run(load))
 
@@ -228,7 +228,7 @@ class Run:
         return self._api.text_request(*(words(next(self._numbers)) for _ in range(count)))
 
     def _check(self) -> None:
-        """Make sure that it answers both with one vector before anything is timed."""
+        """Check that the service answers an image and a text with a vector each."""
         for kind, request in self._examples():
             answer = self._runner.run(_ask_once(self._target, request))
             if not answer or len(self._api.vectors(answer)) != 1:
@@ -240,21 +240,21 @@ class Run:
 
 
 class TextRun(Run):
-    """Drives a service of texts alone, one a request."""
+    """Runs a plan on a service of texts, one text a request."""
 
     def _round(self, number: int, parse_only: Target | None) -> None:
         self._counts("texts", self._text)
         self._counts("passages", self._passage)
         self._mix()
-        _say("the same text again")
+        _log("the same text again")
         self._again(self._text())
 
     def larger_images(self) -> None:
-        """Measure nothing."""
+        """Do nothing: there are no images."""
 
     def _mix(self) -> None:
-        _say("searches, alone and during an import")
-        # It comes at any time of a pass, not always right after the one that answered it.
+        _log("searches, alone and during an import")
+        # With a random pause, as else each search would begin right after a pass.
         search = Group(self._search, 1, SEARCH_EVERY_S)
         self._closed({"search/1": search})
         self._closed({"mix/import": Group(self._text, TEXT_CROWD), "mix/search": search})
@@ -269,8 +269,8 @@ class TextRun(Run):
         yield "a text", self._text()
 
 
-def _kind_of_run(plan: Plan) -> type[Run]:
-    return TextRun if plan.is_of_texts else Run
+def _choose_run(plan: Plan) -> type[Run]:
+    return TextRun if plan.is_text_only else Run
 
 
 async def _ask_once(target: Target, request: Request) -> object:
@@ -283,9 +283,9 @@ async def _ask_once(target: Target, request: Request) -> object:
 
 
 def _time_imports(figures: Figures) -> None:
-    _say("start")
+    _log("start")
     if not figures.import_s:
-        machine.import_seconds()  # brings the files into memory
+        machine.import_seconds()  # fills the page cache
     figures.import_s.append(machine.import_seconds())
 
 
@@ -298,9 +298,9 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _name_of(size: tuple[int, int]) -> str:
+def _size_name(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _say(what: str) -> None:
-    print(f"  {what}", file=sys.stderr, flush=True)
+def _log(message: str) -> None:
+    print(f"  {message}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The processes that are measured: start one, wait until it is ready, read its memory, stop it."""
+"""Server processes: start, wait until ready, measure memory, stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Service:
     """A running server.
 
     Attributes:
-        start_s: seconds from its start as a process to its first answer that it is ready.
+        start_s: seconds from the start of the process until it is ready.
     """
 
     pid: int
@@ -44,15 +44,15 @@ class Service:
 def running(
     name: str, command: Sequence[str] = LAUNCHER, settings: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """Run a server on a free port of this machine; its output goes to a file in LOGS.
+    """Run a server on a free local port, with its output in a file in LOGS.
 
     Args:
-        name: of the file.
-        command: its start; it reads HOST and PORT from the environment.
-        settings: variables that it gets beside those of this process.
+        name: name of the log file.
+        command: the command, which reads HOST and PORT from the environment.
+        settings: variables beside those of this process.
 
     Raises:
-        RuntimeError: it ends before it is ready, or is not in time.
+        RuntimeError: it ended before it was ready, or was not ready in time.
     """
     target = Target("127.0.0.1", free_port())
     address = {"HOST": target.host, "PORT": str(target.port)}
@@ -74,13 +74,13 @@ def running(
 
 
 def log_path(name: str) -> Path:
-    """Return the file for a process's output."""
+    """Return the log file of a process."""
     LOGS.mkdir(parents=True, exist_ok=True)
     return LOGS / f"{name}.log"
 
 
 def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """End a process, politely first."""
+    """Terminate a process; kill it if it does not end."""
     process.terminate()
     try:
         process.wait(_STOP_LIMIT_S)
@@ -90,7 +90,7 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
 
 
 def free_port() -> int:
-    """Return a port that no server of this machine listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -106,7 +106,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], target: Target, log: Pat
 
 
 def is_ready(target: Target) -> bool:
-    """Ask a server whether it is ready."""
+    """Return whether a server is ready."""
     connection = http.client.HTTPConnection(target.host, target.port, timeout=1)
     try:
         connection.request("GET", "/.well-known/ready")
@@ -122,9 +122,9 @@ class Memory:
     """Resident memory of a process and its children.
 
     Attributes:
-        largest_mb: the most that was seen at once, in steps of 0.2 s.
-        peak_mb: the peaks that the kernel noted, since their start.
-        file_mb: the part that is pages of files (mapped weights, libraries), at the end.
+        largest_mb: the maximum, measured every 0.2 s.
+        peak_mb: the kernel's peak values since their start.
+        file_mb: the part of mapped files (weights, libraries) at the end.
     """
 
     largest_mb: float
@@ -133,7 +133,7 @@ class Memory:
 
 
 class MemoryWatch:
-    """Looks at a process's memory again and again until it is closed."""
+    """Samples a process's memory until it is closed."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -143,7 +143,7 @@ class MemoryWatch:
         self._thread.start()
 
     def close(self) -> Memory:
-        """Stop, and tell what was seen; the process must still run."""
+        """Stop, and return the measurement; the process must still run."""
         self._closed.set()
         self._thread.join()
         peak_mb, file_mb = (resident_mb(self._pid, name) for name in ("VmHWM", "RssFile"))
@@ -156,7 +156,7 @@ class MemoryWatch:
 
 
 def resident_mb(pid: int, field: str) -> float:
-    """Add up a field of /proc/PID/status, in 10^6 bytes, over a process and its children."""
+    """Return the sum of a field of /proc/PID/status over a process and its children, in MB."""
     return sum(_field_mb(one, field) for one in _family(pid))
 
 

@@ -1,8 +1,8 @@
-"""Counts code and functions of the product, room by room: `python -m bench.shape`.
+"""Counts lines of code and functions by folder: `python -m bench.shape`.
 
-Code is lines without docstrings, comments and blanks. A function is called from one place where its
-name is unique and is read once beside its definition; a lambda always is. Nested functions count,
-`__methods__`, which Python calls, do not.
+Docstrings, comments and blank lines do not count as code. A function counts as called from one
+place if its name is unique and appears once beside its definition; a lambda always does. Nested
+functions count, `__methods__` do not.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, to
 
 
 class Shape(NamedTuple):
-    """The shape of some modules.
+    """The counts of some modules.
 
     Attributes:
-        code: lines.
-        functions: of any kind.
-        once: those that are called from one place.
-        private_once: those of `once` whose name is private.
+        code: lines of code.
+        functions: all functions.
+        once: functions that are called from one place.
+        private_once: private functions among `once`.
     """
 
     code: int
@@ -47,24 +47,24 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Module:
-    """A parsed file."""
+    """A parsed module."""
 
     path: Path
     text: str
 
     @property
     def room(self) -> str:
-        """The folder at the root, or the module there."""
+        """The top-level folder or module that it belongs to."""
         return self.path.relative_to(ROOT).with_suffix("").parts[0]
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
-        """Every node of its tree."""
+        """All nodes of its syntax tree."""
         return list(ast.walk(ast.parse(self.text)))
 
 
 def product() -> list[Module]:
-    """Read the product's modules."""
+    """Parse the modules of the product."""
     paths = [
         *ROOT.glob("*.py"),
         *(path for room in PRODUCT for path in (ROOT / room).rglob("*.py")),
@@ -74,7 +74,7 @@ def product() -> list[Module]:
 
 @cache
 def code_lines(module: Module) -> int:
-    """Count the lines that hold code."""
+    """Count lines of code."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type not in _NO_CODE:
@@ -86,7 +86,7 @@ def code_lines(module: Module) -> int:
 
 
 def is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
-    """Tell whether a node is a string that is a statement, wherever it stands."""
+    """Return whether a node is a statement of a single string."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -95,7 +95,7 @@ def is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
 
 
 def functions(modules: Sequence[Module]) -> list[tuple[Module, str]]:
-    """List the functions of modules by their names; a lambda's is empty."""
+    """Return the functions of modules with their names; a lambda's name is empty."""
     return [
         (module, getattr(node, "name", ""))
         for module in modules
@@ -105,7 +105,7 @@ def functions(modules: Sequence[Module]) -> list[tuple[Module, str]]:
 
 
 def once(modules: Sequence[Module]) -> list[tuple[Module, str]]:
-    """List the functions that are called from one place."""
+    """Return the functions that are called from one place."""
     named = Counter(name for _, name in functions(modules))
     read = Counter(
         node.id if isinstance(node, ast.Name) else node.attr
@@ -121,7 +121,7 @@ def once(modules: Sequence[Module]) -> list[tuple[Module, str]]:
 
 
 def shapes(modules: Sequence[Module]) -> dict[str, Shape]:
-    """Measure each room, those of the service and all together."""
+    """Return the counts of each folder, of the service, and of all together."""
     every, single = functions(modules), once(modules)
 
     def shape(rooms: set[str]) -> Shape:
@@ -142,7 +142,7 @@ def shapes(modules: Sequence[Module]) -> dict[str, Shape]:
 
 
 def main() -> None:
-    """Print the table, and on demand the functions."""
+    """Print the table, and with `--functions` the functions."""
     parser = argparse.ArgumentParser("bench.shape", description="Count code and functions.")
     parser.add_argument("--functions", action="store_true", help="list those called from one place")
     options = parser.parse_args()

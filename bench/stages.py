@@ -1,7 +1,7 @@
 """Times each stage of a request alone, in one process: `python -m bench.stages --family openai`.
 
-A stage is run on inputs that are ready for it, after a burn-in; the figure is the median over a
-window. On a GPU the clock stops when the device has finished.
+Each stage runs on prepared inputs, after a burn-in; the figure is the median of a time window. On a
+GPU the time includes the device's work.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from web.endpoints.clip import Vectorize
 SEED = 0
 BATCHES = (1, 4, 8, 16, 32)
 _BURN_IN = 2
-_LEAST_RUNS = 3
+_MIN_RUNS = 3
 _READER = ImageDecoder(inputs.LIMITS)
 
 
 class Stage(NamedTuple):
-    """A piece of work on `items` inputs."""
+    """A stage: a function that processes `items` inputs."""
 
     name: str
     run: Callable[[], object]
@@ -58,11 +58,11 @@ def main() -> None:
 
 
 def median_ms(stage: Stage, seconds: float) -> float:
-    """Time one stage."""
+    """Return the median time of a stage in milliseconds."""
     for _ in range(_BURN_IN):
         stage.run()
     times: list[float] = []
-    while sum(times) < seconds or len(times) < _LEAST_RUNS:
+    while sum(times) < seconds or len(times) < _MIN_RUNS:
         _synchronise()
         started_s = time.perf_counter()
         stage.run()

@@ -1,4 +1,4 @@
-"""A model so small that the service around it is what takes the time: BERT, 32 dimensions."""
+"""A tiny model (BERT, 32 dimensions), to measure the service and not the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETTINGS = {
 
 
 def settings(**more: object) -> Settings:
-    """Return the settings that serve it, in this process."""
+    """Return settings that serve the tiny model in this process."""
     own = {name.lower(): value for name, value in SETTINGS.items()}
     return Settings.model_validate({**read(Settings).model_dump(), **own, **more})
 
 
 def converted_folder() -> Path:
-    """Return where it lies converted; it is converted where that was never done."""
+    """Return the folder of the converted tiny model; convert it if needed."""
     folder = detect(Path(SETTINGS["MODELS_DIR"]))
     return converted(folder, options_for(folder, settings()))

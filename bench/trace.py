@@ -1,10 +1,10 @@
 """Counts the calls of this project's functions that answer one request: `python -m bench.trace`.
 
-The service runs in this process under `sys.setprofile`, and a thread asks it. Counted is each call
-of a Python function in the product's files, in every thread, from the request's bytes to the last
-byte of its answer. Three things are left out: the connection's own class (`web/protocol.py`), which
-stands for the server; comprehensions, which Python 3.11 runs as functions; and a coroutine that
-goes on after a wait, which was counted when it began.
+The service runs in this process under `sys.setprofile`, and a thread sends requests. All calls of
+Python functions in the product's files count, in every thread, from the request's bytes to the last
+byte of its answer. Three kinds do not count: the class of the connection (`web/protocol.py`), which
+is part of the server; comprehensions, which are functions in Python 3.11; and coroutines that
+resume after a wait.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ANSWER_LIMIT_S = 60
 
 
 class Function(NamedTuple):
-    """A function; Python takes code objects of different files for equal."""
+    """A function; code objects alone may be equal in different files."""
 
     file: str
     line: int
@@ -59,11 +59,11 @@ Calls: TypeAlias = Sequence[Function]
 
 @dataclass
 class Tracer:
-    """A profile function that writes down the calls of the product's functions, in their order.
+    """A profile function that records the calls of the product's functions, in order.
 
     Attributes:
-        calls: from the last `recording` on, to the end of the answer.
-        after: those that followed the answer.
+        calls: calls since the last `recording`, up to the end of the answer.
+        after: calls after the answer.
     """
 
     calls: list[Function] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Tracer:
     _into: list[Function] | None = None
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
-        """Take down one event of any thread."""
+        """Record an event of any thread."""
         if self._into is None:
             return
         code = frame.f_code
@@ -82,7 +82,7 @@ class Tracer:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Take down the calls of one request."""
+        """Record the calls of one request."""
         self.calls, self.after = [], []
         self._into = self.calls
         try:
@@ -92,14 +92,14 @@ class Tracer:
 
 
 class Way(NamedTuple):
-    """The way of one request through the product.
+    """Counts of the calls of one request.
 
     Attributes:
-        calls: of functions.
-        functions: different ones among them, lambdas left out.
-        files: that these are in.
-        changes: how often a call is in another file than the call before it.
-        after: calls that follow the answer, such as those that count it.
+        calls: number of calls.
+        functions: number of distinct functions, without lambdas.
+        files: number of their files.
+        changes: number of calls in another file than the call before.
+        after: number of calls after the answer, such as for metrics.
     """
 
     calls: int
@@ -110,7 +110,7 @@ class Way(NamedTuple):
 
     @classmethod
     def of(cls, calls: Calls, after: Calls = ()) -> Way:
-        """Measure a way."""
+        """Count the calls of a request."""
         files = [function.file for function in calls]
         return cls(
             calls=len(calls),
@@ -123,7 +123,7 @@ class Way(NamedTuple):
 
 @cache
 def is_counted(file: str, name: str) -> bool:
-    """Tell whether a function is one of the product, and no comprehension."""
+    """Return whether a function belongs to the product and is no comprehension."""
     path = Path(file)
     if path == _SERVER or name in _COMPREHENSIONS or not path.is_relative_to(ROOT):
         return False
@@ -132,12 +132,12 @@ def is_counted(file: str, name: str) -> bool:
 
 
 def _begins(frame: FrameType) -> bool:
-    return frame.f_lasti <= _start_of(frame.f_code)
+    return frame.f_lasti <= _first_instruction(frame.f_code)
 
 
 @cache
-def _start_of(code: CodeType) -> int:
-    """Return where a function begins: a coroutine is made before, and goes on behind it."""
+def _first_instruction(code: CodeType) -> int:
+    """Return the offset of a function's first instruction; a coroutine resumes behind it."""
     if not code.co_flags & (
         inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
     ):
@@ -146,14 +146,14 @@ def _start_of(code: CodeType) -> int:
 
 
 def _ends_answer(frame: FrameType) -> bool:
-    """Tell whether uvicorn has just taken the last byte of an answer."""
+    """Return whether uvicorn has just written the last byte of an answer."""
     if frame.f_code.co_name != "send" or "uvicorn" not in frame.f_code.co_filename:
         return False
     return bool(getattr(frame.f_locals.get("self"), "response_complete", False))
 
 
 def requests() -> Mapping[str, Sequence[Request]]:
-    """Return requests of each kind that is traced; the last ones of a kind are what is traced."""
+    """Return the requests of each kind: a warm-up, then the requests to trace."""
     count = _WARM_UP + _TRACED
     clip, texts = wire.reference(), wire.text_reference()
     return {
@@ -164,7 +164,7 @@ def requests() -> Mapping[str, Sequence[Request]]:
 
 
 def trace(tracer: Tracer, target: Target) -> dict[str, tuple[Calls, Calls]]:
-    """Ask a service of this process; for each kind, the median request's calls and those after."""
+    """Send the requests; return, for each kind, the calls of the median request."""
     while not is_ready(target):
         time.sleep(_PAUSE_S)
     connection = http.client.HTTPConnection(target.host, target.port, timeout=_ANSWER_LIMIT_S)
@@ -176,7 +176,7 @@ def trace(tracer: Tracer, target: Target) -> dict[str, tuple[Calls, Calls]]:
                 connection.request("POST", request.path, request.body)
                 answer = connection.getresponse()
                 content = answer.read()
-                time.sleep(_PAUSE_S)  # for what follows the answer
+                time.sleep(_PAUSE_S)  # for the calls after the answer
             if answer.status != HTTPStatus.OK:
                 raise RuntimeError(f"{kind}: status {answer.status}, {content!r}")
             ways.append((tracer.calls, tracer.after))
@@ -210,14 +210,14 @@ def run() -> dict[str, tuple[Calls, Calls]]:
 
 
 def function_rows(calls: Calls) -> Iterator[tuple[str, ...]]:
-    """List the functions of a way, those first that are called most."""
+    """Yield table rows of functions, by number of calls."""
     for function, count in Counter(calls).most_common():
         path = Path(function.file).relative_to(ROOT)
         yield str(count), function.name, f"{path}:{function.line}"
 
 
 def main() -> None:
-    """Print a row for each kind of request, and on demand the functions behind it."""
+    """Print a row for each kind of request, and with `--functions` the functions."""
     parser = argparse.ArgumentParser("bench.trace", description="Count the calls of one request.")
     parser.add_argument("--functions", action="store_true", help="list each function's calls")
     options = parser.parse_args()

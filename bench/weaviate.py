@@ -1,12 +1,11 @@
-"""What an import into a Weaviate reaches by each of its modules of texts, and searches meanwhile.
+"""Measures imports and searches in Weaviate, by each of its text modules.
 
     python -m bench.weaviate --weaviate http://localhost:8080 --service http://localhost:9090
 
-Weaviate must run with the modules (`ENABLE_MODULES`), and reach the service by the address that
-`--service` says. By each module it imports texts that no cache knows, in batches of 100 and then
-in batches of 10 to 100, for `--minutes` each, while a client searches without a pause. An import
-in which objects failed has no rate. Ends with 1 where one failed, or `text2vec-ollama` is not
-quick enough beside `text2vec-transformers`.
+Weaviate must run with the modules (`ENABLE_MODULES`), and reach the service at `--service`. For
+each module it imports distinct texts, in batches of 100 and then of 10 to 100, for `--minutes`
+each, while a client searches without a pause. An import with failed objects has no rate. It exits
+with 1 if objects failed, or if `text2vec-ollama` is too slow relative to `text2vec-transformers`.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from urllib.parse import urlsplit
 from bench.inputs import text
 
 COLLECTION = "BenchOfModules"
-ASKED_FOR = 2.2  # times as quick as text2vec-transformers shall text2vec-ollama be
+ASKED_FOR = 2.2  # minimum speed of text2vec-ollama, relative to text2vec-transformers
 BATCHES = {"100": (100, 100), "10 to 100": (10, 100)}
-# Weaviate reads this header, of Cohere's name, for text2vec-huggingface; without it it stalls.
+# Weaviate reads this header, named after Cohere, for text2vec-huggingface; without it, it stalls.
 HEADERS = {
     "Content-Type": "application/json",
     "X-Cohere-Ratelimit-RequestPM-Embedding": "1000000",
 }
 
 
-def settings_of(service: str) -> dict[str, dict[str, str]]:
-    """Return what a collection says to each module, so that it asks the service."""
+def service_settings(service: str) -> dict[str, dict[str, str]]:
+    """Return the collection's settings of each module, with the address of the service."""
     return {
         "text2vec-transformers": {"inferenceUrl": service},
         "text2vec-ollama": {"apiEndpoint": service, "model": "any"},
@@ -50,16 +49,16 @@ def settings_of(service: str) -> dict[str, dict[str, str]]:
 
 @dataclass
 class Import:
-    """An import, and what was seen of it.
+    """An import and its measurements.
 
     Attributes:
-        module: of Weaviate.
-        batches: the sizes of its batches, in words.
-        objects: that were stored.
-        failed: that were not.
-        seconds: that it took.
-        searches_s: how long each search meanwhile took.
-        failed_searches: how many got no answer.
+        module: Weaviate's module.
+        batches: its batch sizes, in words.
+        objects: number of stored objects.
+        failed: number of failed objects.
+        seconds: duration of the import.
+        searches_s: durations of searches during the import.
+        failed_searches: number of failed searches.
     """
 
     module: str
@@ -72,26 +71,26 @@ class Import:
 
     @property
     def rate(self) -> float | None:
-        """Objects a second; none where one failed."""
+        """Objects a second; None if an object failed."""
         return None if self.failed or not self.seconds else self.objects / self.seconds
 
 
 class Weaviate:
-    """A running Weaviate; each thread has one of its own."""
+    """A connection to Weaviate; each thread needs its own."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
         self._connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=120)
 
     def close(self) -> None:
-        """Close the connection; the next question opens another."""
+        """Close the connection; the next request opens another."""
         self._connection.close()
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Return the JSON of an answer.
+        """Send a request and return the JSON of its answer.
 
         Raises:
-            OSError: there is none, or it is no success.
+            OSError: there is no answer, or an error status.
         """
         content = None if body is None else json.dumps(body)
         self._connection.request(method, path, content, HEADERS)
@@ -102,7 +101,7 @@ class Weaviate:
         return json.loads(raw) if raw else None
 
     def make(self, module: str, settings: Mapping[str, str]) -> None:
-        """Make the collection anew."""
+        """Delete and create the collection."""
         self.drop()
         vectorizer = {"vectorizeClassName": False, **settings}
         self.ask(
@@ -121,7 +120,7 @@ class Weaviate:
         self.ask("DELETE", f"/v1/schema/{COLLECTION}")
 
     def add(self, texts: Sequence[str]) -> int:
-        """Import a batch, and return how many failed."""
+        """Import a batch; return the number of failed objects."""
         objects = [
             {"class": COLLECTION, "id": str(uuid.uuid4()), "properties": {"text": text}}
             for text in texts
@@ -130,10 +129,10 @@ class Weaviate:
         return sum(bool(one.get("result", {}).get("errors")) for one in answered)
 
     def search(self, text: str) -> None:
-        """Search by a text.
+        """Search for a text.
 
         Raises:
-            OSError: it was not answered.
+            OSError: the search failed.
         """
         near = f"nearText: {{concepts: [{json.dumps(text)}]}}, limit: 5"
         query = f"{{ Get {{ {COLLECTION}({near}) {{ text }} }} }}"
@@ -143,16 +142,16 @@ class Weaviate:
 
 
 def run(address: str, seen: Import, seconds: float, numbers: Iterator[int]) -> None:
-    """Import for so long, and search meanwhile.
+    """Import for some time, and search meanwhile.
 
     Args:
-        address: of Weaviate, which has the collection.
-        seen: says how, and takes what is seen.
-        seconds: how long.
-        numbers: of the texts, none of which comes twice.
+        address: address of Weaviate, which has the collection.
+        seen: the import, which takes the measurements.
+        seconds: duration.
+        numbers: numbers of texts, all distinct.
 
     Raises:
-        OSError: Weaviate refused a batch as a whole.
+        OSError: Weaviate refused a whole batch.
     """
     fewest, most = BATCHES[seen.batches]
     ended, sizes = threading.Event(), random.Random(0)
@@ -188,7 +187,7 @@ def _search(address: str, seen: Import, ended: threading.Event) -> None:
 
 
 def table(imports: Sequence[Import]) -> str:
-    """Lay out what was seen."""
+    """Return the measurements as a Markdown table."""
     lines = [
         "| module | batches | objects/s | stored | failed | searches | median ms | slowest ms |",
         "|---|---|---|---|---|---|---|---|",
@@ -206,7 +205,7 @@ def table(imports: Sequence[Import]) -> str:
 
 
 def faults(imports: Sequence[Import]) -> list[str]:
-    """Tell what is not as it is asked for."""
+    """Return a sentence for each failure or missed target."""
     found = [f"{one.module}: {one.failed} objects failed" for one in imports if one.failed]
     rates = {(one.module, one.batches): one.rate for one in imports}
     for batches in BATCHES:
@@ -221,9 +220,10 @@ def faults(imports: Sequence[Import]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Import by each module; 1 where something is not as it is asked for."""
+    """Import by each module; return 1 if there are failures."""
     options = _parse(arguments)
-    settings, numbers, imports = settings_of(options.service), itertools.count(time.time_ns()), []
+    settings, numbers = service_settings(options.service), itertools.count(time.time_ns())
+    imports: list[Import] = []
     with closing(Weaviate(options.weaviate)) as weaviate:
         for module, batches in itertools.product(options.modules, BATCHES):
             weaviate.make(module, settings[module])
@@ -243,12 +243,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--weaviate", default="http://localhost:8080", help="its address")
     parser.add_argument(
-        "--service", default="http://localhost:9090", help="this service's, as Weaviate reaches it"
+        "--service", default="http://localhost:9090", help="this service's address for Weaviate"
     )
     parser.add_argument("--minutes", type=float, default=3.0, help="of each import")
-    parser.add_argument(
-        "--modules", nargs="+", default=list(settings_of("")), choices=list(settings_of(""))
-    )
+    modules = list(service_settings(""))
+    parser.add_argument("--modules", nargs="+", default=modules, choices=modules)
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,6 @@
-"""The wire formats that the driver speaks: the reference containers', and OpenAI's embeddings.
+"""The wire formats of requests: of the reference's containers, and OpenAI's embeddings.
 
-Knows bytes only; who sends them and when is `load.py`'s business.
+It makes bytes only; `load.py` sends them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench import inputs
 
 
 class Request(NamedTuple):
-    """One request; the body is ready to be sent."""
+    """A request with an encoded body."""
 
     method: str
     path: str
@@ -26,15 +26,15 @@ NextRequest: TypeAlias = Callable[[], Request]
 
 @dataclass(frozen=True)
 class Api:
-    """A format of one image, or of some texts, a request.
+    """A wire format: one image or several texts a request.
 
     Attributes:
-        path: where embeddings are asked for, below the service's URL.
-        ready_path: where readiness is asked for, from the root of the host.
-        image: what stands before and after the base64 of an image.
-        text: what stands before and after a text.
-        vectors: takes the vectors out of a parsed answer.
-        query: what stands around a text that is a search, where the format can say so.
+        path: path of embeddings, relative to the service's URL.
+        ready_path: path of the readiness probe, from the root of the host.
+        image: body before and after the base64 of an image.
+        text: body before and after a text.
+        vectors: function that returns the vectors of a parsed answer.
+        query: body before and after the text of a search, if the format marks searches.
     """
 
     path: str
@@ -45,22 +45,22 @@ class Api:
     query: tuple[bytes, bytes] | None = None
 
     def image_request(self, size: tuple[int, int], number: int) -> Request:
-        """Ask for the vector of image `number`."""
+        """Return a request for the vector of image `number`."""
         before, after = self.image
         return Request("POST", self.path, before + inputs.image_b64(size, number) + after)
 
     def text_request(self, *texts: str) -> Request:
-        """Ask for the vectors of texts that JSON need not escape."""
+        """Return a request for the vectors of texts, which JSON need not escape."""
         before, after = self.text
         return Request("POST", self.path, before + '","'.join(texts).encode() + after)
 
     def search_request(self, text: str) -> Request:
-        """Ask for the vector of a search."""
+        """Return a request for the vector of a search."""
         before, after = self.query or self.text
         return Request("POST", self.path, before + text.encode() + after)
 
     def ready_request(self) -> Request:
-        """Ask whether the service is ready."""
+        """Return a request of the readiness probe."""
         return Request("GET", self.ready_path)
 
 
@@ -88,9 +88,9 @@ def text_reference() -> Api:
 
 
 def openai(model: str) -> Api:
-    """Return OpenAI's embeddings format, images marked as infinity wants them.
+    """Return OpenAI's embeddings format, with images as in infinity.
 
-    See https://github.com/michaelfeil/infinity: `modality` says what a `data:` URI holds.
+    See https://github.com/michaelfeil/infinity: `modality` is the content of a `data:` URI.
     """
     common = b'{"model":' + json.dumps(model).encode() + b',"encoding_format":"float",'
     return Api(

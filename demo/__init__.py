@@ -1,1 +1,1 @@
-"""The demo model: a small CLIP of our own, trained on drawn scenes. See README.md."""
+"""The demo model: a small CLIP, trained on drawn scenes. See README.md."""

@@ -1,6 +1,6 @@
-"""Puts a scene into words, in many ways, and keeps what the words claim.
+"""Makes captions of scenes in many wordings, and keeps the claims of each caption.
 
-Knows nothing of images. The word lists here are all that the demo model can read.
+The word lists here are the vocabulary of the demo model.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ _COMPANY = ("and", "with", "next to", "beside", "near")
 
 @dataclass(frozen=True)
 class Caption:
-    """Words and what they claim: `said` has a blank for everything that they leave open."""
+    """A caption and its claims: a scene with blanks for everything that the words leave open."""
 
     text: str
     said: Scene
 
 
 def full_caption(scene: Scene, rng: random.Random) -> Caption:
-    """Say everything there is to say, save now and then the background."""
+    """Describe the whole scene, sometimes without its background."""
     background = scene.background if rng.random() < 0.4 else ""
     said = Scene(tuple(_plain_place(group) for group in scene.groups), background)
     return Caption(_worded(said, rng), said)
 
 
 def partial_caption(scene: Scene, rng: random.Random) -> Caption:
-    """Say some of it, as a person does who types a search."""
+    """Describe a part of the scene, like a search query."""
     groups = [_plain_place(group) for group in scene.groups]
     if len(groups) == 2 and rng.random() < 0.4:
         groups = [rng.choice(groups)]
@@ -91,7 +91,7 @@ def partial_caption(scene: Scene, rng: random.Random) -> Caption:
 
 
 def _plain_place(group: Group) -> Group:
-    """Leave out the "middle" of "middle left": "on the left" is what people say."""
+    """Remove "middle" from "middle left", as people say "on the left"."""
     if "middle" not in (group.column, group.row) or group.column == group.row:
         return group
     return replace(group, column=_unless_middle(group.column), row=_unless_middle(group.row))
@@ -164,7 +164,7 @@ def _place(group: Group, rng: random.Random) -> str:
 
 
 def _noun(group: Group, rng: random.Random) -> str:
-    """Name the things: "two big red circles", "a star, big and blue", "something green"."""
+    """Return a noun phrase: "two big red circles", "a star, big and blue", "something green"."""
     size = _usual(_SIZE_WORDS[group.size], rng) if group.size else ""
     colour = _usual(_COLOUR_WORDS.get(group.colour, (group.colour,)), rng)
     if not group.count:

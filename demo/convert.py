@@ -1,4 +1,4 @@
-"""The demo model's conversion, which this repository ships: with it `make run` needs no torch."""
+"""Converts the demo model for this repository: with the conversion `make run` needs no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHIPPED = MODELS / CONVERSIONS / "demo"
 
 
 def convert(target: Path) -> None:
-    """Convert the demo model anew, and put the result in place of a folder.
+    """Convert the demo model, and replace a folder by the result.
 
     Raises:
         ConversionError: it could not be converted.
     """
     with TemporaryDirectory() as scratch:
-        # A copy, as beside the original the store would find what is shipped.
+        # A copy: beside the original the conversion cache would find the shipped conversion.
         root = Path(scratch, MODELS.name)
         without = shutil.ignore_patterns(CONVERSIONS)
         shutil.copytree(MODELS, root, symlinks=True, ignore=without)
@@ -32,7 +32,7 @@ def convert(target: Path) -> None:
 
 
 def _forget_the_machine(made: Path, root: Path) -> None:
-    """Leave out where the model lay, and when its files were written there."""
+    """Remove paths and times of this machine from the conversion."""
     (made / "source.json").unlink()
     description = made / DESCRIPTION
     text = description.read_text("utf-8")

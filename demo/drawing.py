@@ -1,4 +1,4 @@
-"""Draws a scene with Pillow, each time a little differently. Knows no words and no model."""
+"""Draws scenes with Pillow, each time a little differently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.scenes import Group, Scene
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Hue in degrees, saturation and value in percent: the middle of each, and how far it may stray.
+# Hue in degrees, saturation and value in percent: mean and maximum deviation of each.
 _HSV = {
     "red": ((0, 90, 88), (7, 10, 12)),
     "orange": ((29, 95, 98), (5, 5, 4)),
@@ -36,7 +36,7 @@ _OVERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape on the canvas, measured in sides of the central square."""
+    """A shape on the canvas, in units of the central square's side."""
 
     x: float
     y: float
@@ -45,7 +45,7 @@ class Thing:
 
 
 def arrange(scene: Scene, rng: random.Random) -> list[Thing]:
-    """Find a place for every thing so that none touches another."""
+    """Place all things so that they do not touch."""
     shrink = 1.0
     while True:
         things = _try_to_arrange(scene, shrink, rng)
@@ -82,7 +82,7 @@ def _free_place(
 
 
 def _span(side: str, radius: float, alone: bool) -> tuple[float, float]:
-    """Return the range of a centre along one axis."""
+    """Return the range of a thing's centre along one axis."""
     near, inner = radius + _MARGIN, 0.32 if alone else 0.46 - radius
     if side in ("left", "top"):
         return near, inner
@@ -96,7 +96,7 @@ def _span(side: str, radius: float, alone: bool) -> tuple[float, float]:
 def draw(
     scene: Scene, things: Sequence[Thing], size: tuple[int, int], rng: random.Random
 ) -> Image.Image:
-    """Draw the things on a canvas of this size (width, height), in its central square."""
+    """Draw things in the central square of a canvas of `size` (width, height)."""
     width, height = (side * _OVERSAMPLING for side in size)
     canvas = Image.new("RGB", (width, height), _background(scene.background, rng))
     pen, side = ImageDraw.Draw(canvas), min(width, height)
@@ -113,12 +113,12 @@ def draw(
 
 
 def draw_scene(scene: Scene, rng: random.Random, size: tuple[int, int] = (224, 224)) -> Image.Image:
-    """Arrange and draw a scene at once."""
+    """Arrange and draw a scene."""
     return draw(scene, arrange(scene, rng), size, rng)
 
 
 def compressed(image: Image.Image, quality: int) -> Image.Image:
-    """Return the image as a JPEG file would give it back."""
+    """Return an image after JPEG compression."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
@@ -156,7 +156,7 @@ def _outline(shape: str, turn: float) -> list[Point]:
 
 
 def _polar(corners: int, start_degrees: float, radii: tuple[float, ...] = (1.0,)) -> list[Point]:
-    """Walk around the centre; the radii take turns."""
+    """Return points around the centre, with alternating radii."""
     steps = [(radii[i % len(radii)], start_degrees + i * 360 / corners) for i in range(corners)]
     return [(r * math.cos(math.radians(d)), r * math.sin(math.radians(d))) for r, d in steps]
 

@@ -1,6 +1,6 @@
-"""How well the demo model relates held-out captions and images: `python -m demo.evaluate`.
+"""Evaluates the demo model on held-out captions and images: `python -m demo.evaluate`.
 
-Knows the model by its folder alone, as the service does.
+It loads the model from its folder, as the service does.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from demo.scenes import Scene, encode, fits, held_out_scenes
 GALLERY_SIZE = 100
 GALLERIES = 5
 _SIDES_PX = (96, 640)
-_SQUARE = 0.7  # of the images; the others are up to twice as wide as high, or as high as wide
+_SQUARE = 0.7  # share of square images; others have aspect ratios up to 2
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images of held-out scenes, and for each a caption that is true of no other."""
+    """Images of held-out scenes, each with a caption that is true of no other image."""
 
     captions: list[str]
     images: list[Image.Image]
@@ -36,7 +36,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Recall:
-    """The share of queries whose own partner ranks first."""
+    """Recall@1: the share of queries that rank their own partner first."""
 
     of_images: float  # caption -> image
     of_captions: float  # image -> caption
@@ -45,8 +45,8 @@ class Recall:
 def make_gallery(seed: int, size: int = GALLERY_SIZE) -> Gallery:
     """Draw a gallery of held-out scenes.
 
-    Scenes come at random; one is left out only if its caption is true of an image that is already
-    there, or the other way round. Captions say all there is to say, in random wording.
+    Scenes are random; a scene is skipped if its caption is true of an earlier image, or an earlier
+    caption is true of it. Captions are full captions in random wording.
     """
     rng = random.Random(seed)
     scenes: list[Scene] = []
@@ -88,7 +88,7 @@ def cosines(model: Any, captions: list[str], images: list[Image.Image]) -> NDArr
 
 
 def recall(model: Any, gallery: Gallery) -> Recall:
-    """Measure one gallery."""
+    """Return the recall in a gallery."""
     similar = cosines(model, gallery.captions, gallery.images)
     own = np.arange(len(similar))
     firsts = [float((similar.argmax(axis=axis) == own).mean()) for axis in (1, 0)]
@@ -96,7 +96,7 @@ def recall(model: Any, gallery: Gallery) -> Recall:
 
 
 def main() -> None:
-    """Print the recall of several galleries."""
+    """Print the recall in several galleries."""
     model = load()
     for seed in range(GALLERIES):
         print(recall(model, make_gallery(seed)))

@@ -1,6 +1,6 @@
-"""The model folder: how the demo model lies on disk, in the layout of sentence-transformers.
+"""Writes the demo model's folder, in the layout of sentence-transformers, with its tokenizer.
 
-Makes the tokenizer too, whose files belong to that layout. Knows nothing of scenes or training.
+It does not know scenes or training.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ABOUT = {
 
 
 def make_tokenizer(captions: Iterable[str]) -> Any:
-    """Learn byte pairs from captions and return a CLIPTokenizer.
+    """Train a CLIPTokenizer (byte-pair encoding) on captions.
 
-    Its vocabulary has every byte, within a word and at its end, so that no text holds an unknown
-    token: that would be read as the end of the text.
+    Its vocabulary has every byte, inside and at the end of words, so that no text has unknown
+    tokens: CLIP's unknown token is the end token.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _learn_merges(captions, alphabet)
@@ -56,7 +56,7 @@ def _learn_merges(captions: Iterable[str], alphabet: list[str]) -> list[tuple[st
 
 
 def save(model: Any, tokenizer: Any, side_px: int, folder: Path = MODELS) -> None:
-    """Write the whole model folder anew: the model, once, under both names of the layout."""
+    """Write the model folder; both parts of the layout share the same files."""
     shutil.rmtree(folder, ignore_errors=True)
     clip = folder / "clip"
     for part in (model, tokenizer, _image_processor(side_px)):

@@ -1,6 +1,6 @@
-"""The images to train on: drawn once, by every core, at the size that the model sees.
+"""Draws the training images once, on all cores, at the model's size.
 
-Knows how a training scene becomes an array; knows no model.
+It does not know the model.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _CHUNK = 2000
 
 @dataclass(frozen=True)
 class Pool:
-    """Scenes with their images; neighbours by four differ in one respect."""
+    """Scenes with their images, in groups of four that differ in one attribute."""
 
     scenes: list[Scene]
     pixels: NDArray[np.uint8]  # [n, 3, SIDE_PX, SIDE_PX]
-    owners: NDArray[np.int8]  # [n, GRID * GRID]: the group that is seen in each patch, or NOBODY
+    owners: NDArray[np.int8]  # [n, GRID * GRID]: index of the group in each patch, or NOBODY
 
 
 def draw_pool(size: int, workers: int) -> Pool:
-    """Draw this many training scenes; the same ones every time."""
+    """Draw `size` training scenes, deterministically."""
     with ProcessPoolExecutor(workers) as executor:
         parts = list(executor.map(_draw_chunk, range(size // _CHUNK)))
     scenes = [scene for part in parts for scene in part.scenes]
@@ -57,7 +57,7 @@ def _draw_chunk(seed: int) -> Pool:
 
 
 def _pixels(scene: Scene, things: Sequence[Thing], rng: random.Random) -> NDArray[np.uint8]:
-    """Draw a scene small or large, sometimes as a JPEG file, and shrink it as the model does."""
+    """Draw a scene at a random size, sometimes as JPEG, and resize it as the model does."""
     side = rng.choice((96, 112, 128, 144, 160, 192, 224, 320))
     image = draw(scene, things, (side, side), rng)
     if rng.random() < 0.4:
@@ -67,7 +67,7 @@ def _pixels(scene: Scene, things: Sequence[Thing], rng: random.Random) -> NDArra
 
 
 def _owners(things: Sequence[Thing]) -> NDArray[np.int8]:
-    """Say for each patch which group's thing has its middle there or covers the patch's middle."""
+    """Return for each patch the group whose thing is centred there, or covers its centre."""
     middles = (np.arange(GRID) + 0.5) / GRID
     owners = np.full((GRID, GRID), NOBODY, dtype=np.int8)
     for thing in things:

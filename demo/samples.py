@@ -1,4 +1,4 @@
-"""A few held-out images with a caption each, for the debug page: `python -m demo.samples`."""
+"""Writes held-out images with captions for the debug page: `python -m demo.samples`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a drawn scene holds, how one is sampled, and which compositions training never sees.
+"""Scenes: their content, their sampling, and the compositions that are held out of training.
 
-Knows neither how a scene is drawn (drawing.py) nor how it is put into words (captions.py).
+Scenes are drawn by drawing.py, and described by captions.py.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Codes = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Group:
-    """Equal things that stand together, such as "three small blue squares on the left".
+    """Equal things in one place, such as "three small blue squares on the left".
 
-    The same class holds what a caption claims of them; a blank (0 or "") is then a thing not said.
-    In a scene, a blank column or row says that the group is spread over that axis.
+    The same class holds the claims of a caption; there a blank (0 or "") means not claimed. In a
+    scene, a blank column or row means that the group is spread over that axis.
     """
 
     count: int = 0
@@ -45,12 +45,12 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """What the things are, as in "red circle"."""
+        """Colour and shape of the things, such as "red circle"."""
         return f"{self.colour} {self.shape}"
 
     @property
     def codes(self) -> list[int]:
-        """The attributes as small integers, 0 for a blank."""
+        """The attributes as integers, 0 for a blank."""
         words = ((self.size, SIZES), (self.colour, COLOURS), (self.shape, SHAPES))
         places = ((self.column, COLUMNS), (self.row, ROWS))
         return [self.count, *(_code(word, among) for word, among in words + places)]
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One group, or two that stand side by side or one above the other."""
+    """One group, or two groups side by side or one above the other."""
 
     groups: tuple[Group, ...]
     background: str = ""
@@ -75,15 +75,15 @@ def _code(word: str, among: Sequence[str]) -> int:
 
 
 def encode(scenes: Sequence[Scene]) -> Codes:
-    """Return the codes of scenes or of claims: [n, 13] int8."""
+    """Return the codes of scenes or claims: [n, 13] int8."""
     return np.array([scene.codes for scene in scenes], dtype=np.int8)
 
 
 def fits(claims: Codes, scenes: Codes) -> NDArray[np.bool_]:
-    """Return which claims are true of which scenes: [claims, scenes].
+    """Return which claims are true of which scenes: [claims, scenes] bool.
 
-    A claim is true of a scene when each group it speaks of is there and all it says is so,
-    whichever group is named first.
+    A claim is true of a scene if each claimed group is there with all claimed attributes, in any
+    order of groups.
     """
     one, two = slice(0, CODES_PER_GROUP), slice(CODES_PER_GROUP, 2 * CODES_PER_GROUP)
     straight = _agree(claims[:, one], scenes[:, one]) & _agree(claims[:, two], scenes[:, two])
@@ -99,11 +99,11 @@ def _agree(claimed: Codes, seen: Codes) -> NDArray[np.bool_]:
 
 
 def held_out(scene: Scene) -> bool:
-    """Say whether training must never see this scene's composition.
+    """Return whether a scene's composition is held out of training.
 
-    Of the 64 kinds of things eight are held out, so that each colour lacks one shape and each shape
-    one colour: an orange heart is never drawn in training, alone or in company. One company of two
-    kinds in eight is held out as well, such as a blue square with a red ring.
+    Eight of the 64 kinds of things are held out, one shape of each colour and one colour of each
+    shape: training has no orange heart, alone or with another group. One of eight pairs of kinds is
+    held out too, such as a blue square with a red ring.
     """
     return any(map(_is_unseen_kind, scene.groups)) or _is_unseen_company(scene.groups)
 
@@ -118,7 +118,7 @@ def _is_unseen_company(groups: Sequence[Group]) -> bool:
 
 
 def training_scenes(rng: random.Random) -> Iterator[Scene]:
-    """Yield scenes to train on, each followed by three that differ from it in one respect."""
+    """Yield training scenes, each followed by three scenes that differ in one attribute."""
     while True:
         scene = _sample_where(lambda: sample(rng), lambda made: not held_out(made))
         yield scene
@@ -127,7 +127,7 @@ def training_scenes(rng: random.Random) -> Iterator[Scene]:
 
 
 def held_out_scenes(rng: random.Random) -> Iterator[Scene]:
-    """Yield scenes whose compositions training never sees."""
+    """Yield scenes with held-out compositions."""
     while True:
         yield _sample_where(lambda: sample(rng), held_out)
 
@@ -137,7 +137,7 @@ def _sample_where(make: Callable[[], Scene], wanted: Callable[[Scene], bool]) ->
 
 
 def sample(rng: random.Random) -> Scene:
-    """Draw any scene: one thing, several equal things, or two groups."""
+    """Sample a scene: one thing, several equal things, or two groups."""
     groups = rng.choices((_one_thing, _one_group, _two_groups), weights=(4, 2, 5))[0](rng)
     return _set_background(Scene(groups), rng)
 
@@ -167,14 +167,14 @@ def _things(count: int, rng: random.Random) -> Group:
 
 
 def _set_background(scene: Scene, rng: random.Random) -> Scene:
-    """Choose a background on which every thing can be seen."""
+    """Choose a background on which all things are visible."""
     black = any(group.colour == "black" for group in scene.groups)
     choice = [name for name in BACKGROUNDS if not (black and name == "dark")]
     return replace(scene, background=rng.choice(choice))
 
 
 def vary(scene: Scene, rng: random.Random) -> Scene:
-    """Return a scene that differs in one attribute, or in which two groups traded one."""
+    """Return a scene with one attribute changed, or swapped between its groups."""
     trade = len(scene.groups) == 2 and rng.random() < 0.5
     groups = (_traded if trade else _changed)(scene.groups, rng)
     if groups == scene.groups or not _can_be_drawn(groups):

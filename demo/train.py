@@ -1,6 +1,6 @@
-"""Makes the demo model from scratch: `python -m demo.train`.
+"""Trains the demo model from scratch: `python -m demo.train`.
 
-Draws the scenes, learns the tokenizer and both towers, and writes demo/models.
+It draws scenes, trains the tokenizer and both towers, and writes demo/models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 SEED = 0
 THREADS = 2
 IMAGES = 60_000
-FAMILIES_PER_BATCH = 20  # of four scenes that differ in one respect
+FAMILIES_PER_BATCH = 20  # groups of four scenes that differ in one attribute
 STEPS = 5_500
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 200
@@ -77,7 +77,7 @@ def make_model(tokenizer: Any) -> Any:
         **layers,
     }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
-    # CLIP starts with positions twenty times fainter than patches; with these, "on the left" is
+    # CLIP initializes positions twenty times smaller than patches; with these, "on the left" is
     # learnt in minutes instead of hours.
     positions = model.vision_model.embeddings.position_embedding.weight
     positions.data[1:] = sines(GRID, positions.shape[1])
@@ -85,28 +85,28 @@ def make_model(tokenizer: Any) -> Any:
 
 
 def sines(side: int, width: int) -> Tensor:
-    """Return sines and cosines of the row and of the column of each patch: [side * side, width]."""
+    """Return sinusoidal position embeddings of patches: [side * side, width]."""
     angles = torch.arange(side)[:, None] * torch.pi / side * torch.arange(1, width // 4 + 1).sqrt()
     waves = torch.cat([angles.sin(), angles.cos()], dim=1) / 2  # [side, width / 2]
     rows, columns = waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)
     return torch.cat([rows, columns], dim=1)
 
 
-# How many values each attribute of a group can have, its blank included.
+# Number of values of each attribute of a group, including the blank.
 CHOICES = (MOST + 1, *(len(among) + 1 for among in (SIZES, COLOURS, SHAPES, COLUMNS, ROWS)))
 
 
 class PatchReader(nn.Module):
-    """Says of each patch what its group is; it hastens training and is thrown away afterwards."""
+    """An auxiliary head that predicts the group in each patch; it speeds training up."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Linear(width, sum(CHOICES))
-        # Most patches show nothing, which is soon learnt.
+        # Most patches are empty, so empty patches have a low weight.
         self.weights = [torch.tensor([0.1] + [1.0] * (choices - 1)) for choices in CHOICES]
 
     def forward(self, patches: Tensor, codes: Tensor) -> Tensor:
-        """Return the loss. patches: [n, patches, width]; codes: [n, patches, 6], 0 for nothing."""
+        """Return the loss. patches: [n, patches, width]; codes: [n, patches, 6], 0 if empty."""
         answers = self.head(patches).flatten(0, 1).split(CHOICES, dim=-1)
         columns = codes.flatten(0, 1).unbind(-1)
         losses = map(functional.cross_entropy, answers, columns, self.weights)
@@ -114,7 +114,7 @@ class PatchReader(nn.Module):
 
 
 class SceneReader(nn.Module):
-    """Says which attributes are somewhere in the image; thrown away afterwards as well."""
+    """An auxiliary head that predicts the attributes in an image; it speeds training up."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,13 +128,13 @@ class SceneReader(nn.Module):
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor, true: Tensor) -> Tensor:
-    """Return CLIP's loss, in which a caption that is true of another's image counts for nothing.
+    """Return CLIP's loss without pairs whose caption is true of another's image.
 
     Args:
         images: [n, dim].
         texts: [n, dim].
         scale: the inverse temperature.
-        true: [n, n] bool, which texts (rows) are true of which images.
+        true: [n, n] bool, whether a text (row) is true of an image.
     """
     cosines = functional.normalize(texts, dim=-1) @ functional.normalize(images, dim=-1).T
     others = true & ~torch.eye(len(true), dtype=torch.bool)
@@ -150,14 +150,14 @@ def group_codes(scene_codes: Codes) -> Tensor:
 
 
 def patch_codes(groups: Tensor, owners: NDArray[np.int8]) -> Tensor:
-    """Return the codes of the group that is seen in each patch: [n, patches, 6]."""
+    """Return the codes of the group in each patch: [n, patches, 6]."""
     owner = torch.from_numpy(owners.astype(np.int64)).unsqueeze(-1)
     codes = groups.gather(1, owner.clamp(min=0).expand(-1, -1, CODES_PER_GROUP))
     return codes.masked_fill(owner == NOBODY, 0)
 
 
 def learning_rate(step: int) -> float:
-    """The share of LEARNING_RATE at this step: a warm-up, then half a cosine."""
+    """Return the factor of LEARNING_RATE at a step: a warm-up, then half a cosine."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     return 0.5 * (1 + float(np.cos(np.pi * (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS))))
@@ -165,14 +165,14 @@ def learning_rate(step: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with a caption each.
+    """A batch of images and captions.
 
     Attributes:
         pixels: [n, 3, SIDE_PX, SIDE_PX], normalized.
-        tokens: [n, length], ids; what follows an end token changes nothing.
-        true: [n, n] bool, which captions (rows) are true of which images.
-        groups: [n, 2, 6], what is in the images.
-        patches: [n, patches, 6], and where.
+        tokens: [n, length], ids; tokens after the end token have no effect.
+        true: [n, n] bool, whether a caption (row) is true of an image.
+        groups: [n, 2, 6], codes of the groups in the images.
+        patches: [n, patches, 6], codes of the group in each patch.
     """
 
     pixels: Tensor
@@ -183,7 +183,7 @@ class Batch:
 
 
 def batches(pool: Pool, tokenizer: Any, rng: random.Random) -> Iterator[Batch]:
-    """Yield batches without end: families of four scenes that differ in one respect."""
+    """Yield batches without end, of groups of four scenes that differ in one attribute."""
     codes = encode(pool.scenes)
     while True:
         families = rng.sample(range(len(pool.scenes) // 4), FAMILIES_PER_BATCH)
@@ -205,13 +205,13 @@ def _caption(scene: Scene, rng: random.Random) -> Caption:
 
 
 def losses(model: Any, readers: nn.ModuleList, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return CLIP's loss and the readers'."""
+    """Return CLIP's loss and the auxiliary heads' loss."""
     seen = model.vision_model(pixel_values=batch.pixels, output_hidden_states=True)
     images = model.visual_projection(seen.pooler_output)
     texts = model.text_projection(model.text_model(input_ids=batch.tokens).pooler_output)
     return (
         contrast(images, texts, model.logit_scale, batch.true),
-        # The patches are read where the last layer gathers them, so that it finds them read.
+        # The head reads the input of the last layer, which gathers the patches.
         readers[0](seen.hidden_states[-2][:, 1:], batch.patches) + readers[1](images, batch.groups),
     )
 
@@ -238,7 +238,7 @@ def learn(model: Any, examples: Iterator[Batch]) -> None:
 
 
 def main() -> None:
-    """Draw, learn, and write the model folder and the samples."""
+    """Draw scenes, train, and write the model folder and the samples."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)

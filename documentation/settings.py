@@ -25,7 +25,7 @@ GROUPS = {
     "max_queue_items": "Load, time and shutdown",
     "embeddings_dimensions": "Names and options of the APIs",
     "authentication_allowed_tokens": "Network and tokens",
-    "log_level": "Log",
+    "log_level": "Log and traces",
 }
 DOWNLOAD = """## When a model is downloaded
 

@@ -1,1 +1,1 @@
-"""What a newcomer runs against Weaviate. It needs nothing of this service but its address there."""
+"""Examples for Weaviate; they do not import this service."""

@@ -1,4 +1,4 @@
-"""The images' collection in Weaviate: made, filled and searched with the official client."""
+"""A collection of images in Weaviate, created, filled and searched by the official client."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from examples.photo_files import Photo
 from examples.rounds import Failures
 
 MODULE = "multi2vec-clip"
-_AT_A_TIME = 8  # the service computes what arrives together as one batch
+_AT_A_TIME = 8  # requests in parallel: the service computes them as one batch
 _NOISE = "Every object failed during insertion. Here is the set of all errors: "
 
 
 class Address(NamedTuple):
-    """Where Weaviate listens."""
+    """Host and ports of Weaviate."""
 
     host: str
     port: int
@@ -42,12 +42,12 @@ class Address(NamedTuple):
 
 @contextmanager
 def connected(address: Address) -> Iterator[WeaviateClient]:
-    """Connect to a Weaviate that has the module, and say whatever goes wrong in there.
+    """Connect to Weaviate, and turn its errors into PhotosError.
 
     Raises:
-        PhotosError: there is none, or it failed at what it was asked.
+        PhotosError: Weaviate cannot be reached, lacks the module, or failed.
     """
-    logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # what fails is told here
+    logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # errors are reported here
     with _connect(address) as client:
         if MODULE not in client.get_meta()["modules"]:
             raise PhotosError(
@@ -66,27 +66,27 @@ def _connect(address: Address) -> WeaviateClient:
         return weaviate.connect_to_local(host=host, port=port, grpc_port=grpc_port)
     except WeaviateGRPCUnavailableError as error:
         raise PhotosError(
-            f"Weaviate answers on {host}:{port}, but its gRPC port {grpc_port} does not: publish "
-            "it too, or say where it is with --grpc-port."
+            f"Weaviate answers on {host}:{port}, but not on its gRPC port {grpc_port}: publish "
+            "that port too, or set --grpc-port."
         ) from error
     except WeaviateConnectionError as error:
         raise PhotosError(
-            f"No Weaviate answers on {host}:{port}: start it with `docker compose up`, or say "
-            "where it is with --host and --port."
+            f"No Weaviate answers on {host}:{port}: start it with `docker compose up`, or set "
+            "--host and --port."
         ) from error
     except WeaviateBaseError as error:
-        raise PhotosError(f"What answers on {host}:{port} is no Weaviate: {error}") from error
+        raise PhotosError(f"The server on {host}:{port} is no Weaviate: {error}") from error
 
 
 class Album:
     """A collection of images.
 
     Args:
-        client: connected to Weaviate.
-        name: the collection; made where it is missing.
+        client: a client that is connected to Weaviate.
+        name: name of the collection, which is created if missing.
 
     Raises:
-        PhotosError: there is a collection of this name that holds something else.
+        PhotosError: the collection has other properties.
     """
 
     def __init__(self, client: WeaviateClient, name: str) -> None:
@@ -107,19 +107,19 @@ class Album:
             )
 
     def ids(self) -> set[UUID]:
-        """Return the ids of the images that are there."""
+        """Return the ids of the images in the collection."""
         return {each.uuid for each in self._collection.iterator(return_properties=[])}
 
     def send(self, images: Sequence[Photo], advance: Callable[[], None]) -> Failures:
-        """Import images, several at a time; return those that failed and why.
+        """Import images, several at a time; return the failed files with reasons.
 
-        Each goes in a call of its own, so that its own reason comes back: where a whole batch
-        fails, the client tells all its reasons as one, and `batch.stream()` of Weaviate 1.39
-        names other objects than those that failed. It costs nothing: the service makes batches.
+        Each image is a call of its own, so that its error is known: if a whole batch fails, the
+        client joins all reasons, and `batch.stream()` of Weaviate 1.39 names wrong objects. It
+        costs nothing, as the service forms batches.
 
         Args:
-            images: what to import.
-            advance: called after each.
+            images: the images to import.
+            advance: called after each image.
         """
         failures: Failures = {}
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
@@ -130,7 +130,7 @@ class Album:
         return failures
 
     def _insert(self, image: Photo) -> str | None:
-        """Import an image, over what its id holds already; return why that failed."""
+        """Import an image, replacing an object with its id; return the error, or None."""
         try:
             content = base64.b64encode(image.path.read_bytes()).decode()
             properties = {"file": str(image.path.resolve()), "image": content}
@@ -142,7 +142,7 @@ class Album:
         return None
 
     def nearest(self, query: str | Path, count: int) -> list[Match]:
-        """Return the images that are nearest to a sentence, or to the image in a file."""
+        """Return the images nearest to a sentence, or to an image file."""
         find, distance = self._collection.query, MetadataQuery(distance=True)
         if isinstance(query, Path):
             found = find.near_image(query, limit=count, return_metadata=distance)
@@ -151,7 +151,7 @@ class Album:
         return [self._match(each.uuid, each.metadata.distance or 0.0) for each in found.objects]
 
     def _match(self, uuid: UUID, distance: float) -> Match:
-        # Images come one by one: together they may be more than Weaviate puts in one answer.
+        # Images are fetched one by one: together they may exceed Weaviate's maximum answer.
         found = self._collection.query.fetch_object_by_id(uuid, return_properties=["file", "image"])
         image = base64.b64decode(str(found.properties["image"]))
         return Match(Path(str(found.properties["file"])), image, distance)

@@ -1,4 +1,4 @@
-"""A contact sheet: the images that were found, as one HTML file that any browser opens."""
+"""Writes found images as a contact sheet, one HTML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text("utf-8"))
 
 
 class Match(NamedTuple):
-    """An image that was found: its file's path and bytes, and its distance to the query."""
+    """A found image: path, bytes, and distance to the query."""
 
     file: Path
     content: bytes
@@ -25,12 +25,12 @@ class Match(NamedTuple):
 
 
 def contact_sheet(query: str | Path, matches: Sequence[Match]) -> str:
-    """Return the page for a sentence, or for the image in a file, and what was found by it.
+    """Return the HTML page of a query (a sentence or an image file) and its matches.
 
-    The page holds its images itself, so that it can be moved and sent.
+    The images are part of the page, so that it can be moved and sent.
 
     Raises:
-        OSError: the query's file cannot be read.
+        OSError: the query's image file cannot be read.
     """
     if isinstance(query, Path):
         title, heading = html.escape(query.name), _figure(query.read_bytes(), query.name)
@@ -57,11 +57,11 @@ def _figure(image: bytes, name: str) -> str:
 
 
 def _thumbnail(content: bytes) -> str:
-    """Return a small copy as a data URL, turned as the camera was held.
+    """Return a small copy as a data URL, rotated by its EXIF orientation.
 
     Raises:
         OSError: the image cannot be read here.
-        Image.DecompressionBombError: it is too large to be.
+        Image.DecompressionBombError: the image is too large.
     """
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGBA")
     image.thumbnail((_SIDE_PX, _SIDE_PX))

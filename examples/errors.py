@@ -1,5 +1,5 @@
-"""The one error of the example."""
+"""The error of the example."""
 
 
 class PhotosError(Exception):
-    """Nothing can be imported or found; the message is a sentence that says what to do."""
+    """The import or the search failed; the message has advice for the user."""

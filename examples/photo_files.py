@@ -1,4 +1,4 @@
-"""The images of a folder, each known by its content."""
+"""Finds the image files of a folder, and identifies them by content."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SUFFIXES = frozenset(
 
 
 class Photo(NamedTuple):
-    """A file, and the id of its object in Weaviate: equal contents have equal ids."""
+    """An image file, and the id of its object in Weaviate: equal content has equal ids."""
 
     path: Path
     id: UUID
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Return the image files of a folder and of those in it, hidden ones left out.
+    """Return the image files of a folder and its subfolders, without hidden ones.
 
     Raises:
-        PhotosError: there is no such folder, or no image in it.
+        PhotosError: the folder is missing, or holds no images.
     """
     if not folder.is_dir():
         raise PhotosError(f"{folder} is no folder.")
@@ -40,7 +40,7 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def identify(files: Iterable[Path]) -> tuple[list[Photo], dict[Path, str]]:
-    """Read the files: return an image for each content, and why the others cannot be read."""
+    """Read files; return a photo for each distinct content, and unreadable files with reasons."""
     images: dict[UUID, Photo] = {}
     unreadable: dict[Path, str] = {}
     for path in files:

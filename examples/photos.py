@@ -1,7 +1,7 @@
-"""Import a folder of images into Weaviate, and find them by a sentence or by an image.
+"""Imports a folder of images into Weaviate, and finds them by a sentence or by an image.
 
-A second run imports nothing that is there. What is found is printed with its distances, and laid
-out as a contact sheet: an HTML file for the browser.
+A second run skips images that are in Weaviate already. Matches are printed with their distances,
+and written as a contact sheet, an HTML file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> int:
-    """Import, then find; return 1 where an image is missing in the end."""
+    """Import, then search; return 1 if images failed."""
     options = _options()
     address = Address(options.host, options.port, options.grpc_port)
     try:
@@ -38,7 +38,7 @@ def main() -> int:
         _console.print(str(error))
         return 1
     except KeyboardInterrupt:
-        _console.print("Stopped. The next run goes on from here.")
+        _console.print("Stopped. The next run continues from here.")
         return 130
     return int(bool(failures))
 
@@ -73,10 +73,10 @@ def _count(value: str) -> int:
 
 
 def import_folder(folder: Path, album: Album) -> Failures:
-    """Import those of a folder's images that are not there; tell and return what failed.
+    """Import the images of a folder that are not in the album; print and return failures.
 
     Raises:
-        PhotosError: the folder holds none.
+        PhotosError: the folder holds no images.
     """
     files = find_files(folder)
     images, unreadable = identify(files)
@@ -89,17 +89,17 @@ def import_folder(folder: Path, album: Album) -> Failures:
             task = progress.add_task("Importing", total=len(some))
             return album.send(some, advance=lambda: progress.advance(task))
 
-    failures = unreadable | (import_in_rounds(new, send, tell=_console.print) if new else {})
+    failures = unreadable | (import_in_rounds(new, send, report=_console.print) if new else {})
     if failures:
         _console.print(describe(failures))
     return failures
 
 
 def show(query: str | Path, matches: Sequence[Match], sheet: Path) -> None:
-    """Print what was found, and write the contact sheet.
+    """Print the matches, and write the contact sheet.
 
     Raises:
-        PhotosError: it cannot be written.
+        PhotosError: the contact sheet cannot be written.
     """
     for match in matches:
         _console.print(f"{match.distance:.3f}  {match.file}")

@@ -1,4 +1,4 @@
-"""Imports in rounds: what failed is told, and alone sent again after a pause."""
+"""Imports in rounds: failed images are reported, and sent again after a pause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from examples.photo_files import Photo
 
 PAUSES_S = (1, 2, 4, 8, 16)  # together longer than a restart of the service takes
 _NAMES_TOLD = 5
-_REFUSED = re.compile(r"\bstatus 4(?!08|29)\d\d\b")  # but for late and busy, which pass
+_REFUSED = re.compile(r"\bstatus 4(?!08|29)\d\d\b")  # but for timeout and busy
 
 Failures = dict[Path, str]
 Send = Callable[[Sequence[Photo]], Failures]
@@ -20,28 +20,28 @@ Send = Callable[[Sequence[Photo]], Failures]
 def import_in_rounds(
     images: Sequence[Photo],
     send: Send,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> Failures:
-    """Send images, and those that failed again after each pause, until none is left to try.
+    """Send images, and send failed ones again after each pause.
 
-    What the service refuses is not sent again: it would be refused again.
+    Images that the service refused are not sent again.
 
     Args:
-        images: what to import.
-        send: sends some of them, and returns those that failed and why.
-        tell: is told what failed in a round, before the pause.
-        pauses_s: how long to wait before each further round.
+        images: the images to import.
+        send: function that sends images, and returns the failed files with reasons.
+        report: function that prints a message about a round's failures, before the pause.
+        pauses_s: seconds before each further round.
 
     Returns:
-        What has failed for good.
+        The files that failed finally, with reasons.
     """
     failures = send(images)
     for pause_s in pauses_s:
         again = [p for p in images if p.path in failures and not is_refused(failures[p.path])]
         if not again:
             break
-        tell(f"{describe(failures)}\nTrying {len(again)} of them again in {pause_s} s.")
+        report(f"{describe(failures)}\nTrying {len(again)} of them again in {pause_s} s.")
         time.sleep(pause_s)
         refused = {path: why for path, why in failures.items() if is_refused(why)}
         failures = refused | send(again)
@@ -49,12 +49,12 @@ def import_in_rounds(
 
 
 def is_refused(reason: str) -> bool:
-    """Tell whether an image failed by its own fault, which no repetition will change."""
+    """Return whether the service refused an image, so that sending it again is useless."""
     return _REFUSED.search(reason) is not None
 
 
 def describe(failures: Failures) -> str:
-    """Say how many failed, and for each reason which."""
+    """Return a message with the number of failures, and the files by reason."""
     paths_by_reason: dict[str, list[Path]] = {}
     for path, reason in failures.items():
         paths_by_reason.setdefault(reason, []).append(path)

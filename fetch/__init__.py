@@ -1,1 +1,1 @@
-"""Build time: from the name of a model to its files in the model folder."""
+"""Build time: downloads a model by its name into the model folder."""

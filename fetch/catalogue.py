@@ -28,12 +28,12 @@ class Model:
     """A model of the catalogue.
 
     Attributes:
-        tag: the image's tag, and the `MODEL` of `make run`.
+        tag: the tag of the container image, and the `MODEL` of `make run`.
         family: as `GET /meta` names it.
-        languages: of the texts.
+        languages: languages of its texts.
         variables: the build variables that name it.
         dimensions: length of its vectors; 0 for a reranker, which gives scores.
-        licence: of a reranker's weights, as their page on the hub says.
+        licence: licence of a reranker's weights, by its page on the hub.
     """
 
     tag: str
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def build_args(self) -> str:
-        """The variables as options of `docker build`."""
+        """The build variables as options of `docker build`."""
         return " ".join(f"--build-arg {name}={value}" for name, value in self.variables.items())
 
 
@@ -56,16 +56,16 @@ def load(file: Path = FILE) -> dict[str, Model]:
 
 
 def find(tag: str) -> Model:
-    """Return the model of a tag; Weaviate's documentation writes some with capitals.
+    """Return the model of a tag, in any case.
 
     Raises:
-        DownloadError: there is none.
+        DownloadError: the tag is unknown.
     """
     models = load()
     found = [model for name, model in models.items() if name.lower() == tag.lower()]
     if not found:
         lower = {name.lower(): name for name in models}
-        # Some know a model by the end of its tag alone, such as clip-ViT-B-32.
+        # Users may know only the end of a tag, such as clip-ViT-B-32.
         close = [lower[name] for name in get_close_matches(tag.lower(), lower, n=1, cutoff=0.4)]
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise DownloadError(f"there is no model {tag}{hint}; the models are: {', '.join(models)}")

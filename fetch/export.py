@@ -1,4 +1,4 @@
-"""What a model is served from where torch is not: its conversion without the original."""
+"""Exports a converted model without its original, for images without torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from errors import ConversionError, DownloadError, describe_error
 
 
 def export(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
-    """Copy it, as it is served, into a model folder of its own, for all to read.
+    """Copy the files that serve a model without torch into a new model folder, readable by all.
 
     Args:
-        folder: the model, which is converted where it was not.
-        options: what it will be served by.
-        target: the folder, which is made.
+        folder: the model folder; the model is converted if needed.
+        options: the options by which it will be served.
+        target: the folder to create.
 
     Raises:
-        DownloadError: the model can only be served by torch, or the copy not be written.
+        DownloadError: the model needs torch, or the copy cannot be written.
     """
     try:
         if is_served_as_it_is(folder):
@@ -44,7 +44,7 @@ def _copy_conversion(folder: ModelFolder, options: ModelOptions, target: Path) -
             "--target cuda, or on the custom image"
         ) from error
     target.mkdir(parents=True)
-    times = shutil.ignore_patterns("source.json")  # of the original's files, which stay behind
+    times = shutil.ignore_patterns("source.json")  # is about the original's files
     shutil.copytree(path, target / CONVERSIONS / path.name, ignore=times)
     if (folder.root / RECORD).is_file():
         shutil.copy2(folder.root / RECORD, target)

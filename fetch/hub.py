@@ -1,6 +1,6 @@
-"""The hub: the files of a model -> a folder; every way in which that fails -> one sentence.
+"""Downloads the files of a model from the hub; errors become sentences for the operator.
 
-It knows no families: which of a repository's files are wanted is the caller's business.
+It knows no families: the caller chooses the files of a repository.
 
 See https://huggingface.co/docs/huggingface_hub/guides/download. That library reads HF_ENDPOINT
 and HF_TOKEN by itself; it sends the token, and writes it nowhere.
@@ -22,27 +22,27 @@ from errors import DownloadError, describe_error, disk_fault, error_chain
 
 logger = logging.getLogger(__name__)
 
-Choose: TypeAlias = Callable[[Sequence[str]], list[str]]  # of a repository's files, those wanted
+Choose: TypeAlias = Callable[[Sequence[str]], list[str]]  # files of a repository -> to download
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model")  # configurations, tokenizers, vocabularies
-# By preference, in each folder; a pickle can run code when it is loaded, a safetensors cannot.
+# Weight files of a folder by preference: loading a pickle can run code, loading safetensors cannot.
 _WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
-_OTHER_FORMATS = {"onnx", "openvino", "coreml"}  # folders with the same weights once more
+_OTHER_FORMATS = {"onnx", "openvino", "coreml"}  # folders with the same weights in other formats
 _FOREIGN_CODE = re.compile(r'"([\w.-]+/[\w.-]+)--[\w.]+"')  # "org/name--module.Class" in a config
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model as somebody named it.
+    """A model to download, as a variable names it.
 
     Attributes:
         name: its name on the hub, or the path of a folder.
-        variable: the environment variable that named it.
-        revision: branch, tag or commit; None is the hub's default.
-        organisation: to be tried first, where the name has none.
+        variable: the environment variable that names it.
+        revision: branch, tag or commit; None for the hub's default.
+        organisation: the organisation to try first if the name has none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Wanted:
 
     @property
     def full_names(self) -> list[str]:
-        """The names to ask the hub for, in this order."""
+        """The names to look up on the hub, in order."""
         short = self.organisation and "/" not in self.name
         return [f"{self.organisation}/{self.name}", self.name] if short else [self.name]
 
@@ -77,12 +77,12 @@ def small_files(files: Sequence[str]) -> list[str]:
 
 
 def model_files(files: Sequence[str]) -> list[str]:
-    """Choose all that transformers or sentence-transformers need; no pickle where it can be.
+    """Choose the files of a model, with weights as safetensors if there are any.
 
     Raises:
         DownloadError: there are no weights.
     """
-    # Only sentence-transformers, whose modules.json says so, keeps weights in folders.
+    # Only sentence-transformers (with modules.json) has weights in subfolders.
     folders = {str(PurePosixPath(file).parent) for file in files} - _OTHER_FORMATS
     wanted = sorted(folders) if "modules.json" in files else ["."]
     weights = [file for folder in wanted for file in _weights_in(folder, files)]
@@ -92,7 +92,7 @@ def model_files(files: Sequence[str]) -> list[str]:
 
 
 def with_code(choose: Choose) -> Choose:
-    """Choose the repository's Python files too."""
+    """Return a choice that adds the repository's Python files."""
     return lambda files: choose(files) + [file for file in files if file.endswith(".py")]
 
 
@@ -105,17 +105,17 @@ def _weights_in(folder: str, files: Sequence[str]) -> list[str]:
 
 
 class Hub:
-    """Fetches models into one cache, and remembers the commit of each."""
+    """Downloads models into a cache, and records the commit of each."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
         self.commits: dict[str, str] = {}
 
     def fetch(self, wanted: Wanted, choose: Choose) -> Snapshot:
-        """Bring the chosen files to disk; a path stands for the folder that is there.
+        """Download the chosen files of a model; a path stands for a local folder.
 
         Raises:
-            DownloadError: the hub has no such model, will not give it, or cannot be reached.
+            DownloadError: the model is unknown or not accessible, or the hub cannot be reached.
         """
         if Path(wanted.name).is_dir():
             return Snapshot(wanted.name, "local", Path(wanted.name))
@@ -126,8 +126,8 @@ class Hub:
         except Exception as error:
             raise DownloadError(_explain(error, wanted)) from error
 
-    def fetch_code_of(self, snapshot: Snapshot) -> None:
-        """Fetch the Python files that a model borrows from other models."""
+    def fetch_borrowed_code(self, snapshot: Snapshot) -> None:
+        """Download the Python files of other repositories that a model's config names."""
         configs = "".join(path.read_text("utf-8") for path in snapshot.path.rglob("*.json"))
         for name in sorted(set(_FOREIGN_CODE.findall(configs))):
             self.fetch(Wanted(name, f"code of {snapshot.name}"), with_code(small_files))
@@ -145,7 +145,7 @@ class Hub:
             cache_dir=self.cache,
             allow_patterns=[escape(file) for file in files],
         )
-        # Where offline look-ups by name begin; the library writes it for branches only.
+        # Offline look-ups start from this file; the library writes it for branches only.
         ref = Path(path).parent.parent / "refs" / "main"
         ref.parent.mkdir(exist_ok=True)
         ref.write_text(info.sha)
@@ -163,7 +163,7 @@ class Hub:
 
 
 def _look_up(wanted: Wanted) -> tuple[str, Any]:
-    """Ask the hub for a model; return the name under which it is known, and what it says."""
+    """Look a model up on the hub; return its full name and the hub's facts about it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -177,7 +177,7 @@ def _look_up(wanted: Wanted) -> tuple[str, Any]:
 
 
 def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
-    """Put files of a snapshot into a hub cache of plain files; weights are moved, not copied."""
+    """Write files of a snapshot as a hub cache; weights are moved, not copied."""
     repository = into / f"models--{snapshot.name.replace('/', '--')}"
     ref = repository / "refs" / "main"
     ref.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
         target = repository / "snapshots" / snapshot.commit / file
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink() and not small_files([file]):
-            source.resolve().rename(target)  # out of the cache's blobs, which go afterwards
+            source.resolve().rename(target)  # out of the blobs of the cache, which is deleted later
         else:
             shutil.copyfile(source, target)
 
@@ -197,7 +197,7 @@ def _explain(error: Exception, wanted: Wanted) -> str:
     from huggingface_hub import errors
 
     named = f"{wanted.name} ({wanted.variable})"
-    # The first that fits; a class stands before those that it inherits from.
+    # The first match counts, so subclasses come before their base.
     sentences: list[tuple[type[BaseException], str]] = [
         (
             errors.GatedRepoError,
@@ -220,7 +220,7 @@ def _explain(error: Exception, wanted: Wanted) -> str:
             return sentence
     if fault := disk_fault(error):
         return f"{named} could not be fetched: {fault}"
-    if status := next(filter(None, map(_status_of, error_chain(error))), None):
+    if status := next(filter(None, map(_http_status, error_chain(error))), None):
         return f"{named} could not be fetched: {_STATUS.get(status, f'the hub answered {status}')}"
     reason = describe_error(error)
     if any(isinstance(e, httpx2.TransportError | ConnectionError) for e in error_chain(error)):
@@ -235,6 +235,6 @@ _STATUS = {
 }
 
 
-def _status_of(error: BaseException) -> int | None:
+def _http_status(error: BaseException) -> int | None:
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status

@@ -1,9 +1,9 @@
-"""A process of its own, at build time: the hub's files -> the layout on disk, and the proof.
+"""The layout job, a process of its own: saves downloaded files in the layout, and checks it.
 
     python -m fetch.layouts < job.json      (see `jobs.py`)
 
-The proof loads the layout as the service will and embeds with it. It is a process of its own so
-that it starts without network and without token, and sees nothing but what a start will see.
+The check loads the layout as the service does, and embeds with it. In a process of its own it has
+no network and no token, as the service at its start.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ _TOKENIZER_FILES = (
     *("*.model", "tokenization_*.py", "config_sentence_transformers.json"),
 )
 
-Sources: TypeAlias = Mapping[str, Path]  # a family's part -> the hub's files for it
+Sources: TypeAlias = Mapping[str, Path]  # part of the layout -> folder with its downloaded files
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """The job's parameters.
 
     Attributes:
-        family: the layout.
-        folder: where the layout belongs.
-        sources: the hub's files, by part.
-        scratch: deleted between saving and proving, so that nothing there is relied on.
+        family: the family, which sets the layout.
+        folder: the folder to write the layout to.
+        sources: the downloaded files, by part of the layout.
+        scratch: the folder of the download; it is deleted before the check, so that the layout
+            cannot depend on it.
         trust: whether the model may run Python code of its own.
     """
 
@@ -52,11 +53,11 @@ class Job:
 
 
 def do(job: Job) -> Answer:
-    """Save, and prove; return the family of what is there now, and what it gives.
+    """Save and check the layout; return its family and a description of its vectors.
 
     Raises:
-        DownloadError: it is not the kind of model that it was taken for, or not to be trusted.
-        ServiceError: it cannot be loaded, or does not work.
+        DownloadError: the model is of another family, or needs TRUST_REMOTE_CODE.
+        ServiceError: the model cannot be loaded, or does not work.
     """
     from backends.families.checkpoints import checkpoints_noted
 
@@ -66,22 +67,22 @@ def do(job: Job) -> Answer:
         with checkpoints_noted():
             _SAVE[job.family](sources, folder, job.trust)
         shutil.rmtree(job.scratch, ignore_errors=True)
-        return prove(folder, job.trust)
+        return check_layout(folder, job.trust)
     except Exception as error:
-        if "trust_remote_code" in str(error):  # as every library calls it
+        if "trust_remote_code" in str(error):  # every library uses this name
             raise DownloadError(
                 "the model brings Python code of its own, which runs with TRUST_REMOTE_CODE=1 only"
             ) from error
         raise
 
 
-def prove(root: Path, trust: bool) -> Answer:
-    """Load a model folder as the service will, and embed a text, and an image if it can.
+def check_layout(root: Path, trust: bool) -> Answer:
+    """Load a model folder as the service does, and embed a text and an image, or score a pair.
 
-    One of pairs scores a pair.
+    Images only if the model reads them.
 
     Raises:
-        ServiceError: it cannot be loaded, or its vectors are not fit to use.
+        ServiceError: it cannot be loaded, or its vectors are not usable.
     """
     model = load_replica(detect(root), ModelOptions(trust_remote_code=trust, in_stages=True))
     if "pair" in model.towers:
@@ -108,7 +109,7 @@ def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, MetaClip2Model
 
     source = sources["model"]
-    kind = _kind_of(source, {"clip": CLIPModel, "metaclip_2": MetaClip2Model})
+    kind = _choose_class(source, {"clip": CLIPModel, "metaclip_2": MetaClip2Model})
     _load(kind, source, dtype="auto").save_pretrained(folder / "openai_clip")
     for processor in (AutoTokenizer, CLIPImageProcessor):
         _load(processor, source).save_pretrained(folder / "openai_clip_processor")
@@ -117,7 +118,7 @@ def _save_openai(sources: Sources, folder: Path, _trust: bool) -> None:
 def _save_siglip(sources: Sources, folder: Path, _trust: bool) -> None:
     from transformers import Siglip2Model, SiglipModel
 
-    kind = _kind_of(sources["model"], {"siglip": SiglipModel, "siglip2": Siglip2Model})
+    kind = _choose_class(sources["model"], {"siglip": SiglipModel, "siglip2": Siglip2Model})
     _load(kind, sources["model"], dtype="auto").save_pretrained(folder / "siglip")
 
 
@@ -133,25 +134,25 @@ def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> 
 
 
 def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
-    if "model" not in sources:  # it stays in its hub cache
+    if "model" not in sources:  # it stays in a hub cache
         return
     source, target = sources["model"], folder / "model"
     config = json.loads((source / "config.json").read_text("utf-8"))
     options = {"dtype": "auto", "trust_remote_code": trust, "output_loading_info": True}
-    model, loading = _load(_kind_of_texts(config), source, **options)
+    model, loading = _load(_text_class(config), source, **options)
     if is_reranker(config) and (missing := sorted(loading["missing_keys"])):
         raise DownloadError(
             f"its weights lack {', '.join(missing)}, without which scores mean nothing"
         )
     model.save_pretrained(target)
-    # As they are: saved by their class, the tokenizer might be another one.
+    # Copied, as saving by its class might change the tokenizer.
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
 
 
-def _kind_of_texts(config: Mapping[str, Any]) -> Any:
-    """Return what loads a model; of DPR's, `AutoModel` knows only the one of questions."""
+def _text_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that loads a text model; `AutoModel` loads only DPR's question encoder."""
     import transformers
 
     if is_reranker(config):
@@ -161,7 +162,7 @@ def _kind_of_texts(config: Mapping[str, Any]) -> Any:
 
 
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
-    """OpenCLIP's, ModernVBERT's and Qwen3-VL's checkpoints are served as the hub has them."""
+    """Do nothing: these families are served from the hub's files."""
 
 
 _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
@@ -179,7 +180,7 @@ def _load(kind: Any, source: Path, **options: object) -> Any:
     return kind.from_pretrained(source, local_files_only=True, **options)
 
 
-def _kind_of(source: Path, kinds: Mapping[str, Any]) -> Any:
+def _choose_class(source: Path, kinds: Mapping[str, Any]) -> Any:
     config = source / "config.json"
     model_type = json.loads(config.read_text("utf-8")).get("model_type") if config.is_file() else ""
     if model_type not in kinds:
@@ -191,7 +192,7 @@ def _kind_of(source: Path, kinds: Mapping[str, Any]) -> Any:
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file a second name, or a copy where the file system knows no second names."""
+    """Hard-link a file, or copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

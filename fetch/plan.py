@@ -1,8 +1,8 @@
-"""What the variables name -> a plan -> the files of its models from the hub.
+"""Plans a download by the variables, and downloads the files of the plan.
 
-Those that are served as they are come into the layout at once.
+Families that are served from the hub's files are laid out at once.
 
-Which files a family needs, and where it looks for them without a network.
+It knows which files a family needs, and where the family looks for them without a network.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from errors import DownloadError
 from fetch.hub import Hub, Snapshot, Wanted, as_hub_cache, model_files, small_files, with_code
 
 _OPENAI_PREFIXES = ("openai/", "facebook/metaclip")
-_ALWAYS_IN_A_HUB_CACHE = ("model2vec", "t5")  # as in the reference, by the type of the model
+_ALWAYS_IN_A_HUB_CACHE = ("model2vec", "t5")  # by model type, as in the reference
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be fetched.
+    """The models to download.
 
     Attributes:
         family: the layout.
-        wanted: the models on the hub, by the part of the layout that they are for.
-        pretrained: OpenCLIP's tag; its architecture and checkpoint are looked up later.
-        markers: of a model of texts only, the files that say how it is read, and their content.
-        as_hub_cache: of a model of texts only, whether it stays as the hub has it, whatever it is.
+        wanted: the models on the hub, by part of the layout.
+        pretrained: OpenCLIP's pretrained tag; its checkpoint is looked up later.
+        markers: for a text model, files that set its preprocessing, and their content.
+        as_hub_cache: for a text model, whether it is always kept as a hub cache.
     """
 
     family: Family
@@ -42,7 +42,7 @@ class Plan:
     as_hub_cache: bool = False
 
     def request(self, trust_remote_code: str) -> dict[str, str]:
-        """Describe the plan, so that a later run can tell whether it wants the same."""
+        """Return the plan as strings, to compare with the plan of a later run."""
         models = {w.variable: f"{w.name}@{w.revision or ''}" for w in self.wanted.values()}
         return {
             **models,
@@ -54,10 +54,10 @@ class Plan:
 
 
 def plan(settings: DownloadSettings) -> Plan:
-    """Choose the family that the variables name, by the reference's precedence.
+    """Choose the family by the variables, in the reference's order of precedence.
 
     Raises:
-        DownloadError: a variable is missing, or its value cannot be served.
+        DownloadError: a variable is missing or unsupported.
     """
     if name := settings.colpali_engine_model_name:
         revision = settings.colpali_engine_model_revision
@@ -115,13 +115,13 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
 
 
 def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
-    """Fetch what a plan wants; what is served as it is goes into the layout at once.
+    """Download the models of a plan; write hub caches to the layout at once.
 
     Returns:
-        By part, the files that are still to be saved in the layout.
+        The folders of files that are still to be saved in the layout, by part.
 
     Raises:
-        DownloadError: the hub does not have it, or cannot be reached.
+        DownloadError: a model is unknown, or the hub cannot be reached.
     """
     if wanted.family == "openclip":
         _fetch_openclip(wanted, hub, folder / "openclip")
@@ -138,21 +138,21 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
     snapshots = {p: fetched[model.name, model.revision] for p, model in wanted.wanted.items()}
     if trust:
         for snapshot in snapshots.values():
-            hub.fetch_code_of(snapshot)
+            hub.fetch_borrowed_code(snapshot)
     if wanted.family == "text":
         return _lay_out_texts(wanted, snapshots["model"], folder / "model")
     if wanted.family == "siglip":
-        as_hub_cache(snapshots["model"], _small_files_of(snapshots["model"]), folder / "siglip")
+        as_hub_cache(snapshots["model"], _list_small_files(snapshots["model"]), folder / "siglip")
         (folder / "model_name").write_text(wanted.wanted["model"].name)
     return {part: snapshot.path for part, snapshot in snapshots.items()}
 
 
 def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
-    """Leave a sentence-transformers model in a hub cache; others are still to be saved."""
+    """Write a sentence-transformers model as a hub cache; return other models, to be saved."""
     folder.mkdir()
     path = snapshot.path / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if is_reranker(config):  # the variables of embedders mean nothing to it
+    if is_reranker(config):  # variables of embedding models do not apply
         return {"model": snapshot.path}
     for name, content in wanted.markers.items():
         (folder / name).write_text(content)
@@ -168,16 +168,16 @@ def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, 
     return {}
 
 
-def _small_files_of(snapshot: Snapshot) -> list[str]:
+def _list_small_files(snapshot: Snapshot) -> list[str]:
     return small_files([path.name for path in snapshot.path.iterdir() if path.is_file()])
 
 
 def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
-    """Lay out two hub caches: of the model with its towers' configs, and of the processor."""
+    """Write two hub caches: of the model with its towers' configs, and of the processor."""
     networks, processors = folder / "colpali_engine_model", folder / "colpali_engine_processor"
     snapshot = hub.fetch(model, model_files)
     config = json.loads((snapshot.path / "config.json").read_text("utf-8"))
-    small = _small_files_of(snapshot)
+    small = _list_small_files(snapshot)
     as_hub_cache(snapshot, small, processors)
     files = [path.name for path in snapshot.path.iterdir() if path.is_file()]
     as_hub_cache(
@@ -198,7 +198,7 @@ def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
 
 
 def _fetch_qwen3_vl(model: Wanted, hub: Hub, folder: Path) -> None:
-    """Lay out a hub cache that holds all, where the reference puts half of it elsewhere."""
+    """Write a hub cache with all files; the reference keeps some in the default cache."""
     snapshot = hub.fetch(model, _with_template)
     files = [path.name for path in snapshot.path.iterdir() if path.is_file()]
     as_hub_cache(snapshot, files, folder / "qwen3")
@@ -224,7 +224,7 @@ def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
     model = wanted.wanted["model"]
     check_pair(model.name, wanted.pretrained, open_clip.list_pretrained())
     entry = open_clip.get_pretrained_cfg(model.name, wanted.pretrained)["hf_hub"]
-    repository, _, file = entry.rpartition("/")  # "org/name/file", or "org/name/"
+    repository, _, file = entry.rpartition("/")  # "org/name/file" or "org/name/"
     checkpoint = Wanted(repository, model.variable, model.revision)
     snapshot = hub.fetch(checkpoint, lambda files: _checkpoint(file, files))
     as_hub_cache(snapshot, [path.name for path in snapshot.path.iterdir()], folder)
@@ -233,7 +233,7 @@ def _fetch_openclip(wanted: Plan, hub: Hub, folder: Path) -> None:
     for tower in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None}):
         revision = model.revision if tower == repository else None
         snapshot = hub.fetch(Wanted(tower, f"text tower of {model.name}", revision), small_files)
-        as_hub_cache(snapshot, _small_files_of(snapshot), folder)
+        as_hub_cache(snapshot, _list_small_files(snapshot), folder)
     description = {
         "model_name": model.name,
         "pretrained": wanted.pretrained,
@@ -255,10 +255,10 @@ def _checkpoint(file: str, files: Sequence[str]) -> list[str]:
 
 
 def check_pair(name: str, tag: str, known: Sequence[tuple[str, str]]) -> None:
-    """Check that open_clip has a checkpoint of that tag for that architecture.
+    """Check that open_clip knows the pretrained tag for the architecture.
 
     Raises:
-        DownloadError: it has not; the message holds the tags or the pairs that come close.
+        DownloadError: the pair is unknown; the message has known tags or similar pairs.
     """
     if (name, tag) in known:
         return

@@ -1,4 +1,4 @@
-"""The record of a download, `download.json`: what was asked for, and what it left in the folder."""
+"""The record of a download, `download.json`: the request, the commits, and all files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _NOTHING = ("", None, "False", "false")
 
 
 def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
-    """Write down what was asked for, which commits came, and the size of every file."""
+    """Write the request, the downloaded commits, and the size of every file."""
     record = {"request": dict(request), "commits": dict(commits), "bytes": _sizes(folder)}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def is_whole(root: Path, request: Mapping[str, str]) -> bool:
-    """Tell whether a run for the same request left all of its files in `root`.
+    """Return whether all files of a download for the same request are in `root`.
 
-    Keys come and go with versions: one that the other lacks may ask for nothing.
+    Requests of other versions may have other keys; a key with an empty value is ignored.
     """
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))

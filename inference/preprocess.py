@@ -87,7 +87,7 @@ class TextPreprocessor:
         """
         if isinstance(content, Pair):
             raise InvalidInputError("expected a text, and not a query and a document", "body")
-        text = content if isinstance(content, str) else self._processor.text_of(content)
+        text = content if isinstance(content, str) else self._processor.decode(content)
         if len(text) > self._max_chars_in_all:
             raise RequestTooLargeError(
                 f"{len(text)} characters; at most {self._max_chars_in_all} are allowed",

@@ -79,7 +79,7 @@ class AsItIs:
     def limit_ids(self, rows: int) -> None:
         pass
 
-    def text_of(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         if 0 in ids:
             raise InvalidInputError("0 is no letter", "body")
         return "".join(map(chr, ids))

@@ -259,12 +259,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         with serving(small_hub(scratch)) as hub:
-            prove(scratch, hub)
+            run_checks(scratch, hub)
     print(table())
     print("All images were built and answer as they should.")
 
 
-def prove(scratch: Path, hub: Hub) -> None:
+def run_checks(scratch: Path, hub: Hub) -> None:
     """The order of it: bases first, then what is made of them."""
     try_small(scratch, hub)
     try_custom(scratch, hub)

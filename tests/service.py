@@ -18,7 +18,7 @@ from backends.conversion import fingerprint
 
 ROOT = Path(__file__).parent.parent
 # Each model is converted once for all tests, and anew when the code has changed: a start would not.
-CONVERTED = ROOT / "build" / "test-converted" / fingerprint.of_code()[:8]
+CONVERTED = ROOT / "build" / "test-converted" / fingerprint.digest_code()[:8]
 SERVING_ONLY = ROOT / "tests" / "serving_only"  # as PYTHONPATH: what serving needs, and no more
 LAUNCHER = (sys.executable, "app.py")
 

@@ -14,7 +14,7 @@ from backends.load import load_replica
 from backends.model import ModelOptions, Precision
 from backends.runtimes.openvino.attention import share_causal_mask
 from backends.runtimes.openvino.core import compile_network, read_network
-from backends.runtimes.openvino.cpu_capabilities import precisions, properties_of
+from backends.runtimes.openvino.cpu_capabilities import compile_properties, precisions
 from backends.runtimes.openvino.network import OpenVinoNetwork
 from tests.golden_cases import GOLDEN
 from tests.service import CONVERTED
@@ -29,7 +29,7 @@ def text_network(layout: str) -> ov.Model:
 
 
 def operations(network: ov.Model) -> Counter[str]:
-    return operations_of(compile_network(network, properties_of("float32")))
+    return operations_of(compile_network(network, compile_properties("float32")))
 
 
 def operations_of(compiled: Any) -> Counter[str]:
@@ -67,10 +67,11 @@ def test_attention_without_a_mask_or_a_scale_is_causal_too() -> None:
         ov.Model([ops.scaled_dot_product_attention(*heads, causal=True)], heads) for _ in range(2)
     ]
     given = list(np.random.default_rng(0).standard_normal((3, 1, 2, 5, 8)).astype(np.float32))
-    one = compile_network(networks[0], properties_of("float32"))(given)[0].copy()
+    one = compile_network(networks[0], compile_properties("float32"))(given)[0].copy()
     share_causal_mask(networks[1])
 
-    assert np.array_equal(one, compile_network(networks[1], properties_of("float32"))(given)[0])
+    shared = compile_network(networks[1], compile_properties("float32"))(given)[0]
+    assert np.array_equal(one, shared)
 
 
 @pytest.mark.parametrize("layout", OTHERS)
@@ -88,7 +89,7 @@ def test_what_is_not_causal_stays(layout: str) -> None:
 def test_vectors_are_the_same_bits(layout: str, precision: Precision) -> None:
     before, after = text_network(layout), text_network(layout)
     share_causal_mask(after)
-    one, other = (compile_network(one, properties_of(precision)) for one in (before, after))
+    one, other = (compile_network(one, compile_properties(precision)) for one in (before, after))
     for texts, tokens in [(1, 1), (1, 7), (3, 5), (16, 16)]:
         ids = np.random.default_rng(tokens).integers(1, 90, (texts, tokens))
         given = [ids.astype(port.element_type.to_dtype()) for port in before.inputs]

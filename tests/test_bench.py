@@ -314,7 +314,7 @@ def test_the_bare_loop_stands_around_each_load_at_its_best_batch() -> None:
     assert figures.loop_rate("one/texts") == 10
     assert {(loop.batch, loop.threads) for loop in torch_model.loops} == {(1, 1)}
     assert {"images/2", "texts/2", "open", "repeats", "parse only"} < figures.loads.keys()
-    assert figures.rate_of_loop("64x48/16", "bare/64x48") > 0
+    assert figures.loop_ratio("64x48/16", "bare/64x48") > 0
     assert {tuple(loop.size) for loop in model.loops} == {inputs.SMALL, OTHER_SIZE}
     assert "NOT STEADY" not in report.text(figures, plan)
 
@@ -337,7 +337,7 @@ def test_a_model_of_texts_is_sent_texts_alone() -> None:
     assert {loop.is_apart for loop in torch_model.loops} == {True}
     assert {loop.batch for loop in torch_model.loops} == {1}
     assert figures.loop_rate("lone/passages") == 10
-    reached = {goal.what for goal in report.goals(figures, plan) if goal.bound}
+    reached = {goal.name for goal in report.goals(figures, plan) if goal.bound}
     assert "texts, 16 clients / bare loop" not in reached  # two clients were asked for
     assert "a search during an import, p95 / a pass" in reached
 
@@ -404,11 +404,11 @@ def test_a_ratio_is_taken_within_each_round() -> None:
         figures.add_load("images/16", Measurement(18 * speed, (50.0, 70.0), {}, 0.1))
         figures.add_load("texts/16", Measurement(speed, (), {"HTTP 500": 2}, 0.1))
 
-    assert figures.rate_of_loop("images/16", "bare/images") == pytest.approx(0.9)
+    assert figures.loop_ratio("images/16", "bare/images") == pytest.approx(0.9)
     assert figures.rate("images/16") == 36
     assert figures.latency_ms("images/16", 95) == 70
     assert figures.errors("texts/16") == {"HTTP 500": 6}
-    goals = {goal.what: goal for goal in report.goals(figures, TINY)}
+    goals = {goal.name: goal for goal in report.goals(figures, TINY)}
     assert goals["images, 16 clients / bare loop"].verdict == "met"
     assert "images, 4 clients / bare loop" not in goals  # not measured
     assert "6 HTTP 500" in report.text(figures, TINY)

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 
 from config import DownloadSettings
-from download import of_tag
+from download import settings_for_tag
 from errors import DownloadError
 from fetch import catalogue
 from fetch.plan import plan
@@ -114,7 +114,7 @@ def test_it_lists_the_models_of_the_reference() -> None:
 @pytest.mark.parametrize("tag", sorted(TAGS))
 def test_a_tag_means_its_variables_whatever_the_environment_says(tag: str) -> None:
     noise = dict.fromkeys(["siglip_model_name", "clip_model_type", "text_model_name"], "openai/x")
-    settings = of_tag(DownloadSettings.model_validate(noise), tag)
+    settings = settings_for_tag(DownloadSettings.model_validate(noise), tag)
 
     model = catalogue.find(tag)
     is_text = "MODEL_NAME" in model.variables

@@ -63,7 +63,7 @@ def test_the_demo_model_and_its_conversion_are_fine_without_torch(folder: str) -
     answer = check("--check", MODELS_DIR=ROOT / folder)
 
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.startswith("Fine: the settings, and the ")
+    assert answer.stdout.startswith("OK: the settings, and the ")
     assert answer.stderr == ""
 
 

@@ -66,7 +66,7 @@ def test_the_same_model_keeps_a_collection(clip: Service, tmp_path: Path) -> Non
 
     assert verdict.status == 0
     assert [sentence.split(":")[0] for sentence in verdict.sentences] == ["texts", "images"]
-    assert all("the same vectors: a collection keeps" in one for one in verdict.sentences)
+    assert all("the same vectors: a collection can keep" in one for one in verdict.sentences)
     assert all(row.endswith("200  200  same") for row in verdict.rows)
     assert {row.split()[0] for row in verdict.rows} == {"/vectorize", "/vectors", "/vectors,"}
     for name in ("one line of mine", "another one", "more/green.PNG"):
@@ -80,7 +80,7 @@ def test_another_model_must_be_imported_anew(bert: Service, tmp_path: Path) -> N
 
     assert verdict.status == 3
     (sentence,) = verdict.sentences
-    assert "texts: other vectors: import everything anew" in sentence
+    assert "texts: other vectors: import everything again" in sentence
     assert all("DIFFERENT" in row for row in verdict.rows if " text " in row)
     # Neither reads images: one of them is enough to see it.
     images = [row for row in verdict.rows if " image " in row]

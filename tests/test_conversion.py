@@ -11,7 +11,7 @@ import pytest
 
 from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description
-from backends.conversion.parity_check import compare, prove
+from backends.conversion.parity_check import check_parity, compare
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
@@ -86,7 +86,7 @@ def test_the_proof_sees_a_wrong_recipe() -> None:
     trained = golden_model("siglip", "trained", "openvino")
     reference = golden_model("siglip", "reference")
     with pytest.raises(ConversionError, match="texts differ"):
-        prove(reference, trained)
+        check_parity(reference, trained)
 
 
 def test_a_folder_that_cannot_be_loaded_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.conversion.description import Refusal
-from backends.conversion.fingerprint import of_code, of_content
+from backends.conversion.fingerprint import digest_code, digest_content
 from backends.folder import CONVERSIONS, RECORD, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
@@ -60,11 +60,11 @@ def test_what_only_torch_can_serve_ends_with_a_sentence(tmp_path: Path) -> None:
     root = Path(shutil.copytree(GOLDEN / "openai", tmp_path / "original"))
     folder = detect(root)
     identity = Identity(
-        folder.family, of_content(folder), PREPROCESSING_VERSIONS[folder.family], ["trained"]
+        folder.family, digest_content(folder), PREPROCESSING_VERSIONS[folder.family], ["trained"]
     )
     refusal = tmp_path / "cache" / "refused"
     refusal.mkdir(parents=True)
-    Refusal(identity, "it has a wheel too many", of_code()).write(refusal)
+    Refusal(identity, "it has a wheel too many", digest_code()).write(refusal)
     answer = export(root, tmp_path / "models", cache=refusal.parent)
 
     assert answer.returncode == 1

@@ -25,7 +25,7 @@ from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from backends.quantization import int8
 from backends.runtimes.openvino import runtime
 from backends.runtimes.openvino.core import compile_network, read_network
-from backends.runtimes.openvino.cpu_capabilities import properties_of
+from backends.runtimes.openvino.cpu_capabilities import compile_properties
 from backends.similarity import cosines, recall, similarity
 from bench.trained import docstrings, trained_encoder
 from demo.evaluate import make_gallery
@@ -113,7 +113,7 @@ def test_a_table_is_halved_and_no_row_of_it_moves() -> None:
     rows[0, 0] = 1e6  # beyond float16
     ids = ops.parameter([-1], ov.Type.i64)
     network = ov.Model([ops.gather(ops.constant(rows), ids, ops.constant(0))], [ids])
-    int8.compress(network)
+    int8.quantize_weights(network)
     found = compile_network(network, int8.PROPERTIES)(np.arange(100))[0]
 
     assert {str(node.get_element_type()) for node in network.get_ops()} >= {"<Type: 'float16'>"}
@@ -138,8 +138,8 @@ def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -
     networks = [read_network(path / name) for name in Description.read(path).towers[tower].files]
     products = []
     for network in networks:
-        int8.compress(network)
-        assert int8.quantize(network) or len(networks) > 1  # some stages only look up
+        int8.quantize_weights(network)
+        assert int8.quantize_activations(network) or len(networks) > 1  # some stages only look up
         compiled = compile_network(network, int8.PROPERTIES)
         operations = (one.get_rt_info() for one in compiled.get_runtime_model().get_ops())
         products += [
@@ -182,7 +182,7 @@ def test_without_vnni_weights_alone_have_8_bits_and_the_space_says_so(
         without = load_replica(detect(DEMO), INT8)
     by_both, by_weights = few(by_vnni), few(without)
 
-    assert "a quarter of the memory, and are not faster" in caplog.text
+    assert "a quarter of the memory, but is not faster" in caplog.text
     assert without.info.precision == by_vnni.info.precision == "int8"
     assert without.info.vector_space != by_vnni.info.vector_space
     for modality, rows in few(load_replica(detect(DEMO), FLOAT32)).items():
@@ -228,8 +228,8 @@ def test_any_token_is_multiplied_with_any_weights(
     rows = ops.parameter([-1] * (given.ndim - 1) + [64], ov.Type.f32)
     constant = ops.constant(matrix if is_transposed else np.ascontiguousarray(matrix.T))
     network = ov.Model([ops.matmul(rows, constant, False, is_transposed)], [rows])
-    int8.compress(network)
-    assert int8.quantize(network)
+    int8.quantize_weights(network)
+    assert int8.quantize_activations(network)
     found = compile_network(network, int8.PROPERTIES)(given)[0]
 
     exact = given.astype(np.float64)
@@ -313,7 +313,7 @@ def test_a_folder_of_8_bits_alone_gives_them_and_nothing_else(
     if precision is None:
         assert load_replica(detect(tmp_path), options).info.precision == "int8"
         return
-    with pytest.raises(ModelFolderError, match=f"8 bits, .* unset PRECISION={precision}"):
+    with pytest.raises(ModelFolderError, match=f"int8, .* unset PRECISION={precision}"):
         load_replica(detect(tmp_path), options)
 
 
@@ -338,7 +338,7 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
     model = load_replica(detect(DEMO), INT8)
 
     refused = model.info.refused
-    assert refused.startswith("PRECISION=int8: in 8 bits this model's texts differ too much")
+    assert refused.startswith("PRECISION=int8: in int8 this model's texts differ too much")
     assert refused.endswith("at worst, so float32 is used")
     assert warnings_of(caplog) == [refused]
     assert replace(model.info, refused="") == load_replica(detect(DEMO), FLOAT32).info
@@ -347,12 +347,12 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
 def test_a_model_without_products_that_8_bits_are_for_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(int8, "compress", lambda _network: None)
+    monkeypatch.setattr(int8, "quantize_weights", lambda _network: None)
     info = load_replica(detect(DEMO), INT8).info
 
     assert info.precision == "float32"
     assert info.refused == (
-        "PRECISION=int8: no product of this model is computed in it, so float32 is used"
+        "PRECISION=int8: this model has no matrix products that use it, so float32 is used"
     )
     assert warnings_of(caplog) == [info.refused]
 
@@ -486,7 +486,7 @@ def test_a_start_says_why_a_download_kept_float32(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise JobError("in 8 bits it is another model")
+        raise JobError("in int8 it is another model")
 
     def starts(precision: Precision | None) -> str:
         caplog.clear()
@@ -502,7 +502,7 @@ def test_a_start_says_why_a_download_kept_float32(
         patched.setattr(conversion_cache, "run_in_subprocess", refuse)
         converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
 
-    why = "in 8 bits it is another model"
+    why = "in int8 it is another model"
     assert starts(None) == f"PRECISION=int8: {why}, so float32 is used"
     assert starts("float32") == ""  # it is what was asked for
     assert starts("int8") == ""  # it is tried, and goes well
@@ -519,7 +519,10 @@ def test_torch_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture)
     model = load_replica(detect(GOLDEN / "openai"), replace(INT8, runtime="torch"))
 
     assert model.info.precision == "float32"
-    assert model.info.refused == "PRECISION=int8: torch computes no 8 bits, so float32 is used"
+    assert (
+        model.info.refused
+        == "PRECISION=int8: torch does not compute in int8 here, so float32 is used"
+    )
     assert warnings_of(caplog) == [model.info.refused]
 
 
@@ -533,7 +536,7 @@ def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_8_bits(
     info = load_replica(detect(GOLDEN / "openai"), INT8).info
 
     assert (info.runtime, info.precision) == ("torch", "float32")
-    assert info.refused == "PRECISION=int8: torch computes no 8 bits, so float32 is used"
+    assert info.refused == "PRECISION=int8: torch does not compute in int8 here, so float32 is used"
     why, refused = warnings_of(caplog)
     assert "it has an operation of its own" in why
     assert refused == info.refused
@@ -557,7 +560,7 @@ class _Images(NamedTuple):
         pads = [pad, pad]
         patches = ops.convolution(normalized, ops.constant(weights), strides, pads, pads, [1, 1])
         network = ov.Model([patches], [pixels])
-        return cls(network, compile_network(network, properties_of("float32")))
+        return cls(network, compile_network(network, compile_properties("float32")))
 
 
 def kinds_of(network: ov.Model) -> Counter[str]:
@@ -571,10 +574,10 @@ def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
     images = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)
     tower = _Images.of(weights * _DEVIATIONS)
     expected = tower.exact(images)[0].copy()
-    int8.compress(tower.network)
+    int8.quantize_weights(tower.network)
 
     assert "Convolution" not in kinds_of(tower.network)
-    assert int8.quantize(tower.network)
+    assert int8.quantize_activations(tower.network)
     found = compile_network(tower.network, int8.PROPERTIES)(images)[0]
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
@@ -585,7 +588,7 @@ def test_a_convolution_that_is_no_product_of_patches_stays(
     strides: Sequence[int], pad: int
 ) -> None:
     tower = _Images.of(np.ones((5, 3, 4, 4), np.float32), strides, pad)
-    int8.compress(tower.network)
+    int8.quantize_weights(tower.network)
 
     assert kinds_of(tower.network)["Convolution"] == 1
 
@@ -597,7 +600,7 @@ def test_no_family_takes_its_patches_by_a_convolution(layout: str) -> None:
     """Where images are bytes; NaFlex and Qwen3-VL bring patches, which need none."""
     network = read_network(converted(detect(GOLDEN / layout), FLOAT32) / "image.xml")
     before = kinds_of(network)["Convolution"]
-    int8.compress(network)
+    int8.quantize_weights(network)
 
     assert before == 1
     assert kinds_of(network)["Convolution"] == 0

@@ -80,7 +80,30 @@ async def test_requests_are_counted_by_code_and_items_by_modality(
     assert seen("inference_requests_total", endpoint="/vectorize", code="422") == 1
     assert seen("inference_items_total", modality="text") == 3
     assert seen("inference_items_total", modality="image") == 2
-    assert seen("inference_request_duration_seconds_count") == 2
+    durations = "inference_request_duration_seconds_count"
+    assert seen(durations, endpoint="/vectorize", status_class="2xx") == 1
+    assert seen(durations, endpoint="/vectorize", status_class="4xx") == 1
+
+
+async def test_refusals_under_overload_make_no_answer_look_fast(backend: FakeModel) -> None:
+    backend.gate.clear()
+    async with serving(backend, max_queue_items=1) as client:
+        asked = asyncio.create_task(client.post("/vectors", json={"text": "first"}))
+        assert await asyncio.to_thread(backend.busy.wait, 10)
+        refused = [
+            await client.post("/vectorize", json={"texts": [f"{number}"]}) for number in range(9)
+        ]
+        backend.gate.set()
+        await asked
+        seen = await scrape(client)
+
+    assert {answer.status_code for answer in refused} == {429}
+    durations = "inference_request_duration_seconds_count"
+    assert seen(durations, endpoint="/vectors", status_class="2xx") == 1
+    assert seen(durations, endpoint="/vectorize", status_class="4xx") == 9
+    stages = "inference_stage_duration_seconds_count"
+    assert seen(stages, stage="read", status_class="2xx") == 1
+    assert seen(stages, stage="read", status_class="4xx") == 9
 
 
 @pytest.mark.parametrize(
@@ -132,7 +155,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
     await client.post("/vectorize", json={"texts": ["a"]})
     seen = await scrape(client)
     passed = {
-        stage: seen("inference_stage_duration_seconds_count", stage=stage)
+        stage: seen("inference_stage_duration_seconds_count", stage=stage, status_class="2xx")
         for stage in ("read", "queue", "decode", "preprocess", "encode", "serialize")
     }
 
@@ -286,7 +309,7 @@ async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
     await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE, "?"]})
     await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE]})
     seen = await scrape(client)
-    given_by_prometheus = {"instance", "job"}
+    given_by_prometheus = {"namespace", "instance", "job"}
 
     for expression in (query for panel in panels() for query in queries(panel)):
         names = set(re.findall(r"\b(?:inference|process)_\w+", expression))

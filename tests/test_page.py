@@ -46,7 +46,7 @@ pytestmark = [
 DEMO_MODELS = ROOT / "demo/models"
 SHOTS = ROOT / "build/page-shots"
 REFUSED = (  # a long one
-    "PRECISION=int8: in 8 bits this model's texts differ too much from those in float32: cosine "
+    "PRECISION=int8: in int8 this model's texts differ too much from those in float32: cosine "
     "0.9412 in the median, 0.8731 at worst, so float32 is used"
 )
 

@@ -126,4 +126,4 @@ def test_costs_and_buckets_are_padded_tokens_and_known_about_before() -> None:
 def test_a_recipe_survives_json() -> None:
     recipe = PairRecipe(Padding("rounded", 77, 1, masked=True), typed=True)
 
-    assert PairRecipe.of_json(recipe.as_json()) == recipe
+    assert PairRecipe.from_json(recipe.as_json()) == recipe

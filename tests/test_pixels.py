@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPImageProcessorPil, SiglipImageP
 
 from backends.preprocessing.pixels import Geometry, Kernel, Preprocess
 from backends.preprocessing.resampling import Box, resize
-from backends.runtimes.torch.resizing import preprocess_of, resize_by_torch
+from backends.runtimes.torch.resizing import make_preprocess, resize_by_torch
 from backends.runtimes.torch.towers import Normalize
 
 SIZES = [(640, 480), (480, 640), (224, 224), (1, 1), (3, 400), (401, 299), (97, 223), (1000, 50)]
@@ -35,7 +35,7 @@ def test_pixels_before_and_after_normalization_are_those_of_the_library(
 ) -> None:
     processor, image = processor_class(), noise(size)
     expected = processor(image, return_tensors="pt", input_data_format="channels_last")
-    pixels = preprocess_of(Geometry.of_processor(processor, kernel))(image)
+    pixels = make_preprocess(Geometry.from_processor(processor, kernel))(image)
     normalized = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)(
         torch.from_numpy(pixels[None])
     )
@@ -82,7 +82,7 @@ def test_a_thread_of_an_image_costs_no_more_than_what_is_kept(size: tuple[int, i
     """Scaled whole, an image of 1x1990 has 224x445,760 pixels: 22 s and 2.5 GB."""
     image, preprocess = (
         noise(size),
-        Preprocess(Geometry.of_processor(CLIPImageProcessor(), "torch")),
+        Preprocess(Geometry.from_processor(CLIPImageProcessor(), "torch")),
     )
     tracemalloc.start()
     started_s = time.process_time()
@@ -93,12 +93,12 @@ def test_a_thread_of_an_image_costs_no_more_than_what_is_kept(size: tuple[int, i
     assert pixels.shape == (3, 224, 224)
     assert seconds < 2
     assert peak < 30e6
-    torch_pixels = preprocess_of(preprocess.geometry)(image)
+    torch_pixels = make_preprocess(preprocess.geometry)(image)
     np.testing.assert_allclose(pixels.astype(int), torch_pixels.astype(int), atol=1)
 
 
 def test_images_of_many_sizes_cost_little_more_than_of_one() -> None:
-    preprocess = Preprocess(Geometry.of_processor(CLIPImageProcessor(), "torch"))
+    preprocess = Preprocess(Geometry.from_processor(CLIPImageProcessor(), "torch"))
     sides = np.random.default_rng(5).integers(400, 1000, (40, 2)).tolist()
     images = [noise((width, height)) for width, height in sides]
     preprocess(images[0])
@@ -115,11 +115,11 @@ def test_an_image_smaller_than_the_crop_gets_black_around_it(size: tuple[int, in
     processor = CLIPImageProcessorPil(**own, do_normalize=True)
     image = noise(size)
     expected = processor(image, return_tensors="np", do_normalize=False, do_rescale=False)
-    pixels = Preprocess(Geometry.of_processor(processor, "pillow"))(image)
+    pixels = Preprocess(Geometry.from_processor(processor, "pillow"))(image)
 
     np.testing.assert_array_equal(pixels, expected["pixel_values"][0])
 
 
 def test_a_processor_that_does_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match="does not resize"):
-        Geometry.of_processor(CLIPImageProcessor(do_resize=False), "torch")
+        Geometry.from_processor(CLIPImageProcessor(do_resize=False), "torch")

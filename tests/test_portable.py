@@ -54,7 +54,7 @@ def sayings() -> list[str]:
 
 def carried_over(library: Any, padding: Padding, folder: Path) -> InputProcessor:
     """The preparation that a converted model has in place of a tokenizer of open_clip's."""
-    recipe = openclip_portable.recipe_of(library, padding)
+    recipe = openclip_portable.describe_recipe(library, padding)
     kind = openclip_portable.save_vocabulary(library, folder)
     return read_preparation(folder, {"kind": kind, **recipe.as_json()}, ModelOptions())
 
@@ -88,7 +88,7 @@ def test_a_hugging_face_tokenizer_in_open_clip_is_described_exactly(
 def test_open_clips_transform_is_described_exactly(mode: str, resize_mode: str) -> None:
     config = PreprocessCfg(size=48, resize_mode=resize_mode)
     *steps, to_tensor, _ = image_transform_v2(config, is_train=False).transforms
-    preprocess = Preprocess(openclip_portable.geometry_of(config))
+    preprocess = Preprocess(openclip_portable.describe_geometry(config))
     for width, height in [(64, 48), (48, 48), (101, 60), (60, 101), (7, 33), (500, 499)]:
         levels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
         image = Image.fromarray(levels).convert("L" if mode == "I;16" else mode).convert(mode)
@@ -119,7 +119,7 @@ def test_siglip_1s_tokenizer_is_described_exactly(tmp_path: Path) -> None:
 
 def test_what_cannot_be_described_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="mode 'longest'"):
-        openclip_portable.geometry_of(PreprocessCfg(resize_mode="longest"))
+        openclip_portable.describe_geometry(PreprocessCfg(resize_mode="longest"))
     with pytest.raises(ConversionError, match="SimpleTokenizer"):
         openclip_portable.save_vocabulary(texts.SimpleTokenizer(reduction_mask="simple"), tmp_path)
     with pytest.raises(ConversionError, match="needs transformers"):

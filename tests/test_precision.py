@@ -9,7 +9,7 @@ import pytest
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions, Precision, Runtime
-from backends.precision import log_choice, tell_refusal, usable
+from backends.precision import log_choice, log_refusal, usable
 from tests.golden_cases import GOLDEN, RUNTIMES
 from tests.lesser_cpu import said_on_a_lesser_cpu
 from tests.service import CONVERTED, ROOT, running
@@ -61,7 +61,7 @@ def test_the_log_says_what_there_is_and_what_is_used(
 def test_a_warning_says_why_what_was_asked_for_is_not_used(
     wanted: Precision | None, used: Precision, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert tell_refusal(wanted, used, "it cannot") == sentence
+    assert log_refusal(wanted, used, "it cannot") == sentence
     assert warnings_of(caplog) == [sentence] * bool(sentence)
 
 

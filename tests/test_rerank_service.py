@@ -14,6 +14,7 @@ from schemathesis import GenerationMode
 from tests.golden_rerankers import GOLDEN_RERANKERS, RERANKERS, pair_cases, recorded_meta
 from tests.service import ROOT, Service, environment, running
 from tests.test_openapi import check_all
+from web.endpoints import ENDPOINTS
 
 TOLERANCE = 1e-4
 
@@ -114,8 +115,9 @@ def test_every_answer_is_one_that_the_description_announces(
     paths = description.raw_schema["paths"]
     posts = [path for path, operations in paths.items() if "post" in operations]
 
-    assert posts == ["/rerank"]
-    check_all(description["/rerank"]["POST"], mode)
+    assert posts == [path for one in ENDPOINTS if one.scores for path in one.paths]
+    for path in posts:
+        check_all(description[path]["POST"], mode)
 
 
 @pytest.mark.parametrize("name", RERANKERS)
@@ -139,7 +141,7 @@ def test_every_recorded_score_comes_back_over_http(name: str, tmp_path: Path) ->
 
     text = log.read_text()
     assert "a reranker (" in text
-    assert "POST /rerank, GET /meta" in text
+    assert "POST /rerank, POST /v2/rerank, POST /v1/ranking, GET /meta" in text
     assert "/vectorize" not in text
 
 

@@ -21,10 +21,10 @@ from backends.embed import embed, embed_all, score
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Pair, Precision, Runtime, TextMode
-from backends.quantization.quantization_check import MOST_MEDIAN_SHIFT, compare_rough
+from backends.quantization.quantization_check import MAX_MEDIAN_SHIFT, compare_rough
 from backends.runtimes.openvino.cpu_capabilities import precisions
 from backends.similarity import same_order
-from backends.text_folder import kind_of
+from backends.text_folder import detect_kind
 from bench.trained import docstrings, trained_model
 from errors import ConversionError, InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_MODE, EVERY_RUNTIME
@@ -223,7 +223,7 @@ def cutting_the_beginning(model: Path) -> None:
     [
         (without_head, "its weights lack classifier.bias, classifier.weight"),
         (with_a_decoder, r"it is a decoder \(qwen3\), and only encoders are served as rerankers"),
-        (cutting_the_beginning, "its tokenizer .* cuts texts at their ends"),
+        (cutting_the_beginning, "its tokenizer .* does not truncate at the end"),
     ],
     ids=["no head", "a decoder", "cut at the beginning"],
 )
@@ -240,8 +240,8 @@ def test_what_gives_no_meaningful_score_is_refused(
 def test_the_architecture_alone_tells_a_reranker_from_an_embedder(
     name: str, tmp_path: Path
 ) -> None:
-    assert kind_of(detect(GOLDEN_RERANKERS / name)) == "reranker"
-    assert kind_of(detect(copy_of(name, tmp_path, architectures=["BertModel"]))) == "encoder"
+    assert detect_kind(detect(GOLDEN_RERANKERS / name)) == "reranker"
+    assert detect_kind(detect(copy_of(name, tmp_path, architectures=["BertModel"]))) == "encoder"
     assert reranker(name).towers.keys() == {"pair"}
 
 
@@ -461,7 +461,7 @@ def test_a_reranker_is_served_in_fewer_bits_under_another_name(
     assert (model.info.precision, model.info.refused) == (precision, "")
     assert model.info.score_space not in ("", exact.info.score_space)
     expected, given = (embed(one.towers["pair"], pairs)[:, 0] for one in (exact, model))
-    assert np.median(np.abs(expected - given)) <= MOST_MEDIAN_SHIFT * expected.std()
+    assert np.median(np.abs(expected - given)) <= MAX_MEDIAN_SHIFT * expected.std()
     assert same_order(expected, given) >= 0.93  # of random weights; see the trained network below
 
 
@@ -507,7 +507,7 @@ def test_scores_that_8_bits_move_too_far_are_refused() -> None:
 
     told = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
     assert told.startswith("scores differ from float32 by 0.050 of their standard deviation")
-    assert told.endswith("1.000 of two are in the same order")
+    assert told.endswith("1.000 of all pairs keep their order")
     for given in (logits + np.float32(0.2 * spread), strange, far):
         with pytest.raises(ConversionError, match="scores differ too much from those in float32"):
             compare_rough({"pair": logits}, {"pair": given})

@@ -153,7 +153,7 @@ def test_a_conversion_that_did_not_cut_is_not_used(tmp_path: Path) -> None:
 
 
 def test_only_the_prompts_that_its_library_would_take_are_taken() -> None:
-    prompts = Prompts.of_json({"query": "q: ", "passage": "p: ", "document": None})
+    prompts = Prompts.from_json({"query": "q: ", "passage": "p: ", "document": None})
 
     assert prompts == Prompts("q: ", "")
 

@@ -38,16 +38,16 @@ def copy_of_golden(cache: Path) -> Path:
 
 
 def test_a_change_of_the_model_is_noticed(model: Path) -> None:
-    before = fingerprint.of_content(detect(model))
-    assert before == fingerprint.of_content(detect(GOLDEN / "openai"))
+    before = fingerprint.digest_content(detect(model))
+    assert before == fingerprint.digest_content(detect(GOLDEN / "openai"))
     weights = model / "openai_clip/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    changed = fingerprint.of_content(detect(model))
+    changed = fingerprint.digest_content(detect(model))
     (model / "openai_clip_processor/more.txt").touch()
 
-    assert len({before, changed, fingerprint.of_content(detect(model))}) == 3
+    assert len({before, changed, fingerprint.digest_content(detect(model))}) == 3
 
 
 def test_content_is_read_only_where_times_or_sizes_differ(
@@ -60,7 +60,7 @@ def test_content_is_read_only_where_times_or_sizes_differ(
     assert converted(detect(model), options) == kept
 
     (kept / "source.json").write_text(json.dumps(fingerprint.stamps(detect(model))))
-    monkeypatch.delattr(fingerprint, "of_content")
+    monkeypatch.delattr(fingerprint, "digest_content")
     assert converted(detect(model), options) == kept
 
 
@@ -109,7 +109,7 @@ def test_neither_code_nor_a_librarys_version_converts_anew(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = copy_of_golden(tmp_path / "cache")
-    monkeypatch.setattr(fingerprint, "of_code", lambda: "new code")
+    monkeypatch.setattr(fingerprint, "digest_code", lambda: "new code")
     monkeypatch.setattr(fingerprint, "version", lambda _library: "99")
     monkeypatch.setattr(conversion_cache, "_convert", nothing_is_converted)
 
@@ -150,12 +150,12 @@ def test_a_new_recipe_that_cannot_convert_leaves_the_old_ones_work(
     options = replace(OPENVINO, cache_dir=model / "cache")
     old = copy_of_golden(model / "cache")
     monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
-    content = fingerprint.of_content(detect(model))
+    content = fingerprint.digest_content(detect(model))
 
     def refuse(*parts: Path) -> None:
         parts[-1].mkdir()
         identity = Identity("openai", content, 2, ["trained"])
-        Refusal(identity, "it is of another kind", fingerprint.of_code()).write(parts[-1])
+        Refusal(identity, "it is of another kind", fingerprint.digest_code()).write(parts[-1])
 
     monkeypatch.setattr(conversion_cache, "_convert", refuse)
     with pytest.raises(ConversionError, match="another kind"):
@@ -168,15 +168,15 @@ def test_what_was_refused_is_tried_again_by_another_version(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = replace(OPENVINO, cache_dir=model / "cache")
-    identity = Identity("openai", fingerprint.of_content(detect(model)), 1, ["trained"])
+    identity = Identity("openai", fingerprint.digest_content(detect(model)), 1, ["trained"])
     refused = model / "cache/refused"
     refused.mkdir(parents=True)
-    Refusal(identity, "it is of another kind", fingerprint.of_code()).write(refused)
+    Refusal(identity, "it is of another kind", fingerprint.digest_code()).write(refused)
     with pytest.raises(ConversionError, match="another kind"):
         converted(detect(model), options)
 
     golden = converted(detect(GOLDEN / "openai"), OPENVINO)
-    monkeypatch.setattr(fingerprint, "of_code", lambda: "another version")
+    monkeypatch.setattr(fingerprint, "digest_code", lambda: "another version")
     monkeypatch.setattr(conversion_cache, "_convert", converted_by(recipe=1, like=golden))
     assert Description.read(converted(detect(model), options)).identity.content == identity.content
 
@@ -186,14 +186,14 @@ def test_files_behind_links_and_files_that_nobody_can_read(tmp_path: Path) -> No
     shutil.copytree(GOLDEN / "openai", root)
     (root / "openai_clip").rename(tmp_path / "elsewhere")
     (root / "openai_clip").symlink_to(tmp_path / "elsewhere")
-    before = fingerprint.of_content(detect(root))
+    before = fingerprint.digest_content(detect(root))
     (tmp_path / "elsewhere/config.json").write_text("{}")
-    assert fingerprint.of_content(detect(root)) != before
+    assert fingerprint.digest_content(detect(root)) != before
 
     notes = root / "openai_clip/notes.txt"
     notes.touch(mode=0)
     assert "openai_clip/notes.txt" in fingerprint.stamps(detect(root))
-    assert fingerprint.of_content(detect(root)) != before
+    assert fingerprint.digest_content(detect(root)) != before
 
 
 def test_conversions_that_were_killed_are_not_begun_for_ever(

@@ -12,7 +12,7 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import EncodeParams, ModelOptions, Precision, Runtime
-from backends.text_folder import most_tokens
+from backends.text_folder import max_tokens
 from config import Settings
 from errors import InvalidInputError
 from tests.golden_cases import EVERY_RUNTIME, Case, assert_same
@@ -142,7 +142,7 @@ def test_it_is_in_8_bits_unless_something_else_is_asked_for(tmp_path: Path) -> N
 def test_it_is_cut_where_the_tokenizer_or_the_model_says_or_at_512(
     stated: int | None, positions: int | None, read: int
 ) -> None:
-    assert most_tokens(stated, positions) == read
+    assert max_tokens(stated, positions) == read
 
 
 def test_an_onnx_folder_whose_tokenizer_says_no_length_is_served(tmp_path: Path) -> None:

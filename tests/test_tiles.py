@@ -13,7 +13,7 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
-from backends.preprocessing.header import size_of
+from backends.preprocessing.header import read_size
 from backends.preprocessing.tiles import Tiling
 from config import Settings
 from errors import RequestTooLargeError
@@ -118,7 +118,7 @@ def with_much_metadata(image: Image.Image) -> bytes:
     ],
 )
 def test_the_header_of_a_file_tells_the_size(file: Callable[[Image.Image], bytes]) -> None:
-    assert size_of(file(images((643, 482))[0])) == (643, 482)
+    assert read_size(file(images((643, 482))[0])) == (643, 482)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_file_whose_beginning_does_not_tell_its_size_is_estimated_at_the_most(
 ) -> None:
     processor = golden_model("modernvbert", "trained").towers["image"].processor
 
-    assert size_of(raw) in {None, (0, 0)}
+    assert read_size(raw) in {None, (0, 0)}
     assert processor.estimate(raw) == 17
 
 

@@ -14,12 +14,12 @@ EVERY_MODEL = pytest.mark.parametrize("name", [*LAYOUTS, *NETWORKS, "model2vec",
 TEXT = "a photo of a cat and two cats"
 
 
-def model_of(name: str, runtime: Runtime) -> Model:
+def make_model(name: str, runtime: Runtime) -> Model:
     return golden_model(name, "trained", runtime) if name in LAYOUTS else text_model(name, runtime)
 
 
 def texts_of(name: str, runtime: Runtime) -> InputProcessor:
-    return model_of(name, runtime).towers["text"].processor
+    return make_model(name, runtime).towers["text"].processor
 
 
 def ids_of(processor: InputProcessor, text: str) -> list[int]:
@@ -36,7 +36,7 @@ def test_the_ids_of_a_text_are_that_text(name: str, runtime: Runtime) -> None:
     processor = texts_of(name, runtime)
     ids = ids_of(processor, TEXT)
 
-    text = processor.text_of(ids)
+    text = processor.decode(ids)
 
     assert text.split() == TEXT.split()
     assert ids_of(processor, text) == ids
@@ -46,7 +46,7 @@ def test_the_ids_of_a_text_are_that_text(name: str, runtime: Runtime) -> None:
 def test_both_runtimes_make_the_same_text_of_ids(name: str) -> None:
     one, other = (texts_of(name, runtime) for runtime in ("openvino", "torch"))
 
-    assert one.text_of(ids_of(one, TEXT)) == other.text_of(ids_of(other, TEXT))
+    assert one.decode(ids_of(one, TEXT)) == other.decode(ids_of(other, TEXT))
 
 
 @EVERY_RUNTIME
@@ -54,7 +54,7 @@ def test_both_runtimes_make_the_same_text_of_ids(name: str) -> None:
 def test_tokens_that_are_bytes_are_letters_again(name: str, runtime: Runtime) -> None:
     processor = texts_of(name, runtime)
 
-    assert processor.text_of(ids_of(processor, "zwölf émigrés 😀")) == "zwölf émigrés 😀"
+    assert processor.decode(ids_of(processor, "zwölf émigrés 😀")) == "zwölf émigrés 😀"
 
 
 @EVERY_RUNTIME
@@ -64,7 +64,7 @@ def test_what_is_no_id_is_told(name: str, runtime: Runtime) -> None:
 
     for strange in (-1, 500_000, 2**32, 2**70):
         with pytest.raises(InvalidInputError, match=f"^{strange} is the id of no token"):
-            processor.text_of([5, strange])
+            processor.decode([5, strange])
 
 
 @pytest.mark.parametrize("name", ["openai", "openclip", "sentence_transformers", "siglip1"])
@@ -72,10 +72,10 @@ def test_many_threads_read_ids_beside_texts(name: str) -> None:
     """Tokenizers of transformers change themselves at every text."""
     processor = texts_of(name, "torch")
     texts = ["a photo of a cat " * (number % 20 + 1) for number in range(60)]
-    expected = [processor.text_of(ids_of(processor, text)) for text in texts]
+    expected = [processor.decode(ids_of(processor, text)) for text in texts]
 
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda text: processor.text_of(ids_of(processor, text)), texts)
+        found = pool.map(lambda text: processor.decode(ids_of(processor, text)), texts)
 
     assert list(found) == expected
 
@@ -84,4 +84,4 @@ def test_images_have_no_vocabulary() -> None:
     images = golden_model("openai", "trained").towers["image"].processor
 
     with pytest.raises(InvalidInputError, match="no vocabulary"):
-        images.text_of([1])
+        images.decode([1])

@@ -13,7 +13,7 @@ from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
-from backends.text_folder import ENCODERS, kind_of, why_no_encoder
+from backends.text_folder import ENCODERS, detect_kind, why_no_encoder
 from config import Settings
 from errors import DownloadError, ModelFolderError
 from fetch.hub import Snapshot, Wanted
@@ -112,9 +112,7 @@ def test_without_openvino_it_is_openvino_that_is_missed(file: str) -> None:
 
     assert answer.returncode == 1
     sentence = answer.stderr.splitlines()[-1]
-    assert sentence.startswith(
-        "DeviceUnavailableError: OpenVINO computes this model, and cannot be"
-    )
+    assert sentence.startswith("DeviceUnavailableError: this model needs OpenVINO, which cannot be")
     assert sentence.endswith("install requirements-serve.txt")
     assert "torch" not in sentence
 
@@ -157,7 +155,7 @@ def test_what_is_no_encoder_is_refused_with_its_type_and_the_list(
 
 def test_a_reranker_by_an_onnx_file_alone_is_refused(tmp_path: Path) -> None:
     root = described(tmp_path / "models", architectures=["BertForSequenceClassification"])
-    assert kind_of(detect(root)) == "reranker"
+    assert detect_kind(detect(root)) == "reranker"
 
     shutil.copy(GOLDEN_TEXTS / "onnx/model/model_quantized.onnx", root / "model")
     with pytest.raises(ModelFolderError, match="holds BertForSequenceClassification, which does"):
@@ -170,7 +168,7 @@ def test_it_is_refused_before_a_conversion_with_and_without_torch(tmp_path: Path
         answer = start(root, libraries)
         assert answer.returncode == 1
         sentence = answer.stderr.splitlines()[-1]
-        assert "holds BertForTokenClassification, which does not give vectors" in sentence
+        assert "holds BertForTokenClassification, which does not embed texts" in sentence
         assert "Converting" not in answer.stderr
 
 
@@ -180,7 +178,7 @@ def test_a_head_that_is_left_off_and_no_architecture_are_accepted(
 ) -> None:
     root = described(tmp_path / "models", architectures=architectures)
 
-    assert kind_of(detect(root)) == "encoder"
+    assert detect_kind(detect(root)) == "encoder"
     assert load_replica(detect(root), ModelOptions()).info.family == "BERT"
 
 

@@ -105,7 +105,7 @@ def test_a_copy_is_the_same_space_and_another_byte_is_another(runtime: str, tmp_
 def test_another_version_of_code_or_of_a_library_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {space_of(GOLDEN / "openai", options) for options in (OPENVINO, ModelOptions())}
     monkeypatch.setattr(fingerprint, "version", lambda _library: "99")
-    monkeypatch.setattr(fingerprint, "of_code", lambda: "another")
+    monkeypatch.setattr(fingerprint, "digest_code", lambda: "another")
     after = {space_of(GOLDEN / "openai", options) for options in (OPENVINO, ModelOptions())}
 
     assert before == after
@@ -130,7 +130,7 @@ def test_a_converted_model_keeps_the_space_that_it_was_made_in(
     monkeypatch.setitem(PREPROCESSING_VERSIONS, "openai", 2)
 
     assert space_of(alone, replace(OPENVINO, cache_dir=None)) == before
-    assert Description.read(alone).identity.content == fingerprint.of_content(
+    assert Description.read(alone).identity.content == fingerprint.digest_content(
         detect(GOLDEN / "openai")
     )
 
@@ -139,7 +139,7 @@ def test_a_model_that_was_converted_is_not_read_again_for_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     converted(detect(GOLDEN / "openai"), OPENVINO)
-    monkeypatch.delattr(fingerprint, "of_content")
+    monkeypatch.delattr(fingerprint, "digest_content")
 
     assert space_of(GOLDEN / "openai", replace(OPENVINO, runtime="torch"))
 
@@ -156,7 +156,7 @@ def test_another_precision_is_another_space(precision: Precision) -> None:
         assert (info.vector_space == exact) == (info.precision == "float32")
     assert {info.vector_space for info in by_runtime if info.precision == precision} <= {
         Identity(
-            "openai", fingerprint.of_content(detect(GOLDEN / "openai")), 1, IDENTITY.text_modes
+            "openai", fingerprint.digest_content(detect(GOLDEN / "openai")), 1, IDENTITY.text_modes
         ).vector_space(dict.fromkeys(FLOAT32, precision))
     }
 

@@ -17,7 +17,7 @@ from backends.embed import embed, embed_all
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Runtime
-from backends.preprocessing.tokens import Known, known_by, known_of
+from backends.preprocessing.tokens import VocabularyInfo, describe_tokens, describe_vocabulary
 from errors import InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model
@@ -94,23 +94,23 @@ def test_open_clips_defaults_are_said_aloud(
 
     load_replica(detect(root), ModelOptions())
     (warning,) = warnings_of(caplog)
-    assert "does not say how its images are prepared" in warning
+    assert "does not configure how images are preprocessed" in warning
     assert "mean=(0.48145466, 0.4578275, 0.40821073)" in warning
 
 
 def test_a_vocabulary_has_words_where_a_token_has_letters_and_is_not_special() -> None:
     empty = {"[PAD]": 0, "<s>": 1, "<|endoftext|>": 2, "\u2581": 3, "MASK": 4}
 
-    assert known_of(empty, {"MASK"}) == Known(5, has_words=False)
-    assert known_of({**empty, "a": 9}, {"MASK"}) == Known(10, has_words=True)
-    assert known_of({}, ()) == Known(0, has_words=False)
+    assert describe_tokens(empty, {"MASK"}) == VocabularyInfo(5, has_words=False)
+    assert describe_tokens({**empty, "a": 9}, {"MASK"}) == VocabularyInfo(10, has_words=True)
+    assert describe_tokens({}, ()) == VocabularyInfo(0, has_words=False)
 
 
 @pytest.mark.parametrize(("largest", "ids"), [(1, 2), (7, 8)])
 def test_the_ids_of_a_vocabulary_are_counted_to_the_largest(largest: int, ids: int) -> None:
     vocabulary = Vocabulary(WordPiece({"[UNK]": 0, "a": largest}, unk_token="[UNK]"))
 
-    assert known_by(vocabulary) == Known(ids, has_words=True)
+    assert describe_vocabulary(vocabulary) == VocabularyInfo(ids, has_words=True)
 
 
 # The weights of tokens' embeddings, which lose their last rows, and where their number is said.

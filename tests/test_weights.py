@@ -16,7 +16,7 @@ from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import ModelOptions
-from backends.parity_inputs import proof_inputs
+from backends.parity_inputs import parity_inputs
 from backends.runtimes.openvino.constants import refuse_unfit_weights
 from backends.runtimes.openvino.core import read_network
 from backends.weights import common_prefix, strange_prefix
@@ -93,7 +93,7 @@ def test_other_names_and_weights_that_nothing_needs_change_no_vector(
 
     for modality, tower in model.towers.items():
         expected = original.towers[modality]
-        inputs = proof_inputs(modality, expected, 20)[:2]
+        inputs = parity_inputs(modality, expected, 20)[:2]
         np.testing.assert_array_equal(embed(tower, inputs), embed(expected, inputs))
 
 

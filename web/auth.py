@@ -8,28 +8,48 @@ makes Basic of the credentials in a URL, and so does a browser.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
-from collections.abc import Sequence
+import logging
 
-from pydantic import SecretStr
 from starlette.types import Scope
 
-from errors import UnauthorizedError
+from config import Settings, allowed_tokens
+from errors import ConfigurationError, UnauthorizedError
 from web.headers import header_of
+from web.logs import on_one_line
+
+logger = logging.getLogger(__name__)
 
 # How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
 # and a password where Basic stands alone.
 CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
-_PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
+PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
+METRICS = "/metrics"
 
 
 class TokenAuth:
-    """Checks tokens; without any, everybody may ask."""
+    """Checks tokens; without any, everybody may ask.
 
-    def __init__(self, tokens: Sequence[SecretStr] = ()) -> None:
-        self._tokens = [token.get_secret_value().encode() for token in tokens]
+    Args:
+        settings: they name the tokens, and say whether Prometheus needs one.
+
+    Raises:
+        ConfigurationError: the file of tokens cannot be read, or holds none.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._tokens = allowed_tokens(settings)
+        self._open = PROBES | ({METRICS} if settings.metrics_without_token else set())
+        self._failed_logins = FailedLogins()
+
+    @property
+    def asks(self) -> bool:
+        """Whether a token is needed."""
+        return bool(self._tokens)
 
     def check(self, path: str, scope: Scope) -> None:
         """Let a request pass, by its path below the prefix and its header `Authorization`.
@@ -37,16 +57,68 @@ class TokenAuth:
         Raises:
             UnauthorizedError: it must bring a token, and brings none that is allowed.
         """
-        if not self._tokens or path in _PROBES:
+        if not self._tokens or path in self._open:
             return
         given = _token_of(header_of(scope, b"authorization"))
         # All are compared, each in constant time: how long it takes tells nothing of them.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):
+            self._failed_logins.add(path, scope, had_token=bool(given))
             raise UnauthorizedError(
                 "send a token that is allowed: Authorization: Bearer <token>, or as the password "
                 "of HTTP Basic"
             )
+
+    async def follow_file(self, every_s: float = 10) -> None:
+        """Read the file of tokens again and again, so that its tokens can be replaced."""
+        told = ""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                tokens = allowed_tokens(self._settings)
+            except ConfigurationError as error:
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("%s; the tokens that it held before are still allowed", told)
+                continue
+            told = ""
+            if tokens != self._tokens:
+                self._tokens = tokens
+                logger.info("The tokens were replaced: %d are allowed now", len(tokens))
+
+
+class FailedLogins:
+    """Warns of requests without an allowed token: at once of the first, then once a minute.
+
+    Args:
+        pause_s: the time between two warnings.
+    """
+
+    def __init__(self, pause_s: float = 60) -> None:
+        self._pause_s = pause_s
+        self._count = 0
+        self._last = ""
+        self._next: asyncio.TimerHandle | None = None
+
+    def add(self, path: str, scope: Scope, had_token: bool) -> None:
+        """Count one."""
+        host, _ = scope.get("client") or ("an unknown address", 0)  # uvicorn knows trusted proxies
+        brought = "a token that is not allowed" if had_token else "no token"
+        self._count += 1
+        self._last = f"from {on_one_line(host)}, with {brought}, for {on_one_line(path)}"
+        if self._next is None:
+            self._warn()
+
+    def _warn(self) -> None:
+        self._next = None
+        if self._count:
+            logger.warning(
+                "Failed logins: %d since the last such line, the last one %s",
+                self._count,
+                self._last,
+            )
+            self._count = 0
+            self._next = asyncio.get_running_loop().call_later(self._pause_s, self._warn)
 
 
 def _token_of(authorization: str) -> bytes:

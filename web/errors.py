@@ -58,7 +58,8 @@ class ErrorResponder:
         record.refused, record.sentence = refusal.reason, refusal.sentence
         path = f"{record.endpoint or record.path}/"
         claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
-        shape = next(claimed, self._formats[-1])  # `*` is a path that nobody claims
+        # `*` is a path that nobody claims.
+        shape = record.errors or next(claimed, self._formats[-1])
         status = shape.status(refusal.status)
         response = Response(shape.body(refusal), status, media_type="application/json")
         for name, value in _headers_of(error):

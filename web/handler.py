@@ -73,6 +73,8 @@ class EndpointHandler:
         times = record.context.times
         times.read_began_s = time.perf_counter()
         async with service.body_reader.read_body(request) as body:
+            endpoint = endpoint.of_body(body)
+            record.errors = endpoint.errors
             ask: ParsedRequest = endpoint.parse(body)
             body.clear()  # the memory is wanted for the images
             times.read_ended_s = time.perf_counter()

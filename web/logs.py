@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from config import Settings
-from web.record import MODALITIES, RequestRecord
+from web.record import MODALITIES, RequestRecord, trace_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +16,8 @@ _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 # Under overload or a broken client they come by the thousand; the metrics count them, and the line
 # about the load sums them up.
 _EXPECTED = {401, 404, 405, 429, 499}
+# Line breaks and colours of a client's choice.
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 def configure(settings: Settings) -> None:
@@ -22,7 +25,9 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler()
     if settings.log_format == "json":
         fields = ["levelname", "name", "message"]
-        handler.setFormatter(JsonFormatter(fields, timestamp=True))
+        # uvicorn brings each of its sentences a second time, with ANSI codes in it.
+        reserved = [*RESERVED_ATTRS, "color_message"]
+        handler.setFormatter(JsonFormatter(fields, reserved_attrs=reserved, timestamp=True))
     else:
         handler.setFormatter(logging.Formatter(_TEXT))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
@@ -34,20 +39,34 @@ def log_request(record: RequestRecord) -> None:
     level = logging.WARNING if is_problem else logging.DEBUG
     if not logger.isEnabledFor(level):
         return
+    trace_id = record.trace_id or trace_id_of(record.headers)
+    path, duration_ms = on_one_line(record.path), round(1000 * record.total_s, 1)
     logger.log(
         level,
-        "%s %s: %d in %.1f ms, %s, request %s%s",
+        "%s %s: %d in %.1f ms, %s, request %s%s%s",
         record.method,
-        _on_one_line(record.path),
+        path,
         record.status,
-        1000 * record.total_s,
+        duration_ms,
         ", ".join(f"{record.items[name]} {name}s" for name in MODALITIES if name in record.items)
         or "no items",
         record.request_id,
-        f": {record.sentence}" if record.sentence else "",
-        extra={"request_id": record.request_id, "status": record.status},
+        f", trace {trace_id}" if trace_id else "",
+        f": {record.sentence.translate(_CONTROLS)}" if record.sentence else "",
+        extra={
+            "method": record.method,
+            "path": path,
+            "endpoint": record.endpoint,
+            "status": record.status,
+            "duration_ms": duration_ms,
+            **{f"{name}s": record.items[name] for name in MODALITIES},
+            "reason": record.refused,
+            "request_id": record.request_id,
+            "trace_id": trace_id,
+        },
     )
 
 
-def _on_one_line(path: str) -> str:
-    return repr(path[:100])[1:-1]  # no line breaks of a client's choice in the log
+def on_one_line(given: str) -> str:
+    """Return what a client has chosen, short and without line breaks or colours."""
+    return given[:100].translate(_CONTROLS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,7 +25,7 @@ from prometheus_client.registry import Collector
 from backends.model import GpuMemory, ModelInfo
 from errors import REASONS
 from inference.capacity import BatchStats
-from inference.timings import STAGES
+from inference.timings import STAGES, Stage
 from vectorizer import Vectorizer
 from web.record import MODALITIES, RequestRecord
 
@@ -34,6 +35,17 @@ _ITEMS = tuple(2**power for power in range(11))
 
 # The time when each series began would be as many lines again, which nobody reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _OfAnswer(NamedTuple):
+    """The series that count the answers of one endpoint with one status.
+
+    An answer by 429 takes next to no time: beside vectors it would make an overload look fast.
+    """
+
+    answers: Counter
+    duration: Histogram
+    stages: Mapping[Stage, Histogram]
 
 
 class Metrics:
@@ -57,7 +69,6 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._registry.register(_States(vectorizer, version, queue_bytes, observer_failures))
         requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
-        self._answers = cache(lambda endpoint, code: requests.labels(endpoint, str(code)))
         items = self._counter("items", "Texts, images and pairs that came in.", "modality")
         self._items = {modality: items.labels(modality) for modality in MODALITIES}
         self._truncated = self._counter(
@@ -68,16 +79,30 @@ class Metrics:
         )
         failures = self._counter("request_failures", "Requests without vectors, and why.", "reason")
         self._failures = {reason: failures.labels(reason) for reason in REASONS}
-        self._total = self._histogram(
-            "request_duration_seconds", "From a request's arrival to its answer.", _SECONDS
+        durations = self._histogram(
+            "request_duration_seconds",
+            "From a request's arrival to its answer.",
+            _SECONDS,
+            "endpoint",
+            "status_class",
         )
         stages = self._histogram(
             "stage_duration_seconds",
             "What a request spent in each stage that it passed; of several items, the slowest's.",
             _SECONDS,
             "stage",
+            "status_class",
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+
+        def series_of(endpoint: str, status: int) -> _OfAnswer:
+            status_class = f"{status // 100}xx"
+            return _OfAnswer(
+                requests.labels(endpoint, str(status)),
+                durations.labels(endpoint, status_class),
+                {stage: stages.labels(stage, status_class) for stage in STAGES},
+            )
+
+        self._series_of = cache(series_of)
         self._batch_items = self._histogram(
             "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
@@ -97,7 +122,11 @@ class Metrics:
 
     def observe_request(self, record: RequestRecord) -> None:
         """Count a request that was answered."""
-        self._answers(record.endpoint, record.status).inc()
+        series = self._series_of(record.endpoint, record.status)
+        series.answers.inc()
+        series.duration.observe(record.total_s)
+        for stage, seconds in record.stages_s.items():
+            series.stages[stage].observe(seconds)
         for modality, count in record.items.items():
             self._items[modality].inc(count)
         if record.truncated:
@@ -106,9 +135,6 @@ class Metrics:
             self._no_tokens.inc(len(record.no_tokens))
         if record.refused:
             self._failures[record.refused].inc()
-        self._total.observe(record.total_s)
-        for stage, seconds in record.stages_s.items():
-            self._stages[stage].observe(seconds)
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
         """Count a pass."""

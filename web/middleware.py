@@ -55,7 +55,9 @@ class RecordMiddleware:
         path = read_path(scope)
         is_page = path == "/" and scope["method"] in {"GET", "HEAD"}
         endpoint = "" if is_page else self._endpoints.get(path, "")
-        record = RequestRecord(_request_id(scope), scope["method"], path, endpoint)
+        record = RequestRecord(
+            _request_id(scope), scope["method"], path, endpoint, scope["headers"]
+        )
         service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)
 
@@ -72,9 +74,9 @@ class RecordMiddleware:
             await self._app(scope, receive, send_with_record)
         finally:
             if record.status:  # without one the client was gone before there was an answer
-                log_request(record)
                 if service and record.endpoint:
                     service.on_complete(record)
+                log_request(record)  # with the trace's id, which may be known by now
 
 
 def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:

@@ -69,8 +69,11 @@ def with_endpoints(
         for one in endpoints
         for path in one.paths
     }
-    for one in endpoints:  # with its examples it stands in the operation itself
-        schemas.pop(one.description.request.__name__, None)
+    among_others = {
+        kind for one in endpoints for kind in (one, *one.alternatives) if one.alternatives
+    }
+    for kind in {*endpoints} - among_others:  # with its examples it stands in the operation itself
+        schemas.pop(kind.description.request.__name__, None)
     return {
         **described,
         "paths": {**paths, **described["paths"], **paths},  # first, and with GET where both are
@@ -80,43 +83,46 @@ def with_endpoints(
 
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # of other routes, too
-    for one in endpoints:
-        kinds += [one.description.request, *_answers_of(one), one.errors.schema]
+    for endpoint in endpoints:
+        for one in (endpoint, *endpoint.alternatives):
+            kinds += [one.description.request, *_answers_of(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
 
 def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]) -> dict[str, Any]:
-    about = endpoint.description
-    request = {**schemas[about.request.__name__], "examples": list(about.examples)}
+    forms = (endpoint, *endpoint.alternatives)
+    requests = [one.description.request for one in forms]
+    request = schemas[requests[0].__name__] if len(requests) == 1 else _any_of(map(_ref, requests))
+    examples = [example for one in forms for example in one.description.examples]
     return {
         "tags": ["model"],
-        "summary": about.summary,
+        "summary": endpoint.description.summary,
         "operationId": path[1:].replace("/", "_") or "root",
-        "requestBody": {"required": True, "content": _json(request)},
+        "requestBody": {"required": True, "content": _json({**request, "examples": examples})},
         "responses": {
             "200": {
                 "description": "The scores" if endpoint.scores else "The vectors",
                 "headers": {"X-Truncated": _TRUNCATED} if endpoint.scores else _OF_VECTORS,
-                "content": _json(_schema_of(_answers_of(endpoint))),
+                "content": _json(_schema_of([kind for one in forms for kind in _answers_of(one)])),
             },
-            **error_responses(STATUS.values(), endpoint.errors),
+            **error_responses(STATUS.values(), *(one.errors for one in forms)),
         },
     }
 
 
 def error_responses(
-    statuses: Iterable[int], errors: ErrorFormat | None = None
+    statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers above 399, with the headers that they bring."""
-    shape = errors or SentenceErrors()
+    """Describe the answers above 399, with the headers that they bring; of the first format all."""
+    shapes = errors or (SentenceErrors(),)
     return {
         str(status): {
             "description": phrases.get(status, "The client has gone"),
             "headers": _headers(status),
-            "content": _json(_ref(shape.schema)),
+            "content": _json(_any_of(_ref(one.schema) for one in shapes)),
         }
-        for status in sorted({shape.status(status) for status in statuses})
+        for status in sorted({shapes[0].status(status) for status in statuses})
     }
 
 
@@ -134,7 +140,12 @@ def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
 def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
     """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
     schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
-    return {"anyOf": list(schemas)} if len(schemas) > 1 else schemas[0]
+    return _any_of(schemas)
+
+
+def _any_of(schemas: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    known = list(schemas)
+    return {"anyOf": known} if len(known) > 1 else known[0]
 
 
 def _ref(kind: type) -> dict[str, str]:

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from starlette.datastructures import State
 from starlette.types import Scope
 
 from config import VERSION, Settings
-from errors import UnhealthyError
+from errors import ConfigurationError, UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
 from vectorizer import Vectorizer
@@ -25,6 +25,9 @@ from web.load_log import LoadLog
 from web.metrics import Metrics
 from web.page import page_response
 from web.record import RequestRecord
+
+if TYPE_CHECKING:
+    from web.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ async def serving(
     vectorizer: Vectorizer,
     settings: Settings,
     endpoints: Sequence[type[Endpoint[Any]]],
+    access: TokenAuth,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[None]:
     """Put the edge together, as `state.service`, and let metrics and log hear of every batch.
 
@@ -83,6 +88,8 @@ async def serving(
         vectorizer: the model; who loaded it closes it.
         settings: the limits.
         endpoints: the interfaces.
+        access: checks tokens.
+        tracing: makes traces.
 
     Raises:
         ConfigurationError: a setting does not fit the model.
@@ -99,22 +106,45 @@ async def serving(
     for observer in (metrics, load_log):
         vectorizer.observe_batches(observer.observe_batch)
         requests.add(observer.observe_request)
+    if tracing:
+        requests.add(tracing.observe_request)
     service = Service(
         settings,
         vectorizer,
         int(time.time()),
         {kind.paths[0]: kind(settings, vectorizer.info) for kind in endpoints},
         body_reader,
-        TokenAuth(settings.authentication_allowed_tokens),
+        access,
         metrics,
         requests,
         page_response() if settings.debug_page else None,
     )
-    task = background(load_log.run(), name="load-log")
+    tasks = [background(load_log.run(), name="load-log")]
+    if settings.authentication_allowed_tokens_file:
+        tasks.append(background(access.follow_file(), name="tokens-file"))
     state.service = service
     try:
         yield
     finally:
         del state.service
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def tracing_of(settings: Settings) -> Tracing | None:
+    """Return what makes traces, where they are wanted.
+
+    Raises:
+        ConfigurationError: they are, and the library is not installed.
+    """
+    if not settings.trace_exporters:
+        return None
+    try:
+        from web.tracing import Tracing
+    except ImportError as error:
+        raise ConfigurationError(
+            "OTEL_...: traces are wanted, and OpenTelemetry is not installed: "
+            "pip install -r requirements-tracing.txt"
+        ) from error
+    return Tracing(settings.trace_exporters)

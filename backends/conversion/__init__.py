@@ -1,1 +1,1 @@
-"""Converted models: the cache of them, and the jobs that convert a model and check the result."""
+"""Converted models: their cache, the job that converts a model, and the parity check."""

@@ -1,12 +1,12 @@
-"""Converted models: found where they were kept, or made once, in a process of its own.
+"""The conversion cache: finds a converted model, or has a process of its own convert it.
 
     cache_dir/<family>-<text modes>-<recipe>-<content>[-int8]/     see `description.py`
 
-One is known by its identity: the content of the original, the recipe, and the text modes that it
-says it serves; neither by this code nor by a library's version. A process of its own makes it, as
-otherwise torch and the weights would stay in the server's memory; it proves what it has made (see
-`job.py`) before that gets its name. In 8 bits it is made of what was made in float32, by
-another process (`backends/quantization/job.py`).
+The key of an entry is the identity of the model: the content of the original, the version of the
+preprocessing, and the text modes that it serves. Versions of this code and of libraries do not
+count. A process of its own converts, as otherwise torch and the weights would stay in the server's
+memory. It runs the parity check (see `job.py`) before the entry gets its name. Another process
+(`backends/quantization/job.py`) quantizes the float32 entry to int8.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 _SOURCE = "source.json"
 _CONVERT, _QUANTIZE = "backends.conversion.job", "backends.quantization.job"
 _TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
-_MOST_TRIES = 2
-# What serves a precision, the best first; the others are computed from float32.
+_MAX_TRIES = 2
+# The weights that can serve a precision, the best first. Other precisions are computed from
+# float32.
 _SERVING: Mapping[Precision | None, Sequence[Weights]] = {
     None: ("float32", "int8"),
     "int8": ("int8", "float32"),
@@ -46,7 +47,7 @@ _WRITTEN: Sequence[Weights] = ("int8",)
 
 
 class ConversionEntry(NamedTuple):
-    """A folder of the store: a converted model, or the refusal of one."""
+    """A folder of the cache: a converted model, or the reason why it cannot be converted."""
 
     path: Path
     identity: Identity
@@ -55,7 +56,7 @@ class ConversionEntry(NamedTuple):
 
     @property
     def stamps(self) -> fingerprint.Stamps | None:
-        """Of the original's files, where it was converted."""
+        """Sizes and times of the original's files, recorded when it was converted."""
         try:
             stamps: fingerprint.Stamps = json.loads((self.path / _SOURCE).read_text("utf-8"))
         except (OSError, ValueError):
@@ -64,43 +65,43 @@ class ConversionEntry(NamedTuple):
 
 
 def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = False) -> Path:
-    """Return the folder of the converted model; where there is none yet, make it.
+    """Return the folder of the converted model; convert the model first if there is none.
 
     Args:
         folder: the model folder.
-        options: among them the precision: one in float32 serves each.
-        written: whether it shall be there in 8 bits, where these are asked for, so that no start
-            has to make them.
+        options: a conversion in float32 serves any precision.
+        written: whether int8 weights, if the precision is int8, are written to the cache; a start
+            quantizes in memory.
 
     Raises:
-        ConversionError: it cannot be converted, or not be kept; torch may serve it.
-        ModelFolderError: torch would have to convert it, and is not installed; or the folder holds
-            nothing but converted models, and none that fits; or its content cannot be loaded.
+        ConversionError: the model cannot be converted, or not be written; torch may serve it.
+        ModelFolderError: torch, which converts, is not installed; or the folder holds only
+            converted models, and none fits the options; or its content cannot be loaded.
     """
     if folder.family == "converted":
         return _only_one(folder, options)
-    cache = _cache_of(folder, options)
+    cache = _cache_folder(folder, options)
     weights = _WRITTEN if written and options.precision == "int8" else _serving(options)
     try:
         kept = _find(folder, options, weights) or _make(folder, options, weights)
     except (ConversionError, ModelFolderError):
         raise
-    except Exception as error:  # whatever it is, the model can be served without this
+    except Exception as error:  # any failure: torch can serve the model
         raise ConversionError(f"{cache.absolute()}: {describe_error(error)}") from error
     if kept.reason is not None:
         raise ConversionError(kept.reason)
     return kept.path
 
 
-def content_of(folder: ModelFolder, options: ModelOptions) -> str:
-    """Digest the content of a model; where it was converted, that is known without reading it."""
+def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
+    """Return the digest of a model's files; for a converted model it is stored."""
     stamps = fingerprint.stamps(folder)
     known = (kept.identity.content for kept in _all(folder, options) if kept.stamps == stamps)
-    return next(known, None) or fingerprint.of_content(folder)
+    return next(known, None) or fingerprint.digest_content(folder)
 
 
 def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
-    """Tell whether a start can have the model in float32: it is kept so, or can be converted."""
+    """Return whether the model is available in float32: converted already, or convertible."""
     if folder.family == "converted":
         return any(kept.weights == "float32" for kept in _alone(folder, options))
     return find_spec("torch") is not None or _find(folder, options, ("float32",)) is not None
@@ -117,7 +118,7 @@ def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
         )
     if not fitting:
         raise ModelFolderError(
-            f"{where} holds a model in 8 bits, and neither float32 nor the original: unset "
+            f"{where} holds a model in int8, and neither float32 nor the original: unset "
             f"PRECISION={options.precision}, or bring the original back"
         )
     if len({kept.identity.content for kept in fitting}) > 1:
@@ -131,7 +132,7 @@ def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
 
 
 def _alone(folder: ModelFolder, options: ModelOptions) -> list[ConversionEntry]:
-    """Return what lies there without the original, for this text mode."""
+    """Return the converted models of a folder without the original, for this text mode."""
     every = map(_kept, lone_conversions(folder.root))
     return [kept for kept in every if options.text_mode in kept.identity.text_modes]
 
@@ -140,14 +141,14 @@ def _serving(options: ModelOptions) -> Sequence[Weights]:
     return _SERVING.get(options.precision, ("float32",))
 
 
-def _cache_of(folder: ModelFolder, options: ModelOptions) -> Path:
+def _cache_folder(folder: ModelFolder, options: ModelOptions) -> Path:
     return options.cache_dir or folder.root / CONVERSIONS
 
 
 def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry]:
-    """Give what is kept of models of this family by its present recipe, refusals last."""
-    # An image may bring what another cache does not hold.
-    places = dict.fromkeys((_cache_of(folder, options), folder.root / CONVERSIONS))
+    """Yield the entries of this family and its current preprocessing version, refusals last."""
+    # A container image may hold a conversion that RUNTIME_CACHE_DIR does not.
+    places = dict.fromkeys((_cache_folder(folder, options), folder.root / CONVERSIONS))
     recipe = PREPROCESSING_VERSIONS[folder.family]
     for kept in chain(*map(_converted_in, places), *map(_refused_in, places)):
         if (kept.identity.family, kept.identity.recipe) == (folder.family, recipe):
@@ -166,7 +167,7 @@ def _kept(path: Path) -> ConversionEntry:
 def _refused_in(place: Path) -> Iterator[ConversionEntry]:
     for path in Refusal.all_in(place):
         refusal = Refusal.read(path)
-        if refusal.code == fingerprint.of_code():
+        if refusal.code == fingerprint.digest_code():
             yield ConversionEntry(path, refusal.identity, reason=refusal.reason)
 
 
@@ -184,17 +185,17 @@ def _find(
     unchanged = next((kept for kept in fitting if kept.stamps == stamps), None)
     if unchanged or not fitting:
         return unchanged
-    content = fingerprint.of_content(folder)
+    content = fingerprint.digest_content(folder)
     return next((kept for kept in fitting if kept.identity.content == content), None)
 
 
 def _make(
     folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
 ) -> ConversionEntry:
-    cache = _cache_of(folder, options)
+    cache = _cache_folder(folder, options)
     try:
         with staging(cache, wait=True) as scratch:
-            # Another start may have made it meanwhile.
+            # Another process may have converted it meanwhile.
             return _find(folder, options, weights) or _make_in(scratch, folder, options)
     except DownloadError as error:
         raise ConversionError(
@@ -215,7 +216,7 @@ def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Conve
         made = _in_8_bits(made, scratch, ends_s - time.monotonic())
     if made is exact:
         return made
-    cache, name = _cache_of(folder, options), _name_of(made)
+    cache, name = _cache_folder(folder, options), _folder_name(made)
     made.path.rename(scratch / name)
     install(scratch, cache, [name])
     if made.reason is None:
@@ -230,17 +231,17 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Co
             "and torch, which would do that, is not installed: run download.py --convert in the "
             "custom image, or install requirements.txt"
         )
-    content, stamps = fingerprint.of_content(folder), fingerprint.stamps(folder)
+    content, stamps = fingerprint.digest_content(folder), fingerprint.stamps(folder)
     target = scratch / "made"
     mark = f"{folder.family}-{options.text_mode}-{content[:16]}.tries"
-    with _tried(_cache_of(folder, options) / mark):
+    with _tried(_cache_folder(folder, options) / mark):
         _convert(folder, options, content, target)
     (target / _SOURCE).write_text(json.dumps(stamps), "utf-8")
     return next(chain(_converted_in(scratch), _refused_in(scratch)))
 
 
 def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> ConversionEntry:
-    """Make the same model in 8 bits; where it is not the same, there is no other than this one."""
+    """Quantize an entry to int8; return the float32 entry if the quantization check fails."""
     target = scratch / "in-8-bits"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
     try:
@@ -257,22 +258,22 @@ def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Conve
 
 
 def _note_refusal(path: Path, why: str) -> None:
-    """Leave beside float32 why it is not in 8 bits, for a start that nobody tells PRECISION."""
+    """Record in the float32 entry why there is no int8, for a start without PRECISION."""
     description = Description.read(path)
     if description.refused != why:
         with suppress(OSError):  # it serves all the same
             replace(description, refused=why).write(path)
 
 
-def _name_of(kept: ConversionEntry) -> str:
-    """Name a folder for people; no start relies on it."""
+def _folder_name(kept: ConversionEntry) -> str:
+    """Return a readable folder name; the service reads `model.json` and not the name."""
     identity, modes = kept.identity, "-".join(sorted(kept.identity.text_modes))
     name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
     return name if kept.weights == "float32" else f"{name}-{kept.weights}"
 
 
 def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
-    """Delete what older recipes made of the same model, now that there is a better one."""
+    """Delete the entries of the same model by older versions of the preprocessing."""
     for other in list(_converted_in(cache)):
         identity = other.identity
         same = (identity.family, identity.content) == (made.family, made.content)
@@ -284,13 +285,13 @@ def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
 
 @contextmanager
 def _tried(mark: Path) -> Iterator[None]:
-    """Count tries that did not come to an end: a kill for want of memory may take us along.
+    """Count conversions that did not end: the kernel may kill this process for want of memory.
 
     Raises:
-        ConversionError: there were enough of them.
+        ConversionError: too many conversions did not end.
     """
     tries = int(mark.read_text() or 0) if mark.is_file() else 0
-    if tries >= _MOST_TRIES:
+    if tries >= _MAX_TRIES:
         raise ConversionError(
             f"{tries} conversions were killed, perhaps for want of memory: one takes four times "
             f"the size of the weights. Delete {mark.absolute()} to try again"

@@ -1,13 +1,13 @@
-"""A converted model's `model.json`: all that its other files do not say, so that it serves alone.
+"""A converted model's `model.json`: with it, a folder serves without the original.
 
-    model.json          identity, what the weights are (and why not 8 bits, if these failed), what
-                        is shown of the model, and for each tower its preparation (kind and
+    model.json          identity, type of the weights (and why not int8, if that failed), facts
+                        for `/meta`, and for each tower its input processor (kind and
                         parameters) and its network (kind and file)
     tokenizer.json      the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
     text.xml, text.bin, image.xml, image.bin       the networks; of those in stages, a pair a stage
     source.json         the sizes and times of the original's files, where it was converted
 
-In place of all but `source.json`, a model that could not be converted has a `refusal.json`.
+A model that could not be converted has a `refusal.json` in place of all but `source.json`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TowerDescription:
     """One tower of a converted model.
 
     Attributes:
-        preparation: its kind, and the kind's parameters.
-        network: its kind, and its file or files.
+        preparation: the kind of its input processor, and its parameters.
+        network: the kind of its network, and its files.
     """
 
     preparation: Described
@@ -45,7 +45,7 @@ class TowerDescription:
 
     @property
     def files(self) -> Sequence[str]:
-        """The networks' descriptions in its folder; of one in stages, those of all stages."""
+        """The names of the network files in its folder; for a network in stages, one a stage."""
         return [stage["file"] for stage in self.network.get("stages", [self.network])]
 
 
@@ -54,11 +54,11 @@ class Description:
     """A converted model.
 
     Attributes:
-        identity: what it was made of.
-        shown: what a `ModelInfo` says of it, whatever computes it.
+        identity: the original, its preprocessing version and its text modes.
+        shown: the fields of `ModelInfo` that do not depend on the runtime.
         towers: one for each modality.
-        weights: what those of its products are.
-        refused: why it could not be written in 8 bits, where these were asked for; else empty.
+        weights: the type of the weights of matrix products.
+        refused: why it was not quantized to int8, if int8 was requested; else empty.
     """
 
     identity: Identity
@@ -69,11 +69,11 @@ class Description:
 
     @property
     def made_for(self) -> Precision | None:
-        """The precision that was asked for when it was written; None for none in particular."""
+        """The precision that was requested at the conversion; None if there was none."""
         return "int8" if self.weights == "int8" or self.refused else None
 
     @classmethod
-    def of(
+    def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
     ) -> Description:
         """Describe a model."""
@@ -83,27 +83,28 @@ class Description:
         return cls(identity, shown, towers)
 
     def write(self, folder: Path) -> None:
-        """Write it into a converted model's folder."""
+        """Write `model.json` into a folder."""
         _write(folder / DESCRIPTION, {"format": FORMATS[self.weights], **asdict(self)})
 
     @classmethod
     def read(cls, folder: Path) -> Description:
-        """Read it from there."""
+        """Read it from a folder."""
         parts = _read(folder / DESCRIPTION)
         towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
-        weights = parts.get("weights", "float32")  # said since there are others
+        weights = parts.get("weights", "float32")  # the key is missing in older ones
         refused = parts.get("refused", "")
         return cls(Identity(**parts["identity"]), parts["shown"], towers, weights, refused)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """That a model cannot be converted, so that no start tries again.
+    """The reason why a model cannot be converted, so that no start tries again.
 
     Attributes:
-        identity: the model.
-        reason: why.
-        code: what tried (see `fingerprint.of_code`): another version may succeed.
+        identity: the identity of the model.
+        reason: the error of the conversion.
+        code: the digest of the code that tried (see `fingerprint.digest_code`): another version may
+            succeed.
     """
 
     identity: Identity
@@ -111,18 +112,18 @@ class Refusal:
     code: str
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder."""
+        """Write `refusal.json` into a folder."""
         _write(folder / _REFUSAL, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Refusal:
-        """Read it from there."""
+        """Read it from a folder."""
         parts = _read(folder / _REFUSAL)
         return cls(Identity(**parts["identity"]), parts["reason"], parts["code"])
 
     @staticmethod
     def all_in(place: Path) -> list[Path]:
-        """Return the folders in `place` that hold one."""
+        """Return the folders in `place` that hold a `refusal.json`."""
         return [path.parent for path in sorted(place.glob(f"*/{_REFUSAL}"))]
 
 
@@ -132,7 +133,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         if path.exists():
             shutil.copymode(path, part)
-        part.replace(path)  # a start that reads it meanwhile has the one or the other
+        part.replace(path)  # atomic: a start that reads meanwhile sees a whole file
     finally:
         part.unlink(missing_ok=True)
 

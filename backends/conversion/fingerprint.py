@@ -1,4 +1,4 @@
-"""Whether a folder still holds the model that it held: its files, by times first, then by content.
+"""Detects whether a model's files have changed: by size and time first, then by content.
 
 Reading half a gigabyte takes a third of a second, so files are compared by name, size and time of
 change; only where one of these differs is their content digested.
@@ -18,7 +18,7 @@ from backends.folder import LAYOUTS, PROCESSOR_FILES, ModelFolder
 
 Stamps: TypeAlias = dict[str, list[int]]  # by name: size in bytes, and seconds of the last change
 
-# What converts.
+# The libraries that convert.
 _LIBRARIES = (
     *("openvino", "torch", "transformers", "tokenizers", "sentence-transformers"),
     *("open_clip_torch", "sentencepiece", "ftfy"),
@@ -26,8 +26,8 @@ _LIBRARIES = (
 
 
 @cache
-def of_code() -> str:
-    """Digest what may convert tomorrow what it could not today: all backends, and the libraries."""
+def digest_code() -> str:
+    """Return a digest of the code that converts: `backends/` and the versions of the libraries."""
     digest = hashlib.sha256("".join(map(_version, _LIBRARIES)).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -42,23 +42,23 @@ def _version(library: str) -> str:
 
 
 def stamps(folder: ModelFolder) -> Stamps:
-    """Return the size and the time of change of every file of a model."""
+    """Return the size and the modification time of every file of a model."""
     return {name: [path.stat().st_size, int(path.stat().st_mtime)] for name, path in _files(folder)}
 
 
-def of_content(folder: ModelFolder) -> str:
-    """Digest the names and the content of a model's files; one that cannot be read by its size."""
+def digest_content(folder: ModelFolder) -> str:
+    """Return a digest of the names and content of a model's files."""
     digest = hashlib.sha256()
     for name, path in _files(folder):
         digest.update(f"{name} {path.stat().st_size}\n".encode())
-        if os.access(path, os.R_OK):  # otherwise no library reads it either
+        if os.access(path, os.R_OK):  # no library reads an unreadable file either
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
 def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
-    """Give the files of a model by their names in its folder; last those that lie elsewhere."""
+    """Yield the files of a model with their names; files outside of its folder last."""
     for path in _files_inside(folder):
         yield str(path.relative_to(folder.root)), path
     processors = folder.processors if folder.family == "qwen3_vl" else None

@@ -1,8 +1,8 @@
-"""A process of its own: a model folder -> the same model for OpenVINO, and the proof.
+"""The conversion job, a process of its own: model folder -> converted model and parity check.
 
     python -m backends.conversion.job < job.json      (see `jobs.py`)
 
-What was made is proven against the family's own libraries (`parity_check.py`).
+The parity check compares the converted model with the family's own libraries (`parity_check.py`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 
 from backends.conversion import fingerprint
 from backends.conversion.description import Description, Refusal, TowerDescription
-from backends.conversion.parity_check import prove
+from backends.conversion.parity_check import check_parity
 from backends.families import load_towers
 from backends.folder import detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import Answer, subprocess_main
 from backends.model import Modality, ModelOptions, TextMode
 from backends.runtimes.openvino.runtime import load_converted
-from backends.runtimes.torch.runtime import model_of
+from backends.runtimes.torch.runtime import make_model
 from backends.runtimes.torch.stages import PortableStages, TorchStage
 from backends.runtimes.torch.towers import Portable, TorchModel
 from errors import describe_error
@@ -33,7 +33,7 @@ from errors import describe_error
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """The job's parameters.
 
     Attributes:
         root: the model folder.
@@ -51,11 +51,11 @@ class Job:
 
 
 def do(job: Job) -> Answer:
-    """Convert, and prove; or leave the reason why this model cannot be converted.
+    """Convert and run the parity check; if either fails, write `refusal.json`.
 
     Raises:
         StartupError: the folder cannot be loaded.
-        OSError, MemoryError: the machine is at fault, not the model; another try may succeed.
+        OSError, MemoryError: a fault of the machine, not of the model; another try may succeed.
     """
     folder = detect(Path(job.root))
     options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust, in_stages=True)
@@ -66,13 +66,13 @@ def do(job: Job) -> Answer:
     target.mkdir()
     try:
         _write(loaded, identity, target)
-        prove(model_of(loaded), load_converted(target, options))
+        check_parity(make_model(loaded), load_converted(target, options))
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever this model cannot do, it cannot do later
+    except Exception as error:  # noqa: BLE001 - any failure of this model would be the same later
         shutil.rmtree(target)
         target.mkdir()
-        Refusal(identity, describe_error(error), fingerprint.of_code()).write(target)
+        Refusal(identity, describe_error(error), fingerprint.digest_code()).write(target)
     return {}
 
 
@@ -82,7 +82,7 @@ def _write(loaded: TorchModel, identity: Identity, target: Path) -> None:
         modality: _write_tower(modality, tower.portable(), target)
         for modality, tower in loaded.towers.items()
     }
-    Description.of(identity, loaded.info, towers).write(target)
+    Description.describe(identity, loaded.info, towers).write(target)
 
 
 def _write_tower(
@@ -97,13 +97,13 @@ def _write_tower(
 
 
 def _write_stages(tower: PortableStages, target: Path) -> dict[str, object]:
-    """Write the stages of a tower, one at a time, but for those that another tower has."""
+    """Write the stages of a tower, one at a time; skip stages that another tower has written."""
     described = []
     for stage in tower.stages:
         file = f"{stage.name}.xml"
         described.append({"file": file, "inputs": stage.inputs, "outputs": stage.outputs})
         if not (target / file).exists():
-            module = stage.bring()  # whose weights the network has, until it is written
+            module = stage.bring()  # the network shares its weights until it is written
             _save(_traced(module, stage), target / file)
     return {
         "kind": "stages",
@@ -125,7 +125,7 @@ def _traced(module: nn.Module, described: Portable | TorchStage) -> ov.Model:
 def _save(model: ov.Model, path: Path) -> None:
     try:
         ov.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:  # of a full disk it says "iostream error"
+    except RuntimeError as error:  # "iostream error" if the disk is full
         raise OSError(errno.EIO, f"{path} cannot be written; is the disk full?") from error
 
 

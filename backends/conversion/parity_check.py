@@ -1,6 +1,6 @@
-"""The proof of a conversion: the original's vectors or logits beside those of what was made.
+"""The parity check: compares vectors or logits of a converted model with the original's.
 
-Whatever a family does that was not carried over shows here.
+It finds any step of a family that the conversion has lost.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ import numpy as np
 
 from backends.embed import embed
 from backends.model import EncodeParams, Modality, Model, Rows, Tower
-from backends.parity_inputs import proof_inputs
+from backends.parity_inputs import parity_inputs
 from backends.similarity import cosines, lengths
 from errors import ConversionError
 
-LEAST_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
+MIN_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
 SCORE_TOLERANCE = 1e-4  # of a logit; of one above 1, as a share of it
 
-# Of the images, each computed three times. They count one each, all 20 of them; in tiles of
-# 512x512 pixels, of which two cores do about one a second, the first two count 14.
-_MOST_COST = 20
+# Bounds the images, each of which is computed three times. All 20 cost 1 each; for a model with
+# tiles of 512x512 pixels, of which two cores compute about one a second, the first two cost 14.
+_MAX_COST = 20
 
 
-def prove(original: Model, made: Model) -> None:
-    """Compare what both make of the same inputs, each alone and all in the batches that they form.
+def check_parity(original: Model, made: Model) -> None:
+    """Embed the same inputs by both models, alone and in batches, and compare the results.
 
     Raises:
         ConversionError: the vectors differ.
     """
     for modality, tower in original.towers.items():
         for params in _all_params(tower):
-            _prove(modality, tower, made.towers[modality], params)
+            _check_tower(modality, tower, made.towers[modality], params)
 
 
-def _prove(modality: Modality, original: Tower, made: Tower, params: EncodeParams) -> None:
-    contents = proof_inputs(modality, original, _MOST_COST)
+def _check_tower(modality: Modality, original: Tower, made: Tower, params: EncodeParams) -> None:
+    contents = parity_inputs(modality, original, _MAX_COST)
     check: Callable[[Rows, Rows], None] = (
         compare_logits if modality == "pair" else partial(compare, f"{modality}s")
     )
@@ -46,7 +46,7 @@ def _prove(modality: Modality, original: Tower, made: Tower, params: EncodeParam
 
 
 def _all_params(tower: Tower) -> set[EncodeParams]:
-    """Return what can be asked for: the network's poolings, and the prompts."""
+    """Return all parameters that change a vector: poolings and prompts."""
     asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
     return {tower.processor.resolve(params) for params in asked}
 
@@ -55,11 +55,11 @@ def compare(what: str, expected: Rows, given: Rows) -> None:
     """Compare vectors, each [n, dimensions].
 
     Raises:
-        ConversionError: they differ by more than this project promises.
+        ConversionError: they differ by more than the tolerance.
     """
     found, length = cosines(expected, given), lengths(expected)
     apart = np.abs(length - lengths(given)) / np.maximum(length, 1)
-    if not (found.min() >= LEAST_COSINE and apart.max() <= LENGTH_TOLERANCE):
+    if not (found.min() >= MIN_COSINE and apart.max() <= LENGTH_TOLERANCE):
         raise ConversionError(
             f"the converted model's {what} differ from the original's: cosine {found.min():.7f}, "
             f"lengths by {apart.max():.1g}"
@@ -70,7 +70,7 @@ def compare_logits(expected: Rows, given: Rows) -> None:
     """Compare logits of pairs, each [n, 1].
 
     Raises:
-        ConversionError: they differ by more than this project promises.
+        ConversionError: they differ by more than the tolerance.
     """
     apart = np.abs(expected - given) / np.maximum(np.abs(expected), 1)
     if not apart.max() <= SCORE_TOLERANCE:

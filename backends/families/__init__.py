@@ -1,7 +1,7 @@
-"""The model families, one module each: by its own libraries it makes torch modules of a folder.
+"""The model families, one module each: it loads a folder as torch modules by its own libraries.
 
-Each has a function `load`: (ModelFolder, ModelOptions) -> TorchModel. The table of them, which
-also says by what a folder is known, is `LAYOUTS` of `backends/folder.py`.
+Each has a function `load`: (ModelFolder, ModelOptions) -> TorchModel. `LAYOUTS` of
+`backends/folder.py` is the table of families, with the files by which a folder is detected.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """
     from backends.families.checkpoints import load_sound
 
-    load = loader_of(LAYOUTS[folder.family].module)
+    load = import_loader(LAYOUTS[folder.family].module)
     return loaded(folder, folder.family, lambda: load_sound(lambda: load(folder, options)))
 
 
-def loader_of(module: str | None) -> Callable[[ModelFolder, ModelOptions], TorchModel]:
+def import_loader(module: str | None) -> Callable[[ModelFolder, ModelOptions], TorchModel]:
     """Return the function `load` of a module of this package."""
     return cast(
         "Callable[[ModelFolder, ModelOptions], TorchModel]",

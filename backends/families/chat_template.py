@@ -1,4 +1,4 @@
-"""A process of its own: a chat template -> what stands around an input in a conversation.
+"""A process of its own that renders a chat template: the text before and after an input.
 
     python -m backends.families.chat_template < job.json      (see `backends/jobs.py`)
 
@@ -23,19 +23,19 @@ from backends.jobs import Answer, JobError, run_in_subprocess, subprocess_main
 from errors import ModelFolderError
 
 _TIMEOUT_S = 10
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 _MARK = "7b1c2e63d1f24c0a"  # stands for a text; no template has it by itself
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """The job's parameters.
 
     Attributes:
-        template: of the model.
-        tokens: the special tokens that it may name, such as `bos_token`.
-        instruction: what the system says.
-        content: what the user says, a part a dictionary.
+        template: the model's chat template.
+        tokens: the special tokens that the template may name, such as `bos_token`.
+        instruction: the system message.
+        content: the user message, as a list of parts.
     """
 
     template: str
@@ -45,15 +45,15 @@ class Job:
 
 
 def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tuple[str, str]:
-    """Return what stands before a text and after it.
+    """Return the conversation's text before and after an input text.
 
     Args:
-        folder: of the model, with its template.
+        folder: the model's folder, with the template.
         tokens: the special tokens that the template may name.
-        instruction: what the system says.
+        instruction: the system message.
 
     Raises:
-        ModelFolderError: there is no template, or it does something else than it should.
+        ModelFolderError: there is no template, or it does not write the input exactly once.
     """
     return _around(_MARK, folder, tokens, instruction, {"type": "text", "text": _MARK})
 
@@ -61,7 +61,7 @@ def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tup
 def image_frame(
     folder: Path, tokens: Mapping[str, str], instruction: str, token: str
 ) -> tuple[str, str]:
-    """Return what stands before the token of an image and after it; otherwise as `text_frame`."""
+    """Return the text before and after the image token; otherwise as `text_frame`."""
     return _around(token, folder, tokens, instruction, {"type": "image", "image": "picture"})
 
 
@@ -90,7 +90,7 @@ def _around(
 
 
 def _template_in(folder: Path) -> str:
-    """Read the template: of the processor where it has one, or of the tokenizer."""
+    """Read the processor's template if it has one, else the tokenizer's."""
     if (path := folder / "chat_template.jinja").is_file():
         return path.read_text("utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
@@ -102,12 +102,12 @@ def _template_in(folder: Path) -> str:
 
 
 def do(job: Job) -> Answer:
-    """Render a conversation up to where the model would answer.
+    """Render a conversation up to the model's answer.
 
     Raises:
-        jinja2.TemplateError: the template is none, or refuses.
+        jinja2.TemplateError: the template is invalid, or raises an error.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )

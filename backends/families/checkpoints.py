@@ -1,9 +1,9 @@
-"""Weights that vectors depend on must come from the model folder, whichever library loads them.
+"""Refuses a model whose vectors depend on weights that its folder does not hold.
 
-transformers fills what a checkpoint lacks with random numbers, and tells it in a log. Here such
-weights become NaN, as do those of another shape. What is not finite when all is loaded harms a
-model only where its vectors become NaN as well: BERT's pooler may be missing, its last layer may
-not. A pass over a few inputs shows it, and only a model with such weights takes one.
+transformers fills missing weights with random numbers, and only logs it. Here missing weights, and
+weights of another shape, become NaN. Then a forward pass over a few inputs shows whether vectors
+depend on them: BERT's pooler may be missing, its last layer may not. Only models with weights that
+are not finite take this pass.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from transformers import PreTrainedModel
 
 from backends.embed import embed
 from backends.model import Modality, Tower
-from backends.parity_inputs import proof_inputs
+from backends.parity_inputs import parity_inputs
 from backends.runtimes.torch.embeddings import token_rows
 from backends.runtimes.torch.runtime import TorchNetwork
 from backends.runtimes.torch.towers import TorchModel, TorchTower
 from backends.weights import MISSING, NAMED, NOT_FINITE, do_not_fit, misshapen, strange_prefix
 
-_MOST_COST, _INPUTS = 20, 3  # of the pass that shows whether vectors depend on a weight
+_MAX_COST, _INPUTS = 20, 3  # bounds the forward pass that shows whether vectors depend on a weight
 
 
 class Faults:
-    """What was wrong with the weights of networks when they were loaded."""
+    """Collects the faults of weights while networks are loaded."""
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}  # as the checkpoint calls it, by id
+        self._names: dict[int, str] = {}  # the checkpoint's name of a weight, by the tensor's id
         self._faults: dict[int, str] = {}
 
     def note(self, network: nn.Module, faults: Mapping[str, str]) -> None:
-        """Note the faults of a network's weights, by name, and make these weights NaN."""
+        """Record faults of a network's weights by name, and set these weights to NaN."""
         weights = network.state_dict(keep_vars=True)
         self._names |= {id(weight): name for name, weight in weights.items()}
         for name in faults.keys() & weights.keys():
             weight = weights[name]
             self._faults[id(weight)] = faults[name]
-            if weight.is_floating_point():  # the others are counted anew, such as position_ids
+            if weight.is_floating_point():  # integers, such as position_ids, are not stored
                 weight.data.fill_(torch.nan)
 
     def sentence(self, name: str, weight: Tensor) -> str:
-        """Say what is wrong with a weight, which its tower calls by this name."""
+        """Describe the fault of a weight; `name` is its name in the tower."""
         fault = self._faults.get(id(weight), NOT_FINITE)
         return f"{self._names.get(id(weight), name)} {fault}"
 
 
 def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
-    """Load a family's model; no vector depends on a weight that the folder does not hold.
+    """Load a family's model, and check that no vector depends on a missing weight.
 
-    Nor on an embedding that is none: its texts know how many there are.
+    Its text processors also learn how many token embeddings there are.
 
     Raises:
-        ValueError: one does; the message names the first few.
+        ValueError: a vector depends on missing weights; the message names the first few.
     """
     with checkpoints_noted() as faults:
         loaded = load()
@@ -74,10 +74,10 @@ def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
 
 @contextmanager
 def checkpoints_noted() -> Iterator[Faults]:
-    """Note what does not fit of every checkpoint that is loaded meanwhile, by whichever library.
+    """Record the faults of every checkpoint that any library loads inside this context.
 
-    Libraries that load by transformers pass on neither what it says nor a way to ask for it, and
-    torch's strict loading refuses what no vector depends on.
+    Libraries that load by transformers do not return its loading report, and torch's strict loading
+    also refuses weights that no vector depends on.
     """
     faults = Faults()
     by_transformers = PreTrainedModel.from_pretrained.__func__
@@ -96,7 +96,7 @@ def checkpoints_noted() -> Iterator[Faults]:
         if strict and told.unexpected_keys:
             raise ValueError(do_not_fit([f"{name} is unknown" for name in told.unexpected_keys]))
         faults.note(network, misfits)
-        told.missing_keys.clear()  # whoever asked would raise
+        told.missing_keys.clear()  # the caller would raise
         return told
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
@@ -109,7 +109,7 @@ def checkpoints_noted() -> Iterator[Faults]:
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return of a network's weights those that a checkpoint lacks, or has in another shape."""
+    """Return the faults of weights that a checkpoint lacks or has in another shape, by name."""
     missing = dict.fromkeys(own.keys() - stored.keys(), MISSING)
     shapes = {
         name: (np.shape(stored[name]), np.shape(own[name])) for name in own.keys() & stored.keys()
@@ -120,12 +120,12 @@ def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[st
 def _from_pretrained(
     faults: Faults, load: Callable[..., Any], *, output_loading_info: bool = False, **options: Any
 ) -> Any:
-    # Of a checkpoint whose shapes differ nothing else would say which.
+    # Only this option reports which weights have another shape.
     told_of = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     network, told = load(**{**options, **told_of})
     own = f"{network.base_model_prefix}."
     if prefix := strange_prefix(told["missing_keys"], told["unexpected_keys"], own):
-        del network  # not both in memory
+        del network  # not two networks in memory
         network, told = load(**{**options, **told_of, "key_mapping": {f"^{re.escape(prefix)}": ""}})
     misfits = dict.fromkeys(told["missing_keys"], MISSING)
     misfits |= {name: misshapen(*shapes) for name, *shapes in told["mismatched_keys"]}
@@ -144,7 +144,7 @@ def _refuse_unfit(modality: Modality, tower: TorchTower, device: str, faults: Fa
     unfit = _unfit(tower.module)
     if not unfit or not _matter(modality, tower, device, unfit):
         return
-    # Nothing serves this model any more: its weights may become what tells them apart.
+    # This model is refused anyway, so its weights may be overwritten to find the faulty ones.
     for weight in unfit.values():
         weight.data.zero_()
     culprits: list[str] = []
@@ -158,7 +158,7 @@ def _refuse_unfit(modality: Modality, tower: TorchTower, device: str, faults: Fa
 
 
 def _unfit(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that are not finite; a buffer may hold infinities, as masks do."""
+    """Return the weights that are not finite; buffers, such as masks, may be infinite."""
     buffers = {id(buffer) for buffer in module.buffers()}
     weights = module.state_dict(keep_vars=True)
     return {
@@ -178,9 +178,9 @@ def _is_fit(weight: Tensor, *, may_be_infinite: bool) -> bool:
 def _matter(
     modality: Modality, tower: TorchTower, device: str, unfit: Mapping[str, Tensor]
 ) -> bool:
-    """Make weights NaN, and tell whether vectors become NaN."""
+    """Set weights to NaN, and return whether vectors become NaN."""
     for weight in unfit.values():
         weight.data.fill_(torch.nan)
-    unproven = Tower(tower.processor, TorchNetwork(tower.module, device))
-    rows = embed(unproven, proof_inputs(modality, unproven, _MOST_COST)[:_INPUTS])
+    eager = Tower(tower.processor, TorchNetwork(tower.module, device))
+    rows = embed(eager, parity_inputs(modality, eager, _MAX_COST)[:_INPUTS])
     return not bool(np.isfinite(rows).all())

@@ -1,7 +1,7 @@
 """DPR: two encoders, one of questions and one of passages, each in a folder of its own.
 
 See https://arxiv.org/abs/2004.04906. Source of the vectors: the reference's text container, which
-takes them as the model pools them, whatever pooling is asked for.
+takes the model's own pooling, and ignores the requested one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `model/` by the class that its configuration names.
 
     Raises:
-        ModelFolderError: that is no encoder.
+        ModelFolderError: the class is no encoder of DPR.
     """
-    path = TextFolder.of(folder).path
+    path = TextFolder.open(folder).path
     (name,) = hf.read_config(path)["architectures"]
     if name not in _CLASSES:
         raise ModelFolderError(
@@ -45,7 +45,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 class PooledByItself(EncoderModule):
-    """The vector that an encoder pools: ids and a mask, [n, length] -> [n, dim]."""
+    """An encoder that pools by itself: ids and a mask, [n, length] -> [n, dim]."""
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Text encoders: BERT and its relatives, and whatever else transformers' `AutoModel` reads.
+"""Text encoders: BERT and its relatives, and all others that transformers' `AutoModel` loads.
 
 Source of the vectors: the reference's text container. It pools the tokens of each sentence, and
 its vectors keep their own length.
@@ -33,7 +33,7 @@ from backends.runtimes.torch.towers import (
     place,
     portable_texts,
 )
-from backends.text_folder import TextFolder, meta_of
+from backends.text_folder import TextFolder, reference_meta
 
 NAMES = {
     "bert": "BERT",
@@ -49,7 +49,7 @@ POOLINGS = ("masked_mean", "cls")  # the first is the default
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/`, as `save_pretrained` left it."""
+    """Load `model/`, a folder that `save_pretrained` wrote."""
     model, info = load_encoder(folder, options)
     tower = chunked_tower(PooledEncoder(model), folder, options, poolings=POOLINGS)
     return TorchModel(info, {"text": tower}, EVERY_TEXT_MODE)
@@ -58,7 +58,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 def load_encoder(folder: ModelFolder, options: ModelOptions) -> tuple[Any, ModelInfo]:
     """Load the network in `model/` by transformers' `AutoModel`, and describe it."""
     model = AutoModel.from_pretrained(
-        TextFolder.of(folder).path,
+        TextFolder.open(folder).path,
         trust_remote_code=options.trust_remote_code,
         **hf.load_options(),
     )
@@ -70,8 +70,8 @@ def load_encoder(folder: ModelFolder, options: ModelOptions) -> tuple[Any, Model
 def describe_encoder(
     folder: ModelFolder, options: ModelOptions, family: str, model: Any, dimensions: int
 ) -> ModelInfo:
-    """Describe an encoder, and tell its configuration as the reference does."""
-    config = meta_of(hf.full_config(model))
+    """Describe an encoder, with its configuration in the reference's form."""
+    config = reference_meta(hf.full_config(model))
     return describe(folder, options, family, dimensions, 0, [model], config)
 
 
@@ -82,16 +82,16 @@ def chunked_tower(
     poolings: Sequence[str] = (),
     every: int = 1,
 ) -> TorchTower:
-    """Build the tower of an encoder that reads texts sentence by sentence.
+    """Build the tower of an encoder that embeds each sentence of a text.
 
     Args:
-        module: ids and a mask -> [n, poolings, dim], or [n, dim] where it pools in one way.
-        folder: with the tokenizer, and what it says of prefixes.
-        options: what the operator says of how texts are read.
-        poolings: that the module computes, by name; none where it is not asked for.
-        every: of so many sentences the first is read.
+        module: network of ids and a mask -> [n, poolings, dim], or [n, dim] with a single pooling.
+        folder: the model folder, with the tokenizer and the file of prefixes.
+        options: the operator's settings for texts.
+        poolings: names of the poolings that the module computes; empty with a single pooling.
+        every: the module embeds only the first of so many sentences.
     """
-    tokenizer = hf.load_tokenizer(TextFolder.of(folder).path, options)
+    tokenizer = hf.load_tokenizer(TextFolder.open(folder).path, options)
     plain = piece_tower(module, tokenizer, LONGEST_CHUNK)
     prefixes = folder.prefixes
 
@@ -104,16 +104,16 @@ def chunked_tower(
 
         return replace(whole, describe=describe_chunks)
 
-    reading = Reading.of(options, prefixes)
+    reading = Reading.from_options(options, prefixes)
     texts = ChunkProcessor(plain.processor, poolings, reading, every)
     return TorchTower(texts, module, portable)
 
 
-def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> TorchTower:
-    """Build the tower of an encoder that reads texts in one piece, cut to so many tokens."""
-    longest = min(most_tokens, places(module.model) or most_tokens)
+def piece_tower(module: EncoderModule, tokenizer: Any, max_tokens: int) -> TorchTower:
+    """Build the tower of an encoder that embeds a text in one piece, cut to `max_tokens`."""
+    longest = min(max_tokens, places(module.model) or max_tokens)
     padding = Padding("rounded", longest, tokenizer.pad_token_id or 0, masked=True)
-    recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
+    recipe = TextRecipe("nothing", padding)  # the tokenizer itself lower-cases
     return TorchTower(
         TokenProcessor(hf.tokenize_by(tokenizer, recipe), padding),
         module,
@@ -122,18 +122,18 @@ def piece_tower(module: EncoderModule, tokenizer: Any, most_tokens: int) -> Torc
 
 
 def places(model: Any) -> int | None:
-    """Return how many tokens a model has positions for, special ones included, if it says so."""
+    """Return the number of a model's positions, special tokens included; None if not configured."""
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    # RoBERTa and its relatives count positions from behind that of the padding.
+    # RoBERTa and its relatives start after the padding's position.
     padding: int | None = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return positions if positions is None or padding is None else positions - padding - 1
 
 
 class EncoderModule(nn.Module):
-    """A network over an encoder.
+    """Base of networks over an encoder.
 
     Args:
-        model: transformers' own.
+        model: the model of transformers.
     """
 
     def __init__(self, model: Any) -> None:
@@ -141,13 +141,13 @@ class EncoderModule(nn.Module):
         self.model = model
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last states of tokens: both [n, length] -> [n, length, dim] float32."""
+        """Return the last hidden states: ids and mask [n, length] -> [n, length, dim] float32."""
         states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states.float()
 
 
 class PooledEncoder(EncoderModule):
-    """Every pooling of a sentence's tokens in one pass: ids and a mask -> [n, poolings, dim].
+    """Computes all poolings in one forward pass: ids and a mask -> [n, poolings, dim].
 
     Both are [n, length]; the mask is 1 for a token and 0 for padding.
     """
@@ -159,6 +159,6 @@ class PooledEncoder(EncoderModule):
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the states of tokens: [n, length, dim], [n, length] -> [n, dim]."""
+    """Return the mean of token states under a mask: [n, length, dim], [n, length] -> [n, dim]."""
     weights = mask.unsqueeze(-1).float()
     return (states * weights).sum(dim=1) / weights.sum(dim=1)

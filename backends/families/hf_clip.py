@@ -36,7 +36,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     config = hf.read_config(folder.part("openai_clip"))
     is_metaclip2 = _is_metaclip2(config, tokenizer)
     model = _load_model(folder, config, is_metaclip2, options)
-    geometry = Geometry.of_processor(processor, "torch")
+    geometry = Geometry.from_processor(processor, "torch")
     info = describe(
         folder,
         options,
@@ -58,14 +58,14 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
-    # Attention is causal, so what follows the end token changes nothing.
+    # Attention is causal, so padding behind the end token changes no vector.
     longest = model.config.text_config.max_position_embeddings
     return TextRecipe("nothing", Padding("rounded", longest, tokenizer.pad_token_id))
 
 
 def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
-    # The reference saves MetaCLIP 2 as a plain CLIP; what gives it away is the end token 2 of an
-    # XLM vocabulary. An early OpenAI config says 2 as well, beside its own tokenizer.
+    # The reference saves MetaCLIP 2 as a plain CLIP; the end token 2 of an XLM vocabulary
+    # identifies it. Early OpenAI configs have the end token 2 too, with CLIP's tokenizer.
     return config["model_type"] == "metaclip_2" or (
         config["text_config"].get("eos_token_id") == 2
         and type(tokenizer).__name__.startswith("XLMRoberta")

@@ -1,11 +1,11 @@
-"""ModernVBERT as a bi-encoder: a text tower that also reads what a vision tower saw of tiles.
+"""ModernVBERT as a bi-encoder: its text tower also reads the vision tower's tokens of tiles.
 
 See:
     ModernVBERT: https://arxiv.org/abs/2510.01149, https://huggingface.co/ModernVBERT/modernvbert-embed
 
 Source of prompt, pooling and length: colpali-engine's `BiModernVBert` and its processor, which the
-reference serves. Its configuration names two models of the hub, whose own configurations it looks
-up at every start; here they are read from the folder.
+reference serves. Its configuration names two models of the hub, whose configurations colpali-engine
+downloads at every start; here they are read from the folder.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from backends.weights import common_prefix
 from errors import ModelFolderError
 
 _PROMPT = "<|begin_of_text|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
-_LARGEST_PX = 4096  # beyond, transformers scales in one step more; no known checkpoint asks for it
-_MORE = "additional_embedding.weight"  # of the tokens that colpali-engine added
-# The vision tower of all known checkpoints; a folder of the reference's need not hold its config.
+_LARGEST_PX = 4096  # above, transformers scales in another step; no known checkpoint does
+_MORE = "additional_embedding.weight"  # embeddings of the tokens that colpali-engine added
+# The vision tower of all known checkpoints; a reference's folder may lack its config.
 _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 
 
@@ -161,7 +161,7 @@ def _load_model(folder: ModelFolder) -> Any:
 def _text_config(cache: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     name = config["text_config"]["text_model_name"]
     if not (path := hub_snapshot(cache, name)):
-        # Its rope and its local attention are nowhere else, and a guess would give wrong vectors.
+        # The settings of rope and local attention are only there; a guess would give wrong vectors.
         raise _lacking(cache, name)
     text = hf.read_config(path)
     return {**text, "vocab_size": text["vocab_size"] + config["additional_vocab_size"]}
@@ -195,7 +195,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the weights of colpali-engine's form the names of transformers'."""
+    """Rename weights from colpali-engine's names to transformers' names."""
     prefix = common_prefix(weights)  # "model.", behind which there may stand another
     named = {
         name.removeprefix(prefix).replace("modality_projection.proj.", "modality_projection."): w
@@ -203,12 +203,12 @@ def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     tokens = "text_model.embeddings.tok_embeddings"
     parts = [named.pop(f"{tokens}.{part}", None) for part in ("weight", _MORE)]
-    found = [part for part in parts if part is not None]  # what is missing is told by its shape
+    found = [part for part in parts if part is not None]  # a missing part shows as a wrong shape
     return {**named, f"{tokens}.weight": torch.cat(found)} if found else named
 
 
 class TextNetwork(nn.Module):
-    """The network of the text tower: ids and a mask, [n, length] -> [n, dim] of length 1."""
+    """The text network: ids and a mask, [n, length] -> vectors [n, dim] of length 1."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -221,11 +221,11 @@ class TextNetwork(nn.Module):
         return self.read(self.embed(ids), mask)
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Compute the vectors of embedded tokens [n, length, dim]."""
+        """Return the vectors of token embeddings: [n, length, dim] -> [n, dim]."""
         places = torch.arange(mask.shape[1], dtype=torch.int32, device=mask.device)
         distance = (places[:, None] - places[None, :]).abs()
         is_token = (mask > 0)[:, None, None, :]
-        # Padding sees itself, as a row that sees nothing would be no number.
+        # Padding attends to itself: a row without any token would be NaN.
         near = is_token & (distance <= self._reach) | (distance == 0)
         states = self.model(
             inputs_embeds=embeddings,
@@ -236,7 +236,7 @@ class TextNetwork(nn.Module):
 
 
 class TileNetwork(nn.Module):
-    """The network of the image tower: tiles of all images, ids and a mask -> [n, dim]."""
+    """The image network: tiles of all images, ids and a mask -> [n, dim]."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class TileNetwork(nn.Module):
         seen = self.vision(pixel_values=self.normalize(tiles).to(dtype)).last_hidden_state
         seen = self.connector(seen).flatten(0, 1)  # [tiles * tokens of a tile, dim]
         is_seen = ids == self.image_token
-        # In integers: OpenVINO adds truth values up in 8 bits.
+        # As integers: OpenVINO sums booleans in 8 bits.
         order = (is_seen.long().flatten().cumsum(0) - 1).clamp(min=0).view_as(ids)
         embeddings = torch.where(is_seen[..., None], seen[order], self.text.embed(ids))
         return self.text.read(embeddings, mask)

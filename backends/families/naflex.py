@@ -1,4 +1,4 @@
-"""The image tower of SigLIP 2 NaFlex: images keep their shape, as patches in grids of their own.
+"""The image tower of SigLIP 2 NaFlex: an image keeps its aspect ratio, as a grid of patches.
 
 See:
     SigLIP 2: https://arxiv.org/abs/2502.14786
@@ -25,10 +25,10 @@ def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTow
     Args:
         model: transformers' `Siglip2Model`.
         processor: its image processor.
-        max_patches: most patches of an image; None for the checkpoint's.
+        max_patches: maximum number of patches of an image; None for the checkpoint's.
 
     Raises:
-        ValueError: the processor is configured to do something else.
+        ValueError: the processor does not resize, rescale and normalize.
     """
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise ValueError("its image processor does not resize, rescale and normalize")
@@ -62,15 +62,15 @@ def _portable(network: nn.Module, patching: Patching) -> Portable:
 
 
 class PatchNetwork(nn.Module):
-    """The network of the image tower: patches, places and a mask -> [n, dim].
+    """The image network: patches, position weights and a mask -> [n, dim].
 
-    transformers' own forward resizes the table of positions in a loop over the images; here the
-    input processor has weighed it (`Patching.places`).
+    transformers' own `forward` resizes the position embeddings in a loop over images. Here the
+    input processor computes the weights of this interpolation (`Patching.places`).
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
-        values = processor.patch_size**2  # of each channel, and the channels are last
+        values = processor.patch_size**2  # values of a channel; channels are last
         mean, std = list(processor.image_mean), list(processor.image_std)
         self.normalize = Normalize(mean * values, std * values, processor.rescale_factor, (-1,))
         self.vision = model.vision_model

@@ -1,7 +1,7 @@
-"""Encoders, read as the text container's ONNX images read them: the mean of one piece, of length 1.
+"""Encoders as the reference's `-onnx` images use them: mean pooling, one piece, length 1.
 
-Those images are made of the same models, and quantized. Here it is the network that is put into 8
-bits, as any other's; what `download.py` leaves says that it is to be read in this way.
+The reference's images hold a quantized ONNX file. Here the network is quantized to int8 as that of
+any other model; a file that `download.py` writes selects this family.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from backends.families.encoder import EncoderModule, load_encoder, mean, piece_t
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.runtimes.torch.towers import EVERY_TEXT_MODE, TorchModel, normalize
-from backends.text_folder import TextFolder, most_tokens
+from backends.text_folder import TextFolder, max_tokens
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/`, as `save_pretrained` left it."""
+    """Load `model/`, a folder that `save_pretrained` wrote."""
     model, info = load_encoder(folder, options)
-    tokenizer = hf.load_tokenizer(TextFolder.of(folder).path, options)
+    tokenizer = hf.load_tokenizer(TextFolder.open(folder).path, options)
     positions = getattr(model.config, "max_position_embeddings", None)
-    longest = most_tokens(tokenizer.model_max_length, positions)
+    longest = max_tokens(tokenizer.model_max_length, positions)
     tower = piece_tower(MeanEncoder(model), tokenizer, longest)
     return TorchModel(info, {"text": tower}, EVERY_TEXT_MODE)
 
 
 class MeanEncoder(EncoderModule):
-    """The mean of a text's tokens, of length 1: ids and a mask, [n, length] -> [n, dim]."""
+    """Mean pooling and normalization: ids and a mask, [n, length] -> [n, dim]."""
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

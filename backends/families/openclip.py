@@ -1,9 +1,9 @@
-"""OpenCLIP: its own CLIPs, and those whose text tower is a Hugging Face model.
+"""OpenCLIP: its own CLIP models, and CLIP models with a Hugging Face text tower.
 
 See https://github.com/mlfoundations/open_clip and https://arxiv.org/abs/2212.07143
 
 Source of the vectors' length: the reference's `clip.py` scales both towers' vectors to 1. Source of
-the pixels: the reference hands the image in its own mode to open_clip's transform, which resizes
+the pixels: the reference passes the image in its own mode to open_clip's transform, which resizes
 before it converts to RGB.
 """
 
@@ -36,13 +36,13 @@ from backends.model import ModelOptions
 from backends.preprocessing.pixels import PixelProcessor, to_pixels
 from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.tokens import (
-    Known,
     Padding,
     TokenProcessor,
     Tokens,
+    VocabularyInfo,
     beginning,
-    known_of,
-    unknown_id,
+    describe_tokens,
+    unknown_id_error,
 )
 from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
@@ -51,17 +51,17 @@ from backends.runtimes.torch.towers import (
     TorchModel,
     TorchTower,
     describe,
-    dtype_of,
     normalize,
     place,
     portable_images,
     portable_texts,
+    torch_dtype,
 )
 from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
 
-_NAME = "model-folder"  # under which open_clip knows the architecture of the folder
+_NAME = "model-folder"  # open_clip's name of the architecture in the folder
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
@@ -90,12 +90,12 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 @dataclass(frozen=True)
 class _Description:
-    """What the folder says of its model.
+    """The configuration of the model in a folder.
 
     Attributes:
-        architecture: open_clip's `model_cfg`, its text tower's names replaced by paths.
+        architecture: open_clip's `model_cfg`, with hub names of the text tower replaced by paths.
         preprocess: open_clip's `preprocess_cfg`.
-        weights: the checkpoint.
+        weights: path of the checkpoint.
         reference_config: `config.json` as the reference's `GET /meta` has it.
     """
 
@@ -124,7 +124,7 @@ def _read_description(path: Path) -> _Description:
     }
     if not preprocess:
         logger.warning(
-            "%s does not say how its images are prepared (preprocess_cfg in "
+            "%s does not configure how images are preprocessed (preprocess_cfg in "
             "open_clip_config.json), so open_clip's defaults are used: %s",
             path.absolute(),
             PreprocessCfg(),
@@ -170,7 +170,7 @@ def _on_disk(hub_name: str, path: Path) -> Path:
 
 
 def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
-    # No public function registers an architecture that lies in memory, only one in a file.
+    # open_clip registers architectures from files only, not from memory.
     factory._MODEL_CONFIGS[_NAME] = description.architecture
     model = open_clip.create_model(
         _NAME,
@@ -182,7 +182,7 @@ def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, 
 
 
 class _Preprocess:
-    """open_clip's own transform, ended at the pixels: the tower normalizes them."""
+    """open_clip's own transform without its normalization, which the tower does."""
 
     def __init__(self, config: PreprocessCfg) -> None:
         *self._steps, _to_tensor, _normalize = image_transform_v2(config, is_train=False).transforms
@@ -194,7 +194,7 @@ class _Preprocess:
 
 
 def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> TorchTower:
-    dtype = dtype_of(options)
+    dtype = torch_dtype(options)
     module = ImageTower(
         Normalize(config.mean, config.std),
         lambda numbers: model.encode_image(numbers.to(dtype)),
@@ -204,7 +204,7 @@ def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> To
     return TorchTower(
         PixelProcessor(_Preprocess(config)),
         module,
-        lambda: portable_images(module, openclip_portable.geometry_of(config)),
+        lambda: portable_images(module, openclip_portable.describe_geometry(config)),
     )
 
 
@@ -220,27 +220,27 @@ def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
         TokenProcessor(_Tokenize(tokenizer, padding), padding),
         module,
         lambda: portable_texts(
-            module, openclip_portable.recipe_of(tokenizer, padding), save_vocabulary
+            module, openclip_portable.describe_recipe(tokenizer, padding), save_vocabulary
         ),
     )
 
 
 class _Tokenize:
-    """One of open_clip's tokenizers, its padding taken off."""
+    """A tokenizer of open_clip, without its padding."""
 
     def __init__(self, tokenizer: Any, padding: Padding) -> None:
         self._tokenize = tokenizer
         self._length, self._padding = padding.longest, padding.token_id
         inner = getattr(tokenizer, "tokenizer", None)
         self._ends_in_padding = padding.token_id == getattr(inner, "eos_token_id", None)
-        self._lock = Lock()  # those of transformers note where to cut in themselves, at every call
+        self._lock = Lock()  # tokenizers of transformers set their truncation at every call
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
         if inner := getattr(self._tokenize, "tokenizer", None):
-            return hf.known_by_transformers(inner)
-        return known_of(self._tokenize.encoder, ())
+            return hf.describe_transformers_vocabulary(inner)
+        return describe_tokens(self._tokenize.encoder, ())
 
     def __call__(self, text: str) -> Tokens:
         text = beginning(text, self._length)
@@ -249,24 +249,24 @@ class _Tokenize:
             truncated = self._is_cut(text, ids)
         return Tokens(ids[: self._length_of(ids)], truncated)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         if inner := getattr(self._tokenize, "tokenizer", None):
             with self._lock:
-                return hf.text_of(inner, ids)
+                return hf.decode_ids(inner, ids)
         plain = [one for one in ids if one not in self._tokenize.all_special_ids]
         for one in plain:
             if one not in self._tokenize.decoder:
-                raise unknown_id(one)
+                raise unknown_id_error(one)
         text: str = self._tokenize.decode(plain)
         return text.strip()
 
     def _is_cut(self, text: str, ids: list[int]) -> bool:
-        # The end token may be the padding too, so a full row shows in its last place but one.
+        # The end token may also be the padding, so a full row shows in its second to last place.
         if ids[-2] == self._padding:
             return False
         longer: list[int] = self._tokenize([text], len(ids) + 1)[0].tolist()
@@ -278,7 +278,7 @@ class _Tokenize:
 
 
 def _is_blind_to_padding(model: Any) -> bool:
-    """Tell whether padding may be left out: it changes no vector, and costs time."""
+    """Return whether padding changes no vector, so that it can be left out to save time."""
     # A plain CLIP is causal and read at its end token; a Hugging Face tower masks its padding.
     plain = isinstance(model, open_clip.CLIP) and model.text_pool_type == "argmax"
     return plain or isinstance(getattr(model, "text", None), HFTextEncoder)
@@ -298,7 +298,7 @@ class _TextNetwork(nn.Module):
         return normalize(vectors.float())
 
     def _encode_plain(self, ids: Tensor) -> Tensor:
-        # `CLIP.encode_text` takes all 77 positions, and no fewer.
+        # `CLIP.encode_text` takes exactly 77 positions.
         model, length = self.model, ids.shape[1]
         x = model.token_embedding(ids) + model.positional_embedding[:length]  # [n, length, width]
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])

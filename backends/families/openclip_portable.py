@@ -1,6 +1,6 @@
-"""An OpenCLIP model's inputs described without open_clip: its transform, and its tokenizers.
+"""Describes an OpenCLIP model's preprocessing without open_clip: its transform and tokenizer.
 
-The results equal the library's (tests/test_portable.py holds both against each other).
+The results equal the library's (tests/test_portable.py compares both).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def geometry_of(config: PreprocessCfg) -> Geometry:
-    """Describe the transform.
+def describe_geometry(config: PreprocessCfg) -> Geometry:
+    """Describe open_clip's image transform.
 
     Raises:
-        ConversionError: it does something that a `Geometry` cannot say.
+        ConversionError: a `Geometry` cannot describe it.
     """
     size = pair(config.size)
     shortest = config.resize_mode == "shortest" and size[0] == size[1]
@@ -50,20 +50,20 @@ def geometry_of(config: PreprocessCfg) -> Geometry:
         shortest_edge_px=size[0] if shortest else None,
         size_px=size,
         crop_px=size if shortest else None,
-        # The library's rule: bicubic for whatever is not bilinear.
+        # The library's rule: bicubic unless it is bilinear.
         resample=Resampling.BILINEAR if config.interpolation == "bilinear" else Resampling.BICUBIC,
         as_torchvision=True,
     )
 
 
 def save_vocabulary(tokenizer: Any, folder: Path) -> str:
-    """Write what one of open_clip's tokenizers is made of into a converted model's folder.
+    """Write the vocabulary of an open_clip tokenizer into a converted model's folder.
 
     Returns:
-        the kind of the input processor that reads it.
+        The kind of the input processor that reads it.
 
     Raises:
-        ConversionError: it does something beside looking up tokens.
+        ConversionError: the tokenizer needs open_clip.
     """
     if isinstance(tokenizer, texts.SimpleTokenizer) and not tokenizer.reduction_fn:
         _simple_vocabulary(tokenizer).save(str(folder / VOCABULARY))
@@ -76,8 +76,8 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     return hf.save_vocabulary(tokenizer.tokenizer, folder)
 
 
-def recipe_of(tokenizer: Any, padding: Padding) -> TextRecipe:
-    """Describe how open_clip cleans, cuts and pads texts."""
+def describe_recipe(tokenizer: Any, padding: Padding) -> TextRecipe:
+    """Describe how open_clip normalizes, truncates and pads texts."""
     return TextRecipe(_CLEANING[tokenizer.clean_fn], padding)
 
 

@@ -1,11 +1,12 @@
-"""Qwen3-VL-Embedding: a chat model that reads texts and images, and is asked for no answer.
+"""Qwen3-VL-Embedding: a chat model whose last hidden state is the vector of a text or an image.
 
 See:
     Qwen3-VL-Embedding: https://arxiv.org/abs/2601.04720
     https://huggingface.co/Qwen/Qwen3-VL-Embedding-2B
 
 Source of prompt, length and pooling: the reference's `clip.py`, by the script of the model's
-authors. It leaves tokenizer and template in the hub's default cache, and not in the model folder.
+authors. The reference leaves tokenizer and template in the hub's default cache, and not in the
+model folder.
 """
 
 from __future__ import annotations
@@ -48,22 +49,22 @@ from backends.runtimes.torch.towers import (
     TorchModel,
     TorchTower,
     describe,
-    dtype_of,
     place,
+    torch_dtype,
 )
 from backends.weights import MISSING, NOT_FINITE, do_not_fit, misshapen, strange_prefix
 from errors import ModelFolderError
 
 _INSTRUCTION = "Represent the user's input."
 _LONGEST = 8192
-_LEAST_BLOCKS, _MOST_BLOCKS = 4, 1800  # of an image, whatever its processor says
+_MIN_BLOCKS, _MAX_BLOCKS = 4, 1800  # blocks of an image; the processor's own bounds are not used
 
 _TEXT_INPUTS = ("ids", "places", "last")
 _IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `qwen3/`, a hub cache; what prepares inputs is there or in the hub's default cache."""
+    """Load `qwen3/`, a hub cache; tokenizer and template are there or in the default cache."""
     snapshot, processors = _snapshot(folder), _processors(folder)
     tokenizer = hf.load_tokenizer(processors, options)
     processor = Qwen2VLImageProcessorPil.from_pretrained(processors, local_files_only=True)
@@ -155,13 +156,13 @@ def _blocks(vision: Any) -> Blocks:
         patch_px=vision.patch_size,
         merged=vision.spatial_merge_size,
         positions=int(vision.num_position_embeddings**0.5),
-        least_px=_LEAST_BLOCKS * pixels,
-        most_px=_MOST_BLOCKS * pixels,
+        least_px=_MIN_BLOCKS * pixels,
+        most_px=_MAX_BLOCKS * pixels,
     )
 
 
 class _Checkpoint:
-    """The weights of a snapshot, each in its type and by the name that the model has for it."""
+    """The stored weights of a snapshot, by the names of the model's parameters."""
 
     def __init__(self, snapshot: Path) -> None:
         self._files: dict[str, tuple[Path, str]] = {}
@@ -173,7 +174,7 @@ class _Checkpoint:
             raise ModelFolderError(f"{snapshot.absolute()} holds no weights (*.safetensors)")
 
     def drop_prefix(self, needed: AbstractSet[str]) -> None:
-        """Take names without what stands before all of them, where they fit without it."""
+        """Remove the common prefix of all names, if the names then fit the model."""
         missing, unexpected = needed - self._files.keys(), self._files.keys() - needed
         if prefix := strange_prefix(missing, unexpected, "model."):
             self._files = {
@@ -185,7 +186,7 @@ class _Checkpoint:
         """Read the named tensors from the weight files, and no others.
 
         Args:
-            wanted: the names, with the shape that each must have.
+            wanted: names of tensors, with their expected shapes.
 
         Raises:
             ValueError: a tensor is missing, has another shape, or is not finite.
@@ -212,11 +213,11 @@ class _Network:
     """The model in stages.
 
     Args:
-        config: of the model.
-        checkpoint: its weights.
+        config: the model's configuration.
+        checkpoint: the model's weights.
         processor: transformers' image processor.
-        options: device, precision, and whether all weights are loaded, or those of a stage when it
-            is computed.
+        options: device, precision, and whether the weights of all stages are in memory or those of
+            the current one.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class _Network:
         self._checkpoint, self._processor, self._options = checkpoint, processor, options
         with torch.device("meta"):
             self.model = Qwen3VLModel(config)
-        # The stages have what turns places into angles; it is no weight, and has no data here.
+        # The stages hold the rotary embedding; it has no weights, and no data here.
         self.model.language_model.rotary_emb = self.model.visual.rotary_pos_emb = nn.Identity()
         self._names = {id(weight): name for name, weight in self.model.named_parameters()}
         checkpoint.drop_prefix(set(self._names.values()))
@@ -237,11 +238,11 @@ class _Network:
             place(self.model, options)
 
     def text_stages(self) -> list[TorchStage]:
-        """Return the stages of texts."""
+        """Return the stages that embed texts."""
         return [self._start(), *self._language(), self._end()]
 
     def image_stages(self, blocks: Blocks, around: Around) -> list[TorchStage]:
-        """Return the stages of images, of which those of texts are a part."""
+        """Return the stages that embed images; they include the stages of texts."""
         start, *rest = self.text_stages()
         return [start, *self._vision(blocks), self._join(around), *rest]
 
@@ -257,12 +258,12 @@ class _Network:
         """Describe a stage.
 
         Args:
-            name: as in `TorchStage`, like the others that are not named here.
-            inputs: the same.
-            outputs: the same.
-            module: with weights, or with none that `bring` gives it.
-            examples: the same.
-            varying: of each of them, the axes whose lengths vary, beside the first.
+            name: as in `TorchStage`.
+            inputs: as in `TorchStage`.
+            outputs: as in `TorchStage`.
+            module: the module, with weights, or without weights, which `bring` loads.
+            examples: as in `TorchStage`.
+            varying: for each example, the axes of variable length beside the first.
         """
         shapes = [
             [-1 if axis in {0, *axes} else length for axis, length in enumerate(example.shape)]
@@ -273,13 +274,14 @@ class _Network:
 
     def _brought(self, module: nn.Module) -> nn.Module:
         if not self._options.in_stages:
-            return module.to(self._options.device)  # its buffers; its weights are there
+            return module.to(self._options.device)  # moves its buffers only
         names = {own: self._names[id(weight)] for own, weight in module.named_parameters()}
         shapes = {own: weight.shape for own, weight in module.named_parameters()}
         weights = self._checkpoint.read({name: shapes[own] for own, name in names.items()})
-        # A table of words stays in its type: it is as large as many layers, and only looked up.
+        # The token embeddings keep their type: the table is as large as many layers, and only
+        # looked up.
         whole = copy.deepcopy(module)
-        dtype = None if isinstance(module, Start) else dtype_of(self._options)
+        dtype = None if isinstance(module, Start) else torch_dtype(self._options)
         given = {own: weights[name].to(dtype or weights[name].dtype) for own, name in names.items()}
         whole.load_state_dict(given, strict=False, assign=True)
         return whole.eval().requires_grad_(requires_grad=False)
@@ -290,7 +292,7 @@ class _Network:
             "start",
             ["ids", "places"],
             ["hidden", "cosines", "sines", *deep_names(self.config)],
-            Start(self.model, dtype_of(self._options)),
+            Start(self.model, torch_dtype(self._options)),
             (ids, places),
             [[1], [2]],
         )

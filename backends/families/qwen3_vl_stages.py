@@ -3,9 +3,9 @@
     text:   start                               -> language ... -> end
     image:  start -> places -> vision ... -> join -> language ... -> end
 
-What a conversation is made of (`hidden`, of words or of images) goes through the same language
-network, so its weights are there once. Images add what the vision tower saw half way (`deep_0`
-and so on) to the first layers; for texts that is 0.
+The hidden states of words and of images go through the same language network, so its weights are in
+memory once. For images, features from inner vision layers (`deep_0` and so on) are added to the
+first language layers; for texts these are 0.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from typing_extensions import override
 
 from backends.runtimes.torch.towers import Normalize, normalize
 
-LANGUAGE_LAYERS, VISION_LAYERS = 2, 3  # of a stage: in the 2B 0.4 and 0.15 GB of float32
+LANGUAGE_LAYERS, VISION_LAYERS = (
+    2,
+    3,
+)  # of a stage: 0.4 and 0.15 GB of float32 in the 2B model
 
 
 def deep_names(config: Any) -> list[str]:
-    """Name what images add to the first language layers, a name a layer."""
+    """Return the names of the vision features that are added to the first language layers."""
     return [f"deep_{level}" for level in range(len(config.vision_config.deepstack_visual_indexes))]
 
 
 class Start(nn.Module):
-    """Looks words up, and turns places into angles.
+    """Looks token embeddings up, and computes rotary position embeddings.
 
     ids [n, length], places [n, 3, tokens] -> hidden [n, length, dim], cosines and sines
     [n, tokens, head], and for each of `deep_names` [1, 1, dim] of 0.
 
     Args:
         model: transformers' `Qwen3VLModel`.
-        dtype: to compute in; the table stays what it is.
+        dtype: the type to compute in; the embedding table keeps its own.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -48,10 +51,10 @@ class Start(nn.Module):
         self.table = language.embed_tokens.weight
         self._dtype = dtype
         self._levels = len(deep_names(model.config))
-        rotary = Qwen3VLTextRotaryEmbedding(language.config)  # float32, whatever the model is
+        rotary = Qwen3VLTextRotaryEmbedding(language.config)  # always float32
         if rotary.rope_type != "default":
             raise ValueError(
-                f"its places are turned into angles in another way: {rotary.rope_type}"
+                f"its rotary position embeddings are of an unsupported type: {rotary.rope_type}"
             )
         axes = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 1, len(rotary.inv_freq))
         both = rotary.recomposition_frequencies(axes.clone())
@@ -70,7 +73,7 @@ class Start(nn.Module):
 
 
 class Places(nn.Module):
-    """Resizes the table of positions to an image's grid, and turns places into angles.
+    """Interpolates position embeddings for an image's grid, and computes rotary ones.
 
     corners [n, blocks, patches, 4], shares of the same shape, spots [n, blocks, patches, 2] ->
     placed [n, blocks, patches, dim], cosines and sines [n, blocks, patches, head]
@@ -95,7 +98,7 @@ class Places(nn.Module):
 
 
 class Patches(nn.Module):
-    """Embeds patches [n, blocks, patches, values] uint8; both moments of an image are the same."""
+    """Embeds patches [n, blocks, patches, values] uint8, as a video of two equal frames."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -117,13 +120,13 @@ class Patches(nn.Module):
 class Vision(nn.Module):
     """Some layers of the vision tower.
 
-    seen (of the first: patches, placed), cosines and sines, [n, blocks, patches, ...] -> seen, and
-    of some layers what the language network is told, [n, blocks, dim].
+    seen (for the first stage: patches, placed), cosines and sines, [n, blocks, patches, ...] ->
+    seen, and for some layers features for the language network, [n, blocks, dim].
 
     Args:
         model: transformers' `Qwen3VLModel`.
-        layers: which.
-        patches: before the first.
+        layers: indexes of the layers.
+        patches: the patch embedding, for the first stage.
     """
 
     def __init__(self, model: Any, layers: Sequence[int], patches: Patches | None) -> None:
@@ -142,7 +145,7 @@ class Vision(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """What of the results is told to the language network."""
+        """Names of the features for the language network."""
         return [f"deep_{level}" for level in self._told()]
 
     @override
@@ -165,7 +168,7 @@ class Vision(nn.Module):
 
 
 def _attend(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Let all patches of an image see each other: [n, patches, dim]."""
+    """Compute full attention among the patches of an image: [n, patches, dim]."""
     n, length, dim = states.shape
     split = attention.qkv(states).view(n, length, 3, attention.num_heads, -1)
     query, key, value = split.unbind(2)
@@ -184,7 +187,7 @@ def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _merged(merger: Any, seen: Tensor) -> Tensor:
-    """Make a token of each block: [n, blocks, patches, dim] -> [n, blocks, dim]."""
+    """Merge the patches of a block into a token: [n, blocks, patches, dim] -> [n, blocks, dim]."""
     if merger.use_postshuffle_norm:
         states = merger.norm(seen.flatten(-2))
     else:
@@ -194,14 +197,14 @@ def _merged(merger: Any, seen: Tensor) -> Tensor:
 
 
 class Join(nn.Module):
-    """Puts what was seen into its conversation.
+    """Inserts the image tokens into the conversation.
 
     seen [n, blocks, patches, dim], hidden [n, tokens around, dim], and each of `deep_names`
     [n, blocks, dim] -> hidden [n, tokens, dim], and these of the same shape.
 
     Args:
         model: transformers' `Qwen3VLModel`.
-        before: how many tokens stand before the image.
+        before: number of tokens before the image.
     """
 
     def __init__(self, model: Any, before: int) -> None:
@@ -218,9 +221,9 @@ class Join(nn.Module):
 
 
 class Language(nn.Module):
-    """Some layers of the language network; no token sees a later one, so padding is not seen.
+    """Some layers of the language network, with causal attention: padding has no effect.
 
-    hidden [n, tokens, dim], cosines, sines, and what is added after the first layers -> hidden
+    hidden [n, tokens, dim], cosines, sines, and features to add after the first layers -> hidden
     """
 
     def __init__(self, model: Any, layers: Sequence[int]) -> None:
@@ -242,10 +245,10 @@ class Language(nn.Module):
 
 
 def _look_back(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Let all tokens see themselves and those before: [n, tokens, dim].
+    """Compute causal attention: [n, tokens, dim].
 
-    Keys and values are written out for each head: where an operation is told to share them among
-    heads, OpenVINO has all scores in memory at a time, and takes twice as long.
+    Keys and values are repeated for each head: with grouped heads OpenVINO keeps all scores in
+    memory at once, and takes twice as long.
     """
     n, length, _ = states.shape
     heads = (n, length, -1, attention.head_dim)
@@ -262,7 +265,7 @@ def _look_back(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -
 
 
 class End(nn.Module):
-    """Takes the last token: hidden [n, tokens, dim], last [n] -> vectors [n, dim] of length 1."""
+    """Pools the last token: hidden [n, tokens, dim], last [n] -> vectors [n, dim] of length 1."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -31,29 +31,29 @@ from backends.preprocessing.loaders import Described
 from backends.preprocessing.pairs import PairProcessor, PairRecipe
 from backends.preprocessing.tokens import VOCABULARY, Padding
 from backends.runtimes.torch.towers import Portable, TorchModel, TorchTower, describe, place
-from backends.text_folder import TextFolder, most_tokens
+from backends.text_folder import TextFolder, max_tokens
 from errors import ModelFolderError
 
-# By these names only, and none is imported: a name out of a file could be any code's.
+# Activations are known by these names; no name from a file is ever imported as code.
 _ACTIVATIONS: Mapping[str, Activation] = {
     "torch.nn.Identity": "identity",
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.Sigmoid": "sigmoid",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
-_USUAL = "torch.nn.Sigmoid"  # of a model of one label that names none
-# Whose tokenizers tell no half from the other, whatever the network could be told.
+_USUAL = "torch.nn.Sigmoid"  # default of a model with one label
+# Models whose tokenizers return no token types, though their networks have an input for them.
 # Source: `model_input_names` of transformers 4.44, which the reference has.
 _UNTYPED = ("CamembertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer")
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/`, as `save_pretrained` left it.
+    """Load `model/`, a folder that `save_pretrained` wrote.
 
     Raises:
-        ModelFolderError: it gives no single score, or needs what is not served here.
+        ModelFolderError: the model gives no single score, or is not supported.
     """
-    path = TextFolder.of(folder).path
+    path = TextFolder.open(folder).path
     config = AutoConfig.from_pretrained(
         path, trust_remote_code=options.trust_remote_code, local_files_only=True
     )
@@ -87,22 +87,22 @@ def _why_not(config: Any) -> str | None:
 
 
 def _activations(path: Path, wanted: TextMode) -> dict[TextMode, Activation]:
-    """Return what makes scores of logits, in each text mode whose activation is known.
+    """Return the activation of each text mode, if it is supported.
 
     Raises:
-        ModelFolderError: that of the wanted one is not.
+        ModelFolderError: the activation of the requested text mode is not supported.
     """
     named = {mode: _named_activation(path, mode) for mode in get_args(TextMode)}
     if named[wanted] not in _ACTIVATIONS:
         raise ModelFolderError(
             f"The reranker in {path.absolute()} cannot be served: its configuration names the "
-            f"activation {named[wanted]}, and only {' and '.join(_ACTIVATIONS)} are known"
+            f"activation {named[wanted]}, and only {' and '.join(_ACTIVATIONS)} are supported"
         )
     return {mode: _ACTIVATIONS[name] for mode, name in named.items() if name in _ACTIVATIONS}
 
 
 def _named_activation(path: Path, mode: TextMode) -> str:
-    """Return the name that the configuration has; the reference knows the oldest place alone."""
+    """Return the configured activation's name; the reference reads only the oldest key."""
     config = hf.read_config(path)
     names = [config.get("sbert_ce_default_activation_function")]
     if mode == "trained":  # in the order of sentence-transformers 6
@@ -134,8 +134,8 @@ def _tower(model: Any, path: Path, options: ModelOptions) -> TorchTower:
     if not isinstance(vocabulary, Vocabulary) or tokenizer.truncation_side != "right":
         raise ModelFolderError(
             f"The reranker in {path.absolute()} cannot be served: its tokenizer "
-            f"({type(tokenizer).__name__}) is none of the tokenizers library that cuts texts at "
-            f"their ends; save the model again with a {VOCABULARY}"
+            f"({type(tokenizer).__name__}) is not of the tokenizers library, or does not truncate "
+            f"at the end of a text; save the model again with a {VOCABULARY}"
         )
     padding = Padding("rounded", _longest(model, tokenizer), tokenizer.pad_token_id or 0, True)
     recipe = PairRecipe(padding, _is_typed(model.config, path))
@@ -153,15 +153,15 @@ def _tower(model: Any, path: Path, options: ModelOptions) -> TorchTower:
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens of a pair are read, special ones included."""
+    """Return the maximum number of tokens of a pair, special tokens included."""
     stated, positions = int(tokenizer.model_max_length), places(model.base_model)
-    # DeBERTa v3 only knows how far apart tokens are, and reads as many as its tokenizer says.
+    # DeBERTa v3 has relative positions only: its tokenizer sets the limit.
     is_relative = not getattr(model.config, "position_biased_input", True)
-    return most_tokens(stated, None if is_relative and stated < LARGE_INTEGER else positions)
+    return max_tokens(stated, None if is_relative and stated < LARGE_INTEGER else positions)
 
 
 def _is_typed(config: Any, path: Path) -> bool:
-    """Tell whether the network is told which half a token is of, as the reference does it."""
+    """Return whether the network gets token types (query or document), as in the reference."""
     said = path / "tokenizer_config.json"
     tokenizer = json.loads(said.read_text("utf-8")) if said.is_file() else {}
     names = tokenizer.get("model_input_names")
@@ -171,10 +171,10 @@ def _is_typed(config: Any, path: Path) -> bool:
 
 
 class Scorer(nn.Module):
-    """The logits of pairs: ids, a mask, and each token's half, [n, length] each -> [n, 1].
+    """The network of pairs: ids, mask and token types, [n, length] each -> logits [n, 1].
 
     Args:
-        model: transformers' own.
+        model: the model of transformers.
     """
 
     def __init__(self, model: Any) -> None:

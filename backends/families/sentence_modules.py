@@ -1,6 +1,6 @@
-"""The text half of sentence-transformers: a model's modules, run one after the other, as a tower.
+"""Text towers of sentence-transformers: the modules of a model, run one after the other.
 
-They are run as they are, so no list of them is kept here: what cannot be converted shows itself.
+Any module is supported; the conversion fails if it cannot be converted.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from backends.preprocessing.single_part import SinglePart
 from backends.preprocessing.tokens import (
     CHARS_OF_A_TOKEN,
     IdLimit,
-    Known,
     Padding,
     TextRecipe,
     TokenProcessor,
     Tokens,
+    VocabularyInfo,
     beginning,
 )
 from backends.runtimes.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from backends.text_folder import kept_dimensions
 from errors import ConversionError
 
-logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # our own line says it
+logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # this project logs the same
 
 
 def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTransformer:
-    """Load a model from its folder, in float32 whatever its weights are stored in.
+    """Load a model from its folder, in float32 also if its weights are stored in another type.
 
     Raises:
-        ModelFolderError: it keeps no number of dimensions that could be.
+        ModelFolderError: its `truncate_dim` is invalid.
     """
     model = SentenceTransformer(
         str(path),
@@ -50,7 +50,7 @@ def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTran
         trust_remote_code=options.trust_remote_code,
         model_kwargs={"dtype": torch.float32},
     )
-    # What the model says of itself may be more than its network has positions for.
+    # The configured length may exceed the network's number of positions.
     if places := hf.positions(model):
         model.max_seq_length = min(model.max_seq_length or places, places)
     model.truncate_dim = kept_dimensions(model.truncate_dim, path)
@@ -59,7 +59,7 @@ def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTran
 
 
 _IDS, _MASK, _SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
-_ENDLESS = 10**9  # tokens; a tokenizer that knows no length says 10**30
+_ENDLESS = 10**9  # tokens; tokenizers without a limit state 10**30
 
 
 def text_tower(
@@ -75,16 +75,16 @@ def text_tower(
         postprocess: a function that is applied to the vectors of the last module.
     """
     features = _tensors(model, "a text")
-    if reason := _why_of_its_own(model, features):
+    if reason := _why_own_features(model, features):
         module = _TextNetwork(model, sorted(features), postprocess)
         return TorchTower(_Features(model, sorted(features)), module, partial(_refuse, reason))
     module = _TextNetwork(model, (_IDS, _MASK), postprocess)
-    # On the right even where its tokenizer pads on the left, as for last tokens: who reads the
-    # mask finds the same, and the places of tokens are those of the text alone.
+    # On the right even if its tokenizer pads on the left for last-token pooling: with the mask the
+    # result is the same, and positions of tokens do not depend on the padding.
     pad_id = model.tokenizer.pad_token_id or 0
     padding = Padding("rounded", model.max_seq_length, pad_id, masked=True)
     if tokenizer is None:
-        recipe = TextRecipe("nothing", padding)  # what lower-cases is in the vocabulary
+        recipe = TextRecipe("nothing", padding)  # the tokenizer itself lower-cases
         processor = TokenProcessor(_Tokenize(model), padding)
     else:
         recipe = TextRecipe("lower" if model[0].do_lower_case else "nothing", padding)
@@ -93,12 +93,12 @@ def text_tower(
     return TorchTower(processor, module, lambda: portable_texts(module, recipe, save_vocabulary))
 
 
-def _why_of_its_own(model: SentenceTransformer, features: Mapping[str, Tensor]) -> str | None:
-    """Say why a text model's input is not ids and a mask that may be padded at the end."""
+def _why_own_features(model: SentenceTransformer, features: Mapping[str, Tensor]) -> str | None:
+    """Return why a text model needs more than ids and a mask; None if these suffice."""
     if not {_IDS, _MASK} <= features.keys() <= {_IDS, _MASK, _SEGMENTS}:
         return f"its text model reads {' and '.join(sorted(features))}"
     if (model.max_seq_length or _ENDLESS) >= _ENDLESS:
-        return "its text model says of no length how much it reads"
+        return "its text model has no maximum length"
     return None
 
 
@@ -112,16 +112,16 @@ def _tensors(model: SentenceTransformer, text: str) -> dict[str, Tensor]:
 
 
 class _Tokenize:
-    """The tokenizer of a text model that reads ids and a mask."""
+    """The tokenizer of a text model whose inputs are ids and a mask."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model
-        self._lock = Lock()  # it notes where to cut in itself, at every call
+        self._lock = Lock()  # the tokenizer sets its truncation at every call
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
-        return hf.known_by_transformers(self._model.tokenizer)
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
+        return hf.describe_transformers_vocabulary(self._model.tokenizer)
 
     def __call__(self, text: str) -> Tokens:
         length = self._model.max_seq_length
@@ -130,39 +130,40 @@ class _Tokenize:
             ids: list[int] = _tensors(self._model, text)[_IDS][0].tolist()
             return Tokens(ids, hf.is_cut(self._model.tokenizer, text, ids, length))
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
         with self._lock:
-            return hf.text_of(self._model.tokenizer, ids)
+            return hf.decode_ids(self._model.tokenizer, ids)
 
 
 class _Features(SinglePart):
-    """The input of any other text model, as its own library makes it of a text.
+    """Input processor of any other text model, by its own library.
 
     Args:
-        model: which one.
-        names: the features that its network takes, in this order.
+        model: the sentence-transformers model.
+        names: names of the network's inputs, in order.
     """
 
     def __init__(self, model: SentenceTransformer, names: Sequence[str]) -> None:
         self._model = model
         self._names = names
         self._lock = Lock()
-        self._limit = IdLimit(hf.known_by_transformers(model.tokenizer)) if _IDS in names else None
+        vocabulary = hf.describe_transformers_vocabulary(model.tokenizer)
+        self._limit = IdLimit(vocabulary) if _IDS in names else None
 
     @override
     def limit_ids(self, rows: int) -> None:
-        """Read no text with an id that has no embedding."""
+        """Refuse texts with ids that have no embedding."""
         if self._limit:
             self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
-        """Guess the tokens."""
+        """Estimate the number of tokens."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Return the features; those without a mask say nothing of rows, and share no pass."""
-        length = self._model.max_seq_length  # None: it reads a text of any length
+        """Return the features; an input without a mask is computed in a batch of its own."""
+        length = self._model.max_seq_length  # None: no maximum
         text = beginning(text, length) if length else text
         with self._lock:
             features = _tensors(self._model, text)
@@ -179,18 +180,18 @@ class _Features(SinglePart):
         return ModelInput(tuple(array[0] for array in arrays), shapes, cost, len(ids), truncated)
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Stack rows of equal shapes; what is alone comes with the axis of its batch."""
+        """Stack rows of equal shapes; an input of its own already has a batch axis."""
         return items[0].arrays if items[0].bucket is None else super().collate(items)
 
     @override
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
         with self._lock:
-            return hf.text_of(self._model.tokenizer, ids)
+            return hf.decode_ids(self._model.tokenizer, ids)
 
 
 class _TextNetwork(nn.Module):
-    """The networks of a text model over its features, in the order of their names."""
+    """The modules of a text model as a function of its features, in the order of `names`."""
 
     def __init__(
         self,
@@ -211,7 +212,7 @@ class _TextNetwork(nn.Module):
 
 
 def sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a model's modules as a function of their features, cut as its `encode` cuts."""
+    """Return a model's modules as a function of features, with the truncation of `encode`."""
     dimensions: int | None = model.truncate_dim
 
     def network(features: dict[str, Any]) -> Tensor:

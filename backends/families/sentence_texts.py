@@ -1,7 +1,7 @@
-"""sentence-transformers as models of texts only: any network, pooling and further modules.
+"""sentence-transformers as text models: any network, pooling and further modules.
 
-Source of the vectors: the reference's text container, which asks for `encode_query` or
-`encode_document`, and for length 1.
+Source of the vectors: the reference's text container, which calls `encode_query` or
+`encode_document` with normalization.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backends.runtimes.torch.towers import (
     describe,
     normalize,
 )
-from backends.text_folder import TextFolder, meta_of
+from backends.text_folder import TextFolder, reference_meta
 from errors import ModelFolderError
 
 
@@ -36,9 +36,9 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the hub cache in `model/`.
 
     Raises:
-        ModelFolderError: its modules need to be told more than a text.
+        ModelFolderError: its modules need more input than a text.
     """
-    text = TextFolder.of(folder)
+    text = TextFolder.open(folder)
     path = text.snapshot
     model = load_sentence_transformer(path, options)
     if reason := _why_not(model):
@@ -50,12 +50,12 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         dimensions=model.get_embedding_dimension() or 0,
         image_px=0,
         networks=[model],
-        config=meta_of(text.model_config),
+        config=reference_meta(text.model_config),
     )
     files = path / next((module["path"] for module in text.modules[:1]), "")
     has_vocabulary = (files / VOCABULARY).is_file()
     tokenizer = hf.load_tokenizer(files, options) if has_vocabulary else None
-    prompts = Prompts.of_json(model.prompts)
+    prompts = Prompts.from_json(model.prompts)
     plain = text_tower(model, tokenizer, normalize)
     tower = _prompted(plain, prompts, folder.prefixes, options)
     return TorchModel(replace(info, cuts=True), {"text": tower}, EVERY_TEXT_MODE)

@@ -1,10 +1,10 @@
-"""sentence-transformers: a CLIP for the images, and for the texts the same or any text model.
+"""sentence-transformers: a CLIP for images, and for texts the same CLIP or any text model.
 
 See https://huggingface.co/sentence-transformers/clip-ViT-B-32 and
 https://huggingface.co/sentence-transformers/clip-ViT-B-32-multilingual-v1
 
 Source of the vectors' length: the reference's `clip.py` takes what `SentenceTransformer.encode`
-gives, which is normalized only where the model has a module that does so. Source of the pixels:
+returns, which is normalized only if the model has a module for it. Source of the pixels:
 sentence-transformers 3 resized by Pillow, where today's uses torchvision.
 """
 
@@ -27,7 +27,7 @@ from backends.families.sentence_modules import (
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import Geometry, PixelProcessor
-from backends.runtimes.torch.resizing import preprocess_of
+from backends.runtimes.torch.resizing import make_preprocess
 from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     ImageTower,
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `clip/` and `text/`; equal folders are loaded once."""
+    """Load `clip/` and `text/`; if both folders are equal, load one."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
     network_path = _network_folder(clip_path)
     clip = load_sentence_transformer(clip_path, options)
@@ -53,7 +53,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     processor = CLIPImageProcessorPil.from_pretrained(network_path)
     if not shared:
         _drop_text_tower(clip)
-    geometry = Geometry.of_processor(processor, "pillow")
+    geometry = Geometry.from_processor(processor, "pillow")
     _check_dimensions(clip, text)
     info = describe(
         folder,
@@ -80,7 +80,7 @@ def _check_dimensions(clip: SentenceTransformer, text: SentenceTransformer) -> N
 
 
 def same_content(first: Path, second: Path) -> bool:
-    """Tell whether two folders hold the same files, byte for byte."""
+    """Return whether two folders hold the same files, byte for byte."""
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     others = sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
     return files == others and all(
@@ -98,14 +98,14 @@ def _image_tower(model: SentenceTransformer, processor: Any, geometry: Geometry)
         identity,
     ).to(model.device)
     return TorchTower(
-        PixelProcessor(preprocess_of(geometry)),
+        PixelProcessor(make_preprocess(geometry)),
         module,
         lambda: portable_images(module, geometry),
     )
 
 
 def _network_folder(path: Path) -> Path:
-    """Return where the CLIP network lies: in the folder itself, or in `0_CLIPModel/`."""
+    """Return the folder of the CLIP network: the folder itself, or `0_CLIPModel/`."""
     # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
     found = sorted(path.rglob("*processor_config.json"))
     if not found:
@@ -116,12 +116,12 @@ def _network_folder(path: Path) -> Path:
 
 
 def _drop_text_tower(clip: SentenceTransformer) -> None:
-    # The texts have a model of their own: keep no weights that nothing will use.
+    # Another model embeds the texts, so these weights are not needed.
     for part in ("text_model", "text_projection"):
         if hasattr(clip[0].model, part):
             setattr(clip[0].model, part, None)
 
 
 def _config(model: SentenceTransformer) -> dict[str, object]:
-    network = getattr(model[0], "model", None)  # one that only looks rows up has none
+    network = getattr(model[0], "model", None)  # a lookup model has none
     return dict(hf.full_config(network) if network else model[0].get_config_dict())

@@ -41,7 +41,7 @@ _MODELS = {FIXED: SiglipModel, NAFLEX: Siglip2Model}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `siglip/`, with its processor in a hub cache inside it or beside the weights."""
+    """Load `siglip/`; its processor is in a hub cache there, or beside the weights."""
     processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
     tokenizer = hf.load_own_tokenizer(processors, options)
     model = _load_model(folder.part("siglip"), options)
@@ -61,7 +61,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     return TorchModel(
         info,
         {"text": hf.text_tower(texts, tokenizer, recipe), "image": images},
-        # The reference cannot serve NaFlex: there is one way to read its texts.
+        # The reference cannot serve NaFlex, so it has no text mode `reference`.
         text_modes=EVERY_TEXT_MODE if _is_naflex(model) else (options.text_mode,),
     )
 
@@ -78,7 +78,7 @@ def _load_model(path: Path, options: ModelOptions) -> Any:
 
 def _fixed_images(model: Any, processors: Path, _options: ModelOptions) -> tuple[TorchTower, int]:
     processor = hf.load_image_processor(SiglipImageProcessorPil, processors)
-    geometry = Geometry.of_processor(processor, "torch")
+    geometry = Geometry.from_processor(processor, "torch")
     return hf.image_tower(model, processor, geometry, identity), geometry.shorter_side_px
 
 
@@ -94,7 +94,7 @@ def _family(model: Any, tokenizer: Any) -> str:
 
 
 def _recipe(model: Any, tokenizer: Any, options: ModelOptions) -> TextRecipe:
-    # The vector is read at the last position and there is no mask, so padding is part of a text.
+    # The last position is pooled and there is no mask, so padding shapes the vector.
     length: int = model.config.text_config.max_position_embeddings
     if options.text_mode == "reference" and not _is_naflex(model):
         return TextRecipe("nothing", Padding("nothing", length))

@@ -1,15 +1,15 @@
-"""Models of texts only, as the reference's text container has them: each kind is a family's."""
+"""Text models in the folders of the reference's text container: chooses the family by the kind."""
 
 from __future__ import annotations
 
-from backends.families import loader_of
+from backends.families import import_loader
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.runtimes.torch.towers import TorchModel
 from backends.text_folder import TextFolder, TextKind
 from errors import ModelFolderError
 
-# Modules beside this one, each a family of its own.
+# Modules of this package, one for each kind.
 _KINDS: dict[TextKind, str] = {
     "encoder": "encoder",
     "dpr": "dpr",
@@ -20,12 +20,12 @@ _KINDS: dict[TextKind, str] = {
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/`, whatever lies there.
+    """Load `model/` by the family of its kind.
 
     Raises:
-        ModelFolderError: it is of a kind that torch cannot compute.
+        ModelFolderError: torch cannot compute this kind of model.
     """
-    kind = TextFolder.of(folder).kind
+    kind = TextFolder.open(folder).kind
     if kind not in _KINDS:
         raise ModelFolderError(f"torch computes no model of the kind {kind}")
-    return loader_of(_KINDS[kind])(folder, options)
+    return import_loader(_KINDS[kind])(folder, options)

@@ -1,4 +1,4 @@
-"""What the families that transformers implements have in common: loading, quietly and from disk."""
+"""Shared by the families of transformers: loads models, tokenizers and image processors."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from backends.preprocessing.siglip1_tokens import SpecialTokens
 from backends.preprocessing.text_normalizers import NORMALIZERS
 from backends.preprocessing.tokens import (
     VOCABULARY,
-    Known,
     TextRecipe,
     Tokenize,
     Tokenizer,
     TokenProcessor,
     Tokens,
+    VocabularyInfo,
     beginning,
     decode,
-    known_by,
-    known_of,
-    unknown_id,
+    describe_tokens,
+    describe_vocabulary,
+    unknown_id_error,
 )
-from backends.runtimes.torch.resizing import preprocess_of
+from backends.runtimes.torch.resizing import make_preprocess
 from backends.runtimes.torch.towers import (
     ImageTower,
     Normalize,
@@ -45,12 +45,12 @@ from backends.runtimes.torch.towers import (
 )
 from errors import ConversionError, ModelFolderError
 
-transformers.logging.set_verbosity_error()  # its advice is for people who train
+transformers.logging.set_verbosity_error()  # its warnings are about training
 transformers.utils.logging.disable_progress_bar()
 
-# How networks call their tables of positions.
+# Attribute names of position embeddings.
 _POSITIONS = re.compile(r"(^|\.)(position_embeddings?|wpe)$")
-_VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # files of which a tokenizer is made
+_VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # files of tokenizers
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def image_tower(
     model: Any, processor: Any, geometry: Geometry, postprocess: Callable[[Tensor], Tensor]
 ) -> TorchTower:
-    """Build the tower of images of one size."""
+    """Build the tower of a network that takes images of a fixed size."""
 
     def network(numbers: Tensor) -> Tensor:
         features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
@@ -71,14 +71,14 @@ def image_tower(
     normalize = Normalize(processor.image_mean, processor.image_std, processor.rescale_factor)
     images = ImageTower(normalize, network, model, postprocess).to(model.device)
     return TorchTower(
-        PixelProcessor(preprocess_of(geometry)),
+        PixelProcessor(make_preprocess(geometry)),
         images,
         lambda: portable_images(images, geometry),
     )
 
 
 class TextNetwork(nn.Module):
-    """The network of a text tower: ids [n, length] -> [n, dim]."""
+    """A text network: ids [n, length] -> [n, dim]."""
 
     def __init__(self, model: Any, postprocess: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -91,26 +91,26 @@ class TextNetwork(nn.Module):
 
 
 class TransformersTokenizer:
-    """Tokenizes by transformers, and cuts with the end token kept.
+    """Tokenizes by transformers; a truncated text keeps its end token.
 
     Args:
-        tokenizer: transformers' own.
-        recipe: what is done.
+        tokenizer: the tokenizer of transformers.
+        recipe: normalization, truncation and padding.
     """
 
     def __init__(self, tokenizer: Any, recipe: TextRecipe) -> None:
         self._tokenizer = tokenizer
         self._max_length = recipe.padding.longest
         self._clean = NORMALIZERS[recipe.cleaning]
-        self._lock = Lock()  # it notes where to cut in itself, at every call
+        self._lock = Lock()  # the tokenizer sets its truncation at every call
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
-        return known_by_transformers(self._tokenizer)
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
+        return describe_transformers_vocabulary(self._tokenizer)
 
     def __call__(self, text: str) -> Tokens:
-        """Return the ids of a text, those of a long one cut."""
+        """Tokenize a text, truncated to the maximum length."""
         clean = self._clean(beginning(text, self._max_length))
         with self._lock:
             encoded = self._tokenizer(
@@ -119,21 +119,21 @@ class TransformersTokenizer:
             ids: list[int] = encoded["input_ids"]
             return Tokens(ids, is_cut(self._tokenizer, clean, ids, self._max_length))
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         with self._lock:
-            return text_of(self._tokenizer, ids)
+            return decode_ids(self._tokenizer, ids)
 
 
 def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
-    """Load the tokenizer of a model of texts, as its `tokenizer.json` stands.
+    """Load the tokenizer of a text model exactly as `tokenizer.json` describes it.
 
-    The classes that a model's tokenizer names make parts of it anew by rules of their own, and
-    where these do not fit the file, the vectors are other ones.
+    The tokenizer classes of transformers rebuild parts of it by rules of their own. If these differ
+    from the file, the vectors differ.
     """
     if (folder / VOCABULARY).is_file():
         return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -141,17 +141,17 @@ def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
 
 
 def load_own_tokenizer(folder: Path, options: ModelOptions) -> Any:
-    """Load a tokenizer by the class that its folder names.
+    """Load a tokenizer by the class that its configuration names.
 
     Raises:
-        ModelFolderError: its files are not there.
+        ModelFolderError: its files are missing.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=options.trust_remote_code, local_files_only=True
         )
     except Exception as error:
-        # Each class says in words of its own that it has nothing to be made of.
+        # Each class words the error of missing files differently.
         if any(path for name in _VOCABULARIES for path in folder.glob(name)):
             raise
         raise ModelFolderError(
@@ -164,27 +164,27 @@ def load_image_processor(kind: Any, folder: Path) -> Any:
     """Load an image processor of transformers.
 
     Raises:
-        ModelFolderError: the folder does not say how images are prepared.
+        ModelFolderError: the folder has no configuration of its preprocessing.
     """
     # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
     if not any(folder.glob("*processor_config.json")):
         raise ModelFolderError(
-            f"{folder.absolute()} has no preprocessor_config.json, which says how its images are "
-            "prepared"
+            f"{folder.absolute()} has no preprocessor_config.json, which describes how images are "
+            "preprocessed"
         )
     return kind.from_pretrained(folder, local_files_only=True)
 
 
-def known_by_transformers(tokenizer: Any) -> Known:
-    """Say what the vocabulary of a tokenizer holds."""
+def describe_transformers_vocabulary(tokenizer: Any) -> VocabularyInfo:
+    """Return facts about a transformers tokenizer's vocabulary."""
     vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(vocabulary, Vocabulary):
-        return known_by(vocabulary)
-    return known_of(tokenizer.get_vocab(), set(tokenizer.all_special_tokens))
+        return describe_vocabulary(vocabulary)
+    return describe_tokens(tokenizer.get_vocab(), set(tokenizer.all_special_tokens))
 
 
 def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
-    """Return a tokenizer that uses the tokenizers library directly if it can, else transformers."""
+    """Return a tokenizer by the tokenizers library, or by transformers if that cannot load it."""
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary) and tokenizer.truncation_side == "right":
         return Tokenizer(vocabulary, recipe)
@@ -192,39 +192,39 @@ def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
 
 
 def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:
-    """Tell whether a text has more tokens than those ids, by giving it room for one more."""
+    """Return whether a text was truncated to `ids`, by tokenizing it to one token more."""
     if len(ids) < length:  # most are not tokenized twice
         return False
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
-def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of ids, special ones left out; not beside a thread that tokenizes.
+def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids, without special tokens; call it by one thread at a time.
 
     Raises:
-        InvalidInputError: one is none of the vocabulary.
+        InvalidInputError: an id is not in the vocabulary.
     """
     vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(vocabulary, Vocabulary):
         return decode(vocabulary, ids)
     for one in ids:
         if not 0 <= one < len(tokenizer):
-            raise unknown_id(one)
+            raise unknown_id_error(one)
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return text
 
 
 def save_vocabulary(tokenizer: Any, folder: Path) -> str:
-    """Write what a transformers tokenizer is made of into a converted model's folder.
+    """Write the vocabulary of a transformers tokenizer into a converted model's folder.
 
     Returns:
-        the kind of the input processor that reads it.
+        The kind of the input processor that reads it.
 
     Raises:
-        ConversionError: it is made of something that only transformers knows.
+        ConversionError: only transformers can load the tokenizer.
     """
     if getattr(tokenizer, "truncation_side", "right") != "right":
-        raise ConversionError("its tokenizer cuts a text's beginning off")
+        raise ConversionError("its tokenizer truncates the beginning of a text")
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary):
         vocabulary.save(str(folder / VOCABULARY))
@@ -238,11 +238,11 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
 
 
 def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTower:
-    """Build the tower of texts that a tokenizer of transformers reads.
+    """Build a text tower with a tokenizer of transformers.
 
     Args:
-        texts: the network: ids, and a mask if the padding makes one -> [n, dim].
-        tokenizer: transformers' own.
+        texts: the network: ids, and a mask if the padding is masked -> [n, dim].
+        tokenizer: the tokenizer of transformers.
         recipe: how texts become ids.
     """
     return TorchTower(
@@ -253,15 +253,15 @@ def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTow
 
 
 def full_config(model: Any) -> Mapping[str, object]:
-    """Return a model's whole configuration, defaults included, in JSON's types."""
+    """Return a model's configuration with all defaults, as JSON types."""
     config: dict[str, object] = json.loads(model.config.to_json_string(use_diff=False))
     return config
 
 
 def positions(model: nn.Module) -> int | None:
-    """Return how many tokens a text network has a table of positions for; None without a table."""
+    """Return the number of a text network's position embeddings; None if it has none."""
     found = [
-        # RoBERTa and its relatives count from behind the position of the padding.
+        # RoBERTa and its relatives start after the padding's position.
         table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         for name, table in model.named_modules()
         if isinstance(table, nn.Embedding) and _POSITIONS.search(name) and "vision" not in name
@@ -270,5 +270,5 @@ def positions(model: nn.Module) -> int | None:
 
 
 def load_options() -> dict[str, Any]:
-    """Options of every `from_pretrained` of a model."""
+    """Return the options of every `from_pretrained` of a model."""
     return {"dtype": torch.float32, "local_files_only": True}

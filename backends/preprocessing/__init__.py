@@ -1,1 +1,1 @@
-"""From texts and images to arrays: tokenizers, numpy and Pillow, and no torch."""
+"""Input processors: from texts, pairs and images to arrays, without torch."""

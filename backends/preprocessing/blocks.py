@@ -1,7 +1,7 @@
 """From a decoded image to blocks of patches, near its own size and shape.
 
-A model that reads them (Qwen3-VL) sees an image scaled to whole blocks of 2x2 patches; a block is
-one token of its language network. So what an image costs is the tokens that its size gives it.
+Qwen3-VL scales an image to whole blocks of 2x2 patches; a block is one token of its language
+network. So the cost of an image is a number of tokens, which depends on its size.
 
 Source of the sizes: the reference's Qwen3-VL-Embedding, by `smart_resize` of qwen-vl-utils; of the
 order of patches and of their places: transformers' Qwen3-VL.
@@ -20,40 +20,40 @@ import numpy.typing as npt
 from PIL import Image
 
 from backends.model import EncodeParams, ModelInput, ModelOptions
-from backends.preprocessing.header import size_of
+from backends.preprocessing.header import read_size
 from backends.preprocessing.pixels import in_rgb
 from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
-_LONGEST_RATIO = 200  # of the longer side to the shorter; beyond, the model reads nothing
-_TOKENS_OF_COST = 64  # as 256x256 pixels have: what an image costs is counted in these
+_LONGEST_RATIO = 200  # of the longer side to the shorter; more is refused
+_TOKENS_OF_COST = 64  # tokens of 256x256 pixels: the unit of an image's cost
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 class Grid(NamedTuple):
-    """How many blocks an image has on each side."""
+    """Number of blocks of an image, by rows and columns."""
 
     rows: int
     columns: int
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return self.rows * self.columns
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How an image becomes blocks of patches; it can be written as JSON.
+    """Parameters of splitting an image into blocks of patches; they are stored in `model.json`.
 
     Attributes:
         patch_px: side of a patch.
         merged: patches on a side of a block.
         positions: side of the model's table of positions.
-        least_px: fewest pixels of a scaled image.
-        most_px: most of them.
+        least_px: minimum pixels of a scaled image.
+        most_px: maximum pixels of a scaled image.
     """
 
     patch_px: int
@@ -63,17 +63,17 @@ class Blocks:
     most_px: int
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     @property
     def block_px(self) -> int:
-        """Side of a block."""
+        """Side of a block in pixels."""
         return self.patch_px * self.merged
 
     @property
-    def most_blocks(self) -> int:
-        """Most blocks of an image."""
+    def max_blocks(self) -> int:
+        """Maximum number of blocks of an image."""
         return self.most_px // self.block_px**2
 
     def grid_for(self, size: tuple[int, int]) -> Grid:
@@ -92,9 +92,10 @@ class Blocks:
     def _within_bounds(self, height: int, width: int) -> Grid:
         smaller, side = math.sqrt(height * width / self.most_px), self.block_px
         rows, columns = (max(1, math.floor(length / smaller / side)) for length in (height, width))
-        # Of a narrow strip, which stays one block wide, less: only an operator's bound is so tight.
-        rows = min(rows, self.most_blocks)
-        return Grid(rows, min(columns, self.most_blocks // rows))
+        # A narrow strip stays one block wide, so only its length shrinks; only operators set such
+        # tight bounds.
+        rows = min(rows, self.max_blocks)
+        return Grid(rows, min(columns, self.max_blocks // rows))
 
     def cut(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Return the patches of an image: [blocks, patches of a block, values], channels last."""
@@ -108,17 +109,18 @@ class Blocks:
         return cut.reshape(grid.blocks, self.merged**2, -1)
 
     def places(self, grid: Grid) -> Integers:
-        """Return row and column of each patch: [blocks, patches of a block, 2]."""
+        """Return the row and column of each patch: [blocks, patches of a block, 2]."""
         rows, columns = (np.arange(count * self.merged) for count in grid)
         of_each = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
         in_blocks = of_each.reshape(grid.rows, self.merged, grid.columns, self.merged, 2)
         return in_blocks.transpose(0, 2, 1, 3, 4).reshape(grid.blocks, self.merged**2, 2)
 
     def corners(self, grid: Grid) -> tuple[Integers, Floats]:
-        """Weigh the table of positions for each patch, corners on corners.
+        """Compute the bilinear interpolation of the position embeddings for each patch.
 
         Returns:
-            The four nearest positions of each, and their shares: [blocks, patches of a block, 4].
+            The four nearest positions of each patch, and their weights: [blocks, patches of a
+            block, 4].
         """
         last = self.positions - 1
         ends = np.array([max(count * self.merged - 1, 1) for count in grid], np.float32)
@@ -136,13 +138,13 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Around:
-    """The ids of what stands around an image in its conversation; it can be written as JSON."""
+    """Token ids of the conversation before and after an image; stored in `model.json`."""
 
     before: Sequence[int]
     after: Sequence[int]
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     def tokens(self, grid: Grid) -> int:
@@ -150,9 +152,9 @@ class Around:
         return len(self.before) + grid.blocks + len(self.after)
 
     def places(self, grid: Grid) -> Integers:
-        """Return the place of each token in time, height and width: [3, tokens].
+        """Return the position of each token in time, height and width: [3, tokens].
 
-        An image takes one moment; what follows it begins where its longer side ends.
+        An image is one moment in time; the text after it continues at the end of its longer side.
         """
         start = len(self.before)
         rows, columns = np.divmod(np.arange(grid.blocks), grid.columns)
@@ -163,13 +165,13 @@ class Around:
 
 
 class BlockProcessor(SinglePart):
-    """Cuts images into blocks of patches; those of one grid share passes.
+    """Splits images into blocks of patches; images of equal grids share batches.
 
     Args:
-        blocks: what is to be done.
-        around: what stands around an image.
-        most_px: what an operator says of `Blocks.most_px`; fewer pixels than the model has learnt
-            from, or no bound.
+        blocks: parameters of the splitting.
+        around: token ids before and after an image.
+        most_px: the operator's maximum of pixels, if it is below `Blocks.most_px`; None for no
+            maximum.
     """
 
     def __init__(self, blocks: Blocks, around: Around, most_px: int | None = None) -> None:
@@ -179,26 +181,26 @@ class BlockProcessor(SinglePart):
         self._around = around
 
     def estimate(self, content: bytes) -> int:
-        """Count by the size in the file's header; the most that there may be, without."""
-        size = size_of(content)
+        """Return the cost by the size in the file's header; if that is unreadable, the maximum."""
+        size = read_size(content)
         if not size or 0 in size:
-            return self._cost(Grid(1, self._blocks.most_blocks))
+            return self._cost(Grid(1, self._blocks.max_blocks))
         return self._cost(self._blocks.grid_for(size))
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
-        """Return all that the network is to know of an image.
+        """Return the network's inputs for an image.
 
         Patches as in `Blocks.cut`; corners, shares and places of the patches; the ids around them
         [tokens around] and the places of all tokens [3, tokens], and that of the last: int64.
 
         Raises:
-            InvalidInputError: the image is too long for its width.
+            InvalidInputError: the aspect ratio of the image is too large.
         """
         shorter, longer = sorted(image.size)
         if longer > _LONGEST_RATIO * shorter:
             raise InvalidInputError(
-                f"{image.width}x{image.height} pixels: this model reads no image of which one "
-                f"side is more than {_LONGEST_RATIO} times as long as the other",
+                f"{image.width}x{image.height} pixels: this model reads no images with one side "
+                f"more than {_LONGEST_RATIO} times as long as the other",
                 "pixels",
             )
         blocks, around = self._blocks, self._around
@@ -214,6 +216,6 @@ class BlockProcessor(SinglePart):
 
 
 def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> BlockProcessor:
-    """Make the preparation that a converted model describes."""
+    """Load the input processor that a converted model describes."""
     blocks, around = Blocks(**described["blocks"]), Around(**described["around"])
     return BlockProcessor(blocks, around, options.max_read_pixels)

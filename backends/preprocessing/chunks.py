@@ -1,7 +1,7 @@
-"""A text in sentences: each is computed by itself, and the text's vector is their mean.
+"""Splits a text into sentences: each is embedded alone, and the text's vector is their mean.
 
-Source: the reference's text container. Blank texts, which it cannot answer, are read as they are
-in one piece, as it reads every text where `T2V_TRANSFORMERS_DIRECT_TOKENIZE` is set.
+Source: the reference's text container. Blank texts, for which it returns an error, are embedded in
+one piece, as is every text with `T2V_TRANSFORMERS_DIRECT_TOKENIZE`.
 """
 
 from __future__ import annotations
@@ -17,47 +17,48 @@ from backends.preprocessing.prompts import prefixed, wants_prefixes
 from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
-LONGEST_CHUNK = 500  # tokens; the reference cuts a sentence here, or a text read in one piece
-_CHARS_OF_A_SENTENCE = 100  # of English, about; an estimate is corrected
+LONGEST_CHUNK = 500  # tokens; longer chunks are truncated, as in the reference
+_CHARS_OF_A_SENTENCE = 100  # of English, about; for the estimate
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the texts of a model are read; the operator says so, and it shapes vectors.
+    """The operator's settings of text preprocessing; they change vectors.
 
     Attributes:
-        is_direct: in one piece, and not in sentences.
-        has_prefixes: with `<task>: ` in front, as the model has learnt them.
+        is_direct: whether texts are embedded in one piece, and not split into sentences.
+        has_prefixes: whether `<task>: ` is written in front of a text.
     """
 
     is_direct: bool
     has_prefixes: bool
 
     def __str__(self) -> str:
-        """Name it; readings of equal names give equal vectors."""
+        """Return a string for the vector space; equal strings mean equal vectors."""
         splitter = "direct" if self.is_direct else "punkt-english"
         return f"{splitter}, prefixes" if self.has_prefixes else splitter
 
     @classmethod
-    def of(cls, options: ModelOptions, prefixes: bool | None) -> Reading:
-        """Read it from how a model is to be loaded.
+    def from_options(cls, options: ModelOptions, prefixes: bool | None) -> Reading:
+        """Return the settings for a model.
 
         Args:
-            options: what the operator says.
-            prefixes: what the model's folder says; it beats them.
+            options: the operator's options.
+            prefixes: the value in the model folder, which overrides the options; None if there is
+                none.
         """
         return cls(options.direct_tokenize, wants_prefixes(options, prefixes))
 
 
 class ChunkProcessor(SinglePart):
-    """Splits texts into sentences, and prepares each by another preparation.
+    """Splits texts into sentences, and preprocesses each by another input processor.
 
     Args:
-        tokens: of a sentence.
-        poolings: that the network computes, by name and in this order; the first is the default.
-            None: it pools in one way, whatever is asked for.
-        reading: how texts are read.
-        every: of so many sentences the first is read, and counts for itself alone.
+        tokens: the input processor of sentences.
+        poolings: names of the network's poolings, in order; the first is the default. Empty: it has
+            a single pooling.
+        reading: the operator's settings.
+        every: only the first of so many sentences is embedded; the divisor counts all sentences.
     """
 
     def __init__(
@@ -69,17 +70,17 @@ class ChunkProcessor(SinglePart):
         self._every = every
         self.reading = str(reading)
         self.is_chunked = not reading.is_direct
-        self._split: Callable[[str], list[str]] = list_of_one
+        self._split: Callable[[str], list[str]] = keep_whole
         if not reading.is_direct:
-            from backends.preprocessing import sentences  # only who splits pays for nltk
+            from backends.preprocessing import sentences  # imported only if texts are split
 
             self._split = sentences.split
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep the pooling, and the task where it is written in front of a text.
+        """Keep the pooling, and the task if it is written in front of a text.
 
         Raises:
-            InvalidInputError: there is no such pooling.
+            InvalidInputError: the pooling is unknown.
         """
         task = params.task if self._reading.has_prefixes else ""
         if not self._poolings:
@@ -94,7 +95,7 @@ class ChunkProcessor(SinglePart):
         return EncodeParams(pooling, task)
 
     def estimate(self, text: str) -> int:
-        """Guess the padded tokens from the number of characters."""
+        """Estimate the padded tokens from the number of characters."""
         if self._reading.is_direct:
             return self._tokens.estimate(text)
         whole, rest = divmod(len(text), _CHARS_OF_A_SENTENCE)
@@ -104,38 +105,38 @@ class ChunkProcessor(SinglePart):
         return whole * full + self._tokens.estimate(text[:rest])
 
     def split(self, text: str, params: EncodeParams) -> Chunks:
-        """Return a text's sentences, or itself where there are none."""
+        """Split a text into sentences; a blank text is a single chunk."""
         if params.task:
             text = prefixed(text, params.task)
         chunks = self._split(text) or [text]
         return Chunks(chunks[:: self._every], len(chunks))
 
     def prepare(self, chunk: str, params: EncodeParams) -> ModelInput:
-        """Return ids and a mask of a sentence, [length] int64 each."""
+        """Tokenize a sentence: ids and a mask, [length] int64 each."""
         prepared = self._tokens.prepare(chunk, params)
         pooling_index = self._poolings.get(params.pooling, 0)
         return replace(prepared, pooling_index=pooling_index) if pooling_index else prepared
 
     def limit_ids(self, rows: int) -> None:
-        """Let the other read no text with an id that has no embedding."""
+        """Refuse texts with ids that have no embedding."""
         self._tokens.limit_ids(rows)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
-        return self._tokens.text_of(ids)
+        return self._tokens.decode(ids)
 
 
-def list_of_one(text: str) -> list[str]:
-    """Leave a text in one piece."""
+def keep_whole(text: str) -> list[str]:
+    """Return a text as a single chunk."""
     return [text]
 
 
 def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> ChunkProcessor:
-    """Make the preparation of a converted model's folder."""
-    reading = Reading.of(options, described["prefixes"])
+    """Load the input processor that a converted model describes."""
+    reading = Reading.from_options(options, described["prefixes"])
     of_tokens = tokens.read(folder, described["tokens"], options)
     return ChunkProcessor(of_tokens, described["poolings"], reading, described.get("every", 1))

@@ -1,9 +1,9 @@
-"""From a text to the ids of a conversation: what a chat model has learnt to find around an input.
+"""Wraps a text in a chat model's conversation and tokenizes it.
 
-The conversion renders the model's chat template once; here are the strings that stood before and
-after the input, so serving needs no template engine.
+The conversion renders the model's chat template once and stores the strings before and after the
+input, so serving needs no template engine.
 
-Source of the empty text, and of what is cut of a long one: the reference's Qwen3-VL-Embedding.
+Source of the handling of empty and of long texts: the reference's Qwen3-VL-Embedding.
 """
 
 from __future__ import annotations
@@ -31,33 +31,32 @@ _INSTEAD_OF_NOTHING = "NULL"
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around an input; it can be written as JSON.
+    """The conversation's text before and after an input; stored in `model.json`.
 
     Attributes:
-        before: an input, its role and what the model is told to do with it.
-        after: it, up to where the model would answer.
+        before: the instruction and the beginning of the user message.
+        after: the end of the user message, up to the model's answer.
     """
 
     before: str
     after: str
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     def around(self, text: str) -> str:
-        """Return the conversation about a text."""
+        """Return the conversation with a text in it."""
         return f"{self.before}{text or _INSTEAD_OF_NOTHING}{self.after}"
 
 
 class ConversationProcessor(TokenProcessor):
-    """Tokenizes and pads conversations; those of one padded length share a pass.
+    """Tokenizes and pads conversations; equal padded lengths share batches.
 
     Args:
-        tokenize: the family's tokenizer. Of a text that is too long it cuts the end off, the
-            frame's first.
-        recipe: how texts become ids.
-        frame: what stands around a text.
+        tokenize: the family's tokenizer; it truncates a long conversation at its end.
+        recipe: normalization and padding.
+        frame: the text before and after an input.
     """
 
     def __init__(self, tokenize: Tokenize, recipe: TextRecipe, frame: Frame) -> None:
@@ -67,15 +66,15 @@ class ConversationProcessor(TokenProcessor):
 
     @override
     def estimate(self, text: str) -> int:
-        """Guess the padded tokens from the number of characters, and add the frame's."""
+        """Estimate the padded tokens from the number of characters and the frame."""
         tokens = self._around + super().estimate(text)
         return min(tokens, self._padding.longest)
 
     @override
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
-        """Return ids [length], the places of tokens [3, length], and that of the last; all int64.
+        """Return ids [length], positions [3, length] and the index of the last token; all int64.
 
-        A model of images counts tokens in three axes; those of a text are equal.
+        Positions have three axes, as images need them; for texts all three are equal.
         """
         ids, truncated = self._tokenize(self._frame.around(text))
         (padded,) = self._padding(ids)
@@ -88,8 +87,8 @@ class ConversationProcessor(TokenProcessor):
 def read(
     folder: Path, described: Mapping[str, Any], _options: ModelOptions
 ) -> ConversationProcessor:
-    """Make the preparation of a converted model's folder."""
-    recipe = TextRecipe.of_json(described)
+    """Load the input processor that a converted model describes."""
+    recipe = TextRecipe.from_json(described)
     vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
     frame = Frame(**described["frame"])
     return ConversationProcessor(Tokenizer(vocabulary, recipe), recipe, frame)

@@ -1,6 +1,6 @@
-"""The size of an image, from the beginning of its file: for an estimate, and no more.
+"""Reads an image's size from the beginning of its file, to estimate its cost.
 
-It reads so little that the event loop may do it; what cannot be told from that is not told.
+It reads so little that it may run on the event loop. If that does not suffice, the size is None.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ import io
 
 from PIL import Image
 
-# More than the headers of most files; of one made of nothing but headers, a millisecond's work.
+# Larger than the headers of most files; parsing takes a millisecond at most.
 _BYTES = 1 << 16
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "JPEG2000")  # Pillow opens these lazily
 
 
-def size_of(raw: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) that a file announces; None where its beginning does not tell."""
+def read_size(raw: bytes) -> tuple[int, int] | None:
+    """Return (width, height) by the file's header; None if they are not in its beginning."""
     head = raw[:_BYTES]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return _size_of_webp(head)
+        return _read_webp_size(head)
     try:
         with Image.open(io.BytesIO(head), formats=_FORMATS) as image:
             return image.size
-    except Exception:  # noqa: BLE001 - whatever Pillow says of it, the decoder will say it again
+    except Exception:  # noqa: BLE001 - the decoder will report the error
         return None
 
 
-def _size_of_webp(head: bytes) -> tuple[int, int] | None:
-    """Read it where each kind of chunk has it; Pillow hands the whole file to libwebp.
+def _read_webp_size(head: bytes) -> tuple[int, int] | None:
+    """Read the size of a WebP by its kind of chunk; Pillow would pass the whole file to libwebp.
 
     Source: https://developers.google.com/speed/webp/docs/riff_container and RFC 6386, 9.1.
     """

@@ -1,4 +1,4 @@
-"""The preparations that a converted model can name: a table, imported when they are named."""
+"""The table of input processors that `model.json` can name; modules are imported when needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from backends.model import InputProcessor, ModelOptions
 
-# What a converted model says of a preparation: its kind, and the kind's own parameters.
+# The entry `preparation` of `model.json`: the kind of input processor, and its parameters.
 Described: TypeAlias = Mapping[str, Any]
 
 # Each module has a function `read`: (folder of the files, parameters, options) -> InputProcessor.
@@ -28,9 +28,9 @@ _KINDS = {
 
 
 def read_preparation(folder: Path, described: Described, options: ModelOptions) -> InputProcessor:
-    """Make the preparation that a converted model describes; its files lie in its folder.
+    """Load the input processor that a converted model describes; its files are in `folder`.
 
-    What an operator says of how inputs are read is no part of the description.
+    The operator's settings are in `options`, not in the description.
 
     Raises:
         KeyError: there is no such kind.

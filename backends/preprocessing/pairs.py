@@ -1,7 +1,7 @@
-"""From a query and a document to token ids: one sequence of both, of a padded length.
+"""Tokenizes a query and a document into one padded sequence of ids.
 
-Source: the reference's reranker container. Both lose the blanks at their ends, the tokenizer's own
-template puts them together, and of the longer half the end is cut off until both fit.
+Source: the reference's reranker container. Both texts are stripped, the tokenizer's template joins
+them, and the longer one is truncated until both fit (`longest_first`).
 """
 
 from __future__ import annotations
@@ -23,59 +23,59 @@ from backends.preprocessing.tokens import (
     IdLimit,
     Padding,
     beginning,
-    known_by,
+    describe_vocabulary,
     read_vocabulary,
 )
 from errors import InvalidInputError
 
-_SPECIAL_TOKENS = 3  # of most templates; an estimate is corrected
+_SPECIAL_TOKENS = 3  # of most templates; for the estimate
 
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """How pairs become ids, beside the vocabulary; it can be written as JSON.
+    """Parameters of tokenizing pairs, beside the vocabulary; stored in `model.json`.
 
     Attributes:
-        padding: the length of a pair, and what fills it up.
-        typed: whether the network is told which half a token is of.
+        padding: maximum length and padding.
+        typed: whether the network takes token types (query or document).
     """
 
     padding: Padding
     typed: bool
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     @classmethod
-    def of_json(cls, recipe: Mapping[str, Any]) -> PairRecipe:
-        """Read what was described."""
+    def from_json(cls, recipe: Mapping[str, Any]) -> PairRecipe:
+        """Read the parameters from JSON types."""
         return cls(Padding(**recipe["padding"]), recipe["typed"])
 
 
 class PairProcessor(SinglePart):
-    """Tokenizes and pads; pairs of one padded length share a pass.
+    """Tokenizes and pads pairs; equal padded lengths share batches.
 
     Args:
-        vocabulary: it is changed: it neither cuts nor pads from now on.
-        recipe: what is done.
+        vocabulary: the tokenizer; its truncation and padding are turned off.
+        recipe: padding and token types.
     """
 
     def __init__(self, vocabulary: Vocabulary, recipe: PairRecipe) -> None:
         vocabulary.no_padding()
-        # It could cut as well, but would make each of a long query's pieces a pair with each of a
-        # long document's, to tell what it cut off.
+        # Truncated here: the tokenizers library would also return every combination of overflowing
+        # parts.
         vocabulary.no_truncation()
         self._vocabulary = vocabulary
         self._padding = recipe.padding
         self._typed = recipe.typed
-        self._limit = IdLimit(known_by(vocabulary))
+        self._limit = IdLimit(describe_vocabulary(vocabulary))
 
     def limit_ids(self, rows: int) -> None:
-        """Read no pair with an id that has no embedding; what fills up may be any id.
+        """Refuse pairs with ids that have no embedding; the padding may have any id.
 
         Raises:
-            ValueError: every pair has one.
+            ValueError: every pair would be refused.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows:
@@ -86,12 +86,12 @@ class PairProcessor(SinglePart):
             raise ValueError(f"no pair can be read: {error}") from error
 
     def estimate(self, pair: Pair) -> int:
-        """Guess the padded tokens from the number of characters."""
+        """Estimate the padded tokens from the number of characters."""
         tokens = _SPECIAL_TOKENS + sum(len(half) for half in pair) // CHARS_OF_A_TOKEN
-        return self._padding.length_of(min(tokens, self._padding.longest))
+        return self._padding.padded_length(min(tokens, self._padding.longest))
 
     def prepare(self, pair: Pair, _params: EncodeParams) -> ModelInput:
-        """Return ids, a mask, and the halves of tokens if they are told, [length] int64 each."""
+        """Tokenize a pair: ids, a mask and, if used, token types, [length] int64 each."""
         longest = self._padding.longest
         halves = tuple(beginning(half.strip(), longest) for half in pair)
         encoding: Encoding = self._vocabulary.encode_batch_fast([halves])[0]
@@ -109,8 +109,12 @@ class PairProcessor(SinglePart):
 
 
 def _kept(encoding: Encoding, longest: int) -> list[int]:
-    """Return the places of the tokens of a pair that stay, no more than `longest`."""
-    by_half: dict[int | None, list[int]] = {None: [], 0: [], 1: []}  # of None: the template's own
+    """Return the indexes of a pair's tokens after truncation to `longest`."""
+    by_half: dict[int | None, list[int]] = {
+        None: [],
+        0: [],
+        1: [],
+    }  # None: special tokens
     for place, half in enumerate(encoding.sequence_ids):
         by_half[half].append(place)
     own, query, document = by_half.values()
@@ -119,10 +123,10 @@ def _kept(encoding: Encoding, longest: int) -> list[int]:
 
 
 def longest_first(lengths: tuple[int, int], room: int) -> tuple[int, int]:
-    """Return how many tokens of two halves stay, so that they are `room` together.
+    """Return how many tokens of query and document fit into `room` tokens together.
 
-    The longer one loses all; where the shorter does not fit into a half of the room either, both
-    get that, and the longer one the odd token.
+    The longer text is truncated. If the shorter exceeds half of the room, both are truncated to
+    half, and the longer one gets the odd token.
 
     Source: `TruncationStrategy::LongestFirst` of the tokenizers library.
     """
@@ -132,5 +136,5 @@ def longest_first(lengths: tuple[int, int], room: int) -> tuple[int, int]:
 
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PairProcessor:
-    """Make the preparation of a converted model's folder."""
-    return PairProcessor(read_vocabulary(folder / VOCABULARY), PairRecipe.of_json(described))
+    """Load the input processor that a converted model describes."""
+    return PairProcessor(read_vocabulary(folder / VOCABULARY), PairRecipe.from_json(described))

@@ -1,8 +1,8 @@
-"""From a decoded image to patches, in the grid that comes closest to the image's own shape.
+"""Splits an image into patches, in the grid closest to its aspect ratio.
 
-A tower that reads them (SigLIP 2 NaFlex) sees at most so many patches of each image, whatever its
-shape, and a table of positions that is resized to the image's grid. The resizing is a product of
-two small matrices; they travel with the patches, so that images of all grids share a pass.
+SigLIP 2 NaFlex has a maximum number of patches, and interpolates its position embeddings to an
+image's grid. The interpolation is a product of two small matrices. They are inputs of the network,
+so images of all grids share batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
 
 
 class Grid(NamedTuple):
-    """How many patches an image has on each side."""
+    """Number of patches of an image, by rows and columns."""
 
     rows: int
     columns: int
@@ -33,14 +33,14 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Patching:
-    """How an image becomes patches; it can be written as JSON.
+    """Parameters of splitting an image into patches; stored in `model.json`.
 
     Attributes:
-        kernel: whose arithmetic resizes.
+        kernel: the library whose resizing is used.
         resample: the filter, as a number of `PIL.Image.Resampling`.
         patch_px: side of a patch.
-        max_patches: most of them in an image; it decides the vectors.
-        positions: side of the table of positions.
+        max_patches: maximum number of patches of an image; it changes vectors.
+        positions: side of the grid of position embeddings.
     """
 
     kernel: Kernel
@@ -50,14 +50,14 @@ class Patching:
     positions: int
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     def grid_for(self, image: Image.Image) -> Grid:
-        """Return the largest grid of an image's shape.
+        """Return the largest grid with an image's aspect ratio.
 
-        Source: transformers' `get_image_size_for_max_num_patches`, which looks for the scale by
-        halving; where it stops is part of the grid.
+        Source: transformers' `get_image_size_for_max_num_patches`, a binary search for the scale;
+            its tolerance shapes the grid.
         """
         low, high = _SMALLEST_SCALE, _LARGEST_SCALE
         while high - low >= _SCALE_STEP:
@@ -73,10 +73,10 @@ class Patching:
         return Grid(*(max(1, math.ceil(side * scale / self.patch_px)) for side in sides))
 
     def places(self, grid: Grid) -> Floats:
-        """Weigh the positions of the table for each patch: [patches, 2 * side] float32.
+        """Return interpolation weights of the position embeddings: [patches, 2 * side] float32.
 
-        The first half is of the table's rows, the second of its columns. The filter is the table's
-        own, bilinear.
+        The first half of a row weighs the embedding grid's rows, the second half its columns. The
+        interpolation is bilinear.
         """
         rows, columns = (
             interpolation(self.positions, side, Image.Resampling.BILINEAR) for side in grid
@@ -85,12 +85,12 @@ class Patching:
 
 
 class PatchProcessor(SinglePart):
-    """Cuts images into patches; all are padded to the same number, and share passes.
+    """Splits images into patches; all are padded to one number of patches, and share batches.
 
     Args:
-        patching: what is to be done.
-        max_patches: what an operator says of `Patching.max_patches`.
-        resize: another implementation of its kernel.
+        patching: parameters of the splitting.
+        max_patches: the operator's value in place of `Patching.max_patches`; None for no change.
+        resize: another implementation of the kernel.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class PatchProcessor(SinglePart):
         self._resize = resize or KERNELS[patching.kernel]
 
     def estimate(self, _content: bytes) -> int:
-        """Count an image."""
+        """Return 1, the cost of any image."""
         return 1
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
-        """Return patches, places and a mask of a decoded image.
+        """Return patches, interpolation weights and a mask of an image.
 
-        The patches are [max_patches, patch_px * patch_px * 3] uint8, channels last; the places as
-        in `Patching.places`; the mask is [max_patches] int64, 1 for a patch and 0 for padding.
+        Patches: [max_patches, patch_px * patch_px * 3] uint8, channels last. Weights: as in
+            `Patching.places`. Mask: [max_patches] int64, 1 for a patch and 0 for padding.
         """
         patching = self._patching
         grid = patching.grid_for(image)
@@ -134,5 +134,5 @@ def _padded(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
 
 
 def read(_folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PatchProcessor:
-    """Make the preparation that a converted model describes."""
+    """Load the input processor that a converted model describes."""
     return PatchProcessor(Patching(**described), options.max_num_patches)

@@ -1,9 +1,8 @@
-"""From a decoded image to the 8-bit pixels of a tower's size: [3, H, W] uint8.
+"""Resizes and crops an image to the size of a tower: [3, H, W] uint8.
 
-Pixels travel as uint8, a quarter of the bytes of float32; the normalization is the tower's first
-step, on its device and for the whole batch. The results are those of the processor of the family's
-own library, pixel for pixel, without its bookkeeping per call: 1.3 ms in place of 3.7 ms for a
-640x480 image (tests/test_pixels.py holds both against each other).
+Pixels stay uint8, a quarter of the bytes of float32; the tower normalizes them on its device, for
+the whole batch. The pixels equal those of the family's own library, in 1.3 ms in place of 3.7 ms
+for a 640x480 image (tests/test_pixels.py compares both).
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from backends.preprocessing.resampling import Box, Pixels
 from backends.preprocessing.resampling import resize as resize_as_torch
 from backends.preprocessing.single_part import SinglePart
 
-# An image, the (height, width) to scale to, a filter of `PIL.Image.Resampling`, the part to keep.
+# Arguments: image, target (height, width), filter of `PIL.Image.Resampling`, crop.
 Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], int, Box], Pixels]
 Kernel: TypeAlias = Literal["pillow", "torch"]
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """Return an image in RGB as a view: [3, H, W] uint8, channels last in memory."""
+    """Return the pixels of an RGB image: a view [3, H, W] uint8, channels last in memory."""
     return np.asarray(in_rgb(image)).transpose(2, 0, 1)
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB."""
+    """Convert an image to RGB."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_by_pillow(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -> Pixels:
-    """Resize as transformers' `...Pil` image processors do; differs from torch's kernel."""
+    """Resize by Pillow, as transformers' `...Pil` image processors; torch's kernel differs."""
     return cut(to_pixels(image.resize((size[1], size[0]), Image.Resampling(resample))), box)
 
 
 def cut(pixels: Pixels, box: Box) -> Pixels:
-    """Cut a part out."""
+    """Crop pixels to a box."""
     return pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
@@ -51,17 +50,17 @@ KERNELS: dict[Kernel, Resize] = {"pillow": resize_by_pillow, "torch": resize_as_
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image gets to the size of its tower; it can be written as JSON.
+    """Parameters of resizing and cropping; stored in `model.json`.
 
     Attributes:
-        kernel: whose arithmetic resizes; it is part of a family's vectors.
-        shortest_edge_px: scale so that the shorter side has this length, or
-        size_px: scale to exactly this (height, width).
-        crop_px: then cut this (height, width) out of the middle.
+        kernel: the library whose resizing is used; it changes vectors.
+        shortest_edge_px: target length of the shorter side; None if `size_px` is set.
+        size_px: target (height, width); None if `shortest_edge_px` is set.
+        crop_px: (height, width) of the center crop after the resizing.
         resample: the filter, as a number of `PIL.Image.Resampling`.
-        as_torchvision: resize the image in its own mode and convert to RGB then, and round the
-            crop's place to even, as the transforms of torchvision do; transformers converts first
-            and rounds down.
+        as_torchvision: whether to follow torchvision: resize in the image's own mode, then convert
+            to RGB, and round the crop's position half to even. transformers converts first and
+            rounds down.
     """
 
     kernel: Kernel
@@ -72,11 +71,11 @@ class Geometry:
     as_torchvision: bool = False
 
     @classmethod
-    def of_processor(cls, processor: Any, kernel: Kernel) -> Geometry:
-        """Read it from a transformers image processor.
+    def from_processor(cls, processor: Any, kernel: Kernel) -> Geometry:
+        """Read the parameters from an image processor of transformers.
 
         Raises:
-            ValueError: the processor is configured to do something other than resize and crop.
+            ValueError: the processor does more than resize and crop.
         """
         if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
             raise ValueError("its image processor does not resize, rescale and normalize")
@@ -90,13 +89,13 @@ class Geometry:
         )
 
     @classmethod
-    def of_json(cls, described: Mapping[str, Any]) -> Geometry:
-        """Read what `as_json` described."""
+    def from_json(cls, described: Mapping[str, Any]) -> Geometry:
+        """Read the parameters from JSON types."""
         pairs = {name: tuple(described[name]) for name in ("size_px", "crop_px") if described[name]}
         return cls(**{**described, **pairs})
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     @property
@@ -105,7 +104,7 @@ class Geometry:
         return self.shortest_edge_px or min(self.size_px)
 
     def size_for(self, image: Image.Image) -> tuple[int, int]:
-        """Return the (height, width) that an image is scaled to."""
+        """Return the target (height, width) of an image."""
         if self.shortest_edge_px is None:
             return self.size_px
         short, long = sorted(image.size)
@@ -114,7 +113,7 @@ class Geometry:
         return (self.shortest_edge_px, scaled) if wide else (scaled, self.shortest_edge_px)
 
     def box(self, size: tuple[int, int]) -> Box:
-        """Return the part of an image, scaled to (height, width), that is kept."""
+        """Return the crop of an image that was resized to `size`, a (height, width)."""
         if self.crop_px is None:
             return Box(0, 0, *size)
         (top, height), (left, width) = map(self._middle, size, self.crop_px)
@@ -126,21 +125,21 @@ class Geometry:
         return start, min(side, crop)
 
     def padded(self, pixels: Pixels) -> Pixels:
-        """Put black around an image that is smaller than the crop."""
+        """Pad an image that is smaller than the crop with black."""
         missing = [
             crop - side for crop, side in zip(self.crop_px or (), pixels.shape[1:], strict=False)
         ]
         if not any(missing):
             return pixels
-        # The larger half comes first, as in the image processors of transformers.
+        # An odd pixel goes to the top and left, as in transformers.
         return np.pad(pixels, [(0, 0), *((-(-one // 2), one // 2) for one in missing)])
 
 
 class Preprocess:
-    """Resizes and crops.
+    """Resizes and crops images.
 
     Args:
-        geometry: what is to be done.
+        geometry: the parameters.
         resize: another implementation of the geometry's kernel.
     """
 
@@ -149,7 +148,7 @@ class Preprocess:
         self._resize = resize or KERNELS[geometry.kernel]
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """Bring a decoded image to the size of the tower: [3, H, W] uint8."""
+        """Resize and crop a decoded image: [3, H, W] uint8."""
         geometry = self.geometry
         image = image if geometry.as_torchvision else in_rgb(image)
         size = geometry.size_for(image)
@@ -158,25 +157,25 @@ class Preprocess:
 
 
 class PixelProcessor(SinglePart):
-    """Scales images to the size of the tower: all cost the same, and share passes.
+    """Input processor of images of one size: all cost the same and share batches.
 
     Args:
-        preprocess: brings a decoded image to [3, H, W] uint8.
+        preprocess: function from a decoded image to [3, H, W] uint8.
     """
 
     def __init__(self, preprocess: Callable[[Image.Image], Pixels]) -> None:
         self._preprocess = preprocess
 
     def estimate(self, _content: bytes) -> int:
-        """Count an image."""
+        """Return 1, the cost of any image."""
         return 1
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
-        """Return pixels [3, H, W] uint8 of a decoded image."""
+        """Resize and crop a decoded image to pixels [3, H, W] uint8."""
         pixels = self._preprocess(image)
         return ModelInput((pixels,), bucket=pixels.shape, cost=1)
 
 
 def read(_folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> PixelProcessor:
-    """Make the preparation that a converted model describes."""
-    return PixelProcessor(Preprocess(Geometry.of_json(described)))
+    """Load the input processor that a converted model describes."""
+    return PixelProcessor(Preprocess(Geometry.from_json(described)))

@@ -1,4 +1,4 @@
-"""What a model has learnt to find in front of a text: its prompts, or the name of the task."""
+"""Writes a model's prompts, or the name of the task, in front of texts."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ _QUERY = "query"
 
 @dataclass(frozen=True)
 class Prompts:
-    """One for a query, and one for everything else.
+    """The prompts of queries and of documents.
 
-    Source: `encode_query` and `encode_document` of sentence-transformers. Its documentation names
-    other prompts that the latter would take; as there always is one called `document`, be it
-    empty, it never does.
+    Source: `encode_query` and `encode_document` of sentence-transformers. By its documentation
+        `encode_document` also uses prompts of other names; it never does, as there is always a
+        prompt `document`, even if empty.
     """
 
     query: str = ""
     document: str = ""
 
     @classmethod
-    def of_json(cls, prompts: Mapping[str, str | None]) -> Prompts:
-        """Read those of a `config_sentence_transformers.json`, by their names."""
+    def from_json(cls, prompts: Mapping[str, str | None]) -> Prompts:
+        """Read the prompts of a `config_sentence_transformers.json`."""
         return cls(prompts.get(_QUERY) or "", prompts.get("document") or "")
 
     def as_json(self) -> dict[str, object]:
-        """Describe them in JSON's types."""
+        """Return the prompts as JSON types."""
         return asdict(self)
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep whether it is a query, where that makes a difference."""
+        """Keep the task `query`, if its prompt differs from the document's."""
         is_query = params.task == _QUERY and self.query != self.document
         return EncodeParams(task=_QUERY) if is_query else EncodeParams()
 
     def put_before(self, text: str, task: str) -> str:
-        """Put the prompt of a task before a text; both together are stripped."""
+        """Return a text with the prompt of a task in front, stripped."""
         prompt = self.query if task == _QUERY else self.document
         return (prompt + text).strip()
 
 
 def wants_prefixes(options: ModelOptions, said: bool | None) -> bool:
-    """Tell whether the name of the task is written in front of a text.
+    """Return whether the name of the task is written in front of texts.
 
     Args:
-        options: what the operator says.
+        options: the operator's options.
         said: what the model's folder says; it beats them.
     """
     return options.prefixes if said is None else said
 
 
 def prefixed(text: str, task: str) -> str:
-    """Write the name of a task in front of a text, as E5 and its like have learnt it."""
+    """Return a text with the name of a task in front, as E5 models were trained."""
     return f"{task}: {text}" if task else text
 
 
 class PromptedProcessor(SinglePart):
-    """Puts a prompt before a text, and prepares both together.
+    """Writes a prompt in front of a text, and preprocesses both together.
 
     Args:
-        processor: of texts in one piece.
-        prompts: of the model.
-        has_prefixes: whether the name of the task stands between them.
+        processor: the input processor of the whole text.
+        prompts: the model's prompts.
+        has_prefixes: whether the name of the task is written between prompt and text.
     """
 
     def __init__(self, processor: InputProcessor, prompts: Prompts, has_prefixes: bool) -> None:
@@ -77,41 +77,41 @@ class PromptedProcessor(SinglePart):
         self.reading = "prefixes" if has_prefixes else ""
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep the task, where the text's vector depends on it."""
+        """Keep the task, if the text's vector depends on it."""
         return (
             EncodeParams(task=params.task) if self._has_prefixes else self._prompts.resolve(params)
         )
 
     def estimate(self, text: str) -> int:
-        """Guess what a text costs with the prompt of a document."""
+        """Estimate the cost of a text with the prompt of a document."""
         return self._processor.estimate(self._whole(text, ""))
 
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
-        """Return what is made of both."""
+        """Preprocess a text with its prompt."""
         return self._processor.prepare(self._whole(text, params.task), params)
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Put items of one bucket together."""
+        """Stack items of one bucket."""
         return self._processor.collate(items)
 
     def limit_ids(self, rows: int) -> None:
-        """Let the other read no text with an id that has no embedding."""
+        """Refuse texts with ids that have no embedding."""
         self._processor.limit_ids(rows)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
-        return self._processor.text_of(ids)
+        return self._processor.decode(ids)
 
     def _whole(self, text: str, task: str) -> str:
         return self._prompts.put_before(prefixed(text, task if self._has_prefixes else ""), task)
 
 
 def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> PromptedProcessor:
-    """Make the preparation of a converted model's folder."""
+    """Load the input processor that a converted model describes."""
     prompts = Prompts(described["query"], described["document"])
     has_prefixes = wants_prefixes(options, described["prefixes"])
     of_texts = read_preparation(folder, described["of"], options)

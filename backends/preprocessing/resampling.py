@@ -1,4 +1,4 @@
-"""torch's way of scaling 8-bit images, in numpy: the same pixels without 470 MB of torch.
+"""torch's resizing of 8-bit images in numpy: the same pixels without 470 MB of torch.
 
 A family's vectors depend on its resizing kernel. Pillow's differs from torch's by up to 13 levels
 where an image is higher than wide, which moves golden vectors beyond their tolerance; this one
@@ -6,9 +6,9 @@ differs by one level in one pixel of 10,000, where a sum lies between two levels
 
 Source of the arithmetic: torch's antialiased `interpolate` on uint8. Each axis is a sum with
 weights that are rounded to 15 bits, first along the rows, and its result is rounded to uint8 again.
-The sums are matrix products in float32: each block of outputs reads only the stretch of the axis
-that it covers. What a crop leaves out is not computed, so that no image costs more than its pixels
-and the result: an image of 1x2000 scales to 224x448,000.
+The sums are matrix products in float32; each block of outputs reads only its part of the axis.
+Pixels outside of the crop are not computed, as a resized image may be huge: 1x2000 scales to
+224x448,000.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _Doubles: TypeAlias = npt.NDArray[np.float64]
 _Integers: TypeAlias = npt.NDArray[np.int64]
 
 _OUTPUTS_PER_BLOCK = 16
-_VALUES_PER_STRIPE = 1 << 18  # of a large image, so that a stripe stays in the processor's cache
-_WEIGHT_BITS, _MOST_SHIFT = 15, 22
+_VALUES_PER_STRIPE = 1 << 18  # of a large image, to fit a stripe into the processor's cache
+_WEIGHT_BITS, _MAX_SHIFT = 15, 22
 
 
 class Box(NamedTuple):
-    """The part of a scaled image that is wanted, in its pixels."""
+    """The crop of a resized image, in its pixels."""
 
     top: int
     left: int
@@ -50,7 +50,7 @@ def _bicubic(x: _Doubles) -> _Doubles:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-# Of a distance >= 0 to the output's centre, in outputs, and how far it reaches.
+# A filter's weight by the distance (>= 0) to the output's centre, and its support.
 _FILTERS: dict[int, tuple[Callable[[_Doubles], _Doubles], int]] = {
     Image.Resampling.BILINEAR: (_bilinear, 1),
     Image.Resampling.BICUBIC: (_bicubic, 2),
@@ -58,7 +58,7 @@ _FILTERS: dict[int, tuple[Callable[[_Doubles], _Doubles], int]] = {
 
 
 class _Block(NamedTuple):
-    """Neighbouring outputs: they read inputs[start:stop], with weights [stop - start, outputs]."""
+    """Neighbouring outputs, computed from inputs[start:stop] by weights [stop - start, outputs]."""
 
     start: int
     stop: int
@@ -66,24 +66,24 @@ class _Block(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """How one axis is scaled; the weights are integers, too large by 2^shift."""
+    """The resizing of one axis; weights are integers, scaled by 2^shift."""
 
     blocks: list[_Block]
     shift: int
 
     @property
     def start(self) -> int:
-        """The first input that is read."""
+        """Index of the first input that is read."""
         return min(block.start for block in self.blocks)
 
     @property
     def stop(self) -> int:
-        """The one after the last."""
+        """Index after the last input that is read."""
         return max(block.stop for block in self.blocks)
 
 
 def resize(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -> Pixels:
-    """Scale an RGB image to (height, width) as torch does, and cut out a part: [3, H, W] uint8.
+    """Resize an RGB image to (height, width) as torch does, and crop it: [3, H, W] uint8.
 
     Raises:
         KeyError: the filter is neither bilinear nor bicubic.
@@ -100,13 +100,13 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -
 
 
 def interpolation(inputs: int, outputs: int, resample: int) -> Floats:
-    """Return the weights by which one axis of floats is scaled, as torch does: [outputs, inputs].
+    """Return torch's interpolation weights of one axis in float32: [outputs, inputs].
 
     Raises:
         KeyError: the filter is neither bilinear nor bicubic.
     """
     weights, starts = _weights(inputs, outputs, np.arange(outputs), resample)
-    matrix = np.zeros((outputs, inputs + weights.shape[1]), np.float32)  # with room for unused taps
+    matrix = np.zeros((outputs, inputs + weights.shape[1]), np.float32)  # room for unused taps
     matrix[np.arange(outputs)[:, None], starts[:, None] + np.arange(weights.shape[1])] = weights
     return matrix[:, :inputs]
 
@@ -130,13 +130,13 @@ def _to_levels(sums: Floats, shift: int) -> Floats:
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
-@lru_cache(maxsize=16)  # an import's images often have one size; of the largest it is 4 MB each
+@lru_cache(maxsize=16)  # images of an import often have one size; 4 MB for the largest
 def _axis(inputs: int, outputs: int, first: int, count: int, resample: int) -> _Axis:
-    """Describe the outputs from `first` on, `count` of them, of an axis that is scaled."""
-    if inputs == outputs:  # torch leaves such an axis as it is
+    """Compute the weights of `count` outputs of an axis, from `first` on."""
+    if inputs == outputs:  # torch does not change such an axis
         return _Axis([_Block(first, first + count, np.eye(count, dtype=np.float32))], shift=0)
     weights, starts = _weights(inputs, outputs, np.arange(first, first + count), resample)
-    # The shift is that of the whole axis; the largest weight of its middle is the largest of all.
+    # The shift depends on the largest weight of the whole axis, which is in its middle.
     shift = _shift(max(weights.max(), _largest_weight(inputs, outputs, resample)))
     whole = np.trunc(weights * (1 << shift) + np.copysign(0.5, weights))
     groups = (slice(i, i + _OUTPUTS_PER_BLOCK) for i in range(0, count, _OUTPUTS_PER_BLOCK))
@@ -144,7 +144,7 @@ def _axis(inputs: int, outputs: int, first: int, count: int, resample: int) -> _
 
 
 def _largest_weight(inputs: int, outputs: int, resample: int) -> float:
-    """Look at every output, those too that are not wanted; some at a time, as they may be many."""
+    """Return the largest weight of all outputs, also those outside of the crop, in steps."""
     chunks = (np.arange(i, min(i + 4096, outputs)) for i in range(0, outputs, 4096))
     return max(float(_weights(inputs, outputs, one, resample)[0].max()) for one in chunks)
 
@@ -152,7 +152,7 @@ def _largest_weight(inputs: int, outputs: int, resample: int) -> float:
 def _weights(
     inputs: int, outputs: int, wanted: _Integers, resample: int
 ) -> tuple[_Doubles, _Integers]:
-    """Give the weights of some outputs, [n, taps], and the first input of each, [n]."""
+    """Return the weights of some outputs, [n, taps], and the first input of each, [n]."""
     weigh, reach = _FILTERS[resample]
     scale = inputs / outputs
     stretch = max(scale, 1.0)
@@ -166,11 +166,11 @@ def _weights(
 
 
 def _shift(largest: float) -> int:
-    """Find how far weights may be enlarged so that the largest has 15 bits."""
-    for shift in range(_MOST_SHIFT):
+    """Return the largest shift that keeps the largest weight within 15 bits."""
+    for shift in range(_MAX_SHIFT):
         if int(0.5 + largest * (1 << (shift + 1))) >= 1 << _WEIGHT_BITS:
             return shift
-    return _MOST_SHIFT
+    return _MAX_SHIFT
 
 
 def _block(weights: _Doubles, starts: _Integers) -> _Block:
@@ -178,5 +178,5 @@ def _block(weights: _Doubles, starts: _Integers) -> _Block:
     offsets = starts - starts[0]
     block = np.zeros((int(offsets[-1]) + taps, outputs), np.float32)
     block[offsets[:, None] + np.arange(taps), np.arange(outputs)[:, None]] = weights
-    used = int(np.flatnonzero(block.any(axis=1))[-1]) + 1  # beyond the last input all are 0
+    used = int(np.flatnonzero(block.any(axis=1))[-1]) + 1  # weights beyond the last input are 0
     return _Block(int(starts[0]), int(starts[0]) + used, block[:used])

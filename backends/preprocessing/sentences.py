@@ -1,8 +1,8 @@
-"""From a text to its sentences, as the reference splits them: by Punkt, in English, whatever it is.
+"""Splits a text into sentences as the reference does: by Punkt for English, in any language.
 
-Punkt finds where sentences end by statistics of a training text: its abbreviations, collocations,
-frequent starts of sentences, and which words it wrote with a capital where. The algorithm is
-nltk's, the statistics lie in `punkt_english/`.
+Punkt finds sentence ends by statistics of a training text: abbreviations, collocations, frequent
+sentence starts, and capitalization. The algorithm is nltk's; the statistics are in
+`punkt_english/`.
 
 See Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection", Computational
 Linguistics 32 (2006), and https://www.nltk.org/api/nltk.tokenize.punkt.html
@@ -21,7 +21,7 @@ from errors import RequestTooLargeError
 
 @contextmanager
 def _without(*packages: str) -> Iterator[None]:
-    """Let packages be missing for as long as something is imported that can do without them."""
+    """Hide packages during an import that can do without them."""
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
@@ -31,7 +31,7 @@ def _without(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-# For its classifiers, which nobody asks for, nltk's package would load these: 1 s and 90 MB.
+# nltk would load these for its classifiers, which are not used: 1 s and 90 MB.
 with _without("sklearn", "scipy"):
     from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
 
@@ -39,7 +39,7 @@ _STATISTICS = Path(__file__).parent / "punkt_english"
 
 
 class _Counts(dict[str, int]):
-    """Counts of words; nltk's own would remember every word that it is ever asked for."""
+    """Counts of words; nltk's own class would store every word that it looks up."""
 
     def __missing__(self, _word: str) -> int:
         return 0
@@ -62,30 +62,30 @@ def _load() -> PunktSentenceTokenizer:
 
 
 _PUNKT = _load()
-# Where Punkt looks closer, which takes it most of its time: white space follows, or punctuation.
+# Possible sentence ends, which take most of Punkt's time: followed by white space or punctuation.
 _ENDS = re.compile(rf"[{re.escape(''.join(PunktLanguageVars.sent_end_chars))}](?=[^\w.])")
-_MOST_ENDS = 10_000  # half a second; after five of them nltk's searches give up
+_MAX_ENDS = 10_000  # takes half a second; nltk gives up after five seconds
 
 
 def split(text: str) -> list[str]:
-    """Return the sentences of a text, white space collapsed; none of a blank one.
+    """Return the sentences of a text, with white space collapsed; empty for a blank text.
 
-    Many threads may call it at a time.
+    It is thread-safe.
 
     Raises:
-        RequestTooLargeError: there may be too many, or it takes too long to find them.
+        RequestTooLargeError: there may be too many sentences, or the search takes too long.
     """
     text = " ".join(text.split())
     ends = len(_ENDS.findall(text))
-    if not ends:  # of searches most: Punkt's patterns take a tenth of a request
+    if not ends:  # skips Punkt, whose patterns take a tenth of a request
         return [text] if text else []
-    if ends > _MOST_ENDS:
+    if ends > _MAX_ENDS:
         raise RequestTooLargeError(
-            f"{ends} possible ends of sentences; at most {_MOST_ENDS} are allowed", "text_length"
+            f"{ends} possible ends of sentences; at most {_MAX_ENDS} are allowed", "text_length"
         )
     try:
         sentences: list[str] = _PUNKT.tokenize(text)
-    except TimeoutError as error:  # nltk's own bound of each search, by the clock
+    except TimeoutError as error:  # nltk's own timeout of a search
         raise RequestTooLargeError(
             f"{len(text)} characters, whose sentences were not found in time; send less at a time",
             "text_length",

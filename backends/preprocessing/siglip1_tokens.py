@@ -1,7 +1,7 @@
-"""SigLIP 1's tokenizer, whose vocabulary is sentencepiece's and not one of the tokenizers library.
+"""SigLIP 1's tokenizer: its vocabulary is sentencepiece's, not the tokenizers library's.
 
 Source: transformers' `SiglipTokenizer`. It lower-cases, drops punctuation and extra spaces, and
-encodes with the unknown token in front: otherwise sentencepiece swallows the first word's mark.
+encodes with the unknown token in front: otherwise sentencepiece drops the first word's mark.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sentencepiece import SentencePieceProcessor
 from backends.model import ModelOptions
 from backends.preprocessing.text_normalizers import NO_PUNCTUATION
 from backends.preprocessing.tokens import (
-    Known,
     TextRecipe,
     TokenProcessor,
     Tokens,
+    VocabularyInfo,
     beginning,
-    known_of,
-    unknown_id,
+    describe_tokens,
+    unknown_id_error,
 )
 
 PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
@@ -35,12 +35,12 @@ _MARK = "\u2581"  # stands for a space
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Tokens that a text may hold by name.
+    """Special tokens, which a text may hold by name.
 
     Attributes:
-        ids: by name; they are not looked up in the vocabulary.
-        unknown: the name of the one that stands in front while encoding.
-        end: the id at the end of every text.
+        ids: token ids by name; sentencepiece does not look them up.
+        unknown: name of the unknown token, which is put in front for encoding.
+        end: id of the end token.
     """
 
     ids: dict[str, int]
@@ -49,30 +49,30 @@ class SpecialTokens:
 
 
 def write(vocabulary: Path, special: SpecialTokens, folder: Path) -> None:
-    """Write what the tokenizer needs into a converted model's folder."""
+    """Write the tokenizer's files into a converted model's folder."""
     shutil.copyfile(vocabulary, folder / PIECES)
     (folder / _SPECIAL).write_text(json.dumps(asdict(special)) + "\n", "utf-8")
 
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenProcessor:
-    """Make the preparation of a converted model's folder."""
-    padding = TextRecipe.of_json(described).padding
+    """Load the input processor that a converted model describes."""
+    padding = TextRecipe.from_json(described).padding
     return TokenProcessor(read_tokenizer(folder, padding.longest), padding)
 
 
 def read_tokenizer(folder: Path, max_length: int) -> Siglip1Tokenizer:
-    """Make the tokenizer of a converted model's folder."""
+    """Load the tokenizer from a converted model's folder."""
     special = SpecialTokens(**json.loads((folder / _SPECIAL).read_text("utf-8")))
     return Siglip1Tokenizer(folder / PIECES, special, max_length)
 
 
 class Siglip1Tokenizer:
-    """Tokenizes for SigLIP 1, and cuts with the end token kept.
+    """Tokenizes for SigLIP 1; a truncated text keeps its end token.
 
     Args:
-        vocabulary: the file of sentencepiece.
-        special: the tokens beside it.
-        max_length: most tokens of a text.
+        vocabulary: path of the sentencepiece model.
+        special: the special tokens.
+        max_length: maximum number of tokens of a text.
     """
 
     def __init__(self, vocabulary: Path, special: SpecialTokens, max_length: int) -> None:
@@ -84,28 +84,28 @@ class Siglip1Tokenizer:
         self._names = re.compile(rf"\s*({names})\s*")
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
         pieces = {self._pieces.id_to_piece(one): one for one in range(len(self._pieces))}
-        return known_of(pieces | self._special.ids, self._special.ids)
+        return describe_tokens(pieces | self._special.ids, self._special.ids)
 
     def __call__(self, text: str) -> Tokens:
-        """Return the ids of a text, those of a long one cut."""
+        """Tokenize a text, truncated to the maximum length."""
         ids = list(self._ids(beginning(text, self._max_length)))
-        # The end token takes a place, so the text itself fills one less.
+        # The end token takes one position.
         return Tokens(self._ended(ids[: self._max_length - 1]), len(ids) >= self._max_length)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         special = set(self._special.ids.values())
         plain = [one for one in ids if one not in special]
         for one in plain:
             if not 0 <= one < len(self._pieces):
-                raise unknown_id(one)
+                raise unknown_id_error(one)
         text: str = self._pieces.decode(plain)
         return text
 
@@ -114,15 +114,15 @@ class Siglip1Tokenizer:
 
     def _ids(self, text: str) -> Iterator[int]:
         parts = self._names.split(_MARK + text.replace(_MARK, " "))
-        if len(parts) > 1 and parts[0] == _MARK:  # the mark alone before a special token
+        if len(parts) > 1 and parts[0] == _MARK:  # a lone mark before a special token
             parts[0] = ""
         for index, part in enumerate(parts):
             if index % 2:
                 yield self._special.ids[part]
             elif part:
-                yield from self._pieces_of(part)
+                yield from self._encode_pieces(part)
 
-    def _pieces_of(self, text: str) -> list[int]:
+    def _encode_pieces(self, text: str) -> list[int]:
         plain = " ".join(text.lower().translate(NO_PUNCTUATION).split())
         ids: list[int] = self._pieces.encode(self._special.unknown + plain)
         return ids[self._unknown_pieces :]

@@ -1,4 +1,4 @@
-"""What most preparations have in common: an input is one part, and there is one way to read it."""
+"""Base of input processors whose inputs are a single chunk."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from errors import InvalidInputError
 
 
 class SinglePart:
-    """The half of a `InputProcessor` that knows nothing of its modality."""
+    """Defaults of `InputProcessor` for inputs of a single chunk, without parameters and ids."""
 
     reading = ""
     is_chunked = False
 
     def resolve(self, _params: EncodeParams) -> EncodeParams:
-        """Read nothing of it: every request gets the same vector."""
+        """Ignore all parameters."""
         return EncodeParams()
 
     def split(self, content: Any, _params: EncodeParams) -> Chunks:
-        """Leave an input whole."""
+        """Return an input as a single chunk."""
         return Chunks([content])
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Stack the arrays of items of one bucket: [n, ...] each."""
+        """Stack arrays of items of one bucket: [n, ...] each."""
         columns = zip(*(item.arrays for item in items), strict=True)
         return tuple(np.stack(column) for column in columns)
 
     def limit_ids(self, _rows: int) -> None:
-        """Do nothing: there are no ids."""
+        """Do nothing: there are no token ids."""
 
-    def text_of(self, _ids: Sequence[int]) -> str:
-        """Say that there is no vocabulary.
+    def decode(self, _ids: Sequence[int]) -> str:
+        """Refuse token ids: there is no vocabulary.
 
         Raises:
             InvalidInputError: always.
@@ -44,7 +44,7 @@ class SinglePart:
         )
 
     def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
-        """Add the vectors up and divide; tokens add up, and one part that was cut makes it cut."""
+        """Sum vectors and divide; sum tokens; one truncated chunk marks the input truncated."""
         if len(parts) == divisor == 1:
             return parts[0]
         total: Vector = np.stack([part.vector for part in parts]).sum(axis=0)

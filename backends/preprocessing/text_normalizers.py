@@ -1,4 +1,4 @@
-"""What the families' libraries do to a text before they tokenize it, each by a name."""
+"""Text normalization of the families' libraries before tokenizing, by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Normalizer: TypeAlias = Literal[
 
 
 def _fixed(text: str) -> str:
-    """Undo a wrong encoding and HTML's escapes, and write runs of whitespace as one space.
+    """Fix a wrong encoding, unescape HTML, and collapse whitespace.
 
     Source: open_clip's `basic_clean` and `whitespace_clean`.
     """
@@ -23,9 +23,9 @@ def _fixed(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """Fix, and leave punctuation out.
+    """Normalize as `_fixed`, and remove punctuation.
 
-    Source: open_clip's `canonicalize_text`, which has it from big_vision.
+    Source: open_clip's `canonicalize_text`, from big_vision.
     """
     plain = _fixed(text).replace("_", " ").translate(NO_PUNCTUATION).lower()
     return " ".join(plain.split())

@@ -1,8 +1,8 @@
-"""From a decoded image to tiles, and to the prompt that names the place of each.
+"""Splits an image into tiles, with a prompt that names the place of each.
 
-A model that reads them (ModernVBERT) sees an image as squares of its full resolution, row by row,
-and the whole once more, scaled to one square; its text tower reads what it saw, between tokens that
-say which tile is where. Tiles are many and heavy, so they are what an image costs.
+ModernVBERT reads an image as square tiles of its full resolution, row by row, and once more as a
+whole, scaled to one tile. Its text tower reads the tokens of tiles between tokens that name their
+row and column. The cost of an image is its number of tiles.
 
 Source of the tiles and of the prompt: Idefics3's image processor and processor in transformers.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from tokenizers import Tokenizer as Vocabulary
 
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
-from backends.preprocessing.header import size_of
+from backends.preprocessing.header import read_size
 from backends.preprocessing.pixels import in_rgb, to_pixels
 from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.single_part import SinglePart
@@ -31,14 +31,14 @@ _Size: TypeAlias = tuple[int, int]  # (width, height)
 
 
 class Grid(NamedTuple):
-    """How many tiles an image has on each side; none where the whole is its only one."""
+    """Number of tiles, by rows and columns; 0 if the whole image is the only tile."""
 
     rows: int
     columns: int
 
     @property
     def tiles(self) -> int:
-        """How many there are, the whole included."""
+        """Number of tiles, including the whole image."""
         return self.rows * self.columns + 1
 
 
@@ -47,14 +47,14 @@ _WHOLE = Grid(0, 0)
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image becomes tiles, by Pillow's kernel; it can be written as JSON.
+    """Parameters of splitting an image into tiles, by Pillow's resizing; stored in `model.json`.
 
     Attributes:
         resample: the filter, as a number of `PIL.Image.Resampling`.
-        longest_px: length of the longer side, before it is filled up to whole tiles.
+        longest_px: length of the longer side, before it is rounded up to whole tiles.
         tile_px: side of a tile.
-        max_tiles: most of them, the whole included; an image that would have more is scaled to
-            the next shorter side that gives fewer. None: as many as there are.
+        max_tiles: maximum number of tiles, including the whole image; an image with more is scaled
+            down until it fits. None for no maximum.
     """
 
     resample: int
@@ -63,12 +63,12 @@ class Tiling:
     max_tiles: int | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     @property
     def grids(self) -> list[Grid]:
-        """The grids that images may have."""
+        """All possible grids."""
         sides = range(1, math.ceil(self.longest_px / self.tile_px) + 1)
         cut = (Grid(rows, columns) for rows in sides for columns in sides if rows * columns > 1)
         return [_WHOLE, *filter(self._allows, cut)]
@@ -80,7 +80,7 @@ class Tiling:
     def cut(self, image: Image.Image) -> Pixels:
         """Return the tiles of an image, the whole last: [tiles, 3, tile_px, tile_px] uint8."""
         image = in_rgb(image)
-        for size in self._sizes_for(image.size):  # two steps: each rounds to 8 bits
+        for size in self._sizes_for(image.size):  # two steps, each of which rounds to 8 bits
             image = self._resize(image, size)
         side, (rows, columns) = self.tile_px, self._grid(image.size)
         pixels = to_pixels(image)[:, : rows * side, : columns * side]
@@ -99,7 +99,7 @@ class Tiling:
         return grid if max(grid) > 1 else _WHOLE
 
     def _sizes_for(self, size: _Size) -> tuple[_Size, _Size]:
-        """Return to which sizes an image is scaled: by its longer side, then to whole tiles."""
+        """Return the sizes of both resizing steps: by the longer side, then to whole tiles."""
         choices = (self._scaled(size, longest) for longest in self._longer_sides())
         return next(one for one in choices if self._allows(self._grid(one[-1])))
 
@@ -114,7 +114,7 @@ class Tiling:
 
 
 def _with_longer_side(size: _Size, longest: int) -> _Size:
-    """Scale to a longer side; the shorter one is even."""
+    """Scale to a length of the longer side; the shorter side is even."""
     width, height = size
     ratio = width / height
     if width >= height:
@@ -127,7 +127,7 @@ def _even(side: int) -> int:
 
 
 def _filled(size: _Size, tile: int) -> _Size:
-    """Fill up to whole tiles: the longer side, then the shorter one by its proportion."""
+    """Round up to whole tiles: the longer side, then the shorter by the aspect ratio."""
     width, height = size
     ratio = width / height
     if width >= height:
@@ -143,12 +143,12 @@ def _whole_tiles(side: int, tile: int) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is read around the tiles; it can be written as JSON.
+    """The prompt around the tiles; stored in `model.json`.
 
     Attributes:
-        text: has `<image>` where the tiles stand.
-        tile_tokens: how many tokens a tile is read as.
-        pad_id: of the padding.
+        text: the prompt, with `<image>` in place of the tiles.
+        tile_tokens: number of tokens of a tile.
+        pad_id: token id of the padding.
     """
 
     text: str
@@ -156,11 +156,11 @@ class Prompt:
     pad_id: int
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     def text_for(self, grid: Grid) -> str:
-        """Write the prompt of a grid."""
+        """Return the prompt of a grid."""
         image, fence = "<image>" * self.tile_tokens, "<fake_token_around_image>"
         rows = (
             "".join(f"{fence}<row_{row}_col_{column}>{image}" for column in _numbers(grid.columns))
@@ -176,13 +176,13 @@ def _numbers(count: int) -> range:
 
 
 class TileProcessor(SinglePart):
-    """Cuts images into tiles; those of all images of a batch share a pass.
+    """Splits images into tiles; the tiles of all images of a batch are computed together.
 
     Args:
-        tiling: what is to be done.
-        prompt: what is read around the tiles.
-        encode: the tokenizer; it is asked here and not again.
-        max_tiles: what an operator says of `Tiling.max_tiles`.
+        tiling: parameters of the splitting.
+        prompt: the prompt around the tiles.
+        encode: the tokenizer; it is only used at construction.
+        max_tiles: the operator's value in place of `Tiling.max_tiles`; None for no change.
     """
 
     def __init__(
@@ -192,34 +192,34 @@ class TileProcessor(SinglePart):
         self.reading = "" if bounded.grids == tiling.grids else f"at most {max_tiles} tiles"
         self._tiling = tiling = bounded
         ids = {grid: encode(prompt.text_for(grid)) for grid in tiling.grids}
-        # To one length, that of the longest prompt: so every grid goes with every other.
+        # Padded to the longest prompt, so that all grids share batches.
         self._pad = Padding("full", max(map(len, ids.values())), prompt.pad_id, masked=True)
         self._ids = ids
 
     def estimate(self, content: bytes) -> int:
-        """Count the tiles by the size in the file's header; the most that there may be, without."""
-        size = size_of(content)
+        """Return the number of tiles by the file's header; if that is unreadable, the maximum."""
+        size = read_size(content)
         if not size or 0 in size:
             return max(grid.tiles for grid in self._ids)
         return self._tiling.grid_for(size).tiles
 
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
-        """Return tiles, ids and a mask of a decoded image.
+        """Split an image into tiles, and return them with the prompt's ids and mask.
 
-        The tiles are as in `Tiling.cut`; ids and mask are [length] int64.
+        Tiles: as in `Tiling.cut`. Ids and mask: [length] int64.
         """
         tiles = self._tiling.cut(image)
         arrays = (tiles, *self._pad(self._ids[self._tiling.grid_for(image.size)]))
         return ModelInput(arrays, bucket="tiles", cost=len(tiles))
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Put the tiles of all images one after the other, [tiles, 3, H, W]; stack the rest."""
+        """Concatenate the tiles of all images, [tiles, 3, H, W]; stack ids and masks."""
         tiles, ids, masks = zip(*(item.arrays for item in items), strict=True)
         return np.concatenate(tiles), np.stack(ids), np.stack(masks)
 
 
 def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TileProcessor:
-    """Make the preparation of a converted model's folder."""
+    """Load the input processor that a converted model describes."""
     vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
     vocabulary.no_padding()
     vocabulary.no_truncation()

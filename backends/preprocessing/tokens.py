@@ -1,4 +1,4 @@
-"""From a text to token ids of a padded length: each family's way of padding decides its vectors."""
+"""Tokenizes and pads texts; the padding of a family shapes its vectors."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from errors import InvalidInputError
 logger = logging.getLogger(__name__)
 
 VOCABULARY = "tokenizer.json"  # in a converted model's folder
-_IDS = 2**32  # the tokenizers library takes no larger ones
+_IDS = 2**32  # ids of the tokenizers library are smaller
 
 
 class Tokens(NamedTuple):
-    """The ids of a text, special ones included, and whether it had more than the model reads."""
+    """Token ids of a text, with special tokens, and whether the text was truncated."""
 
     ids: list[int]
     truncated: bool
 
 
-class Known(NamedTuple):
+class VocabularyInfo(NamedTuple):
     """Facts about a tokenizer's vocabulary.
 
     Attributes:
@@ -44,22 +44,22 @@ class Known(NamedTuple):
 
 
 class Tokenize(Protocol):
-    """Turns a text into ids, cut to what the model reads, and back; for many threads at a time."""
+    """A tokenizer: text to truncated token ids, and ids to text; thread-safe."""
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
         ...
 
     def __call__(self, text: str, /) -> Tokens:
-        """Return the ids of a text."""
+        """Tokenize a text."""
         ...
 
-    def text_of(self, ids: Sequence[int], /) -> str:
-        """Return the text of ids, special ones left out.
+    def decode(self, ids: Sequence[int], /) -> str:
+        """Return the text of token ids, without special tokens.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         ...
 
@@ -67,14 +67,14 @@ class Tokenize(Protocol):
 _SPECIAL = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # as all families write them
 
 
-def known_of(tokens: Mapping[str, int], special: Collection[str]) -> Known:
-    """Say what a vocabulary holds.
+def describe_tokens(tokens: Mapping[str, int], special: Collection[str]) -> VocabularyInfo:
+    """Return facts about a vocabulary.
 
     Args:
-        tokens: their ids, by name.
-        special: which of them stand for no text.
+        tokens: token ids by token.
+        special: the special tokens, which stand for no text.
     """
-    return Known(max(tokens.values(), default=-1) + 1, _has_words(tokens, special))
+    return VocabularyInfo(max(tokens.values(), default=-1) + 1, _has_words(tokens, special))
 
 
 def _has_words(tokens: Iterable[str | None], special: Collection[str]) -> bool:
@@ -89,38 +89,38 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """Read a vocabulary of the tokenizers library.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the file is missing.
     """
     if not path.is_file():
         raise ValueError(f"{path.absolute()} is missing")
     return Vocabulary.from_file(str(path))
 
 
-def known_by(vocabulary: Vocabulary) -> Known:
-    """Say what a vocabulary of the tokenizers library holds."""
+def describe_vocabulary(vocabulary: Vocabulary) -> VocabularyInfo:
+    """Return facts about a vocabulary of the tokenizers library."""
     added = vocabulary.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special}
     ids = vocabulary.get_vocab_size()
-    if ids == 0 or vocabulary.id_to_token(ids - 1) is None:  # they have gaps
-        return known_of(vocabulary.get_vocab(), special)
-    # Of a quarter of a million tokens, all together would take half a second.
-    return Known(ids, _has_words(map(vocabulary.id_to_token, range(ids)), special))
+    if ids == 0 or vocabulary.id_to_token(ids - 1) is None:  # ids have gaps
+        return describe_tokens(vocabulary.get_vocab(), special)
+    # Lazily: all of a quarter of a million tokens would take half a second.
+    return VocabularyInfo(ids, _has_words(map(vocabulary.id_to_token, range(ids)), special))
 
 
 class IdLimit:
-    """Which ids a network has an embedding for, and a tokenizer that may know others.
+    """Refuses token ids that a tokenizer knows and a network has no embedding for.
 
-    Torch fails on an id without an embedding, and takes a GPU along; OpenVINO computes a vector
-    that means nothing.
+    For such an id torch fails, and a GPU is unusable afterwards; OpenVINO computes a meaningless
+    vector.
 
     Args:
-        known: what the tokenizer's vocabulary holds.
+        known: facts about the tokenizer's vocabulary.
 
     Raises:
-        ValueError: nothing but special tokens: texts would differ in nothing.
+        ValueError: the vocabulary has special tokens only, so all texts would be equal.
     """
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: VocabularyInfo) -> None:
         if not known.has_words:
             raise ValueError(
                 "its tokenizer has no vocabulary, only special tokens: tokenizer.json is missing, "
@@ -130,21 +130,21 @@ class IdLimit:
         self._rows: int | None = None
 
     def set(self, rows: int) -> None:
-        """Set how many ids have an embedding; ids that no text uses are no fault."""
+        """Set the number of embeddings; log if the tokenizer knows more ids."""
         self._rows = rows
         if self._ids > rows:
             logger.warning(
-                "The tokenizer has %d ids, and the model embeddings of %d: a text with one of the "
-                "others is refused",
+                "The tokenizer has %d ids, and the model embeddings of %d: texts with any of the "
+                "others are refused",
                 self._ids,
                 rows,
             )
 
     def check(self, ids: Sequence[int]) -> None:
-        """Look at the ids of a text.
+        """Check the ids of a text.
 
         Raises:
-            InvalidInputError: one has no embedding.
+            InvalidInputError: an id has no embedding.
         """
         if self._rows is not None and (largest := max(ids, default=0)) >= self._rows:
             raise InvalidInputError(
@@ -154,13 +154,13 @@ class IdLimit:
             )
 
 
-# No vocabulary's tokens are so long on average, and no model reads more than its places. A
-# tokenizer reads on to the end all the same: a request of 32 texts of 100,000 emojis took 23 s.
+# No vocabulary's tokens are that long on average. Texts are cut before tokenizing, as a tokenizer
+# reads a text to its end: 32 texts of 100,000 emojis took 23 s.
 CHARS_PER_TOKEN = 64
 
 
 def beginning(text: str, tokens: int) -> str:
-    """Return what the first tokens of a text can be made of; spaces may vanish and do not count."""
+    """Return a beginning of a text that holds its first `tokens` tokens; spaces do not count."""
     chars = tokens * CHARS_PER_TOKEN
     if len(text) <= chars:
         return text
@@ -173,31 +173,31 @@ def beginning(text: str, tokens: int) -> str:
     return text[:end]
 
 
-# Tokens. OpenVINO prepares itself for every new shape, and few texts have one exact length. For
-# ViT-B/32's text tower in float32, on 2 cores with AMX, by the measured times of its passes (texts
-# of 3 to 77 tokens, most of them short, 16 waiting): rounded to 1, 2, 4, 8 and 16 tokens 104, 121,
-# 135, 147 and 141 texts a second; 82 where a batch is padded to its longest. With 4 waiting 84, 89,
-# 93, 102 and 104, against 102. After all shapes of 1 to 16 texts it takes 98, 72 and 55 MB more for
-# 4, 8 and 16; one seen for the first time about 5 ms more. A lone text of 8 tokens takes 10 ms, of
-# 16 12, of 77 28. To short texts 8 is much: of ten words each, 16 clients got 0.83 of what they get
-# where 4 is the step.
+# Step of padded lengths, in tokens. OpenVINO prepares every new shape, and texts of equal length
+# are rare. For ViT-B/32's text tower in float32, on 2 cores with AMX, by the measured times of its
+# passes (texts of 3 to 77 tokens, most of them short, 16 waiting): rounded to 1, 2, 4, 8 and 16
+# tokens 104, 121, 135, 147 and 141 texts a second; 82 where a batch is padded to its longest. With
+# 4 waiting 84, 89, 93, 102 and 104, against 102. After all shapes of 1 to 16 texts it takes 98, 72
+# and 55 MB more for 4, 8 and 16; one seen for the first time about 5 ms more. A lone text of 8
+# tokens takes 10 ms, of 16 12, of 77 28. To short texts 8 is much: of ten words each, 16 clients
+# got 0.83 of what they get where 4 is the step.
 _SHORT, _ROUNDED_SHORT, _ROUNDED = 32, 4, 8
 
 
 @dataclass(frozen=True)
 class Padding:
-    """To which length a text is padded, and by what; it decides the vectors.
+    """The padding of texts; it changes vectors.
 
-    The length is the text's own affair, never its batch mates': half precision rounds otherwise
-    for another length, and a vector shall not depend on who else asked.
+    The padded length depends on the text alone, not on its batch: in half precision, vectors differ
+    by length, and a vector must not depend on other requests.
 
     Attributes:
-        to: `rounded` up from its own length, for a tower that is blind to what follows the end;
-            `full`, for one that has learnt from padded texts; `nothing`, for one that is not blind
-            and is asked to see each text as it is.
-        longest: most tokens of a text: the model's last position.
-        token_id: of the padding.
-        masked: whether the network takes a mask, 1 for a token and 0 for padding.
+        to: `rounded`: up to a step, for towers that ignore padding; `full`: to the maximum length,
+            for towers that were trained with padding; `nothing`: no padding, for towers that do not
+            ignore it and were trained without.
+        longest: maximum number of tokens of a text.
+        token_id: token id of the padding.
+        masked: whether the network takes a mask: 1 for a token, 0 for padding.
     """
 
     to: Literal["rounded", "full", "nothing"]
@@ -205,8 +205,8 @@ class Padding:
     token_id: int = 0
     masked: bool = False
 
-    def length_of(self, tokens: int) -> int:
-        """Return the padded length of a text that has so many tokens."""
+    def padded_length(self, tokens: int) -> int:
+        """Return the padded length of a text of `tokens` tokens."""
         if self.to == "full":
             return self.longest
         if self.to == "nothing":
@@ -215,8 +215,8 @@ class Padding:
         return min(-(-max(tokens, 1) // step) * step, self.longest)
 
     def __call__(self, ids: Sequence[int]) -> Arrays:
-        """Pad: ids, and a mask if the network wants one, each [length] int64."""
-        padded = np.full(self.length_of(len(ids)), self.token_id, np.int64)
+        """Pad ids; return ids and, if used, a mask, each [length] int64."""
+        padded = np.full(self.padded_length(len(ids)), self.token_id, np.int64)
         padded[: len(ids)] = ids
         if not self.masked:
             return (padded,)
@@ -225,27 +225,27 @@ class Padding:
         return padded, mask
 
 
-CHARS_OF_A_TOKEN = 4  # of English, about; an estimate is corrected
+CHARS_OF_A_TOKEN = 4  # of English, about; for the estimate
 
 
 class TokenProcessor(SinglePart):
-    """Tokenizes and pads; texts of one padded length share a pass.
+    """Tokenizes and pads texts; equal padded lengths share batches.
 
     Args:
         tokenize: the family's tokenizer.
-        padding: the length of a text, and what fills it up.
+        padding: maximum length and padding.
     """
 
     def __init__(self, tokenize: Tokenize, padding: Padding) -> None:
         self._tokenize = tokenize
         self._padding = padding
-        self._limit = IdLimit(tokenize.known)
+        self._limit = IdLimit(tokenize.vocabulary_info)
 
     def limit_ids(self, rows: int) -> None:
-        """Read no text with an id that has no embedding; what fills up may be any id.
+        """Refuse texts with ids that have no embedding; the padding may have any id.
 
         Raises:
-            ValueError: every text has one.
+            ValueError: every text would be refused.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows and self._padding.to != "full":
@@ -256,55 +256,55 @@ class TokenProcessor(SinglePart):
             raise ValueError(f"no text can be read: {error}") from error
 
     def estimate(self, text: str) -> int:
-        """Guess the padded tokens from the number of characters."""
-        tokens = 2 + len(text) // CHARS_OF_A_TOKEN  # a beginning, an end
-        return self._padding.length_of(min(tokens, self._padding.longest))
+        """Estimate the padded tokens from the number of characters."""
+        tokens = 2 + len(text) // CHARS_OF_A_TOKEN  # start and end token
+        return self._padding.padded_length(min(tokens, self._padding.longest))
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Return ids [length] int64, and a mask if the network takes one."""
+        """Tokenize and pad: ids [length] int64 and, if used, a mask."""
         ids, truncated = self._tokenize(text)
         self._limit.check(ids)
         arrays = self._padding(ids)
         length = len(arrays[0])
         return ModelInput(arrays, bucket=length, cost=length, tokens=len(ids), truncated=truncated)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
-        return self._tokenize.text_of(ids)
+        return self._tokenize.decode(ids)
 
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """How texts become ids, beside the vocabulary; it can be written as JSON.
+    """Parameters of tokenizing texts, beside the vocabulary; stored in `model.json`.
 
     Attributes:
-        cleaning: what is done to a text before.
-        padding: the length of a text, and what fills it up.
+        cleaning: name of the text normalizer.
+        padding: maximum length and padding.
     """
 
     cleaning: Normalizer
     padding: Padding
 
     def as_json(self) -> dict[str, object]:
-        """Describe it in JSON's types."""
+        """Return the parameters as JSON types."""
         return asdict(self)
 
     @classmethod
-    def of_json(cls, recipe: Mapping[str, Any]) -> TextRecipe:
-        """Read what was described."""
+    def from_json(cls, recipe: Mapping[str, Any]) -> TextRecipe:
+        """Read the parameters from JSON types."""
         return cls(recipe["cleaning"], Padding(**recipe["padding"]))
 
 
 class Tokenizer:
-    """Tokenizes by a vocabulary of the tokenizers library, which keeps the end token of a cut text.
+    """Tokenizes by the tokenizers library; a truncated text keeps its end token.
 
     Args:
-        vocabulary: it is changed: it cuts from now on.
-        recipe: what is done.
+        vocabulary: the tokenizer; its truncation is set here.
+        recipe: normalization and padding.
     """
 
     def __init__(self, vocabulary: Vocabulary, recipe: TextRecipe) -> None:
@@ -315,47 +315,47 @@ class Tokenizer:
         self._clean = NORMALIZERS[recipe.cleaning]
 
     @property
-    def known(self) -> Known:
-        """What its vocabulary holds."""
-        return known_by(self._vocabulary)
+    def vocabulary_info(self) -> VocabularyInfo:
+        """Facts about its vocabulary."""
+        return describe_vocabulary(self._vocabulary)
 
     def __call__(self, text: str) -> Tokens:
-        """Return the ids of a text, those of a long one cut."""
+        """Tokenize a text, truncated to the maximum length."""
         clean = self._clean(beginning(text, self._max_length))
         encoding: Encoding = self._vocabulary.encode_batch_fast([clean])[0]
         return Tokens(encoding.ids, bool(encoding.overflowing))
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones left out.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         return decode(self._vocabulary, ids)
 
 
 def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """Return the text of ids, special ones left out; not beside a thread that changes the object.
+    """Return the text of token ids, without special tokens, by a vocabulary.
 
     Raises:
-        InvalidInputError: one is none of the vocabulary.
+        InvalidInputError: an id is not in the vocabulary.
     """
     for one in ids:
         if not 0 <= one < _IDS or vocabulary.id_to_token(one) is None:
-            raise unknown_id(one)
+            raise unknown_id_error(one)
     text: str = vocabulary.decode(ids, skip_special_tokens=True)
-    # CLIP's vocabulary marks the ends of words, and its decoder leaves the marks in.
+    # CLIP's decoder leaves its marks of word ends in.
     mark = getattr(vocabulary.model, "end_of_word_suffix", None)
     return text.replace(mark, " ").strip() if mark else text
 
 
-def unknown_id(one: int) -> InvalidInputError:
-    """Say that an id is none of the vocabulary."""
-    return InvalidInputError(f"{one} is the id of no token in this model's vocabulary", "body")
+def unknown_id_error(token_id: int) -> InvalidInputError:
+    """Return the error of an id that is not in the vocabulary."""
+    return InvalidInputError(f"{token_id} is the id of no token in this model's vocabulary", "body")
 
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenProcessor:
-    """Make the preparation of a converted model's folder."""
-    recipe = TextRecipe.of_json(described)
+    """Load the input processor that a converted model describes."""
+    recipe = TextRecipe.from_json(described)
     vocabulary = read_vocabulary(folder / VOCABULARY)
     return TokenProcessor(Tokenizer(vocabulary, recipe), recipe.padding)

@@ -1,1 +1,1 @@
-"""int8: how a converted model is quantized, and the check of its vectors against float32."""
+"""int8: quantizes converted models, and checks their vectors against float32."""

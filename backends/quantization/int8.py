@@ -1,24 +1,25 @@
-"""8 bits: of the weights of products, and of what is multiplied with them; nothing is calibrated.
+"""int8 quantization of a network: weights and activations of matrix products, uncalibrated.
 
-Weights have a scale for each output. Each token has a range of its own, from its least value to its
-largest, in 255 steps, so that no vector depends on its batch mates: as GELU makes almost nothing
-that is negative, steps that are as many below 0 as above would be twice as wide. With q of 8 bits,
-r the width of a token's range and l its least value, a product is
+Weights have a scale for each output channel (symmetric). Activations are quantized dynamically:
+each token has a range of its own, from its least to its largest value, in 255 steps (asymmetric).
+So no vector depends on the rest of its batch. Symmetric steps would be twice as wide, as GELU gives
+almost no negative values. With q in uint8, r the width of a token's range and l its least value, a
+product is
 
     sum(x w) = (l + r sum(q/255 w) / sum(w)) sum(w)      where  x = l + r q/255
 
-The inner sum of products is one of whole numbers: exact, by whatever instructions. All else is
-computed in float32, so a machine whose float32 differs in the last place may round to the next
-step. In this order each token and each output have a factor, or an addend, of their own, which
-OpenVINO applies in one go; l sum(w) added at the end would be as large as the product.
+The inner sum has integer terms and is exact on every machine. The rest is computed in float32, so
+machines whose float32 differs in the last bit may round to the next step. In this order OpenVINO
+fuses the factors and addends of tokens and outputs; adding l sum(w) at the end would be another
+operation as large as the product.
 
-A machine that loses part of such sums multiplies the same weights in float32, by tokens as they
-are: rounded they would be no faster there, and carry the last place of float32 on.
+Machines whose instructions lose a part of such sums (see `multiplies`) multiply int8 weights with
+float32 activations: there quantized activations would be no faster, and less exact.
 
-The bytes of an image are 8 bits as they are (see `patches`).
+The pixels of an image are uint8 already (see `patches`).
 
-Tables that rows are looked up in, as of tokens, are kept in float16, which moves no vector by 1e-6
-of a cosine: OpenVINO then reads them where the file is mapped, and copies none of it.
+Embedding tables are stored in float16, which changes no cosine by 1e-6: OpenVINO reads them from
+the mapped file without a copy.
 
 See https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/weight-compression.html
 """
@@ -37,23 +38,25 @@ from openvino import opset13 as ops
 from backends.quantization.patches import Patches, are_bytes
 from backends.runtimes.openvino.core import compile_network
 
-# OpenVINO would quantize what is multiplied as well, in groups, for weights that it finds packed.
+# Otherwise OpenVINO would also quantize activations by itself, in groups, for packed weights.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-_LARGEST = 127  # of 8 bits with a sign, as far below 0 as above
-_STEPS = 255  # of 8 bits without a sign
-_ALMOST_0 = 1 / 1024  # of a step of weights: what they are divided by where they sum up to 0
+_LARGEST = 127  # of int8, symmetric around 0
+_STEPS = 255  # of uint8
+_ALMOST_0 = 1 / 1024  # of a step; the divisor of weights whose sum is 0
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-def compress(network: ov.Model) -> None:
-    """Turn the weights of every product into 8 bits, and tables into 16, in place.
+def quantize_weights(network: ov.Model) -> None:
+    """Quantize the weights of all matrix products to int8, and tables to float16, in place.
 
-    A convolution of an image's patches becomes such a product. Those that are so already stay.
+    A convolution of an image's patches becomes a matrix product. Weights in int8 stay.
     """
     _take_apart(network)
     for convolution in network.get_ordered_ops():
-        if convolution.get_type_name() == "Convolution" and (cut := Patches.of(convolution)):
-            cut.put_in_place_of(convolution, _of_patches(cut))
+        if convolution.get_type_name() == "Convolution":
+            patches = Patches.from_convolution(convolution)
+            if patches:
+                patches.replace(convolution, _multiply_patches(patches))
     for product in _products(network):
         weights = product.input_value(1).get_node()
         if _is_matrix(weights):
@@ -65,29 +68,28 @@ def compress(network: ov.Model) -> None:
             lookup.input(0).replace_source_output(_in_float16(table).output(0))
 
 
-def quantize(network: ov.Model) -> bool:
-    """Give 8 bits to all that is multiplied with weights that have them, in place.
+def quantize_activations(network: ov.Model) -> bool:
+    """Quantize the activations that are multiplied with int8 weights, in place.
 
-    Nothing is changed where the machine does not multiply them. A token with a NaN among its values
-    may come out finite.
+    Nothing is changed if this machine does not multiply int8. A token with a NaN may become finite.
 
     Returns:
-        Whether there is any such product.
+        Whether the network has products with int8 weights.
     """
-    products = [product for product in _products(network) if _has_8_bits(product)]
+    products = [product for product in _products(network) if _is_int8(product)]
     if multiplies():
-        _multiply_in_8_bits(products)
+        _multiply_in_int8(products)
         network.validate_nodes_and_infer_types()
     return bool(products)
 
 
-def _multiply_in_8_bits(products: Sequence[Any]) -> None:
+def _multiply_in_int8(products: Sequence[Any]) -> None:
     known: dict[tuple[str, int], QuantizedTokens] = {}
     for product in products:
-        given, weights = product.input_value(0), SumScaledWeights.of(product)
+        given, weights = product.input_value(0), SumScaledWeights.from_product(product)
         name = given.get_node().get_name(), given.get_index()
-        if name not in known:  # a token's query, key and value are products of the same
-            known[name] = QuantizedTokens.of(given)
+        if name not in known:  # query, key and value share their activations
+            known[name] = QuantizedTokens.from_tokens(given)
         tokens, users = known[name], product.output(0).get_target_inputs()
         product.input(0).replace_source_output(tokens.steps)
         product.input(1).replace_source_output(weights.shares)
@@ -98,20 +100,19 @@ def _multiply_in_8_bits(products: Sequence[Any]) -> None:
 
 
 def arithmetic() -> str:
-    """Return what a vector space calls the arithmetic of this machine."""
+    """Return this machine's arithmetic, as it is part of a vector space."""
     return "int8, each token's range" if multiplies() else "int8 weights, float32"
 
 
 @cache
 def multiplies() -> bool:
-    """Tell whether what this machine makes of products of 8 bits is added up without a loss.
+    """Return whether this machine sums int8 products without a loss.
 
-    By instructions older than VNNI OpenVINO adds two products up in 16 bits, which cannot hold the
-    sum of the largest.
+    With instructions older than VNNI, OpenVINO sums two products in 16 bits, which may overflow.
     """
     width = 64
     network = product(np.full((1, width), _LARGEST, np.float32))
-    compress(network)
+    quantize_weights(network)
     (only,) = _products(network)
     only.input(0).replace_source_output(_quantized(only.input_value(0)).output(0))
     found = compile_network(network, PROPERTIES)(np.ones((1, width), np.float32))[0]
@@ -119,13 +120,13 @@ def multiplies() -> bool:
 
 
 def product(weights: npt.NDArray[np.float32]) -> ov.Model:
-    """Make the smallest network: rows times weights, [outputs, width]."""
+    """Return a network of a single product: rows times weights [outputs, width]."""
     rows = ops.parameter([-1, weights.shape[1]], ov.Type.f32)
     return ov.Model([ops.matmul(rows, ops.constant(weights), False, True)], [rows], "product")
 
 
 def _products(network: ov.Model) -> list[Any]:
-    """Return what may be products with weights, which all families have on the right."""
+    """Return the matrix products; in all families, weights are on the right."""
     return [
         node
         for node in network.get_ordered_ops()
@@ -134,12 +135,12 @@ def _products(network: ov.Model) -> list[Any]:
 
 
 def _axis(product: Any) -> int:
-    """Return along which axis of the weights a product adds up."""
+    """Return the axis of the weights that a product sums over."""
     return int(product.get_attributes()["transpose_b"])
 
 
 def _take_apart(network: ov.Model) -> None:
-    """Make matrices of their own of weights that stand in one, as of some attention."""
+    """Split weights that several products share as slices of one matrix, as in some attention."""
     for split in network.get_ordered_ops():
         if split.get_type_name() == "VariadicSplit" and _is_matrix(split.input_value(0).get_node()):
             matrix, axis = (split.input_value(place).get_node().data for place in (0, 1))
@@ -149,17 +150,18 @@ def _take_apart(network: ov.Model) -> None:
                 output.replace(ops.constant(np.ascontiguousarray(part)).output(0))
 
 
-def _of_patches(cut: Patches) -> Any:
+def _multiply_patches(cut: Patches) -> Any:
     rounded, scales = _rounded(cut.weights, axis=1)
     made = ops.matmul(cut.bytes, _scaled(rounded, scales), False, True)
-    # By the weights as they are now, or what was rounded of each counts for all that is not 0.
+    # By the quantized weights, so that their rounding error does not count for pixels that equal
+    # zero.
     return ops.subtract(made, ops.constant((rounded * scales) @ cut.zero))
 
 
 def _rounded(
     weights: npt.NDArray[np.float32], axis: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Return weights in 8 bits, and the scale of each output."""
+    """Quantize weights to int8; return them with the scale of each output."""
     largest = np.abs(weights).max(axis=axis, keepdims=True)
     scales = np.maximum(largest / _LARGEST, _TINY).astype(np.float32)
     return np.rint(weights / scales).astype(np.int8), scales
@@ -169,8 +171,8 @@ def _scaled(rounded: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> A
     return ops.multiply(ops.convert(ops.constant(rounded), "f32"), ops.constant(scales))
 
 
-def _has_8_bits(product: Any) -> bool:
-    """Tell whether the weights of a product are what `_scaled` makes."""
+def _is_int8(product: Any) -> bool:
+    """Return whether the weights of a product were quantized by `_scaled`."""
     scaled = product.input_value(1).get_node()
     if scaled.get_type_name() != "Multiply":
         return False
@@ -186,19 +188,20 @@ def _in_float16(table: npt.NDArray[np.float32]) -> Any:
 
 
 class SumScaledWeights(NamedTuple):
-    """Weights of 8 bits, each as its share in the sum of its output's: `shares * sums`.
+    """int8 weights, divided by the sum of their output's weights: `shares * sums`.
 
     Attributes:
-        shares: 1 in sum for each output, or 0; of the shape of the weights.
-        sums: of each output, [outputs].
+        shares: weights divided by their sum, of the weights' shape; the sum for an output is 1, or
+            0.
+        sums: the sum of each output's weights, [outputs].
     """
 
     shares: Any
     sums: Any
 
     @classmethod
-    def of(cls, product: Any) -> SumScaledWeights:
-        """Divide the weights of a product that has them in 8 bits."""
+    def from_product(cls, product: Any) -> SumScaledWeights:
+        """Read the int8 weights of a product."""
         axis, scaled = _axis(product), product.input_value(1).get_node()
         converted, scales = (scaled.input_value(place).get_node() for place in (0, 1))
         weights = converted.input_value(0).get_node()
@@ -209,12 +212,12 @@ class SumScaledWeights(NamedTuple):
 
 
 class QuantizedTokens(NamedTuple):
-    """Tokens, [..., width], in 8 bits: each value is `least + width * steps`.
+    """Quantized tokens, [..., width]: each value is `least + width * steps`.
 
     Attributes:
-        steps: whole numbers from 0 to 255, divided by 255.
-        least: of each token, [..., 1].
-        width: of each token's range, [..., 1].
+        steps: integers from 0 to 255, divided by 255.
+        least: least value of each token, [..., 1].
+        width: width of each token's range, [..., 1].
     """
 
     steps: Any
@@ -222,14 +225,14 @@ class QuantizedTokens(NamedTuple):
     width: Any
 
     @classmethod
-    def of(cls, tokens: Any) -> QuantizedTokens:
-        """Divide the range of each into steps; bytes have theirs already."""
+    def from_tokens(cls, tokens: Any) -> QuantizedTokens:
+        """Quantize tokens to the range of each; pixels are integers already."""
         if are_bytes(tokens):
             shares = ops.multiply(tokens, _number(1 / _STEPS))
             return cls(_quantized(shares).output(0), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
         least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
-        # Never 0, which it would be where all values of a token are equal.
+        # Never 0, even if all values of a token are equal.
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
         return cls(_quantized(shares).output(0), least, width)

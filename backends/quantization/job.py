@@ -1,8 +1,8 @@
-"""A process of its own: a converted model in float32 -> the same in 8 bits, and the proof of it.
+"""The quantization job, a process of its own: converted model in float32 -> int8, and its check.
 
     python -m backends.quantization.job < job.json      (see `backends/jobs.py`)
 
-It needs no torch. What it makes are the bits that a start derives in memory.
+It needs no torch. The weights equal, bit for bit, those that a start quantizes in memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from backends.runtimes.openvino.runtime import load_converted
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """The job's parameters.
 
     Attributes:
-        source: the folder of the converted model.
-        target: the folder to write.
+        source: the folder of the model in float32.
+        target: the folder to write the int8 model to.
     """
 
     source: str
@@ -36,10 +36,10 @@ class Job:
 
 
 def do(job: Job) -> Answer:
-    """Write the model in 8 bits, and prove it.
+    """Quantize the model, and run the quantization check.
 
     Raises:
-        ConversionError: in 8 bits it is not the same model.
+        ConversionError: the quantization check failed.
     """
     source, target = Path(job.source), Path(job.target)
     quantize_model(source, target)
@@ -49,14 +49,14 @@ def do(job: Job) -> Answer:
 
 
 def quantize_model(source: Path, target: Path) -> None:
-    """Write a converted model in 8 bits; all but its networks is copied."""
+    """Write a converted model with int8 weights; other files are copied."""
     description = Description.read(source)
     networks = {name for tower in description.towers.values() for name in tower.files}
     files = {Path(name).with_suffix(end).name for name in networks for end in (".xml", ".bin")}
     shutil.copytree(source, target, ignore=lambda _folder, names: files & {*names})
     for name in networks:
         network = read_network(source / name)
-        int8.compress(network)
+        int8.quantize_weights(network)
         ov.save_model(network, target / name, compress_to_fp16=False)
     replace(description, weights="int8", refused="").write(target)
 

@@ -1,9 +1,9 @@
-"""An image's patches as products of its bytes, in place of a convolution.
+"""Turns the patch convolution of an image tower into a matrix product of uint8 pixels.
 
-A tower of images first takes each patch of an image by itself: a convolution whose steps are as
-long as it is wide. That is a product of weights with the bytes of a patch, which have 8 bits as
-they are: nothing of them is rounded, and no image is ever in float32. How pixels are normalized
-goes into the weights, and into the byte that stands for 0.
+The first layer of an image tower is a convolution over patches that do not overlap (its stride is
+its width). That is a matrix product of weights with the pixels of a patch. Pixels are uint8, so
+they need no rounding and no float32 copy of the image. The normalization is folded into the weights
+and into a zero point.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Floats = npt.NDArray[np.float32]
 
 
 class Patches(NamedTuple):
-    """What a convolution makes of an image's bytes: `(bytes - zero) @ weights.T`.
+    """A convolution of an image's patches as a product: `(bytes - zero) @ weights.T`.
 
     Attributes:
-        bytes: [n, patches, width] float32, each a whole number from 0 to 255.
+        bytes: [n, patches, width] float32, integers from 0 to 255.
         weights: [outputs, width].
-        zero: [width], what a byte would be that the model sees as 0.
-        shape: of what the convolution returns, [n, outputs, rows, columns], without n.
+        zero: [width], the pixel value that is normalized to 0.
+        shape: shape of the convolution's result without n: [outputs, rows, columns].
     """
 
     bytes: Any
@@ -34,8 +34,8 @@ class Patches(NamedTuple):
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, convolution: Any) -> Patches | None:
-        """Read a convolution; None for one of anything but bytes, each of which it reads once."""
+    def from_convolution(cls, convolution: Any) -> Patches | None:
+        """Read a convolution; None if its input is no image, or its patches overlap."""
         kernel = convolution.input_value(1).get_node()
         normalized = _normalized(convolution.input_value(0))
         if normalized is None or kernel.get_type_name() != "Constant":
@@ -60,8 +60,8 @@ class Patches(NamedTuple):
             (outputs, rows, columns),
         )
 
-    def put_in_place_of(self, convolution: Any, made: Any) -> None:
-        """Let what was made of the patches, [n, patches, outputs], stand for a convolution."""
+    def replace(self, convolution: Any, made: Any) -> None:
+        """Replace the convolution by `made`, a result [n, patches, outputs]."""
         in_front = ops.transpose(made, _numbers(0, 2, 1))
         convolution.output(0).replace(
             ops.reshape(in_front, _numbers(0, *self.shape), True).output(0)
@@ -69,7 +69,7 @@ class Patches(NamedTuple):
 
 
 def are_bytes(value: Any) -> bool:
-    """Tell whether float32 is of whole numbers from 0 to 255, as bytes were turned into it."""
+    """Return whether a float32 value was converted from uint8."""
     node = value.get_node()
     return bool(
         node.get_type_name() == "Convert" and node.input_value(0).get_element_type() == ov.Type.u8
@@ -77,7 +77,7 @@ def are_bytes(value: Any) -> bool:
 
 
 class _Normalized(NamedTuple):
-    """Pixels as a model sees them: `bytes * factor + addend`, each [1, channels, 1, 1] or one."""
+    """Normalized pixels: `bytes * factor + addend`; both are [1, channels, 1, 1] or scalars."""
 
     pixels: Any
     factor: Floats
@@ -85,7 +85,7 @@ class _Normalized(NamedTuple):
 
 
 def _normalized(value: Any) -> _Normalized | None:
-    """Follow what bytes go through, as far as that is done to each channel by itself."""
+    """Trace a value back to uint8 pixels, through operations on single channels."""
     node, kind = value.get_node(), value.get_node().get_type_name()
     if are_bytes(value):
         return _Normalized(node.input_value(0), np.ones(1, np.float32), np.zeros(1, np.float32))

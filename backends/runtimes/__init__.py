@@ -1,1 +1,1 @@
-"""The runtimes that serve a model: OpenVINO, torch, and lookup; `backends/load.py` chooses."""
+"""The runtimes: OpenVINO, torch, and lookup; `backends/load.py` chooses one."""

@@ -62,7 +62,7 @@ def ask_until_answered(port: int) -> int:
     return status
 
 
-def most_memory_of(process_id: int) -> int:
+def max_memory_of(process_id: int) -> int:
     status = Path(f"/proc/{process_id}/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
@@ -108,9 +108,9 @@ def test_many_large_bodies_at_once_are_given_up_before_it_is_killed(tmp_path: Pa
             replica.ready = True
             answers = await asyncio.gather(*sent)
             later = await asyncio.to_thread(ask_until_answered, port)
-            most_bytes = await asyncio.to_thread(most_memory_of, balancer.process.pid)
+            max_bytes = await asyncio.to_thread(max_memory_of, balancer.process.pid)
 
-        assert most_bytes < 1.5 * HEAP_BYTES  # all of them would take a gigabyte
+        assert max_bytes < 1.5 * HEAP_BYTES  # all of them would take a gigabyte
         assert {status for status, _ in answers} <= {0, 200, 500, 503}
         assert later == 200
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from web.endpoints.base import Endpoint
 from web.endpoints.clip import Vectorize
+from web.endpoints.cohere import CohereRerank
+from web.endpoints.nvidia import NvidiaRerank
 from web.endpoints.ollama import OllamaEmbed, OllamaEmbeddings
 from web.endpoints.openai import Embeddings
 from web.endpoints.rerank import Rerank
@@ -20,4 +22,6 @@ ENDPOINTS: tuple[type[Endpoint[Any]], ...] = (
     OllamaEmbeddings,
     Embed,
     Rerank,
+    CohereRerank,
+    NvidiaRerank,
 )

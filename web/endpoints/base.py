@@ -63,12 +63,14 @@ class Endpoint(ABC, Generic[ParsedT]):
             shape of its errors. GET of `/` stays the page's.
         description: of it, for OpenAPI.
         errors: how errors are worded below its prefix.
+        alternatives: other interfaces that are asked on its paths as well; see `of_body`.
         scores: whether it asks for scores, which rerankers alone give, and not for vectors.
     """
 
     paths: ClassVar[tuple[str, ...]]
     description: ClassVar[Description]
     errors: ClassVar[ErrorFormat] = SentenceErrors()
+    alternatives: ClassVar[Sequence[type[Endpoint[Any]]]] = ()
     scores: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
@@ -83,7 +85,16 @@ class Endpoint(ABC, Generic[ParsedT]):
     @property
     def max_items(self) -> int:
         """Most inputs of one request."""
-        return self.settings.max_request_items
+        settings = self.settings
+        return settings.max_request_documents if self.scores else settings.max_request_items
+
+    def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
+        """Return the interface that a body is meant for: this one, or an alternative.
+
+        Raises:
+            InvalidInputError: it could be meant for several.
+        """
+        return self
 
     @abstractmethod
     def parse(self, body: bytes | bytearray) -> ParsedT:

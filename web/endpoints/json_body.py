@@ -54,6 +54,35 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
         raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
 
 
+class FieldFinder:
+    """Tells which of some fields a body holds, without building their values.
+
+    Args:
+        names: of the fields.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        fields = [(name, msgspec.Raw, msgspec.Raw()) for name in names]
+        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Fields", fields))
+
+    def find(self, body: bytes | bytearray) -> set[str]:
+        """Return those that are there and not null; none of a body that cannot be read."""
+        try:
+            raw = msgspec.structs.asdict(self._decoder.decode(body))
+            starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}
+            return {name for name, start in starts.items() if start not in (b"", b"null")}
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if len(body) > _MAX_SECOND_READING_BYTES:
+                return set()
+        try:
+            content = json.loads(body)
+        except (ValueError, RecursionError):
+            return set()
+        given = content if isinstance(content, dict) else {}
+        return {name for name in self._names if given.get(name) is not None}
+
+
 class NaN:
     """`NaN` or `Infinity`: no JSON, and no value that any field takes."""
 

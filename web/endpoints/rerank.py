@@ -1,25 +1,29 @@
 """`POST /rerank`, as Weaviate's `reranker-transformers` module asks it: scores of documents.
 
-Source: that module, which reads the scores by their position, and the container behind it.
+Source: that module, which reads the scores by their position, and the container behind it. Clients
+of other APIs ask the same path: the fields of a body tell them apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import orjson
 from typing_extensions import override
 
-from backends.model import EmbeddingResult, Pair
+from backends.model import EmbeddingResult, ModelInfo, Pair
 from backends.scores import ACTIVATIONS
+from config import Settings
 from errors import InvalidInputError
 from inference.request import EmbedInput
 from web.endpoints.base import Description, Endpoint, ParsedRequest
-from web.endpoints.json_body import decode
+from web.endpoints.cohere import CohereRerank
+from web.endpoints.json_body import FieldFinder, decode
+from web.endpoints.ranking import logits_of, pairs_of
+from web.endpoints.rerank_texts import RerankTexts
 
 
 class RerankRequest(msgspec.Struct):
@@ -62,12 +66,15 @@ class RerankAsk(ParsedRequest):
 
 
 _DECODER = msgspec.json.Decoder(RerankRequest)
+_OF_COHERE = {"model", "top_n", "return_documents"}  # beside the documents
+_FIELDS = FieldFinder("texts", "documents", *_OF_COHERE)
 
 
 class Rerank(Endpoint[RerankAsk]):
     """The interface of Weaviate's `reranker-transformers` module."""
 
     paths = ("/rerank",)
+    alternatives = (RerankTexts, CohereRerank)
     scores = True
     description = Description(
         summary="Score how well documents answer a query",
@@ -76,32 +83,39 @@ class Rerank(Endpoint[RerankAsk]):
         examples=[{"query": "a grey bird", "documents": ["A heron.", "A boat."]}],
     )
 
-    @property
+    def __init__(self, settings: Settings, info: ModelInfo) -> None:
+        super().__init__(settings, info)
+        self._texts = RerankTexts(settings, info)
+        self._cohere = CohereRerank(settings, info)
+
     @override
-    def max_items(self) -> int:
-        return self.settings.max_request_documents
+    def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
+        given = _FIELDS.find(body)
+        if {"texts", "documents"} <= given:
+            raise InvalidInputError(
+                'the request body: "texts" beside "documents"; send one of them', "body"
+            )
+        if "texts" in given:
+            return self._texts
+        return self._cohere if "documents" in given and given & _OF_COHERE else self
 
     @override
     def parse(self, body: bytes | bytearray) -> RerankAsk:
         wanted = decode(_DECODER, body)
         if wanted.documents is not None:
-            named = [(f"documents[{i}]", text) for i, text in enumerate(wanted.documents)]
+            pairs = pairs_of(wanted.query, wanted.documents, "documents")
         elif wanted.property is not None:
-            named = [("property", wanted.property)]
+            pair = Pair(wanted.query, wanted.property)
+            pairs = [EmbedInput("property", "pair", pair, is_query=True)]
         else:
             raise InvalidInputError(
                 'the request body: expected "documents" beside the "query", or a "property"', "body"
             )
-        pairs = [
-            EmbedInput(name, "pair", Pair(wanted.query, text), is_query=True)
-            for name, text in named
-        ]
         return RerankAsk(pairs, wanted)
 
     @override
     def serialize(self, ask: RerankAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        logits = np.array([answer.vector[0] for answer in answers], np.float32)
-        scores = ACTIVATIONS[self.info.activation](logits)
+        scores = ACTIVATIONS[self.info.activation](logits_of(answers))
         wanted = ask.wanted
         content: dict[str, object] = {"query": wanted.query}
         if wanted.documents is None:

@@ -27,6 +27,7 @@ from web.endpoints.error_format import ErrorFormat, Refusal
 from web.endpoints.json_body import Word
 from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
+from web.endpoints.truncation import refuse_cut
 
 _TYPES = {429: "Overloaded", 503: "Unhealthy"}
 
@@ -53,12 +54,9 @@ class EmbedErrors(ErrorFormat):
         return orjson.dumps({"error": refusal.sentence, "error_type": kind})
 
 
-class EmbedOptions(msgspec.Struct, kw_only=True):
-    """How to embed; other fields, such as Weaviate's `options`, mean nothing here."""
+class Truncation(msgspec.Struct, kw_only=True):
+    """What shall become of a text that is longer than the model reads."""
 
-    normalize: Annotated[
-        bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
-    ] = None
     truncate: Annotated[
         bool | None, msgspec.Meta(description="`false`: refuse a text that is too long, uncut")
     ] = None
@@ -67,6 +65,14 @@ class EmbedOptions(msgspec.Struct, kw_only=True):
         msgspec.Meta(
             description="where a text is cut: `right`; `left` refuses one that is too long"
         ),
+    ] = None
+
+
+class EmbedOptions(Truncation, kw_only=True):
+    """How to embed; other fields, such as Weaviate's `options`, mean nothing here."""
+
+    normalize: Annotated[
+        bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
     ] = None
     prompt_name: Annotated[
         Word | None,
@@ -135,17 +141,11 @@ class Embed(Endpoint[EmbedAsk]):
             EmbedInput(f"inputs[{i}]", "text", text, params, postprocess, is_query)
             for i, text in enumerate(texts)
         ]
-        return EmbedAsk(inputs, None if is_scaled else first, _what_forbids_a_cut(wanted))
+        return EmbedAsk(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
 
     @override
     def serialize(self, ask: EmbedAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        for one, answer in zip(ask.inputs, answers, strict=True):
-            if ask.uncut and answer.truncated:
-                raise InvalidInputError(
-                    f"longer than the model reads, and it would be cut at its end, against "
-                    f"{ask.uncut}",
-                    "text_length",
-                ).at(one.name)
+        refuse_cut(ask, answers, ask.uncut)
         vectors = [answer.vector[: ask.first] for answer in answers]
         return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -166,7 +166,8 @@ def _task(prompt_name: str | None) -> str:
     return TASKS.get(prompt_name, prompt_name)
 
 
-def _what_forbids_a_cut(wanted: EmbedOptions) -> str:
+def cut_forbidden_by(wanted: Truncation) -> str:
+    """Return the field that forbids a text to be cut at its end; empty where none does."""
     if wanted.truncate is False:
         return "`truncate: false`"
     if wanted.truncation_direction in {"left", "Left"}:
@@ -190,13 +191,15 @@ class EmbedInfo(TypedDict):
 def about(settings: Settings, info: ModelInfo) -> EmbedInfo:
     """Describe the model that is loaded, by the names that text-embeddings-inference has."""
     name = info.name
+    label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    most = settings.max_request_documents if info.scores else settings.max_request_items
     return {
         "model_id": name,
         "model_sha": None,
         "model_dtype": info.precision,
         "served_model_name": name,
-        "model_type": {"embedding": {}},
-        "max_client_batch_size": settings.max_request_items,
+        "model_type": {"reranker": label} if info.scores else {"embedding": {}},
+        "max_client_batch_size": most,
         "auto_truncate": True,
         "version": VERSION,
     }

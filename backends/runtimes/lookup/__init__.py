@@ -1,1 +1,1 @@
-"""Models that only look rows up in a table: numpy is all that they need."""
+"""The runtime of lookup models (model2vec), which need only numpy."""

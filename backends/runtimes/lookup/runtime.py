@@ -1,8 +1,8 @@
-"""model2vec: a vector for every token, and a text's is their mean, of length 1.
+"""model2vec: looks up the vectors of a text's tokens, and normalizes their mean.
 
-See https://github.com/MinishLab/model2vec and sentence-transformers' `StaticEmbedding`, in whose
-layout the models come. Source of the length: the reference's text container, which normalizes
-what any sentence-transformers model gives.
+See https://github.com/MinishLab/model2vec and sentence-transformers' `StaticEmbedding`, whose
+layout the models have. Source of the normalization: the reference's text container, which
+normalizes the vectors of every sentence-transformers model.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from backends.preprocessing.tokens import (
     VOCABULARY,
     IdLimit,
     decode,
-    known_by,
+    describe_vocabulary,
     read_vocabulary,
 )
-from backends.text_folder import TextFolder, kept_dimensions, meta_of
+from backends.text_folder import TextFolder, kept_dimensions, reference_meta
 from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
 _WEIGHTS = "model.safetensors"
-_NAMES = ("embedding.weight", "embeddings")  # as sentence-transformers and model2vec save it
+_NAMES = ("embedding.weight", "embeddings")  # of sentence-transformers, and of model2vec
 _CONFIG = "config_sentence_transformers.json"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load a folder of the text container whose model is a table.
+    """Load a lookup model from a folder of the text container.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
@@ -48,7 +48,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def _load(folder: ModelFolder, options: ModelOptions) -> Model:
-    model = TextFolder.of(folder)
+    model = TextFolder.open(folder)
     path = model.snapshot
     files = path / model.modules[0]["path"]
     config = _read_config(path / _CONFIG)
@@ -65,14 +65,14 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         text_mode=options.text_mode,
         image_px=0,
         is_demo=folder.is_demo,
-        config=meta_of(model.model_config),
+        config=reference_meta(model.model_config),
         cuts=True,
     )
     tokens = LookupProcessor(vocabulary)
     tokens.limit_ids(table.shape[0])
     texts = PromptedProcessor(
         tokens,
-        Prompts.of_json(config.get("prompts") or {}),
+        Prompts.from_json(config.get("prompts") or {}),
         wants_prefixes(options, folder.prefixes),
     )
     return Model(info, {"text": Tower(texts, LookupNetwork(table), is_lookup=True)})
@@ -87,11 +87,11 @@ def _read_table(path: Path) -> npt.NDArray[np.float32]:
         raise ValueError(do_not_fit([f"{_NAMES[0]} {MISSING}"]))
     table = np.asarray(stored[name], np.float32)
     if name == _NAMES[1]:
-        if "mapping" in stored:  # several tokens may share a row, each with a weight of its own
+        if "mapping" in stored:  # tokens may share a row, each with its own weight
             table = table[stored["mapping"]]
         if "weights" in stored:
             table = table * stored["weights"].astype(np.float32)[:, None]
-    if not np.isfinite([table.min(), table.max()]).all():  # either is NaN where a number is
+    if not np.isfinite([table.min(), table.max()]).all():  # NaN if any number is
         raise ValueError(do_not_fit([f"{name} {NOT_FINITE}"]))
     return table
 
@@ -102,54 +102,54 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 class LookupProcessor(SinglePart):
-    """Tokenizes, without special tokens; texts of equal length share a pass.
+    """Tokenizes without special tokens; texts of equal length share batches.
 
     Args:
-        vocabulary: it is changed: it pads no more.
+        vocabulary: the tokenizer; its padding is turned off.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         vocabulary.no_padding()
         self._vocabulary = vocabulary
-        self._limit = IdLimit(known_by(vocabulary))
+        self._limit = IdLimit(describe_vocabulary(vocabulary))
 
     @override
     def limit_ids(self, rows: int) -> None:
-        """Read no text with an id that has no row."""
+        """Refuse texts with ids that have no row."""
         self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
-        """Guess the tokens."""
+        """Estimate the number of tokens."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Return the ids, [length] int64; of a text without a word there are none."""
+        """Tokenize a text: ids [length] int64; empty if the text has no known word."""
         encoding = self._vocabulary.encode(text, add_special_tokens=False)
         self._limit.check(encoding.ids)
         ids = np.array(encoding.ids, np.int64)
         return ModelInput((ids,), len(ids), len(ids), len(ids), bool(encoding.overflowing))
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of ids.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids.
 
         Raises:
-            InvalidInputError: one is none of the vocabulary.
+            InvalidInputError: an id is not in the vocabulary.
         """
         return decode(self._vocabulary, ids)
 
 
 class LookupNetwork:
-    """Means of rows, of length 1.
+    """Computes normalized means of rows.
 
     Args:
-        table: [tokens, dimensions].
+        table: the vectors of tokens, [tokens, dimensions].
     """
 
     def __init__(self, table: npt.NDArray[np.float32]) -> None:
         self._table = table
 
     def __call__(self, ids: npt.NDArray[np.int64]) -> Rows:
-        """Look up ids, [n, length], of any length: [n, dimensions]; zeros for no ids."""
+        """Look ids up: [n, length] -> [n, dimensions]; zeros if length is 0."""
         sums = self._table[ids].sum(axis=1)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         rows: Rows = sums / np.maximum(lengths, np.finfo(np.float32).tiny)

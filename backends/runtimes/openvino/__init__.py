@@ -1,1 +1,1 @@
-"""OpenVINO: serves converted models, and ONNX files, without torch."""
+"""The OpenVINO runtime: serves converted models and ONNX files, without torch."""

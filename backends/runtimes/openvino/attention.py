@@ -1,8 +1,8 @@
-"""Causal attention: one mask for all layers, where OpenVINO would make one in each.
+"""Gives all causal attention layers one shared mask, where OpenVINO would compute one in each.
 
-What hides the tokens that come later depends on their number alone. Where an operation is only
-said to be causal, OpenVINO counts them in every layer, in a dozen small operations, and no longer
-sees that it could compute all of a layer's attention in one. The vectors are the same bits.
+A causal mask depends on the number of tokens alone. For operations with the attribute `causal`,
+OpenVINO computes the mask in every layer, in a dozen small operations, and can no longer fuse the
+attention. The vectors are the same, bit for bit.
 
 See https://docs.openvino.ai/2026/documentation/openvino-ir-format/operation-sets/operation-specs/sequence/scaled-dot-product-attention.html
 """
@@ -17,16 +17,16 @@ from openvino import opset13 as ops
 
 
 def share_causal_mask(network: ov.Model) -> None:
-    """Give all causal attention of a network one mask, in place.
+    """Replace the attribute `causal` of all attention by one shared mask, in place.
 
-    Its queries and keys have one length in all layers, as those of a text have.
+    Queries and keys must have one length in all layers, as for a text.
     """
     layers = [op for op in network.get_ordered_ops() if _is_causal(op)]
     if not layers:
         return
     mask = _causal_mask(layers[0].input_value(0))
     for causal in layers:
-        query, key, value, *rest = causal.input_values()  # of a mask and a scale, which may lack
+        query, key, value, *rest = causal.input_values()  # optional: mask and scale
         scale = rest[1:]
         shared = ops.scaled_dot_product_attention(query, key, value, mask, *scale, causal=False)
         shared.set_friendly_name(causal.get_friendly_name())
@@ -40,7 +40,7 @@ def _is_causal(op: Any) -> bool:
 
 
 def _causal_mask(query: Any) -> Any:
-    """Make what is added to the products of [..., length, width]: [length, length] float32."""
+    """Return the additive mask for queries [..., length, width]: [length, length] float32."""
     first, step, second_last = (ops.constant(np.int32(number)) for number in (0, 1, -2))
     length = ops.gather(ops.shape_of(query, "i32"), second_last, first)
     places = ops.range(first, length, step, "i32")

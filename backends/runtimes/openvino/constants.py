@@ -1,4 +1,4 @@
-"""The weights in a network's file: none that its vectors depend on may be no finite number."""
+"""Checks the weights in a network's file: weights that vectors depend on must be finite."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import openvino as ov
 
 from backends.weights import NOT_FINITE, do_not_fit
 
-_SAME_IDS = ("Convert", "Reshape", "Squeeze", "Unsqueeze")  # operations that leave ids as they are
+_SAME_IDS = ("Convert", "Reshape", "Squeeze", "Unsqueeze")  # operations that do not change ids
 
 
 def refuse_unfit_weights(network: ov.Model) -> None:
-    """Look at every constant that the first result is computed from; vectors are made of it.
+    """Check all constants that the first result depends on.
 
     Raises:
-        ValueError: some are not finite; the message names the first few.
+        ValueError: constants are not finite; the message names the first few.
     """
     needed = {network.results[0].get_name()}
     unfit: list[str] = []
@@ -28,12 +28,12 @@ def refuse_unfit_weights(network: ov.Model) -> None:
         if op.get_type_name() == "Constant" and not _is_fit(op):
             unfit.append(f"{op.get_friendly_name()} {NOT_FINITE}")
     if unfit:
-        unfit.reverse()  # as the network computes
+        unfit.reverse()  # in the order of the computation
         raise ValueError(do_not_fit(unfit))
 
 
 def token_rows(ids: ov.Output) -> int | None:
-    """Follow the ids of texts to where they are looked up, and return how many rows are there."""
+    """Follow token ids to their embedding, and return its number of rows; None if not found."""
     places = [ids]
     while places:
         for port in places.pop().get_target_inputs():
@@ -50,8 +50,8 @@ def _is_fit(constant: Any) -> bool:
     if not constant.get_element_type().is_real() or constant.get_byte_size() == 0:
         return True
     values: npt.NDArray[Any] = constant.data
-    # Nothing is copied: of these two one is NaN where any number is.
+    # min and max copy nothing, and one of them is NaN if any number is.
     if np.isfinite([values.min(), values.max()]).all():
         return True
     finite = values[np.isfinite(values)]
-    return not np.isnan(values).any() and not finite.any()  # minus infinity and 0 are a mask
+    return not np.isnan(values).any() and not finite.any()  # a mask has minus infinity and 0

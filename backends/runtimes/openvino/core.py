@@ -1,4 +1,4 @@
-"""OpenVINO's core: one a process, and one way to compile by it; safe to use from many threads.
+"""OpenVINO's core, one a process, and compiling; thread-safe.
 
 See https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
 """
@@ -14,34 +14,35 @@ import openvino as ov
 
 from machine import usable_cores
 
-# OpenVINO's binding looks numpy up at the first use of a type, and two threads whose first uses
-# meet wait for each other for ever, one with the interpreter's lock: here there is one thread.
+# OpenVINO's binding imports numpy at the first use of a type. Two threads that do so at once
+# deadlock, one of them with the interpreter's lock. At this import there is one thread.
 ov.Type.f32.to_dtype()
-ov.Type(np.float32)  # the other way round, as for constants
+ov.Type(np.float32)  # the other direction, as for constants
 
-# A core's CPU plugin gives the thread that first needs it a stack for signals, as large as AMX's
-# registers ask for, and takes it away with itself. Of two that end in another order than they
-# began in, the thread keeps a stack that is no more, and the next signal ends the process.
+# The CPU plugin of a core sets a signal stack, large enough for AMX registers, in the first thread
+# that uses it, and frees it at its end. If two cores end in another order than they began, a freed
+# stack stays set, and the next signal kills the process. So there is one core.
 _CORE = ov.Core()
 
-# Threads that no network needs any more are given to the next, however it was compiled: so all are
-# compiled for the same.
+# OpenVINO gives the threads of a deleted network to the next one, also if that was compiled for
+# another number of threads. So all networks are compiled for the same number.
 _ONE_PASS_AT_A_TIME = {
     "PERFORMANCE_HINT": "LATENCY",
     "NUM_STREAMS": 1,
-    # Two networks compute side by side: each pinned to the same cores would wait for the other.
+    # Two networks compute at the same time: pinned to the same cores they would wait for each
+    # other.
     "ENABLE_CPU_PINNING": False,
 }
 
 
 def capabilities() -> list[str]:
-    """Return what the CPU can compute in, by OpenVINO's names."""
+    """Return the CPU's capabilities, by OpenVINO's names."""
     found: list[str] = _CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found
 
 
 def read_network(path: Path) -> ov.Model:
-    """Read a network; its weights stay in the file, and are mapped from there."""
+    """Read a network; its weights are mapped from the file."""
     return _CORE.read_model(path)
 
 
@@ -51,12 +52,13 @@ def compile_network(
     """Compile a network for this CPU.
 
     Args:
-        network: read or made; what is compiled does not change with it.
-        properties: the precision, as OpenVINO is told.
-        cores: how many it may use; None for all that this process may.
+        network: the network; the compiled copy is independent of it.
+        properties: OpenVINO's properties, with the precision.
+        cores: maximum number of cores; None for all cores of this process.
 
     Raises:
-        RuntimeError: OpenVINO cannot; or its first pass does, where the CPU cannot.
+        RuntimeError: OpenVINO cannot compile it. If the CPU lacks instructions, only the first pass
+            raises.
     """
     threads = {"INFERENCE_NUM_THREADS": cores or usable_cores()}
     return _CORE.compile_model(network, "CPU", {**_ONE_PASS_AT_A_TIME, **threads, **properties})

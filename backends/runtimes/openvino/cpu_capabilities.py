@@ -1,4 +1,4 @@
-"""What this CPU computes in, and how fast: each precision by real passes over a product."""
+"""Measures which precisions this CPU supports, and their speed, by passes over a matrix product."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from backends.model import Precision
 from backends.quantization import int8
 from backends.runtimes.openvino.core import capabilities, compile_network
 
-_ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # as the largest products of ViT-B/32 are
+_ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # the largest product of ViT-B/32
 _PASSES = 5
 
 
 class Names(NamedTuple):
-    """What OpenVINO calls a precision: as a capability of a device, and in its hint and graph.
+    """OpenVINO's names of a precision: in capabilities, in the precision hint, and in its graph.
 
-    8 bits have no name there: the network asks for them (see `eight_bits.quantize`).
+    int8 has no hint: the network's operations ask for it (see `int8.quantize_activations`).
     """
 
     capability: str
@@ -35,33 +35,33 @@ NAMES: dict[Precision, Names] = {
 }
 
 
-def properties_of(precision: Precision) -> Mapping[str, Any]:
-    """Return what makes OpenVINO compute in a precision."""
+def compile_properties(precision: Precision) -> Mapping[str, Any]:
+    """Return the OpenVINO properties of a precision."""
     if precision == "int8":
         return int8.PROPERTIES
-    # Said aloud, as OpenVINO takes bfloat16 by itself where the processor has it.
+    # Always set: by default OpenVINO computes in bfloat16 if the processor supports it.
     return {"INFERENCE_PRECISION_HINT": NAMES[precision].short}
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return what this CPU computes in by instructions of its own, as a pass of each shows."""
+    """Return the precisions that this CPU has instructions for, by a pass in each."""
     return tuple(_best_s())
 
 
 def speedups() -> Mapping[Precision, float]:
-    """Return how many times as fast as in float32 a product is in the others."""
+    """Return the speed of a product in each other precision, relative to float32."""
     best_s = _best_s()
     return {name: best_s["float32"] / best_s[name] for name in best_s if name != "float32"}
 
 
 @cache
 def _best_s() -> Mapping[Precision, float]:
-    """Return how long a product takes at best, in each precision that the CPU computes in."""
+    """Return the best time of a product, in seconds, for each supported precision."""
     found = capabilities()
     named = [name for name, names in NAMES.items() if names.capability in found]
-    passes = {name: request for name in named if (request := _pass_of(name))}
+    passes = {name: request for name in named if (request := _compile_pass(name))}
     best_s = dict.fromkeys(passes, float("inf"))
-    for _ in range(_PASSES):  # in turns, as others may be at work
+    for _ in range(_PASSES):  # alternating, as the load of the machine may change
         for name, request in passes.items():
             started_s = time.perf_counter()
             request.infer()
@@ -69,16 +69,16 @@ def _best_s() -> Mapping[Precision, float]:
     return best_s
 
 
-def _pass_of(precision: Precision) -> Any:
-    """Compute a product; return what does it again, or None where the machine cannot."""
+def _compile_pass(precision: Precision) -> Any:
+    """Compile and compute a product; return a function that repeats it, or None if it fails."""
     network = int8.product(np.ones((_OUTPUTS, _WIDTH), np.float32))
     if precision == "int8":
-        int8.compress(network)
-        int8.quantize(network)
+        int8.quantize_weights(network)
+        int8.quantize_activations(network)
     try:
-        compiled = compile_network(network, properties_of(precision))
+        compiled = compile_network(network, compile_properties(precision))
         request = compiled.create_infer_request()
         request.infer([np.ones((_ROWS, _WIDTH), np.float32)])
-    except RuntimeError:  # it compiles, and then has no code
+    except RuntimeError:  # compiles, but the first pass fails
         return None
     return request

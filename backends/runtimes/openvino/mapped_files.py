@@ -1,18 +1,18 @@
-"""Files that are mapped into this process's memory: give their pages back to the kernel."""
+"""Gives the pages of memory-mapped files back to the kernel."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-_MADV_DONTNEED = 4  # from Linux' mman.h; for a mapped file: read it again when it is looked at
+_MADV_DONTNEED = 4  # from Linux' mman.h: pages are read again at the next access
 _MAPS = Path("/proc/self/maps")
 
 
 def drop_mapped_pages(file: Path) -> None:
-    """Drop the pages of a file from this process's memory; whoever looks reads them again.
+    """Drop the pages of a mapped file from memory; the next access reads them again.
 
-    Elsewhere than on Linux this does nothing.
+    On other systems than Linux this does nothing.
     """
     if not _MAPS.is_file():
         return
@@ -24,6 +24,6 @@ def drop_mapped_pages(file: Path) -> None:
 def _mappings(path: str) -> list[tuple[int, int]]:
     # A line: start-end permissions offset device inode path
     lines = (line.split(maxsplit=5) for line in _MAPS.read_text(errors="replace").splitlines())
-    names = (path, f"{path} (deleted)")  # as another version's start may do meanwhile
+    names = (path, f"{path} (deleted)")  # another process may have deleted it
     found = [words[0].split("-") for words in lines if len(words) == 6 and words[5] in names]
     return [(int(start, 16), int(end, 16)) for start, end in found]

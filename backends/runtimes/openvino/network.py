@@ -1,4 +1,4 @@
-"""A converted network, compiled for this CPU; a stage of one too (see `stages.py`)."""
+"""A converted network, or a stage of one (see `stages.py`), compiled for this CPU."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from backends.quantization import int8
 from backends.runtimes.openvino.attention import share_causal_mask
 from backends.runtimes.openvino.constants import refuse_unfit_weights, token_rows
 from backends.runtimes.openvino.core import compile_network, read_network
-from backends.runtimes.openvino.cpu_capabilities import NAMES, properties_of
+from backends.runtimes.openvino.cpu_capabilities import NAMES, compile_properties
 from backends.runtimes.openvino.mapped_files import drop_mapped_pages
 from machine import give_freed_memory_back
 
-# As OpenVINO's graph calls the operations with weights.
+# Names of operations with weights in OpenVINO's graph.
 _PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
 
 
 class OpenVinoNetwork:
-    """A converted network as a `Network`; it is for one thread at a time.
+    """A converted network as a `Network`; for one thread at a time.
 
     Args:
-        path: the network's description; its weights lie beside it.
-        options: the precision, and how many cores.
+        path: the network's `.xml`; its weights are in the `.bin` beside it.
+        options: the precision and the number of cores.
 
     Attributes:
-        rows: how many ids it has embeddings for; None where it reads none.
-        dimensions: length of its rows; None where it varies.
+        rows: number of token embeddings; None if it reads no ids.
+        dimensions: length of its rows; None if it varies.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
         refuse_unfit_weights(network)
-        self.rows = token_rows(_ids_of(network))
+        self.rows = token_rows(_find_ids(network))
         share_causal_mask(network)
         self._in_8_bits = False
         if options.precision == "int8":
-            int8.compress(network)
-            self._in_8_bits = int8.quantize(network)
+            int8.quantize_weights(network)
+            self._in_8_bits = int8.quantize_activations(network)
         self._asked = (options.precision or "float32") if _has_products(network) else "float32"
-        compiled = compile_network(network, properties_of(self._asked), options.cores)
+        compiled = compile_network(network, compile_properties(self._asked), options.cores)
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
@@ -53,10 +53,10 @@ class OpenVinoNetwork:
         self.dimensions: int | None = None if size.is_dynamic else size.get_length()
 
     def precision(self) -> Precision:
-        """Return what a pass computes its products in, whatever was asked for."""
+        """Return the precision that a forward pass really uses."""
         if self._in_8_bits:
             return "int8"
-        if self._asked in ("float32", "int8"):  # nothing is ever computed in more
+        if self._asked in ("float32", "int8"):  # always used as requested
             return "float32"
         compiled = self._request.get_compiled_model()
         self(*map(_smallest, compiled.inputs))
@@ -71,26 +71,26 @@ class OpenVinoNetwork:
 
     @translate_device_errors
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
-        """Compute: arrays of [n, ...] -> rows of float32."""
+        """Compute a batch: arrays [n, ...] -> rows of float32."""
         results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
-        rows: Rows = results[0].copy()  # the request writes the next ones over these
+        rows: Rows = results[0].copy()  # the next pass overwrites the result
         self._give_back(sum(array.size for array in arrays))
         return rows
 
     def _give_back(self, size: int) -> None:
         self._calls += 1
-        # Batches leave the weights in memory as the processor wants them, now and then again for
-        # another size; what was mapped from the file for that would stay in memory beside it.
+        # OpenVINO keeps repacked weights in memory, and packs again for some batch sizes; the pages
+        # of the file that it reads for that would stay in memory too.
         if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
             drop_mapped_pages(self._weights)
-        # What a pass computes in is kept for the next, and made anew for a larger batch: what was
-        # kept for smaller ones lies between other things, too small to be used again.
+        # OpenVINO keeps a pass's buffers, and allocates new ones for a larger batch; the old ones
+        # are fragments in the heap, too small to be used again.
         if size > self._largest:
             self._largest = size
             give_freed_memory_back()
 
 
-def _ids_of(network: Any) -> Any:
+def _find_ids(network: Any) -> Any:
     named = (port for port in network.inputs if "input_ids" in port.names)
     return next(named, network.inputs[0])
 
@@ -101,5 +101,5 @@ def _smallest(port: Any) -> np.ndarray[Any, Any]:
 
 
 def _has_products(network: Any) -> bool:
-    """Tell whether a network multiplies; one that only looks up and turns has no use for less."""
+    """Return whether a network has matrix products; without, a lower precision is of no use."""
     return any(op.get_type_name() in _PRODUCTS for op in network.get_ops())

@@ -1,8 +1,8 @@
-"""The text container's ONNX layout: a network in 8 bits, which OpenVINO reads as it lies there.
+"""The reference's ONNX layout: an int8 network, which OpenVINO runs unchanged.
 
-Source of the vectors: the reference's text container, with ONNX Runtime. It reads a text in one
-piece, and takes the mean of its tokens' states, at length 1. The scales of its activations are
-those of a whole pass, so a text has a pass of its own, and no padding.
+Source of the vectors: the reference's text container with ONNX Runtime: a text in one piece, mean
+pooling, normalization. The file quantizes activations by the range of a whole batch, so each text
+is a batch of its own, without padding.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from backends.preprocessing.tokens import (
 )
 from backends.runtimes.openvino.core import read_network
 from backends.runtimes.openvino.network import OpenVinoNetwork
-from backends.text_folder import ONNX, TextFolder, meta_of, most_tokens
+from backends.text_folder import ONNX, TextFolder, max_tokens, reference_meta
 
 _IDS, _MASK = "input_ids", "attention_mask"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load `model/`; whatever precision is asked for, it computes in that of its file.
+    """Load `model/`; it computes in the precision of its file.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
@@ -42,7 +42,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def _load(folder: ModelFolder, options: ModelOptions) -> Model:
-    path = TextFolder.of(folder).path
+    path = TextFolder.open(folder).path
     network = PooledNetwork(path / ONNX, replace(options, precision="float32"))
     config = json.loads((path / "config.json").read_text("utf-8"))
     info = ModelInfo(
@@ -55,10 +55,10 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         text_mode=options.text_mode,
         image_px=0,
         is_demo=folder.is_demo,
-        config=meta_of(config),
+        config=reference_meta(config),
     )
     tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
-    longest = most_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
+    longest = max_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
     padding = Padding("nothing", int(longest), masked=True)
     vocabulary = read_vocabulary(path / VOCABULARY)
     texts = LoneProcessor(Tokenizer(vocabulary, TextRecipe("nothing", padding)), padding)
@@ -68,10 +68,10 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 class LoneProcessor(TokenProcessor):
-    """Tokenizes; no text shares a pass with another."""
+    """Tokenizes texts; each is a batch of its own."""
 
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
-        """Return ids and a mask of ones, [length] int64."""
+        """Tokenize a text: ids and a mask of ones, [length] int64."""
         return replace(super().prepare(text, params), bucket=None)
 
 
@@ -79,7 +79,7 @@ class PooledNetwork:
     """Mean-pools the token states of one text, and normalizes the vector.
 
     Args:
-        path: of the ONNX file.
+        path: path of the ONNX file.
         options: the number of cores.
 
     Attributes:
@@ -96,9 +96,9 @@ class PooledNetwork:
         self.rows = self._network.rows
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Rows:
-        """Compute: both [1, length] -> [1, dim] float32."""
+        """Compute a text: ids and mask [1, length] -> [1, dim] float32."""
         given = {_IDS: ids, _MASK: mask}
-        # Whatever else it takes, such as token_type_ids, is 0 in a lone text.
+        # Other inputs, such as token_type_ids, are 0 for a single text.
         arrays = [given[name] if name in given else np.zeros_like(ids) for name in self._names]
         means = self._network(*arrays).mean(axis=1)
         rows: Rows = means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""OpenVINO: runs converted models on the CPU, without torch and the families' own libraries.
+"""The OpenVINO runtime: loads converted models on the CPU, without torch.
 
 See https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
 """
@@ -26,7 +26,7 @@ from backends.model import (
     Tower,
     Weights,
 )
-from backends.precision import lacking, log_choice, tell_refusal, usable
+from backends.precision import lacking, log_choice, log_refusal, usable
 from backends.preprocessing.loaders import Described, read_preparation
 from backends.quantization import int8
 from backends.quantization.quantization_check import compare_rough, embed_few
@@ -38,16 +38,16 @@ from errors import ConversionError, ModelFolderError, describe_error
 logger = logging.getLogger(__name__)
 
 _DEVICE = "this CPU"
-_UNUSED = "no product of this model is computed in it"
+_UNUSED = "this model has no matrix products that use it"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load the model of a folder, converting it before where that was never done.
+    """Load the model of a folder; convert it first if there is no conversion.
 
     Raises:
-        ConversionError: it cannot be converted, or what is kept of it cannot be loaded.
-        ModelFolderError: see `store.converted`; or it is there in 8 bits alone, and this CPU
-            computes none.
+        ConversionError: it cannot be converted, or its conversion cannot be loaded.
+        ModelFolderError: see `conversion_cache.converted`; or there is only int8, and this CPU does
+            not support it.
     """
     path = converted(folder, options)
     description = Description.read(path)
@@ -56,43 +56,44 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
         path = _in_float32(path, folder, options)
         description = Description.read(path)
     try:
-        model, why = _load_proven(path, description, options)
-    except Exception as error:  # whatever it is, the model can be served without this
+        model, why = _load_checked(path, description, options)
+    except Exception as error:  # any failure: torch can serve the model
         raise ConversionError(
             f"{path} cannot be loaded, delete it: {describe_error(error)}"
         ) from error
     used = model.info.precision
-    unproven = _UNUSED if wanted in precisions() else lacking(_DEVICE)
-    refused = tell_refusal(wanted, used, why or unproven)
+    unused = _UNUSED if wanted in precisions() else lacking(_DEVICE)
+    refused = log_refusal(wanted, used, why or unused)
     exact = description.weights == "float32" or has_float32(folder, options)
     log_choice(_DEVICE, wanted, used, precisions(), speedups, exact=exact)
     return replace(model, info=replace(model.info, refused=refused))
 
 
 def _in_float32(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
-    """Return where the model of a folder in 8 bits, which this CPU does not compute, is exact."""
+    """Return the folder of the same model in float32, as this CPU does not support int8."""
     if not has_float32(folder, options):
         raise ModelFolderError(
-            f"The model in {path.absolute()} is in 8 bits, which this CPU cannot compute, and is "
+            f"The model in {path.absolute()} is in int8, which this CPU cannot compute, and is "
             "not there in float32: build it with PRECISION=float32"
         )
     return converted(folder, replace(options, precision="float32"))
 
 
-def _load_proven(path: Path, description: Description, options: ModelOptions) -> tuple[Model, str]:
-    """Load a converted model; one that is turned into 8 bits here proves itself before.
+def _load_checked(path: Path, description: Description, options: ModelOptions) -> tuple[Model, str]:
+    """Load a converted model; if it is quantized here, run the quantization check.
 
     Returns:
-        The model, and why it is not in 8 bits, where it differs too much in these.
+        The model, and the reason why it is not in int8; empty if it is, or if int8 was not
+        requested.
     """
-    # What was refused when it was written is tried again only where a start asks for it: another
-    # version may succeed.
+    # If the quantization was refused at the conversion, it is tried again only if this start
+    # requests int8: another version may succeed.
     if options.precision is None:
         return load_converted(path, options), description.refused
     if description.weights == "int8" or _precision(options, description.weights) != "int8":
         return load_converted(path, options), ""
     exact = replace(options, precision="float32")
-    expected = embed_few(load_converted(path, exact))  # never both in memory
+    expected = embed_few(load_converted(path, exact))  # not both models in memory
     model = load_converted(path, options)
     try:
         logger.info("In 8 bits: %s", compare_rough(expected, embed_few(model)))
@@ -102,12 +103,12 @@ def _load_proven(path: Path, description: Description, options: ModelOptions) ->
 
 
 def load_converted(path: Path, options: ModelOptions) -> Model:
-    """Load a converted model; what it takes lies in its folder."""
-    threadpool_limits(1, "blas")  # the pool that resizes images is parallel by itself
+    """Load a converted model from its folder."""
+    threadpool_limits(1, "blas")  # images are resized in parallel threads already
     description = Description.read(path)
     options = replace(options, precision=_precision(options, description.weights))
     shelf = Shelf(path, options, [tower.network for tower in description.towers.values()])
-    # Much of compiling keeps one core busy: side by side, two towers take half the time.
+    # Compiling uses one core most of the time, so both towers compile in parallel.
     with ThreadPoolExecutor() as beside:
         compiled = {
             modality: beside.submit(_NETWORKS[tower.network["kind"]], shelf, tower.network)
@@ -140,8 +141,8 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
     )
     if info.precision == "int8" and not int8.multiplies():
         logger.info(
-            "This CPU has no instructions that multiply 8 bits: they take a quarter of the memory, "
-            "and are not faster"
+            "This CPU has no int8 instructions (AMX, VNNI): int8 takes a quarter of the memory, "
+            "but is not faster"
         )
     return Model(with_space(info, description.identity, arithmetic, towers), towers)
 
@@ -149,20 +150,20 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
 def _check_dimensions(
     networks: Mapping[Modality, OpenVinoNetwork | OpenVinoStages], shown: int
 ) -> None:
-    # Before truncate_dim was obeyed, conversions said that they cut and did not.
+    # Conversions by older versions declare truncate_dim, but do not apply it.
     if shown not in {network.dimensions or shown for network in networks.values()}:
-        raise ConversionError(f"its vectors do not have the {shown} dimensions that it says")
+        raise ConversionError(f"its vectors do not have the {shown} dimensions of its model.json")
 
 
 def _precision(options: ModelOptions, weights: Weights) -> Precision:
-    if weights == "int8":  # and what was lost is in no other precision
+    if weights == "int8":  # what int8 lost is lost in any precision
         return "int8"
     if options.precision in (None, "float32"):
         return "float32"
     return usable(options.precision, precisions())
 
 
-# The kinds of network that a converted model can name.
+# The kinds of networks in `model.json`.
 _NETWORKS: dict[str, Callable[[Shelf, Described], OpenVinoNetwork | OpenVinoStages]] = {
     "openvino": lambda shelf, described: OpenVinoNetwork(
         shelf.folder / described["file"], shelf.options

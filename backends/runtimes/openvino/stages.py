@@ -1,8 +1,8 @@
-"""Networks in stages, by OpenVINO: towers share the stages that they have in common.
+"""Networks in stages, by OpenVINO: towers share common stages.
 
-A text and an image go through the same language network, so a pass of the one would wait for all
-of the other's, and an image's takes seconds. Passes take turns at what is shared: those that take
-long give way after every stage of it, so that a search waits for one stage at most.
+Texts and images use the same language network, so a text would wait for the whole pass of an image,
+which takes seconds. Passes take turns at shared stages: long passes give way after every stage, so
+a search waits for one stage at most.
 
 See `backends/stages.py`.
 """
@@ -27,16 +27,16 @@ from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# Of the numbers that a stage takes, as an image has: after such a pass it keeps nothing of what it
-# computed in, which for all stages together would be gigabytes; to have it anew costs little.
+# Input size of a stage, as of an image. After a larger pass the stage frees its buffers, which
+# would be gigabytes for all stages; allocating them again costs little.
 _LARGE = 1_000_000
 
 
 class OpenVinoStage(OpenVinoNetwork):
-    """A converted stage; each tower that has it asks it by a request of its own."""
+    """A converted stage; each tower has an inference request of its own."""
 
     def step(self, inputs: Sequence[str], outputs: Sequence[str]) -> Step[Array]:
-        """Return what computes, by the names of its ports; it is for one thread at a time."""
+        """Return a function of named arrays that computes the stage; for one thread at a time."""
         request = self._request.get_compiled_model().create_infer_request()
         return partial(self._compute, request, inputs, outputs)
 
@@ -58,7 +58,7 @@ class OpenVinoStage(OpenVinoNetwork):
 
 
 class Turns:
-    """Lets one go on at a time, in the order in which they came."""
+    """A fair lock: threads get it in the order in which they came."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -67,12 +67,12 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """Number of waiting threads."""
         return len(self._waiting)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Wait for a turn, and have it."""
+        """Acquire the lock, and release it at the end."""
         mine = Lock()
         mine.acquire()
         with self._lock:
@@ -96,12 +96,12 @@ class Turns:
 
 
 class Shelf:
-    """The stages of a converted model, each compiled once, by the first tower that wants it.
+    """The compiled stages of a converted model, shared by its towers.
 
     Args:
-        folder: of the model.
-        options: how they are computed; `in_stages`: none is kept.
-        networks: how its towers describe theirs.
+        folder: the model's folder.
+        options: precision and cores; with `in_stages`, no stage is kept.
+        networks: the descriptions of the towers' networks.
     """
 
     def __init__(self, folder: Path, options: ModelOptions, networks: Sequence[Described]) -> None:
@@ -114,11 +114,11 @@ class Shelf:
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)
 
     def is_shared(self, name: str) -> bool:
-        """Tell whether several towers have a stage."""
+        """Return whether several towers have a stage."""
         return name in self._shared
 
     def stage(self, name: str) -> OpenVinoStage:
-        """Return a stage, compiled."""
+        """Return a compiled stage; compile it at the first call."""
         if self.options.in_stages:
             return OpenVinoStage(self.folder / name, self.options)
         with self._locks[name]:
@@ -128,39 +128,39 @@ class Shelf:
 
 
 class OpenVinoStages:
-    """A network in converted stages as a `NetworkInStages`.
+    """A network of converted stages as a `NetworkInStages`.
 
     Args:
-        shelf: the stages of its model.
-        described: its own, in their order, and the names of what is collated.
+        shelf: the stages of the model.
+        described: the network's description: its stages in order, and the names of collated arrays.
 
     Attributes:
-        shelf: the same.
+        shelf: the stages of the model.
     """
 
     def __init__(self, shelf: Shelf, described: Described) -> None:
         self.shelf = shelf
         self._files = [stage["file"] for stage in described["stages"]]
         self._gives_way: bool = described["gives_way"]
-        bring = [partial(self._step_of, **stage) for stage in described["stages"]]
+        bring = [partial(self._make_step, **stage) for stage in described["stages"]]
         if not shelf.options.in_stages:
             bring = [partial(_itself, one()) for one in bring]
         self._stages = Stages[Array](described["inputs"], bring)
 
     @property
     def rows(self) -> int | None:
-        """How many ids it has embeddings for; None where it reads none, or keeps no stage."""
+        """Number of token embeddings; None if it reads no ids, or keeps no stages."""
         return None if self.shelf.options.in_stages else self.shelf.stage(self._files[0]).rows
 
     @property
     def dimensions(self) -> int | None:
-        """Length of its rows; None where it varies, or no stage is kept."""
+        """Length of its rows; None if it varies, or no stages are kept."""
         return (
             None if self.shelf.options.in_stages else self.shelf.stage(self._files[-1]).dimensions
         )
 
     def precision(self) -> Precision:
-        """Return what a pass computes its products in, whatever was asked for."""
+        """Return the precision that a forward pass really uses."""
         if self.shelf.options.in_stages:
             return self.shelf.options.precision or "float32"
         used = {self.shelf.stage(name).precision() for name in self._files}
@@ -168,15 +168,15 @@ class OpenVinoStages:
 
     @translate_device_errors
     def __call__(self, *arrays: Array) -> Rows:
-        """Compute: arrays of [n, ...] -> rows of float32."""
+        """Compute a batch: arrays [n, ...] -> rows of float32."""
         return self.passes([arrays])[0]
 
     def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
-        """Compute batches, each stage all of them."""
+        """Compute all batches stage by stage."""
         with nullcontext() if self._gives_way else self.shelf.turns.taken():
             return self._stages.passes(batches)
 
-    def _step_of(self, file: str, inputs: Sequence[str], outputs: Sequence[str]) -> Step[Array]:
+    def _make_step(self, file: str, inputs: Sequence[str], outputs: Sequence[str]) -> Step[Array]:
         step = self.shelf.stage(file).step(inputs, outputs)
         takes_turns = self._gives_way and self.shelf.is_shared(file)
         return partial(_in_turn, self.shelf.turns, step) if takes_turns else step

@@ -1,1 +1,1 @@
-"""Eager torch: the devices, and the runtime for whatever is not converted."""
+"""The torch runtime (eager): for GPUs, and for models that are not converted."""

@@ -1,4 +1,4 @@
-"""The devices of torch: whether they are there, what they can compute in, and their memory."""
+"""The devices of torch: checks, supported precisions, and memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from errors import ConfigurationError, DeviceUnavailableError, describe_error
 
 
 def check(name: str) -> None:
-    """Make sure that a device is there and that this build of torch runs on it.
+    """Check that a device is there and that this build of torch runs on it.
 
     Raises:
-        DeviceUnavailableError: otherwise.
+        DeviceUnavailableError: it is missing, or torch does not run on it.
     """
     device = torch.device(name)
     if device.type != "cuda":
@@ -29,12 +29,12 @@ def check(name: str) -> None:
             "GPU (and the machine a driver for this CUDA), or unset ENABLE_CUDA"
         )
     _try(device)
-    # cuDNN would round the numbers of a float32 convolution to TF32, for some sizes of a batch.
+    # By default cuDNN computes float32 convolutions in TF32, for some batch sizes.
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def answers(name: str) -> bool:
-    """Tell whether a device computes at all; after some faults it does not, until a new process."""
+    """Return whether a device still computes; after some errors only a new process helps."""
     device = torch.device(name)
     if device.type != "cuda":
         return True
@@ -66,11 +66,11 @@ def _try(device: torch.device) -> None:
 
 
 def gpus(wanted: str) -> list[str]:
-    """Name the GPUs of CUDA_CORE: one, several with commas between them, or `all`.
+    """Return the GPUs in CUDA_CORE: one, several separated by commas, or `all`.
 
     Raises:
-        ConfigurationError: it names something else.
-        DeviceUnavailableError: `all`, and there is none.
+        ConfigurationError: CUDA_CORE is invalid.
+        DeviceUnavailableError: `all`, and there is no GPU.
     """
     if wanted != "all":
         return list(dict.fromkeys(_gpu(name.strip(), wanted) for name in wanted.split(",")))
@@ -89,9 +89,9 @@ def _gpu(name: str, wanted: str) -> str:
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
-    """Return the precisions that a device supports natively."""
+    """Return the precisions that a device has instructions for."""
     if torch.device(device).type == "cuda":
-        # Before Ampere, bfloat16 is imitated.
+        # Before Ampere, bfloat16 is emulated.
         is_new = torch.cuda.get_device_capability(device) >= (8, 0)
         return ("float32", "float16", "bfloat16") if is_new else ("float32", "float16")
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -99,12 +99,12 @@ def precisions(device: str) -> tuple[Precision, ...]:
 
 
 def describe(device: str) -> str:
-    """Name a device for a sentence."""
+    """Return a device's name for a sentence."""
     return "this CPU" if device == "cpu" else f"{device}, a {torch.cuda.get_device_name(device)},"
 
 
 def gpu_memory(device: str) -> GpuMemory | None:
-    """Ask for the memory of a GPU; None for another device."""
+    """Return the present memory of a GPU; None for another device."""
     if torch.device(device).type != "cuda":
         return None
     return GpuMemory(

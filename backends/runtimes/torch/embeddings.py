@@ -1,4 +1,4 @@
-"""How many ids a text network has an embedding for, whatever it is built of."""
+"""Finds the number of token embeddings of any text network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from backends.model import EncodeParams, InputProcessor, Modality, Pair
 
-_TEXT = "a photo of 2 cats"  # of several ids, so that no positions or segments look like them
+_TEXT = "a photo of 2 cats"  # ids that positions or token types do not equal
 _READ: Mapping[Modality, str | Pair] = {"text": _TEXT, "pair": Pair(_TEXT, _TEXT)}
 
 
 class _FoundError(Exception):
-    """The ids have come to their embedding: nothing needs to be computed."""
+    """Ends the forward pass once the embedding is found."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class _FoundError(Exception):
 def token_rows(
     modality: Modality, module: nn.Module, processor: InputProcessor, device: str
 ) -> int | None:
-    """Follow the ids of a text or a pair to where they are looked up, and count the rows there.
+    """Follow the ids of a text or a pair to their embedding, and return its number of rows.
 
     Returns:
-        None where no module of its own looks them up, or there are none.
+        None if no embedding module is found, or there are no ids.
     """
     if modality not in _READ:
         return None

@@ -1,4 +1,4 @@
-"""Torch's own kernel for images: twice as fast as the same arithmetic in numpy."""
+"""Resizes images by torch's kernel: twice as fast as `resampling.py` in numpy."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import nn
 from backends.preprocessing.pixels import Geometry, Preprocess, cut, to_pixels
 from backends.preprocessing.resampling import Box, Pixels
 
-# torch warns that an image's memory is read-only; nothing here writes to it.
+# torch warns that an image's memory is read-only; it is only read here.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
-def preprocess_of(geometry: Geometry) -> Preprocess:
-    """Resize by torch itself where the geometry asks for its kernel."""
+def make_preprocess(geometry: Geometry) -> Preprocess:
+    """Return the preprocessing of a geometry, by torch itself if that is its kernel."""
     return Preprocess(geometry, resize_by_torch if geometry.kernel == "torch" else None)
 
 
 def resize_by_torch(image: Image.Image, size: tuple[int, int], resample: int, box: Box) -> Pixels:
-    """Resize as torchvision does, and so transformers' default image processors.
+    """Resize as torchvision and transformers' default image processors do.
 
-    Source: torchvision's `resize` hands uint8 images to this kernel as they are.
+    Source: torchvision's `resize` passes uint8 images to this kernel.
     """
-    torch.set_num_threads(1)  # the pool that preprocesses is parallel by itself
+    torch.set_num_threads(1)  # images are preprocessed in parallel threads already
     pixels = torch.from_numpy(to_pixels(image))
     mode = _TORCH_MODES[Image.Resampling(resample)]
     if pixels.shape[1:] != size:

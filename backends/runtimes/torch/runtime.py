@@ -1,4 +1,4 @@
-"""Eager torch: runs every family, on the CPU and on GPUs."""
+"""The torch runtime: runs every family eagerly, on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from backends.runtimes.torch.stages import StagedModule
 from backends.runtimes.torch.towers import TorchModel
 
 
-def model_of(loaded: TorchModel) -> Model:
-    """Serve a family's model by eager torch."""
+def make_model(loaded: TorchModel) -> Model:
+    """Return a family's model, computed by eager torch."""
     device = loaded.info.device
     towers = {
-        modality: Tower(tower.processor, _network_of(tower.module, device))
+        modality: Tower(tower.processor, _make_network(tower.module, device))
         for modality, tower in loaded.towers.items()
     }
     return Model(loaded.info, towers, partial(gpu_memory, device))
 
 
-def _network_of(module: nn.Module, device: str) -> TorchNetwork:
+def _make_network(module: nn.Module, device: str) -> TorchNetwork:
     if isinstance(module, StagedModule):
         return StagedTorchNetwork(module, device)
     return TorchNetwork(module, device)
 
 
 class TorchNetwork:
-    """A module as a `Network`: arrays to its device, vectors back.
+    """A torch module as a `Network`.
 
-    On a GPU each has a stream of its own: a search's text waits for no images there either.
+    On a GPU each has a CUDA stream of its own, so that texts do not wait for images.
 
     Args:
-        module: a function of tensors.
-        device: where it computes.
+        module: function of tensors.
+        device: the device.
     """
 
     def __init__(self, module: Callable[..., Tensor], device: str) -> None:
@@ -52,16 +52,16 @@ class TorchNetwork:
         if self._device.type == "cuda":
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._in_its_stream = partial(torch.cuda.stream, stream)
-            torch.cuda.synchronize(self._device)  # the weights came by another stream
+            torch.cuda.synchronize(self._device)  # the weights were copied in another stream
         self._checked = translate_device_errors(self._compute, partial(answers, device))
 
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
-        """Compute: arrays of [n, ...] -> [n, dim] float32."""
+        """Compute a batch: arrays [n, ...] -> [n, dim] float32."""
         return self._checked(*arrays)
 
     @torch.inference_mode()
     def _compute(self, *arrays: np.ndarray[Any, Any]) -> Rows:
-        # torch counts its threads for each thread that calls it.
+        # torch's number of threads is a setting of each calling thread.
         torch.set_num_threads(self._cores)
         with self._in_its_stream():
             vectors = self._module(*map(self._on_device, arrays))
@@ -76,7 +76,7 @@ class TorchNetwork:
 
 
 class StagedTorchNetwork(TorchNetwork):
-    """A module in stages as a `NetworkInStages`."""
+    """A torch module in stages as a `NetworkInStages`."""
 
     def __init__(self, module: StagedModule, device: str) -> None:
         super().__init__(module, device)
@@ -84,7 +84,7 @@ class StagedTorchNetwork(TorchNetwork):
 
     @torch.inference_mode()
     def passes(self, batches: Sequence[Arrays]) -> list[Rows]:
-        """Compute batches, each stage all of them."""
+        """Compute all batches stage by stage."""
         torch.set_num_threads(self._cores)
         with self._in_its_stream():
             found = self._staged.passes([[*map(self._on_device, arrays)] for arrays in batches])

@@ -1,6 +1,6 @@
-"""Networks in stages, of torch: how they are computed, and how they are carried over.
+"""Networks in stages, of torch: computes and converts them.
 
-See `backends/stages.py`. Stages are shared by towers; those of equal names are the same.
+See `backends/stages.py`. Towers share stages: equal names mean the same stage.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from backends.stages import Stages, Step
 
 @dataclass(frozen=True)
 class TorchStage:
-    """A step of a network.
+    """A stage of a network.
 
     Attributes:
-        name: of its file, once it is converted.
-        inputs: the names of what it takes, in the order of its module's arguments.
-        outputs: the names of what it gives, in the order of its module's results.
-        bring: returns the module, with its weights.
-        examples: arrays of a batch of two.
-        shapes: of each of them, -1 where the length of an axis varies.
+        name: the name of its converted file.
+        inputs: names of its inputs, in the order of the module's arguments.
+        outputs: names of its outputs, in the order of the module's results.
+        bring: function that loads the weights and returns the module.
+        examples: example inputs, a batch of two.
+        shapes: the shape of each input, with -1 for axes of variable length.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TorchStage:
     shapes: Sequence[Sequence[int]]
 
     def step(self) -> Step[Tensor]:
-        """Bring the module, and return what computes by the names of its inputs."""
+        """Load the weights, and return a function of named tensors."""
         return partial(self._compute, self.bring())
 
     def _compute(self, module: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,11 +48,11 @@ class TorchStage:
 
 
 class StagedModule(nn.Module):
-    """A network in stages: what its input processor collates -> [n, dim].
+    """A network in stages: collated arrays -> [n, dim].
 
     Args:
-        inputs: the names of what is collated.
-        stages: in their order.
+        inputs: names of the collated arrays.
+        stages: the stages in order.
     """
 
     def __init__(self, inputs: Sequence[str], stages: Sequence[TorchStage]) -> None:
@@ -64,19 +64,19 @@ class StagedModule(nn.Module):
         return self.passes([arrays])[0]
 
     def passes(self, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Compute batches, each stage all of them."""
+        """Compute all batches stage by stage."""
         return self._stages.passes(batches)
 
 
 @dataclass(frozen=True)
 class PortableStages:
-    """How a tower in stages is carried over to another runtime.
+    """Describes the conversion of a tower in stages.
 
     Attributes:
-        inputs: the names of what its input processor collates.
-        stages: in their order.
-        describe: as in `towers.Portable`.
-        gives_way: whether a pass lets others be computed between its stages: its own take long.
+        inputs: names of the collated arrays.
+        stages: the stages in order.
+        describe: see `towers.Portable`.
+        gives_way: whether other passes may run between its stages, as its own take long.
     """
 
     inputs: Sequence[str]

@@ -1,7 +1,7 @@
-"""What a family's module makes of a model folder: towers of torch, texts' and images' alike.
+"""The torch towers that a family loads from a model folder.
 
-They are served by eager torch (`runtime.py`), and are what a converted model is made of and proven
-against.
+Eager torch serves them (`runtime.py`); or the conversion job converts them and checks the result
+against them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from backends.preprocessing.tokens import TextRecipe
 from backends.runtimes.torch.stages import PortableStages
 from errors import ConversionError
 
-# For a family that does not look at the text mode.
+# For families whose vectors do not depend on the text mode.
 EVERY_TEXT_MODE: tuple[TextMode, ...] = get_args(TextMode)
 
 
 @dataclass(frozen=True)
 class Portable:
-    """How a tower is carried over to another runtime, without the libraries of its family.
+    """Describes the conversion of a tower, so that it is served without its family's libraries.
 
     Attributes:
-        module: computes the vectors of the collated arrays; what its input processor makes.
-        examples: arrays of a batch of two.
-        shapes: of each of them, -1 where the length of an axis varies.
-        describe: writes the files of the input processor into a folder, and returns its
-            description.
-            Raises ConversionError where that cannot be done.
+        module: the network: collated arrays -> vectors.
+        examples: example inputs, a batch of two.
+        shapes: the shape of each input, with -1 for axes of variable length.
+        describe: function that writes the input processor's files into a folder, and returns its
+            description. It may raise ConversionError.
     """
 
     module: nn.Module
@@ -50,13 +49,13 @@ class Portable:
 def portable_texts(
     module: nn.Module, recipe: TextRecipe, save_vocabulary: Callable[[Path], str]
 ) -> Portable:
-    """Describe a text tower for its conversion to another runtime.
+    """Describe the conversion of a text tower.
 
     Args:
-        module: ids [n, length], and a mask if the padding makes one -> [n, dim].
-        recipe: how texts become ids.
-        save_vocabulary: writes the tokenizer's files to a folder, and returns the kind of input
-            processor that reads them.
+        module: network of ids [n, length], and a mask if the padding is masked -> [n, dim].
+        recipe: normalization and padding.
+        save_vocabulary: function that writes the tokenizer's files to a folder, and returns the
+            kind of input processor for them.
     """
     padding = recipe.padding
     length = padding.longest if padding.to == "full" else 7
@@ -70,10 +69,10 @@ def portable_texts(
 
 
 def portable_images(module: nn.Module, geometry: Geometry) -> Portable:
-    """Carry over a tower that reads pixels of one size.
+    """Describe the conversion of an image tower with pixels of one size.
 
     Raises:
-        ConversionError: they have no one size.
+        ConversionError: the size of its images varies.
     """
     height, width = geometry.crop_px or geometry.size_px
     if not (height and width):
@@ -91,9 +90,9 @@ class TorchTower:
     """One modality of a family's model.
 
     Attributes:
-        processor: by the family's own library.
-        module: the collated arrays -> [n, dim].
-        portable: describes the tower for another runtime, or raises ConversionError.
+        processor: the input processor, by the family's own library.
+        module: the network: collated arrays -> [n, dim].
+        portable: function that describes the conversion, or raises ConversionError.
     """
 
     processor: InputProcessor
@@ -106,9 +105,9 @@ class TorchModel:
     """A family's model, loaded.
 
     Attributes:
-        info: what is loaded.
-        towers: one for each modality that it reads.
-        text_modes: in all of which its texts have the same vectors.
+        info: facts about the model.
+        towers: the towers by modality.
+        text_modes: the text modes that it serves, all with the same vectors.
     """
 
     info: ModelInfo
@@ -125,7 +124,7 @@ def describe(
     networks: Sequence[nn.Module],
     config: Mapping[str, object],
 ) -> ModelInfo:
-    """Describe what was loaded; networks that share weights count them once."""
+    """Return the info of a loaded model; shared weights are counted once."""
     weights = {id(p): p.numel() for network in networks for p in network.parameters()}
     return ModelInfo(
         family=family,
@@ -142,13 +141,13 @@ def describe(
 
 
 class Normalize(nn.Module):
-    """The first step of an image tower: uint8 to the same in normalized float32.
+    """The first layer of an image tower: uint8 pixels -> normalized float32.
 
     Args:
-        mean: of each channel, or of each value of a patch.
-        std: the same.
-        rescale_factor: what a level counts.
-        shape: of the constants, to go with the pixels': [n, 3, H, W], unless it is said.
+        mean: mean of each channel, or of each value of a patch.
+        std: standard deviation of the same.
+        rescale_factor: factor from 0..255 to the scale of `mean` and `std`.
+        shape: shape of the constants; the default fits pixels [n, 3, H, W].
     """
 
     def __init__(
@@ -172,10 +171,10 @@ class ImageTower(nn.Module):
     """An image tower: [n, 3, H, W] uint8 -> [n, dim].
 
     Args:
-        normalize: its first step.
-        network: normalized float32 -> [n, dim].
-        parts: the modules whose weights the network uses.
-        postprocess: what is done to the vectors, in float32.
+        normalize: its first layer.
+        network: function of normalized float32 -> [n, dim].
+        parts: the modules whose weights `network` uses.
+        postprocess: function of the vectors, in float32.
     """
 
     def __init__(
@@ -200,17 +199,17 @@ def normalize(vectors: Tensor) -> Tensor:
 
 
 def identity(vectors: Tensor) -> Tensor:
-    """Return vectors at their own length, for families that do not normalize."""
+    """Return vectors unchanged, for families that do not normalize."""
     return vectors
 
 
 def place(model: nn.Module, options: ModelOptions) -> Any:
-    """Make a model ready for inference on its device and in its precision."""
+    """Move a model to its device and precision, in inference mode."""
     model = model.eval().requires_grad_(requires_grad=False)
-    return model.to(options.device, dtype_of(options))
+    return model.to(options.device, torch_dtype(options))
 
 
-def dtype_of(options: ModelOptions) -> torch.dtype:
-    """Return the precision as a type of torch."""
+def torch_dtype(options: ModelOptions) -> torch.dtype:
+    """Return the torch dtype of a precision."""
     dtype: torch.dtype = getattr(torch, options.precision or "float32")
     return dtype
