@@ -159,6 +159,9 @@ class Vectorizer:
         lookup = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
+        for item in items:
+            if item.key in lookup.vectors or item.key in lookup.in_flight:
+                item.content = None  # of an image, megabytes that nobody will read
         if lookup.in_flight or lookup.misses:
             await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses
@@ -176,6 +179,7 @@ class Vectorizer:
     async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
         for one in inputs:
+            await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
             try:
@@ -210,6 +214,7 @@ class Vectorizer:
             item.join(request)
         try:
             for item in lookup.misses.values():
+                await request.give_way()
                 self._cache.add(item)
                 self._pipelines[item.modality].start(item)
             running = sum(not item.is_done for item in work)

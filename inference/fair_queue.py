@@ -35,11 +35,11 @@ class Entry:
 
     Attributes:
         is_alone: whether it shares a batch with no other.
-        queue: that it was put into; None before.
-        number: by which its queue knows it.
+        queue: that it waits in; None before and after.
+        turns: their numbers, by the request of each.
     """
 
-    __slots__ = ("bucket", "cost", "is_alone", "number", "queue", "waiters")
+    __slots__ = ("bucket", "cost", "is_alone", "queue", "turns", "waiters")
 
     def __init__(
         self, waiters: Sequence[RequestContext], bucket: Hashable = 0, cost: int = 1
@@ -48,14 +48,14 @@ class Entry:
         self.is_alone = bucket is None
         self.bucket = object() if bucket is None else bucket  # equals no other
         self.cost = cost
-        self.number = -1
         self.queue: FairQueue[Any] | None = None
+        self.turns: dict[RequestContext, int] = {}
 
 
 E = TypeVar("E", bound=Entry)
 
-# When an entry is due, and its number. Not the entry itself: what is removed, with all that it
-# holds, must not wait for its turn. Entries due at one time are served as they came.
+# When an entry is due, and the turn's number. Not the entry itself: what is removed, with all that
+# it holds, must not wait for its turn. Entries due at one time are served as they came.
 _Turn: TypeAlias = tuple[int, int]
 # Whether no query waits for its entries, and their bucket. A batch is made of one line's entries.
 _Line: TypeAlias = tuple[bool, Hashable]
@@ -65,14 +65,15 @@ class FairQueue(Generic[E]):
     """Entries of many requests."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, E] = {}  # by their numbers
+        self._size = 0
+        self._entries: dict[int, E] = {}  # by the numbers of their turns
         self._lines: dict[_Line, list[_Turn]] = {}  # heaps
         self._clocks = {True: 0, False: 0}  # of queries, and of the others
         self._numbers = count()
 
     def __len__(self) -> int:
         """Count the entries."""
-        return len(self._waiting)
+        return self._size
 
     @property
     def is_query_next(self) -> bool:
@@ -82,27 +83,37 @@ class FairQueue(Generic[E]):
 
     def put(self, entry: E) -> None:
         """Let an entry wait for a turn of one of its requests."""
-        entry.queue, entry.number = self, next(self._numbers)
-        self._waiting[entry.number] = entry
+        entry.queue = self
+        self._size += 1
         for request in entry.waiters:
             self.give_turn(entry, request)
 
     def give_turn(self, entry: E, request: RequestContext) -> None:
-        """Give an entry, if it still waits, a turn of a request; it is taken in its first turn."""
-        if entry.number not in self._waiting:
-            return
+        """Give an entry that waits a turn of a request; it is taken in its first turn."""
         due = max(self._clocks[request.is_query], request.due.get(self, 0)) + entry.cost
+        number = next(self._numbers)
         request.due[self] = due
+        entry.turns[request] = number
+        self._entries[number] = entry
         turns = self._lines.setdefault((not request.is_query, entry.bucket), [])
-        heapq.heappush(turns, (due, entry.number))
+        heapq.heappush(turns, (due, number))
+
+    def take_turn(self, entry: E, request: RequestContext) -> None:
+        """Take the turn of a request that waits no longer from an entry that waits."""
+        del self._entries[entry.turns.pop(request)]
 
     def remove(self, entry: E) -> None:
         """Take an entry out, if it still waits."""
-        self._waiting.pop(entry.number, None)
+        if entry.queue is self:
+            entry.queue = None
+            self._size -= 1
+            for number in entry.turns.values():
+                del self._entries[number]
+            entry.turns.clear()
 
     def entries(self) -> list[E]:
         """Return what waits."""
-        return list(self._waiting.values())
+        return list(dict.fromkeys(self._entries.values()))
 
     def take(self, max_size: int = 1, max_cost: float = math.inf) -> list[E]:
         """Take a batch: of one bucket, and one entry even where that alone costs more.
@@ -118,12 +129,12 @@ class FairQueue(Generic[E]):
         batch: list[E] = []
         cost = 0
         while turns and len(batch) < max_size:
-            entry = self._waiting.get(turns[0][1])
+            entry = self._entries.get(turns[0][1])
             if entry:
                 cost += entry.cost
                 if batch and cost > max_cost:
                     break
-                del self._waiting[entry.number]
+                self.remove(entry)
                 batch.append(entry)
             heapq.heappop(turns)
         return batch
@@ -133,7 +144,7 @@ class FairQueue(Generic[E]):
         best: tuple[bool, _Turn] | None = None
         found: _Line | None = None
         for line, turns in list(self._lines.items()):
-            while turns and turns[0][1] not in self._waiting:
+            while turns and turns[0][1] not in self._entries:
                 heapq.heappop(turns)  # taken by another's turn, or removed
             if not turns:
                 del self._lines[line]

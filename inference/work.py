@@ -132,15 +132,20 @@ class WorkItem:
                 entry.queue.give_turn(entry, request)
 
     def leave(self, request: RequestContext) -> None:
-        """Let a request wait no longer; without any the item is given up."""
+        """Let a request wait no longer, nor have a turn; without any the item is given up."""
         self.waiters.remove(request)
         if not self.waiters:
             task, self.task = self.task, None  # its end would know this item
             self._end()
             if task:
                 task.cancel()
-        elif self.permit and self.permit.payer is request:
-            self.permit.pass_to(self.waiters[0])
+            return
+        for entry in self.entries:
+            if entry.queue is not None:
+                entry.queue.take_turn(entry, request)
+        if self.permit and self.permit.payer is request:
+            queries = (other for other in self.waiters if other.is_query)
+            self.permit.pass_to(next(queries, self.waiters[0]))
 
     def expect_rows(
         self, chunks: ChunkInputs, remembered: Sequence[EmbeddingResult | None]
@@ -202,10 +207,9 @@ class WorkItem:
             self.permit.release()
         if self.slot:
             self.slot.release()
-        if not self.has_rows:  # otherwise all were taken
-            for entry in self.entries:
-                if entry.queue is not None:
-                    entry.queue.remove(entry)
+        for entry in self.entries:
+            if entry.queue is not None:
+                entry.queue.remove(entry)
         # Its entries know this item, and its content is wanted no more: an image, and its pixels.
         self.entries = []
         self.chunks = self.chunks._replace(inputs=())

@@ -140,6 +140,7 @@ def left_padded(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize(
     ("make", "reason", "shares"),
     [

@@ -108,10 +108,7 @@ def sentences_of(text: str) -> Iterator[str]:
 
 
 PLAIN = [
-    path
-    for path in DOCUMENTS
-    if path.name not in {"DESIGN.md", "CHANGELOG.md", "SECURITY.md"}
-    and path.parent.name != "decisions"
+    path for path in DOCUMENTS if path.name not in {"DESIGN.md", "CHANGELOG.md", "SECURITY.md"}
 ]
 
 
@@ -191,3 +188,10 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
 
     assert len(figures) > 5
     assert figures <= set(re.findall(r"\d+(?:\.\d+)?", page))
+
+
+def test_files_that_the_decisions_name_are_there() -> None:
+    names = {path.as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    for page in (ROOT / "docs/decisions").glob("*.md"):
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+            assert any(path.endswith(f"/{name}") for path in names), f"{page.name}: {name}"

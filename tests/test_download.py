@@ -1,4 +1,7 @@
-"""download.py as people run it: a process, against a hub on loopback with small models."""
+"""download.py as people run it: a process, against a hub on loopback with small models.
+
+Most of these processes are forks of one that has torch; a few are begun as people begin them.
+"""
 
 import fcntl
 import os
@@ -27,6 +30,7 @@ from fetch import catalogue
 from fetch.layouts import Job, do
 from fetch.plan import plan
 from fetch.record import is_whole, write_record
+from tests import preloaded
 from tests.golden_cases import (
     GOLDEN,
     MODES,
@@ -112,13 +116,7 @@ def surroundings(hub_url: str, **variables: object) -> dict[str, str]:
 
 
 def run(hub_url: str, *arguments: str, **variables: object) -> Answer:
-    return subprocess.run(
-        [sys.executable, ROOT / "download.py", *arguments],
-        env=surroundings(hub_url, **variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return preloaded.run(("download.py", *arguments), surroundings(hub_url, **variables))
 
 
 def load(root: Path, mode: TextMode = "trained", trust: bool = False) -> Model:
@@ -268,7 +266,7 @@ def downloads(
     asked = {item.callspec.params["tag"] for item in _parametrised(request.session.items)}
 
     def download(tag: str) -> tuple[Path, Answer]:
-        return root / tag, run(hub.url, "--model", tag, MODELS_DIR=root / tag, OMP_NUM_THREADS=1)
+        return root / tag, run(hub.url, "--model", tag, MODELS_DIR=root / tag)
 
     with ThreadPoolExecutor(2) as pool:
         yield {tag: pool.submit(download, tag) for tag in TAGS if tag in asked}

@@ -72,6 +72,7 @@ def test_every_recorded_score_comes_back(name: str, runtime: Runtime) -> None:
     np.testing.assert_allclose(scores, [case.together for case in cases], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.usefixtures("converting_here")
 @EVERY_RUNTIME
 def test_a_pair_with_an_id_that_has_no_embedding_is_refused(
     runtime: Runtime, tmp_path: Path
@@ -346,6 +347,7 @@ def test_a_converted_reranker_tells_of_itself_what_the_original_does(
     assert replace(info, runtime="torch") == by_torch
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_one_conversion_serves_both_text_modes_without_torch(tmp_path: Path) -> None:
     root = copy_of("bert_new_config", tmp_path / "original")
     options = ModelOptions(runtime="openvino", cache_dir=tmp_path / "converted")
@@ -398,6 +400,7 @@ SMALL |= {"intermediate_size": 48, "vocab_size": 1500, "max_position_embeddings"
 DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize(
     ("family", "kind", "own"),
     [
@@ -477,6 +480,7 @@ def test_in_fewer_bits_no_score_depends_on_its_batch_mates(name: str, precision:
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
     """Its head is random, as no package carries a trained reranker; its body is not."""
     torch.manual_seed(0)

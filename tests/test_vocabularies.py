@@ -157,6 +157,7 @@ def largest_id(model: Model, text: str) -> int:
     return int(prepared.arrays[0][: prepared.tokens].max(initial=0))
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize(
     ("name", "runtime"),
     [
@@ -241,6 +242,7 @@ def without_a_length(snapshot: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 10**30}))
 
 
+@pytest.mark.usefixtures("converting_here")
 @EVERY_RUNTIME
 @pytest.mark.parametrize("change", [nothing_more, without_a_length])
 @pytest.mark.parametrize("name", ["sentence_transformers", "sentence_transformers_prefixes"])

@@ -17,8 +17,8 @@ from starlette.types import Scope
 
 from config import Settings, allowed_tokens
 from errors import ConfigurationError, UnauthorizedError
-from web.headers import header_of
 from web.logs import on_one_line
+from web.scope import header_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from errors import (
     UnauthorizedError,
     UnhealthyError,
 )
-from web.addresses import read_path
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
 from web.record import RequestRecord
+from web.scope import read_path
 
 # An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
 STATUS: dict[type[ServiceError], int] = {

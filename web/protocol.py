@@ -33,11 +33,6 @@ class Protocol(HttpToolsProtocol):
     _is_in_body = False
     _deadline: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.parser = _RequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_WholeWrites(transport, self.loop))  # type: ignore[arg-type]
@@ -50,9 +45,23 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         if not self._is_in_body:
             self._head_bytes += len(data)
-        super().data_received(data)
+        while data:
+            left, data = data, b""
+            try:
+                self.parser.feed_data(left)
+            except httptools.HttpParserUpgrade as offer:  # httptools stops behind the head
+                if self.offers_upgrade():
+                    (head_end,) = offer.args
+                    data = self.head_without_offer() + left[head_end:]
+                else:  # CONNECT
+                    self._unsupported_upgrade_warning()
+            except httptools.HttpParserError:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
         if self.transport.is_closing() or not self._is_idle():
             return
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -114,25 +123,6 @@ class Protocol(HttpToolsProtocol):
             self._deadline = None
 
 
-class _RequestParser(httptools.HttpRequestParser):
-    """Reads on after an offer of another protocol, where httptools stops behind the head."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        super().__init__(protocol)
-        self._protocol = protocol
-
-    @override
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn feeds no other
-        while True:
-            try:
-                return super().feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                if not self._protocol.offers_upgrade():  # CONNECT
-                    raise
-                (head_end,) = offer.args
-                data = self._protocol.head_without_offer() + data[head_end:]
-
-
 class _WholeWrites:
     """A transport that sends what is written in one pass of the event loop in one piece."""
 
@@ -140,6 +130,7 @@ class _WholeWrites:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked for with every request
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

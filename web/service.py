@@ -99,7 +99,7 @@ async def serving(
     metrics = Metrics(
         vectorizer,
         VERSION,
-        queue_bytes=lambda: body_reader.budget.used,
+        queue_bytes=lambda: body_reader.held_bytes,
         observer_failures=lambda: requests.failures + vectorizer.observer_failures,
     )
     load_log = LoadLog(lambda: vectorizer.queue_items)
