@@ -241,6 +241,14 @@ class Settings(BaseSettings):
         description="address to listen on; `::` is every one of IPv6 and of IPv4",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="certificate in PEM, with those between it and its root: the port then speaks "
+        "TLS (`https://`). A new one is read at the next start",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="its private key, unencrypted, where it is not in the same file"
+    )
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
     )

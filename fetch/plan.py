@@ -158,7 +158,7 @@ def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, 
         (folder / name).write_text(content)
     is_kept = wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE
     if "onnx_runtime" in wanted.markers or not is_kept:
-        if reason := why_no_encoder(config):
+        if reason := why_no_encoder(config, snapshot.path):
             raise DownloadError(f"{wanted.wanted['model'].name} is {reason}")
         return {"model": snapshot.path}
     files = [path for path in snapshot.path.rglob("*") if path.is_file()]

@@ -294,7 +294,7 @@ def try_small(scratch: Path, hub: Hub) -> None:
 
 def try_custom(scratch: Path, hub: Hub) -> None:
     """The base for models of one's own, and all that is made of it."""
-    build(CUSTOM, ROOT, "-f", "custom.Dockerfile")
+    build(CUSTOM, ROOT, "--target", "custom")
     builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
     build("two-lines:folder", two_lines(scratch, TWO_LINES_BY_FOLDER))
     try_out("two-lines:folder")

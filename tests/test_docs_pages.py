@@ -107,9 +107,7 @@ def sentences_of(text: str) -> Iterator[str]:
         yield from filter(str.strip, re.split(r"(?<=[.!?])[\")]*\s+(?=[A-Z(\"\d]|code\b)", plain))
 
 
-PLAIN = [
-    path for path in DOCUMENTS if path.name not in {"DESIGN.md", "CHANGELOG.md", "SECURITY.md"}
-]
+PLAIN = [path for path in DOCUMENTS if path.name not in {"CHANGELOG.md", "SECURITY.md"}]
 
 
 @pytest.mark.parametrize("document", PLAIN, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,6 +15,7 @@ HOUSE = ("web", "inference", "backends", "fetch")
 MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"smoke_test"},
     "smoke_test": set(),
+    "healthcheck": set(),
     "app": {"cli", "web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
     "cli": {"vectorizer", "backends", "config", "errors"},
     "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},

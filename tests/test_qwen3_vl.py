@@ -1,10 +1,12 @@
 """Qwen3-VL-Embedding: what the reference recorded, its folders, its template and its images."""
 
+import asyncio
 import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +31,7 @@ from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from backends.runtimes.openvino.stages import OpenVinoStages, Turns
 from config import Settings
-from errors import ModelFolderError, RequestTooLargeError
+from errors import ModelFolderError, QueueFullError, RequestTooLargeError
 from inference.request import EmbedInput
 from tests.asgi import serving
 from tests.golden_cases import (
@@ -359,24 +361,49 @@ def test_a_bound_on_the_pixels_is_part_of_the_vector_space_where_it_binds(runtim
     np.testing.assert_allclose(vectors[0][1], vectors[1][1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.anyio
-async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+@asynccontextmanager
+async def on_a_slow_machine(timeout_s: float) -> AsyncIterator[Vectorizer]:
     model = golden_model("qwen3_vl", "trained")
     tower = model.towers["image"]
 
-    def as_on_a_slow_machine(*arrays: np.ndarray) -> Rows:
+    def compute(*arrays: np.ndarray) -> Rows:
         time.sleep(0.1 * arrays[0].shape[1] / 64)
         return tower.network(*arrays)
 
-    towers = {**model.towers, "image": replace(tower, network=as_on_a_slow_machine)}
-    vectorizer = Vectorizer([replace(model, towers=towers)], Settings(request_timeout_s=1.0))
-    large = file_of(Image.new("RGB", (1300, 1300)))[:40]  # what comes after its header is missing
+    towers = {**model.towers, "image": replace(tower, network=compute)}
+    vectorizer = Vectorizer([replace(model, towers=towers)], Settings(request_timeout_s=timeout_s))
     try:
         await vectorizer.warm_up()
-        with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
-            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(large))])
+        yield vectorizer
     finally:
         await vectorizer.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+    large = file_of(Image.new("RGB", (1300, 1300)))[:40]  # what comes after its header is missing
+    async with on_a_slow_machine(timeout_s=1.0) as vectorizer:
+        with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
+            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(large))])
+
+
+@pytest.mark.anyio
+async def test_an_image_that_would_be_answered_too_late_is_refused_at_once_by_its_cost() -> None:
+    images = [file_of(Image.new("RGB", (640, 480), (level, 0, 0))) for level in range(6)]
+    async with on_a_slow_machine(timeout_s=2.0) as vectorizer:
+        answers = await asyncio.gather(
+            *(
+                vectorizer.embed([EmbedInput("images[0]", "image", base64_of(image))])
+                for image in images
+            ),
+            return_exceptions=True,
+        )
+    refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
+
+    # Each takes half a second at least, and an answer is promised for no later than 1.4 s.
+    assert len(refused) >= 3
+    assert all("an answer would take about" in str(one) for one in refused)
+    assert all(one.retry_after_s >= 1 for one in refused)
 
 
 # Stages.

@@ -13,7 +13,7 @@ from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
-from backends.text_folder import ENCODERS, detect_kind, why_no_encoder
+from backends.text_folder import DECODERS, ENCODERS, detect_kind, why_no_encoder
 from config import Settings
 from errors import DownloadError, ModelFolderError
 from fetch.hub import Snapshot, Wanted
@@ -185,14 +185,14 @@ def test_a_head_that_is_left_off_and_no_architecture_are_accepted(
 def test_code_of_its_own_may_be_of_any_type() -> None:
     own = {"model_type": "NewModel", "auto_map": {"AutoModel": "modeling.NewModel"}}
 
-    assert why_no_encoder(own) is None
-    assert why_no_encoder({**own, "architectures": ["NewForTokenClassification"]})
+    assert why_no_encoder(own, Path()) is None
+    assert why_no_encoder({**own, "architectures": ["NewForTokenClassification"]}, Path())
 
 
 def test_every_type_of_the_list_is_one_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    assert set(ENCODERS) <= set(MODEL_MAPPING_NAMES)
+    assert {*ENCODERS, *DECODERS} <= set(MODEL_MAPPING_NAMES)
 
 
 def test_a_download_of_what_is_no_encoder_is_refused(tmp_path: Path) -> None:

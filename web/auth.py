@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 # and a password where Basic stands alone.
 CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
-PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
-METRICS = "/metrics"
+_PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
+_METRICS = "/metrics"
 
 
 class TokenAuth:
@@ -36,6 +36,9 @@ class TokenAuth:
     Args:
         settings: they name the tokens, and say whether Prometheus needs one.
 
+    Attributes:
+        open_paths: what everybody may ask for.
+
     Raises:
         ConfigurationError: the file of tokens cannot be read, or holds none.
     """
@@ -43,7 +46,7 @@ class TokenAuth:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tokens = allowed_tokens(settings)
-        self._open = PROBES | ({METRICS} if settings.metrics_without_token else set())
+        self.open_paths = _PROBES | ({_METRICS} if settings.metrics_without_token else set())
         self._failed_logins = FailedLogins()
 
     @property
@@ -57,7 +60,7 @@ class TokenAuth:
         Raises:
             UnauthorizedError: it must bring a token, and brings none that is allowed.
         """
-        if not self._tokens or path in self._open:
+        if not self._tokens or path in self.open_paths:
             return
         given = _token_of(header_of(scope, b"authorization"))
         # All are compared, each in constant time: how long it takes tells nothing of them.

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 from fastapi import FastAPI
 
+from web.auth import TokenAuth
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.endpoints.openai_api import OpenAIErrors
@@ -26,6 +27,14 @@ _TRUNCATED = {
     "description": "Which items are longer than the model reads, so that their ends count for "
     "nothing: their places in the request, from 0. It is missing where there are none.",
     "schema": _PLACES,
+}
+_TOKENS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token that is allowed."},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A token that is allowed, as the password; any user's name will do.",
+    },
 }
 _OF_VECTORS = {
     "X-Truncated": _TRUNCATED,
@@ -54,9 +63,21 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
         ]
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
             described = app.openapi_schema = with_endpoints(described, answered)
+        if service:
+            _describe_tokens(described, service.access)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
+
+
+def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
+    """Say how a token is brought, and whether and where it must be."""
+    described["components"]["securitySchemes"] = _TOKENS
+    anybody: list[dict[str, list[str]]] = [] if access.asks else [{}]
+    described["security"] = [*anybody, *({scheme: []} for scheme in _TOKENS)]
+    for path in access.open_paths & described["paths"].keys():
+        for operation in described["paths"][path].values():
+            operation["security"] = []
 
 
 def with_endpoints(

@@ -7,9 +7,11 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -76,6 +78,33 @@ def bind(host: str, port: int) -> list[socket.socket]:
 def _cannot_take(port: int, error: OSError) -> ConfigurationError:
     reason = _WHY.get(error.errno or 0) or describe_error(error)
     return ConfigurationError(f"PORT={port}: {reason}")
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Look whether TLS can be spoken with a certificate and its key.
+
+    Raises:
+        ConfigurationError: it cannot; the message names SSL_CERTFILE or SSL_KEYFILE.
+    """
+    if certificate is None:
+        if key:
+            raise ConfigurationError(f"SSL_KEYFILE={key} counts with SSL_CERTFILE only")
+        return
+    for variable, path in (("SSL_CERTFILE", certificate), ("SSL_KEYFILE", key)):
+        try:
+            if path:
+                path.read_bytes()
+        except OSError as error:
+            reason = describe_error(error)
+            raise ConfigurationError(f"{variable}={path} cannot be read: {reason}") from error
+    try:
+        # With a password it asks nobody for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key or ''}: no certificate in PEM with its "
+            f"own unencrypted key ({error.reason})"
+        ) from error
 
 
 class StoppedError(SystemExit):
