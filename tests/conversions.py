@@ -22,6 +22,7 @@ from backends.jobs import Answer
 from backends.load import options_for
 from config import Settings
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES
+from tests.golden_rerankers import GOLDEN_RERANKERS, RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS
 from tests.service import CONVERTED
 
@@ -44,6 +45,8 @@ def asked_for() -> Iterator[tuple[Path, Settings]]:
             yield GOLDEN / name, settings
         for name in NETWORKS:
             yield GOLDEN_TEXTS / name, settings
+        for name in RERANKERS:
+            yield GOLDEN_RERANKERS / name, settings
 
 
 def main() -> None:
