@@ -7,7 +7,8 @@ MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
-# Tests run in so many processes side by side; files stay whole, as each loads its models once.
+# Tests run in so many processes side by side; files stay whole, as each loads its models once, and
+# begin in the order of tests/conftest.py.
 TEST_WORKERS ?= 2
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
@@ -18,7 +19,7 @@ SOURCES := *.py web inference backends fetch tests bench demo documentation exam
 # A path as one word of the shell, with spaces and quotes in it too; `~/` stays a home.
 quoted = $(subst '~/,~/','$(subst ','\'',$(1))')
 pytest = $(VENV)/python -m pytest
-beside = -n $(TEST_WORKERS) --dist loadfile
+beside = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # What takes more than serving a converted model does: whoever converts, and torch itself.
 converted = $(shell cd $(call quoted,$(MODELS_DIR)) 2>/dev/null && \
 	ls model.json converted/*/model.json 2>/dev/null)

@@ -53,9 +53,8 @@ def make_model() -> Path:
     model = folder / "model"
     model.mkdir(parents=True)
     torch.manual_seed(0)
-    network = BertForSequenceClassification.from_pretrained(
-        trained_model(), num_labels=1, sbert_ce_default_activation_function=IDENTITY
-    )
+    network = BertForSequenceClassification.from_pretrained(trained_model(), num_labels=1)
+    network.config.sbert_ce_default_activation_function = IDENTITY
     network.save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(trained_model() / name, model)

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from config import Settings, forbid_hub_access
+from backends.conversion import conversion_cache
+from config import Settings, forbid_hub_access, limit_compute_threads
 
-forbid_hub_access()  # before any test imports a model library
+# Before any test imports a model library.
+forbid_hub_access()
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for each core
+    limit_compute_threads(1)
 
 MODEL_LIBRARIES = {"open_clip", "openvino", "sentence_transformers", "torch", "torchvision",
                    "transformers"}  # fmt: skip
@@ -35,6 +39,7 @@ WITH_MODELS = {
             "model_name",
         ),
         *("pairs", "rerankers", "rerank_service"),
+        *("decoders", "openclip_towers", "text_models"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
@@ -47,6 +52,17 @@ FROZEN = {
         *("text_parity", "truncation", "vectors", "whole_answers"),
     )
 }
+
+# The files that take longest, the longest first: where processes run files side by side, none is
+# left with a long one at the end.
+SLOWEST = [
+    f"test_{name}.py"
+    for name in (
+        *("download", "text_parity", "parity", "int8", "weights", "rerankers", "tokens"),
+        *("vocabularies", "overload", "openapi", "converted_folder", "demo_model", "backends"),
+        *("store", "qwen3_vl", "openclip", "sentence_texts", "tiles", "page", "unfit_folders"),
+    )
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +89,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items:
         if item.path.name in FROZEN:
             item.add_marker("frozen")
@@ -86,6 +104,14 @@ def _clean_environ(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def converting_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert in the test's own process, where the test is not about another: it has torch."""
+    from tests.conversions import convert_here
+
+    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
 
 
 @pytest.fixture

@@ -1,34 +1,41 @@
 """Converts the golden models for the tests: `python -m tests.conversions`, as `make test` does.
 
 A start converts a model in a process of its own, which imports torch for longer than such a small
-model takes. Here all are converted in one process. A test that runs without this converts what it
-needs, and tests of conversions convert anew in folders of their own.
+model takes. Here it is imported once, and a process for each core converts. A test that runs
+without this converts what it needs, and tests of conversions convert anew in folders of their own.
 """
 
 import logging
+import multiprocessing
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+import sentence_transformers  # noqa: F401 - it imports most of what the processes will need
 import torch
 
 from backends.conversion import conversion_cache
 from backends.conversion.job import Job, do
 from backends.folder import detect
-from backends.jobs import Answer
+from backends.jobs import Answer, run_in_subprocess
 from backends.load import options_for
 from config import Settings
+from machine import usable_cores
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES
 from tests.golden_rerankers import GOLDEN_RERANKERS, RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS
 from tests.service import CONVERTED
 
 
-def convert_here(_module: str, job: dict[str, Any], **_: object) -> Answer:
-    """Do in this process the job of another, in the place of `store.run_in_subprocess`."""
+def convert_here(module: str, job: dict[str, Any], **options: Any) -> Answer:
+    """Convert in this process, in place of `run_in_subprocess`, which runs other jobs."""
+    if module != conversion_cache._CONVERT:
+        return run_in_subprocess(module, job, **options)
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         with warnings.catch_warnings():
@@ -38,25 +45,41 @@ def convert_here(_module: str, job: dict[str, Any], **_: object) -> Answer:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def asked_for() -> Iterator[tuple[Path, Settings]]:
+def golden_folders() -> Iterator[Path]:
+    for root, names in (
+        (GOLDEN, LAYOUTS),
+        (GOLDEN_TEXTS, NETWORKS),
+        (GOLDEN_RERANKERS, RERANKERS),
+    ):
+        yield from (root / name for name in names)
+
+
+def convert(path: Path) -> int:
+    """Convert a model for both text modes; return how many conversions were not there yet."""
+    folder, made = detect(path), 0
     for mode in MODES:
         settings = Settings(runtime="openvino", text_mode=mode, runtime_cache_dir=CONVERTED)
-        for name in LAYOUTS:
-            yield GOLDEN / name, settings
-        for name in NETWORKS:
-            yield GOLDEN_TEXTS / name, settings
-        for name in RERANKERS:
-            yield GOLDEN_RERANKERS / name, settings
+        options = options_for(folder, settings)
+        if conversion_cache._find(folder, options, ("float32",)):
+            continue
+        # In a cache of its own: a conversion keeps others out of the cache that it writes to.
+        with TemporaryDirectory(dir=CONVERTED) as own:
+            cached = conversion_cache.converted(folder, replace(options, cache_dir=Path(own)))
+            cached.rename(CONVERTED / cached.name)
+        made += 1
+    return made
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    started_s, made = time.perf_counter(), 0
-    with mock.patch.object(conversion_cache, "run_in_subprocess", convert_here):
-        for path, settings in asked_for():
-            folder = detect(path)
-            conversion_cache.converted(folder, options_for(folder, settings))
-            made += 1
+    started_s = time.perf_counter()
+    CONVERTED.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # of each process
+    with (
+        mock.patch.object(conversion_cache, "run_in_subprocess", convert_here),
+        multiprocessing.get_context("fork").Pool(usable_cores()) as pool,
+    ):
+        made = sum(pool.imap_unordered(convert, golden_folders()))
     print(f"{made} golden models are converted, in {time.perf_counter() - started_s:.0f} s")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.conversion import conversion_cache
 from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description
 from backends.conversion.parity_check import compare
@@ -26,7 +25,6 @@ from demo.drawing import draw_scene
 from demo.layout import MODELS
 from demo.samples import read_samples
 from demo.scenes import Group, Scene, encode, fits, held_out, held_out_scenes, training_scenes
-from tests.conversions import convert_here
 
 REQUIRED_RECALL = 0.95
 
@@ -139,11 +137,9 @@ def test_a_text_longer_than_the_model_reads_is_cut(model: Any) -> None:
     assert np.isfinite(vector).all()
 
 
-def test_what_is_shipped_is_the_model_converted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("converting_here")
+def test_what_is_shipped_is_the_model_converted(tmp_path: Path) -> None:
     """`make run` serves it without torch; `make demo-converted` makes it again."""
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     convert(tmp_path / "anew")
     captions, images = read_samples()
     shipped, anew = (load_converted(path, ModelOptions()) for path in (SHIPPED, tmp_path / "anew"))

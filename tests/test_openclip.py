@@ -12,13 +12,11 @@ import torch
 from open_clip import factory
 from safetensors.torch import save_file
 
-from backends.conversion import conversion_cache
 from backends.embed import embed_all
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
 from errors import ModelFolderError
-from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases
 from tests.hub_models import make_tower
 
@@ -111,10 +109,8 @@ def test_a_hugging_face_text_tower_is_built_from_disk(foreign: tuple[Path, Any])
     np.testing.assert_allclose(embed_texts(load(root), TEXTS), expected, atol=1e-5)
 
 
-def test_a_hugging_face_text_tower_can_be_converted(
-    foreign: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
+@pytest.mark.usefixtures("converting_here")
+def test_a_hugging_face_text_tower_can_be_converted(foreign: tuple[Path, Any]) -> None:
     options = ModelOptions(runtime="openvino")
     converted, original = load_replica(detect(foreign[0]), options), load(foreign[0])
     texts = [*TEXTS, "word " * 200]
@@ -135,9 +131,9 @@ def test_of_a_text_that_a_hugging_face_tower_cuts_it_says_so(foreign: tuple[Path
     model = load(foreign[0])
     fits = " ".join(["a"] * (77 - 2))
     texts = ["a", fits, fits + " a", fits * 3]
-    told = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
+    reported = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
 
-    assert told == [(3, False), (77, False), (77, True), (77, True)]
+    assert reported == [(3, False), (77, False), (77, True), (77, True)]
 
 
 def test_a_tower_beside_the_weights_is_found_too(foreign: tuple[Path, Any]) -> None:

@@ -88,14 +88,15 @@ def page(browser: Browser) -> Iterator[Page]:
 def test_shows_documents_before_and_after_a_reranker(page: Page, tmp_path: Path) -> None:
     documents = ["Wait a day.", "Flour, water, salt.", "A boat.", "Bake it at 230 °C. " * 200]
     with running(tmp_path / "log", MODELS_DIR=GOLDEN_RERANKERS / "bert") as service:
-        body = {"query": "How do I make bread?", "documents": [text.strip() for text in documents]}
+        query, sent = "How do I make bread?", [text.strip() for text in documents]
+        body = {"query": query, "documents": sent}
         scores = service.request("POST", "/rerank", body)[1]["scores"]
         page.goto(f"http://127.0.0.1:{service.port}/")
-        page.get_by_role("textbox", name="Query").fill(body["query"])
+        page.get_by_role("textbox", name="Query").fill(query)
         page.get_by_role("textbox", name="Documents").fill("\n".join(documents))
         page.get_by_role("button", name="Rank them").click()
         best_first = sorted(scores, key=lambda one: -one["score"])
-        expect(ranking(page, "Before")).to_contain_text(body["documents"])
+        expect(ranking(page, "Before")).to_contain_text(sent)
         expect(ranking(page, "After")).to_contain_text([one["document"] for one in best_first])
         shown = [f"{one['score']:.3f}".replace("-", "\N{MINUS SIGN}") for one in best_first]
         expect(ranking(page, "After").locator("b")).to_have_text(shown)

@@ -72,6 +72,7 @@ def test_every_recorded_score_comes_back(name: str, runtime: Runtime) -> None:
     np.testing.assert_allclose(scores, [case.together for case in cases], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.usefixtures("converting_here")
 @EVERY_RUNTIME
 def test_a_pair_with_an_id_that_has_no_embedding_is_refused(
     runtime: Runtime, tmp_path: Path
@@ -277,7 +278,7 @@ def test_a_pair_is_cut_where_the_tokenizer_or_the_model_says(
 @pytest.mark.parametrize(
     ("name", "typed"), [("bert", True), ("deberta_v3", False), ("roberta", False)]
 )
-def test_the_network_is_told_of_halves_only_where_it_has_learnt_of_them(
+def test_the_network_is_reported_halves_only_where_it_has_learnt_of_them(
     name: str, typed: bool
 ) -> None:
     prepared = reranker(name).towers["pair"].processor.prepare(Pair("a", "b"), EncodeParams())
@@ -296,7 +297,7 @@ def test_the_network_is_told_of_halves_only_where_it_has_learnt_of_them(
         ({"tokenizer_class": "X", "model_input_names": ["input_ids", "token_type_ids"]}, True),
     ],
 )
-def test_the_tokenizer_says_whether_halves_are_told_apart(
+def test_the_tokenizer_says_whether_halves_are_reported_apart(
     said: dict[str, object], typed: bool, tmp_path: Path
 ) -> None:
     root = copy_of("bert", tmp_path)
@@ -346,6 +347,7 @@ def test_a_converted_reranker_tells_of_itself_what_the_original_does(
     assert replace(info, runtime="torch") == by_torch
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_one_conversion_serves_both_text_modes_without_torch(tmp_path: Path) -> None:
     root = copy_of("bert_new_config", tmp_path / "original")
     options = ModelOptions(runtime="openvino", cache_dir=tmp_path / "converted")
@@ -398,6 +400,7 @@ SMALL |= {"intermediate_size": 48, "vocab_size": 1500, "max_position_embeddings"
 DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize(
     ("family", "kind", "own"),
     [
@@ -477,7 +480,8 @@ def test_in_fewer_bits_no_score_depends_on_its_batch_mates(name: str, precision:
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("converting_here")
+def test_a_trained_network_keeps_the_order_in_int8(tmp_path: Path) -> None:
     """Its head is random, as no package carries a trained reranker; its body is not."""
     torch.manual_seed(0)
     network = transformers.BertForSequenceClassification.from_pretrained(
@@ -499,15 +503,15 @@ def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
     assert same_order(score(exact, pairs), score(given, pairs)) >= 0.97
 
 
-def test_scores_that_8_bits_move_too_far_are_refused() -> None:
+def test_scores_that_int8_move_too_far_are_refused() -> None:
     logits = np.random.default_rng(4).normal(0, 3, (50, 1)).astype(np.float32)
     spread = float(logits.std())
     strange, far = logits.copy(), logits.copy()
     strange[7], far[7] = np.nan, far[7] + 0.6 * spread
 
-    told = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
-    assert told.startswith("scores differ from float32 by 0.050 of their standard deviation")
-    assert told.endswith("1.000 of all pairs keep their order")
+    reported = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
+    assert reported.startswith("scores differ from float32 by 0.050 of their standard deviation")
+    assert reported.endswith("1.000 of all pairs keep their order")
     for given in (logits + np.float32(0.2 * spread), strange, far):
         with pytest.raises(ConversionError, match="scores differ too much from those in float32"):
             compare_rough({"pair": logits}, {"pair": given})

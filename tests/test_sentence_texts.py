@@ -89,6 +89,7 @@ def cut_to(dimensions: object) -> Callable[[Path], None]:
     return change
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize("name", ["sentence_transformers", "sentence_transformers_t5", "model2vec"])
 def test_vectors_are_cut_where_the_folder_says_so(
@@ -109,13 +110,14 @@ def test_vectors_are_cut_where_the_folder_says_so(
 
 @pytest.mark.parametrize("name", ["sentence_transformers", "model2vec"])
 @pytest.mark.parametrize("dimensions", [0, -2, "6", True, 1.5])
-def test_a_number_of_dimensions_that_is_none_is_told(
+def test_a_number_of_dimensions_that_is_none_is_reported(
     name: str, dimensions: object, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelFolderError, match=r"truncate_dim in .* expected how many dimensions"):
         load_replica(detect(changed(tmp_path, cut_to(dimensions), name)), ModelOptions())
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_texts_and_images_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)
@@ -131,7 +133,7 @@ def test_texts_and_images_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Pa
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_a_clip_whose_texts_alone_are_cut_is_told(
+def test_a_clip_whose_texts_alone_are_cut_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)
@@ -141,6 +143,7 @@ def test_a_clip_whose_texts_alone_are_cut_is_told(
     assert "Texts have 16 dimensions and images 48" in caplog.text
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_a_conversion_that_did_not_cut_is_not_used(tmp_path: Path) -> None:
     folder = changed(tmp_path, lambda _: None)
     load_replica(detect(folder), ModelOptions(runtime="openvino"))

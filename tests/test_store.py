@@ -1,4 +1,4 @@
-"""Where converted models are kept: found again, made once, and given up for torch."""
+"""The conversion cache: models are found again, converted once, or left to torch."""
 
 import json
 import logging
@@ -20,7 +20,6 @@ from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
 from errors import ConversionError
-from tests.conversions import convert_here
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
 from tests.service import CONVERTED
 
@@ -297,10 +296,10 @@ def refused(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_a_refusal_is_kept_so_that_no_start_tries_again(
-    refused: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    refused: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
     cache = refused / "cache"
     leftover = cache / ".download-killed" / "openclip-trained-0"
     leftover.mkdir(parents=True)

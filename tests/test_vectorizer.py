@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from errors import (
     DeviceUnavailableError,
     InvalidInputError,
 )
+from inference.pipeline import Pipeline
 from inference.request import EmbedInput, RequestContext
 from inference.work import WorkItem
 from tests.fakes import FakeModel, vector_of, vectorize
@@ -44,6 +46,85 @@ async def vectorizer(backend: FakeModel) -> AsyncIterator[Vectorizer]:
     yield vectorizer
     backend.gate.set()
     await vectorizer.aclose()
+
+
+class Turns:
+    """Counts how often others than the request had the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(0)
+            self.count += 1
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+
+@pytest.mark.parametrize("step", ["read", "start"])
+async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
+    vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr("inference.request._SLICE_S", 0)
+    plain_step, turns, seen = getattr(Pipeline, step), Turns(), []
+
+    def noted(*given: Any) -> Any:
+        seen.append(turns.count)
+        return plain_step(*given)
+
+    monkeypatch.setattr(Pipeline, step, noted)
+    await vectorize(vectorizer, [f"text {i}" for i in range(50)])
+    turns.stop()
+
+    assert len(set(seen)) == 50
+
+
+async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
+    vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.request._SLICE_S", 0)
+    texts, started = [f"text {i}" for i in range(50)], []
+    plain_start = Pipeline.start
+
+    def start(pipeline: Pipeline, item: WorkItem) -> None:
+        started.append(item)
+        plain_start(pipeline, item)
+        if len(started) == 20:
+            first.cancel()
+
+    monkeypatch.setattr(Pipeline, "start", start)
+    first = asyncio.create_task(vectorize(vectorizer, texts))
+    await asyncio.wait([first])
+    assert first.cancelled()
+    assert len(started) == 20
+    assert set(vectorizer.queue_items.values()) == {0}
+    assert set(vectorizer.queue_seconds.values()) == {0}
+
+    answer = await vectorize(vectorizer, texts)
+    np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
+
+
+async def test_an_input_that_needs_no_work_of_its_own_keeps_no_file(
+    vectorizer: Vectorizer, backend: FakeModel
+) -> None:
+    known, red = base64_of(BLUE), base64_of(RED)
+    await vectorize(vectorizer, [], [known])
+    backend.gate.clear()
+    backend.busy.clear()
+    computing = asyncio.create_task(vectorize(vectorizer, [], [red]))
+    await asyncio.to_thread(backend.busy.wait, 10)
+    joining = asyncio.create_task(vectorize(vectorizer, [], [red, known]))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    held = [thing.content for thing in gc.get_objects() if type(thing) is WorkItem]
+    backend.gate.set()
+    await asyncio.gather(computing, joining)
+
+    assert len(held) == 3
+    assert sum(content is not None for content in held) == 1
 
 
 async def test_vectors_come_back_in_the_order_of_the_request(vectorizer: Vectorizer) -> None:

@@ -1,4 +1,4 @@
-"""The item that travels: who waits for it, who is charged for it, and how it ends."""
+"""The work item: its waiters, its permit, and its end."""
 
 import asyncio
 import gc
@@ -51,6 +51,38 @@ def test_a_query_that_joins_an_imports_item_is_served_as_a_query() -> None:
 
     assert seen == [False, True]
     assert queue.take(max_size=9) == imported.entries
+
+
+def test_the_turn_and_the_priority_of_a_query_that_leaves_go_with_it() -> None:
+    admission = Admission(9, Capacity(4, timeout_s=45))
+    importer, query, other = RequestContext(), RequestContext(is_query=True), RequestContext()
+    imported = item_of(1)
+    imported.permit = Permit(admission, importer, 1)
+    imported.join(importer)
+    queue = queued(imported)
+    for _ in range(2):
+        queue.put(Entry([other]))
+    imported.join(query)
+    assert admission.costs == {query: 1}
+    imported.leave(query)
+
+    assert not queue.is_query_next
+    assert admission.costs == {importer: 1}
+    assert queue.take(max_size=1) == imported.entries  # in the turn that it had before
+    assert len(queue) == 2
+    assert len(queue.entries()) == 2
+
+
+def test_the_charge_of_a_query_that_leaves_passes_to_another_query() -> None:
+    admission = Admission(9, Capacity(4, timeout_s=45))
+    importer, *queries = RequestContext(), *(RequestContext(is_query=True) for _ in range(2))
+    item = item_of(1)
+    item.permit = Permit(admission, importer, 1)
+    for request in (importer, *queries):
+        item.join(request)
+    item.leave(queries[0])
+
+    assert admission.costs == {queries[1]: 1}
 
 
 def test_the_first_request_is_charged_and_its_charge_passes_on_when_it_leaves() -> None:
