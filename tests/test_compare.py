@@ -285,8 +285,8 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_rerankers_are_compared_by_their_scores(
     reranker: Service, tmp_path: Path, folder: str, mode: str, status: int, sentence: str
 ) -> None:
-    settings = {"MODELS_DIR": GOLDEN_RERANKERS / folder, "TEXT_MODE": mode}
-    with running(tmp_path / "log", **settings) as other:
+    models = GOLDEN_RERANKERS / folder
+    with running(tmp_path / "log", MODELS_DIR=models, TEXT_MODE=mode) as other:
         verdict = compare(url(reranker), url(other))
 
     assert verdict.status == status
