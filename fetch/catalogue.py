@@ -52,7 +52,7 @@ class Model:
         """What it reads."""
         if not self.dimensions:
             return "pairs of texts"
-        return "texts" if "MODEL_NAME" in self.variables else "texts, pictures"
+        return "texts" if "MODEL_NAME" in self.variables else "texts, images"
 
     @property
     def runtime(self) -> str:
