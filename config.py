@@ -102,14 +102,14 @@ class Settings(BaseSettings):
     )
     t2v_transformers_direct_tokenize: Switch = Field(
         default=False,
-        description="`1` or `true`: a model of texts only reads a text in one piece, cut at 500 "
-        "tokens, and not sentence by sentence",
+        description="`1` or `true`: a text model reads a text in one piece, cut at 500 tokens, "
+        "and not sentence by sentence",
     )
     use_query_passage_prefixes: Switch = Field(
         default=False,
-        description="`1` or `true`: write the request's `task_type` in front of a text, for models "
-        "of texts only that have learnt it so (E5); the file `use_query_passage_prefixes` in the "
-        "model folder beats it",
+        description="`1` or `true`: write the request's `task_type` in front of a text, for text "
+        "models that have learnt it so (E5); the file `use_query_passage_prefixes` in the model "
+        "folder beats it",
     )
     max_num_patches: int | None = Field(
         default=None,
@@ -339,8 +339,8 @@ class DownloadSettings(BaseSettings):
     siglip_model_revision: Revision = None
     model_name: str = Field(
         default="",
-        description="a model of texts only, or a reranker, as its configuration says; counts where "
-        "no variable above names one",
+        description="a text model, or a reranker, as its configuration says; counts where no "
+        "variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(

@@ -93,8 +93,7 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
     for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
         if not getattr(settings, name.lower()):
             raise DownloadError(
-                f"{name} is required, or MODEL_NAME for a model of texts alone; docs/models.md has "
-                "others"
+                f"{name} is required, or MODEL_NAME for a text model; docs/models.md has others"
             )
     clip, text = settings.clip_model_name, settings.text_model_name
     revision = settings.clip_model_revision
