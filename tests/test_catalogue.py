@@ -152,7 +152,7 @@ def test_it_lists_the_models_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("tag", sorted(TAGS))
-def test_a_tag_means_its_variables_whatever_the_environment_says(tag: str) -> None:
+def test_a_tag_means_its_variables_in_any_environment(tag: str) -> None:
     noise = dict.fromkeys(["siglip_model_name", "clip_model_type", "text_model_name"], "openai/x")
     settings = settings_for_tag(DownloadSettings.model_validate(noise), tag)
 

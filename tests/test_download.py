@@ -227,7 +227,7 @@ def test_what_cannot_be_had_ends_with_one_sentence_and_leaves_nothing(
         ("ViT-B16", "; close to it: ViT-B-16 with laion2b_s34b_b88k, "),
     ],
 )
-def test_an_unknown_openclip_pair_is_told_what_comes_close(
+def test_an_unknown_openclip_pair_is_reported_what_comes_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
 ) -> None:
     monkeypatch.setenv("OPEN_CLIP_MODEL_NAME", name)

@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding: what the reference recorded, its folders, its template and its images."""
+"""Qwen3-VL-Embedding: recorded answers of the reference, folders, template and images."""
 
 import asyncio
 import json
@@ -168,7 +168,7 @@ def test_weights_in_shards_are_read(root: Path) -> None:
     assert_golden_texts(root)
 
 
-def test_weights_that_are_missing_are_told(root: Path) -> None:
+def test_weights_that_are_missing_are_reported(root: Path) -> None:
     path = snapshot_in(root) / "model.safetensors"
     weights = load_file(path)
     del weights["model.language_model.norm.weight"]
@@ -301,9 +301,9 @@ def test_no_image_has_more_pixels_than_the_bound(bound: int) -> None:
 
 @pytest.mark.parametrize("grid", [Grid(1, 12), Grid(2, 3), Grid(7, 5), Grid(30, 60)])
 def test_patches_have_the_places_of_transformers(grid: Grid) -> None:
-    told = torch.tensor([[1, grid.rows * 2, grid.columns * 2]])
+    reported = torch.tensor([[1, grid.rows * 2, grid.columns * 2]])
     places, shares = get_vision_interpolation_indices_and_weights(
-        told, num_grid_per_side=12, align_corners=True, spatial_merge_size=2
+        reported, num_grid_per_side=12, align_corners=True, spatial_merge_size=2
     )
     corners = AS_TRAINED.corners(grid)
 
@@ -312,7 +312,7 @@ def test_patches_have_the_places_of_transformers(grid: Grid) -> None:
     assert (np.where(counts, corners[0].reshape(-1, 4) - places.numpy(), 0) == 0).all()
     np.testing.assert_allclose(corners[1].reshape(-1, 4), shares.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(
-        AS_TRAINED.places(grid).reshape(-1, 2), get_vision_position_ids(told, 2).numpy()
+        AS_TRAINED.places(grid).reshape(-1, 2), get_vision_position_ids(reported, 2).numpy()
     )
 
 
