@@ -126,8 +126,6 @@ class SharedCache:
             thread.start()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
-        if self._is_up:
-            logger.info("Vectors are kept in %s", self.shown)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
         """Return the results that the store holds, and perhaps others; nothing when it is late.
@@ -239,6 +237,8 @@ class SharedCache:
         self._tell("reads", failure)
         if not self._first.done():
             self._first.set_result(None)
+            if failure is None:
+                logger.info("Vectors are kept in %s", self.shown)
 
     def _tell(self, side: str, failure: str | None) -> None:
         """Say once that the store fails, however it does, and once that it works again."""
