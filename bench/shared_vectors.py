@@ -24,6 +24,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -214,9 +215,8 @@ def _median(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-def measure(folder: Path, rounds: int, images: int, texts: int) -> list[tuple[str, ...]]:
-    """Measure everything; return the rows of the table."""
-    rows: list[tuple[str, ...]] = []
+def measure(folder: Path, rounds: int, images: int, texts: int) -> Iterator[tuple[str, ...]]:
+    """Measure everything; yield the rows of the table."""
     for kind, family, count in (("image", "openai", images), ("text", "minilm", texts)):
         own = folder / family
         own.mkdir()
@@ -228,7 +228,8 @@ def measure(folder: Path, rounds: int, images: int, texts: int) -> list[tuple[st
             with services_of(model, urls, {}) as services:
                 numbers = itertools.count()
                 found = asyncio.run(first_import(services, numbers, kind, rounds, count))
-                rows += [(kind, "first import, CPU", name, _median(r)) for name, r in found.items()]
+                for name, ratios in found.items():
+                    yield kind, "first import, CPU", name, _median(ratios)
                 time.sleep(_WRITTEN_S)
             if kind == "image":  # without memory every request is the first after a restart
                 with services_of(model, urls, {"VECTOR_CACHE_SIZE": "0"}) as services:
@@ -236,10 +237,9 @@ def measure(folder: Path, rounds: int, images: int, texts: int) -> list[tuple[st
                 for name, of_rounds in again.items():
                     rate = statistics.median(rate for rate, _ in of_rounds)
                     ratio = _median([ratio for _, ratio in of_rounds])
-                    rows.append((kind, f"import again, {rate:.0f} a second", name, ratio))
+                    yield kind, f"import again, {rate:.0f} a second", name, ratio
     if shutil.which("redis-server"):
-        rows += fault_rows(folder, rounds)
-    return rows
+        yield from fault_rows(folder, rounds)
 
 
 def main() -> None:
@@ -250,7 +250,10 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="that are new, in a round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), options.rounds, options.images, options.texts)
+        rows = []
+        for row in measure(Path(folder), options.rounds, options.images, options.texts):
+            print("  " + ", ".join(row), file=sys.stderr)
+            rows.append(row)
     print(table(("input", "measured", "store", "over memory alone"), rows))
 
 
