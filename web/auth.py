@@ -1,4 +1,4 @@
-"""Who may ask: tokens, as Weaviate's other inference containers take them.
+"""Authentication by tokens, as in Weaviate's other inference containers.
 
 Source of the variable and of its form: `AUTHENTICATION_ALLOWED_TOKENS` of Weaviate's
 `text2vec-transformers` container. A token comes as `Bearer`, or as the password of HTTP Basic, the
@@ -22,8 +22,8 @@ from web.scope import header_of
 
 logger = logging.getLogger(__name__)
 
-# How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
-# and a password where Basic stands alone.
+# The challenges of a 401, each in a header of its own: browsers ask for a password only if Basic is
+# a header of its own.
 CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
 _PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
@@ -55,10 +55,10 @@ class TokenAuth:
         return bool(self._tokens)
 
     def check(self, path: str, scope: Scope) -> None:
-        """Let a request pass, by its path below the prefix and its header `Authorization`.
+        """Check the `Authorization` header of a request, unless its path is open.
 
         Raises:
-            UnauthorizedError: it must bring a token, and brings none that is allowed.
+            UnauthorizedError: the request needs an allowed token.
         """
         if not self._tokens or path in self.open_paths:
             return
@@ -125,7 +125,7 @@ class FailedLogins:
 
 
 def _token_of(authorization: str) -> bytes:
-    """Return what is to be compared, which is nothing where no token was brought."""
+    """Return the token of a header; empty if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":

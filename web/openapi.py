@@ -1,4 +1,4 @@
-"""The description of the interfaces for OpenAPI, from what each says of itself."""
+"""OpenAPI: adds the endpoints, which are not routes of FastAPI, to its description."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ _OF_VECTORS = {
 
 
 def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
-    """Let an application's description hold the interfaces, whose routes are not FastAPI's own.
+    """Add the endpoints to an application's OpenAPI description.
 
-    Once a model is loaded, these are the interfaces that it answers.
+    Once a model is loaded, only endpoints that fit the model are described.
     """
     of_fastapi = app.openapi
 
@@ -115,7 +115,7 @@ def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
 def with_endpoints(
     described: dict[str, Any], endpoints: Sequence[type[Endpoint[Any]]]
 ) -> dict[str, Any]:
-    """Return FastAPI's description of its routes with the interfaces before them."""
+    """Return FastAPI's description with the endpoints before its own routes."""
     schemas = _schemas(endpoints)
     paths = {
         path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
@@ -167,7 +167,7 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
 def error_responses(
     statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers above 399, with the headers that they bring; of the first format all."""
+    """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
     answered: dict[int, list[Refusal]] = {}  # some shapes answer by one status what are two here
     for status in sorted(statuses):
@@ -198,13 +198,13 @@ def _headers(status: int) -> dict[str, Any]:
 
 
 def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
-    """Return the types that its answers have; msgspec describes no union of them."""
+    """Return the types of an endpoint's answers, as msgspec does not describe unions."""
     response = endpoint.description.response
     return get_args(response) if isinstance(response, UnionType) else [response]
 
 
 def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
-    """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
+    """Return references to schemas of Structs, and the schemas of other types."""
     schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return _any_of(schemas)
 
