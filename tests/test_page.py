@@ -86,6 +86,12 @@ def page(browser: Browser) -> Iterator[Page]:
 # --- tests
 
 
+def test_no_two_parts_have_one_name() -> None:
+    names = re.findall(r' id="([^"]+)"', load_page()[0].decode())
+
+    assert len(names) == len(set(names))
+
+
 def test_shows_documents_before_and_after_a_reranker(page: Page, tmp_path: Path) -> None:
     documents = ["Wait a day.", "Flour, water, salt.", "A boat.", "Bake it at 230 °C. " * 200]
     with running(tmp_path / "log", MODELS_DIR=GOLDEN_RERANKERS / "bert") as service:
