@@ -36,7 +36,7 @@ from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
 from web.server import Server, bind, check_certificate
-from web.service import Service, serving, tracing_of
+from web.service import Service, make_tracing, serving
 from web.startup import startup_error
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _read_settings()
-            access, tracing = TokenAuth(settings), tracing_of(settings)  # before minutes of loading
+            access = TokenAuth(settings)  # before minutes of loading
+            tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))

@@ -39,7 +39,7 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
-from inference.work import WorkItem, error_of_request
+from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -68,7 +68,7 @@ class Vectorizer:
     """
 
     def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
-        self.info = _info_of(replicas)
+        self.info = _join_info(replicas)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
@@ -168,7 +168,7 @@ class Vectorizer:
         computed = lookup.in_flight | lookup.misses
         for one, item in zip(inputs, items, strict=True):
             if (work := computed.get(item.key)) and work.error:
-                raise error_of_request(work.error, one.name) from work.error
+                raise request_error(work.error, one.name) from work.error
         answers: list[EmbeddingResult] = []
         for one, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
@@ -284,7 +284,7 @@ class Vectorizer:
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
 
 
-def _info_of(replicas: Sequence[Model]) -> ModelInfo:
+def _join_info(replicas: Sequence[Model]) -> ModelInfo:
     devices = ", ".join(replica.info.device for replica in replicas)
     return replace(replicas[0].info, device=devices)
 

@@ -80,7 +80,7 @@ class Pipeline:
         params = self.processor.resolve(one.params)
         content = self.preprocessor.read(one.content, times)
         key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
-        key.update(_bytes_of(content))
+        key.update(_key_bytes(content))
         return WorkItem(one.modality, content, params, key.digest(), times)
 
     async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
@@ -169,7 +169,7 @@ class Pipeline:
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
 
 
-def _bytes_of(content: Any) -> bytes:
+def _key_bytes(content: Any) -> bytes:
     """Return the bytes of a content for its cache key, distinct for distinct content."""
     if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()

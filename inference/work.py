@@ -233,7 +233,7 @@ class QueueEntry(Entry):
         self.place = place
 
 
-def error_of_request(error: Exception, name: str) -> Exception:
+def request_error(error: Exception, name: str) -> Exception:
     """Return a copy of an item's error for one request to raise.
 
     Several requests may wait for an item, and a traceback belongs to one request.

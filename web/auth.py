@@ -18,7 +18,7 @@ from starlette.types import Scope
 from config import Settings, allowed_tokens
 from errors import ConfigurationError, UnauthorizedError
 from web.logs import on_one_line
-from web.scope import header_of
+from web.scope import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class TokenAuth:
         """
         if not self._tokens or path in self.open_paths:
             return
-        given = _token_of(header_of(scope, b"authorization"))
+        given = _read_token(read_header(scope, b"authorization"))
         # All are compared, each in constant time: how long it takes tells nothing of them.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):
@@ -124,18 +124,18 @@ class FailedLogins:
             self._next = asyncio.get_running_loop().call_later(self._pause_s, self._warn)
 
 
-def _token_of(authorization: str) -> bytes:
+def _read_token(authorization: str) -> bytes:
     """Return the token of a header; empty if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":
             return credentials.strip().encode()
         case "basic":
-            return _password_of(credentials.strip())
+            return _read_password(credentials.strip())
     return b""
 
 
-def _password_of(credentials: str) -> bytes:
+def _read_password(credentials: str) -> bytes:
     try:
         _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
     except ValueError:
