@@ -162,7 +162,7 @@ class Vectorizer:
         )
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
-                item.content = None  # of an image, megabytes that nobody will read
+                item.content = None  # frees the megabytes of an image
         if lookup.in_flight or lookup.misses:
             await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses

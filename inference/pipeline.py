@@ -92,7 +92,7 @@ class Pipeline:
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            except BaseException as error:  # noqa: BLE001 - any error is the item's
                 item.fail(error)
         else:
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
@@ -122,7 +122,7 @@ class Pipeline:
         """Set the result of an item from its rows, or its error."""
         try:
             item.result = self._joined(item)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
+        except Exception as error:  # noqa: BLE001 - any error is the item's
             item.spoil(error)
 
     def _joined(self, item: WorkItem) -> EmbeddingResult:

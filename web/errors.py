@@ -33,7 +33,7 @@ STATUS: dict[type[ServiceError], int] = {
     UnauthorizedError: 401,
     SlowRequestError: 408,
     QueueFullError: 429,
-    ClientGoneError: 499,  # as nginx counts them; nobody reads it
+    ClientGoneError: 499,  # nginx's status for metrics; no client reads it
     UnhealthyError: 503,
     DeadlineExceededError: 504,
     ServiceError: 500,
@@ -58,7 +58,7 @@ class ErrorResponder:
         record.refused, record.sentence = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
         claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
-        # `*` is a path that nobody claims.
+        # `*` is a path without a format.
         shape = record.errors or next(claimed, self._formats[-1])
         status = shape.status(error_info.status)
         response = Response(shape.body(error_info), status, media_type="application/json")

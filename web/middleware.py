@@ -22,7 +22,7 @@ from web.logs import log_request
 from web.record import RequestRecord
 from web.scope import read_header, read_path
 from web.service import Service, get_service
-from web.startup import tell_startup_error
+from web.startup import report_startup_error
 
 # Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
@@ -52,7 +52,7 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and record its end."""
         if scope["type"] != "http":
-            await self._app(scope, receive, tell_startup_error(scope["app"].state, send))
+            await self._app(scope, receive, report_startup_error(scope["app"].state, send))
             return
         path, method = read_path(scope), scope["method"]
         is_page = path == "/" and method in {"GET", "HEAD"}

@@ -67,7 +67,7 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
             _describe_tokens(described, service.access)
         return described
 
-    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
+    app.openapi = openapi  # type: ignore[method-assign] # as in FastAPI's manual
 
 
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:

@@ -98,7 +98,7 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
             reason = describe_error(error)
             raise ConfigurationError(f"{variable}={path} cannot be read: {reason}") from error
     try:
-        # With a password it asks nobody for one.
+        # With the password there is no prompt.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         raise ConfigurationError(

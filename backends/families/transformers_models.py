@@ -51,7 +51,7 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def _attention_mask(*args: Any, use_vmap: bool = False, **options: Any) -> Tensor | None:
-    """Make an attention mask by broadcasting, whatever rule a model adds to it.
+    """Make an attention mask by broadcasting, with any rule that a model adds to it.
 
     For rules of a model's own, as the window of EmbeddingGemma, transformers uses `vmap`, which
     cannot be traced. Its rules are functions of positions, so broadcasting gives the same mask.

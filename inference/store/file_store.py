@@ -152,7 +152,7 @@ class FileStore:
         except sqlite3.DatabaseError as error:
             self.close()
             with suppress(OSError):
-                if self._path.stat().st_ino == self._inode:  # nobody else has done so
+                if self._path.stat().st_ino == self._inode:  # no other process has done so
                     self._path.replace(self._path.with_suffix(".broken"))
                     for end in ("-wal", "-shm"):
                         Path(f"{self._path}{end}").unlink(missing_ok=True)

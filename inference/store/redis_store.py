@@ -63,7 +63,7 @@ class RedisStore:
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=_CONNECT_S,
                 retry=Retry(NoBackoff(), 0),  # a request that waits is computed sooner
-                protocol=2,  # a round trip less, and no messages that nobody asked for
+                protocol=2,  # a round trip less, and no push messages
             )
         return self._client
 

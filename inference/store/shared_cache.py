@@ -256,9 +256,9 @@ class SharedCache:
             )
         self._failing.add(side)
 
-    def _on_loop(self, tell: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(tell, *arguments)
+    def _on_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     # The writer's thread.
 
@@ -326,6 +326,6 @@ def _try(do: Callable[[], None]) -> str | None:
         do()
     except StoreError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor tell a secret
+    except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor show a secret
         return f"a bug ({type(error).__name__})"
     return None
