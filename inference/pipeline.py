@@ -79,7 +79,8 @@ class Pipeline:
         """
         params = self.processor.resolve(one.params)
         content = self.preprocessor.read(one.content, times)
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
+        options = params.key  # with its length, as a task may hold any character
+        key = hashlib.sha256(f"{self._space}/{one.modality}/{len(options)}/{options}/".encode())
         key.update(_key_bytes(content))
         return WorkItem(one.modality, content, params, key.digest(), times)
 
