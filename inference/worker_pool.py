@@ -61,7 +61,7 @@ class WorkerPool:
         """Run a function in a thread; a cancelled job that has not begun is dropped.
 
         Raises:
-            Exception: raised by `do`, converted by `exception_of`.
+            Exception: raised by `do`, converted by `as_exception`.
             UnhealthyError: the pool is closed.
         """
         # No local variable may refer to the future: its error would refer to this frame, and the

@@ -81,7 +81,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         SlowRequestError: the body did not arrive in time.
         DeadlineExceededError: the request was not answered in time.
         ClientGoneError: the client disconnected meanwhile.
-        Exception: raised by the work, converted by `exception_of`.
+        Exception: raised by the work, converted by `as_exception`.
     """
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
