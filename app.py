@@ -60,7 +60,7 @@ def create_app(
         make_vectorizer: function that loads the model; tests pass their own.
         endpoints: the endpoints; tests add their own.
     """
-    errors = ErrorResponder(one.errors for one in endpoints)
+    errors = ErrorResponder(endpoint.errors for endpoint in endpoints)
     app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
@@ -102,7 +102,9 @@ async def _lifespan(
                 serving(app.state, vectorizer, settings, endpoints, access, tracing)
             )
         scores = vectorizer.info.scores
-        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
+        routes = ", ".join(
+            f"POST {endpoint.paths[0]}" for endpoint in endpoints if endpoint.scores == scores
+        )
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page

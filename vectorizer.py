@@ -135,7 +135,7 @@ class Vectorizer:
     @property
     def observer_failures(self) -> int:
         """Number of failed calls of observers of batches."""
-        return sum(one.scheduler.observers.failures for one in self._pipelines.values())
+        return sum(pipeline.scheduler.observers.failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
         """Call `hook` for every forward pass."""
@@ -163,7 +163,7 @@ class Vectorizer:
         if not inputs:
             return []
         request = request or RequestContext()
-        request.is_query = any(one.is_query for one in inputs)
+        request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
         lookup = self._cache.get(
@@ -177,31 +177,33 @@ class Vectorizer:
         if lookup.in_flight or lookup.misses:
             await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             if (work := computed.get(item.key)) and work.error:
-                raise request_error(work.error, one.name) from work.error
+                raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
             vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(one.postprocess(vector or await self._embed_by_lookup(one, item)))
+            answers.append(
+                embed_input.postprocess(vector or await self._embed_by_lookup(embed_input, item))
+            )
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
     async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
-        for one in inputs:
+        for embed_input in inputs:
             await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
             try:
-                pipeline = self._pipeline_for(one.modality)
-                if pipeline.preprocessor.reads_inline(one.content):
-                    items.append(pipeline.read(one, times))
+                pipeline = self._pipeline_for(embed_input.modality)
+                if pipeline.preprocessor.reads_inline(embed_input.content):
+                    items.append(pipeline.read(embed_input, times))
                 else:
-                    items.append(await pipeline.read_in_thread(one, times))
+                    items.append(await pipeline.read_in_thread(embed_input, times))
             except InvalidInputError as error:
-                raise error.at(one.name) from error
+                raise error.at(embed_input.name) from error
         return items
 
     def _pipeline_for(self, modality: Modality) -> Pipeline:
@@ -252,11 +254,11 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def _embed_by_lookup(self, one: EmbedInput, item: WorkItem) -> EmbeddingResult:
+    async def _embed_by_lookup(self, embed_input: EmbedInput, item: WorkItem) -> EmbeddingResult:
         try:
             return await self._pipelines[item.modality].embed_by_lookup(item)
         except InvalidInputError as error:
-            raise error.at(one.name) from error
+            raise error.at(embed_input.name) from error
 
     async def warm_up(self) -> None:
         """Compute warm-up batches on every replica, so that the first request is not slow.

@@ -70,23 +70,25 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
+    def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input of a request.
 
         Raises:
             InvalidInputError: the input is invalid.
             RequestTooLargeError: the input exceeds the limits.
         """
-        params = self.processor.resolve(one.params)
-        content = self.preprocessor.read(one.content, times)
+        params = self.processor.resolve(embed_input.params)
+        content = self.preprocessor.read(embed_input.content, times)
         options = params.key  # with its length, as a task may hold any character
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{len(options)}/{options}/".encode())
+        key = hashlib.sha256(
+            f"{self._space}/{embed_input.modality}/{len(options)}/{options}/".encode()
+        )
         key.update(_key_bytes(content))
-        return WorkItem(one.modality, content, params, key.digest(), times)
+        return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
-    async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
+    async def read_in_thread(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input in a thread."""
-        return await self._pool.run(self.read, one, times)
+        return await self._pool.run(self.read, embed_input, times)
 
     def start(self, item: WorkItem) -> None:
         """Start to compute an admitted item."""

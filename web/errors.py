@@ -47,7 +47,7 @@ class ErrorResponder:
 
     def __init__(self, formats: Iterable[ErrorFormat]) -> None:
         known: tuple[ErrorFormat, ...] = (SentenceErrors(), *formats)
-        by_prefix = {one.prefix: one for one in known}
+        by_prefix = {error_format.prefix: error_format for error_format in known}
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
@@ -57,7 +57,11 @@ class ErrorResponder:
         error_info = _describe_error(request, error)
         record.refused, record.sentence = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
-        claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
+        claimed = (
+            error_format
+            for error_format in self._formats
+            if path.startswith(_folder(error_format.prefix))
+        )
         # `*` is a path without a format.
         shape = record.errors or next(claimed, self._formats[-1])
         status = shape.status(error_info.status)

@@ -221,9 +221,9 @@ def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
     vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(vocabulary, Vocabulary):
         return decode(vocabulary, ids)
-    for one in ids:
-        if not 0 <= one < len(tokenizer):
-            raise unknown_id_error(one)
+    for token_id in ids:
+        if not 0 <= token_id < len(tokenizer):
+            raise unknown_id_error(token_id)
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return text
 

@@ -213,25 +213,25 @@ def _read_inputs(
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if not inputs:
         raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
-    for i, one in enumerate(inputs):
+    for i, item in enumerate(inputs):
         try:
-            yield _read_input(one, wanted.modality)
+            yield _read_input(item, wanted.modality)
         except InvalidInputError as error:
             raise error.at(f"input[{i}]") from error
 
 
-def _read_input(one: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
-    if isinstance(one, EmbeddingInput):
-        return _read_object(one)
-    if modality == "image" or is_data_url(one):
-        return "image", _image(one)
-    return "text", _text(one)
+def _read_input(item: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
+    if isinstance(item, EmbeddingInput):
+        return _read_object(item)
+    if modality == "image" or is_data_url(item):
+        return "image", _image(item)
+    return "text", _text(item)
 
 
-def _read_object(one: EmbeddingInput) -> tuple[Modality, str]:
-    if one.image is not None:
-        return "image", _image(one.image)
-    return "text", _text(one.text or "")
+def _read_object(item: EmbeddingInput) -> tuple[Modality, str]:
+    if item.image is not None:
+        return "image", _image(item.image)
+    return "text", _text(item.text or "")
 
 
 def _image(content: str) -> str:
