@@ -170,7 +170,9 @@ class Vectorizer:
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
         if self.shared and lookup.misses:
-            self._cache.take(lookup, await self.shared.find(list(lookup.misses)))
+            found = await self.shared.find(list(lookup.misses))
+            await request.give_way()  # not between this look and the start of the misses
+            self._cache.take(lookup, found)
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
                 item.content = None  # frees the megabytes of an image
@@ -228,9 +230,9 @@ class Vectorizer:
             item.join(request)
         try:
             for item in lookup.misses.values():
-                await request.give_way()
                 self._cache.add(item)
                 self._pipelines[item.modality].start(item)
+                await request.give_way()  # not before: an equal input would be computed, too
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
