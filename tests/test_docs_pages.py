@@ -9,13 +9,14 @@ import pytest
 
 import errors
 from config import Settings
-from documentation import hooks, settings
+from documentation import drawings, hooks, settings
 from tests.service import ROOT
 from web.errors import STATUS
 
 README = ROOT / "README.md"
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
@@ -107,10 +108,7 @@ def sentences_of(text: str) -> Iterator[str]:
         yield from filter(str.strip, re.split(r"(?<=[.!?])[\")]*\s+(?=[A-Z(\"\d]|code\b)", plain))
 
 
-PLAIN = [path for path in DOCUMENTS if path.name not in {"CHANGELOG.md", "SECURITY.md"}]
-
-
-@pytest.mark.parametrize("document", PLAIN, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nearly_all_sentences_are_short(document: Path) -> None:
     sentences = list(sentences_of(document.read_text(encoding="utf-8")))
     long = [one for one in sentences if len(re.findall(r"\S*\w\S*", one)) > 25]
@@ -125,7 +123,7 @@ def test_a_long_sentence_is_found() -> None:
     assert [len(one.split()) for one in sentences_of(text)] == [1, 2, 27]
 
 
-@pytest.mark.parametrize("document", PLAIN, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_one_word_for_one_thing(document: Path) -> None:
     prose = re.sub(r"``.*?``|`[^`]*`", "", prose_of(document))
 
@@ -193,3 +191,22 @@ def test_files_that_the_decisions_name_are_there() -> None:
     for page in (ROOT / "docs/decisions").glob("*.md"):
         for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
             assert any(path.endswith(f"/{name}") for path in names), f"{page.name}: {name}"
+
+
+def test_the_drawings_are_of_the_figures_of_today() -> None:
+    for name, drawing in drawings.drawings().items():
+        assert (drawings.ASSETS / name).read_text("utf-8") == drawing, "make docs-update"
+
+
+def test_the_chart_takes_its_figures_from_the_table() -> None:
+    rows = drawings.table_of("By precision")
+
+    assert len(rows) == 12
+    assert {row[1] for row in rows} == {"`float32`", "`bfloat16`", "`int8`"}
+    assert "1,335 a second" in drawings.precision_chart()
+
+
+@pytest.mark.parametrize("name", ["page.png", "contact-sheet.png", *drawings.drawings()])
+def test_pictures_of_the_documentation_are_small_and_shown(name: str) -> None:
+    assert (drawings.ASSETS / name).stat().st_size < 150_000
+    assert any(f"assets/{name})" in page.read_text("utf-8") for page in DOCUMENTS)
