@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from errors import Reason
 from web.auth import TokenAuth
 from web.endpoints.base import Endpoint
-from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
+from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.endpoints.openai_api import OpenAIErrors
 from web.errors import HEADERS, STATUS
 from web.service import Service
@@ -171,10 +171,10 @@ def error_responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
-    answered: dict[int, list[Refusal]] = {}  # some shapes answer by one status what are two here
+    answered: dict[int, list[ErrorInfo]] = {}  # some shapes answer by one status what are two here
     for status in sorted(statuses):
         shown = shapes[0].status(status)
-        answered.setdefault(shown, []).append(Refusal(shown, *_EXAMPLES[status]))
+        answered.setdefault(shown, []).append(ErrorInfo(shown, *_EXAMPLES[status]))
     schema = _any_of(_ref(one.schema) for one in shapes)
     return {
         str(status): {
@@ -185,12 +185,12 @@ def error_responses(
                     "schema": schema,
                     "examples": {
                         one.reason: {"value": msgspec.json.decode(shapes[0].body(one))}
-                        for one in refusals
+                        for one in infos
                     },
                 }
             },
         }
-        for status, refusals in sorted(answered.items())
+        for status, infos in sorted(answered.items())
     }
 
 
