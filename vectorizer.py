@@ -40,7 +40,7 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
-from inference.work import WorkItem, error_of_request
+from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -76,7 +76,7 @@ class Vectorizer:
     def __init__(
         self, replicas: Sequence[Model], settings: Settings, shared: SharedCache | None = None
     ) -> None:
-        self.info = _info_of(replicas)
+        self.info = _join_info(replicas)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
@@ -135,7 +135,7 @@ class Vectorizer:
     @property
     def observer_failures(self) -> int:
         """Number of failed calls of observers of batches."""
-        return sum(one.scheduler.observers.failures for one in self._pipelines.values())
+        return sum(pipeline.scheduler.observers.failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
         """Call `hook` for every forward pass."""
@@ -163,7 +163,7 @@ class Vectorizer:
         if not inputs:
             return []
         request = request or RequestContext()
-        request.is_query = any(one.is_query for one in inputs)
+        request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
         lookup = self._cache.get(
@@ -175,35 +175,37 @@ class Vectorizer:
             self._cache.take(lookup, found)
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
-                item.content = None  # of an image, megabytes that nobody will read
+                item.content = None  # frees the megabytes of an image
         if lookup.in_flight or lookup.misses:
             await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             if (work := computed.get(item.key)) and work.error:
-                raise error_of_request(work.error, one.name) from work.error
+                raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
             vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(one.postprocess(vector or await self._embed_by_lookup(one, item)))
+            answers.append(
+                embed_input.postprocess(vector or await self._embed_by_lookup(embed_input, item))
+            )
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
     async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
-        for one in inputs:
+        for embed_input in inputs:
             await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
             try:
-                pipeline = self._pipeline_for(one.modality)
-                if pipeline.preprocessor.reads_inline(one.content):
-                    items.append(pipeline.read(one, times))
+                pipeline = self._pipeline_for(embed_input.modality)
+                if pipeline.preprocessor.reads_inline(embed_input.content):
+                    items.append(pipeline.read(embed_input, times))
                 else:
-                    items.append(await pipeline.read_in_thread(one, times))
+                    items.append(await pipeline.read_in_thread(embed_input, times))
             except InvalidInputError as error:
-                raise error.at(one.name) from error
+                raise error.at(embed_input.name) from error
         return items
 
     def _pipeline_for(self, modality: Modality) -> Pipeline:
@@ -254,11 +256,11 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def _embed_by_lookup(self, one: EmbedInput, item: WorkItem) -> EmbeddingResult:
+    async def _embed_by_lookup(self, embed_input: EmbedInput, item: WorkItem) -> EmbeddingResult:
         try:
             return await self._pipelines[item.modality].embed_by_lookup(item)
         except InvalidInputError as error:
-            raise error.at(one.name) from error
+            raise error.at(embed_input.name) from error
 
     async def warm_up(self) -> None:
         """Compute warm-up batches on every replica, so that the first request is not slow.
@@ -299,7 +301,7 @@ class Vectorizer:
             await self.shared.aclose()
 
 
-def _info_of(replicas: Sequence[Model]) -> ModelInfo:
+def _join_info(replicas: Sequence[Model]) -> ModelInfo:
     devices = ", ".join(replica.info.device for replica in replicas)
     return replace(replicas[0].info, device=devices)
 

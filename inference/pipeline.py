@@ -70,30 +70,32 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
+    def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input of a request.
 
         Raises:
             InvalidInputError: the input is invalid.
             RequestTooLargeError: the input exceeds the limits.
         """
-        params = self.processor.resolve(one.params)
-        content = self.preprocessor.read(one.content, times)
-        options = params.key  # a task may hold any letter: where it ends is told as well
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{len(options)}/{options}/".encode())
-        key.update(_bytes_of(content))
-        return WorkItem(one.modality, content, params, key.digest(), times)
+        params = self.processor.resolve(embed_input.params)
+        content = self.preprocessor.read(embed_input.content, times)
+        options = params.key  # with its length, as a task may hold any character
+        key = hashlib.sha256(
+            f"{self._space}/{embed_input.modality}/{len(options)}/{options}/".encode()
+        )
+        key.update(_key_bytes(content))
+        return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
-    async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
+    async def read_in_thread(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
         """Read an input in a thread."""
-        return await self._pool.run(self.read, one, times)
+        return await self._pool.run(self.read, embed_input, times)
 
     def start(self, item: WorkItem) -> None:
         """Start to compute an admitted item."""
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            except BaseException as error:  # noqa: BLE001 - any error is the item's
                 item.fail(error)
         else:
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
@@ -123,7 +125,7 @@ class Pipeline:
         """Set the result of an item from its rows, or its error."""
         try:
             item.result = self._joined(item)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
+        except Exception as error:  # noqa: BLE001 - any error is the item's
             item.spoil(error)
 
     def _joined(self, item: WorkItem) -> EmbeddingResult:
@@ -170,7 +172,7 @@ class Pipeline:
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
 
 
-def _bytes_of(content: Any) -> bytes:
+def _key_bytes(content: Any) -> bytes:
     """Return the bytes of a content for its cache key, distinct for distinct content."""
     if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()
