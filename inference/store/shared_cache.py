@@ -153,8 +153,8 @@ class SharedCache:
     def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
         """Answer a lookup with nothing, if the store hangs.
 
-        A store that does not answer in time has failed in its thread by now, and has told so. Where
-        there is neither, the thread waits for a core, and the input would wait longer for its batch.
+        A store that does not answer in time fails in its thread. Otherwise the thread waits for a
+        core, and the input would wait longer for its batch.
         """
         if answer.done():
             return
