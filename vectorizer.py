@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -67,7 +68,8 @@ class Vectorizer:
     """
 
     def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
-        self.info = _info_of(replicas)
+        devices = ", ".join(replica.info.device for replica in replicas)
+        self.info = replace(replicas[0].info, device=devices)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
@@ -171,8 +173,13 @@ class Vectorizer:
         answers: list[EmbeddingResult] = []
         for one, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
-            vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(one.postprocess(vector or await self._embed_by_lookup(one, item)))
+            result = work.result if work else lookup.vectors.get(item.key)
+            if result is None:
+                try:
+                    result = await self._pipelines[item.modality].embed_by_lookup(item)
+                except InvalidInputError as error:
+                    raise error.at(one.name) from error
+            answers.append(one.postprocess(result))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
@@ -182,24 +189,19 @@ class Vectorizer:
             await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
+            pipeline = self._pipelines.get(one.modality)
+            if pipeline is None:
+                known = " and ".join(f"{name}s" for name in self._pipelines)
+                raise InvalidInputError(
+                    f"this model ({self.info.family}) has no tower for {one.modality}s; "
+                    f"it embeds {known} only",
+                    "modality",
+                ).at(one.name)
             try:
-                pipeline = self._pipeline_for(one.modality)
-                if pipeline.preprocessor.reads_inline(one.content):
-                    items.append(pipeline.read(one, times))
-                else:
-                    items.append(await pipeline.read_in_thread(one, times))
+                items.append(await pipeline.read(one, times))
             except InvalidInputError as error:
                 raise error.at(one.name) from error
         return items
-
-    def _pipeline_for(self, modality: Modality) -> Pipeline:
-        if pipeline := self._pipelines.get(modality):
-            return pipeline
-        known = " and ".join(f"{name}s" for name in self._pipelines)
-        raise InvalidInputError(
-            f"this model ({self.info.family}) has no tower for {modality}s; it embeds {known} only",
-            "modality",
-        )
 
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
         """Compute the misses, and wait for these and for the items in flight.
@@ -212,10 +214,13 @@ class Vectorizer:
         work = [*lookup.in_flight.values(), *lookup.misses.values()]
         for item in work:
             item.join(request)
+        for item in lookup.misses.values():
+            self._cache.add(item)
+        unstarted = deque(lookup.misses.values())
         try:
-            for item in lookup.misses.values():
+            while unstarted:
                 await request.give_way()
-                self._cache.add(item)
+                item = unstarted.popleft()
                 self._pipelines[item.modality].start(item)
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
@@ -227,6 +232,9 @@ class Vectorizer:
                 elif item.has_rows and item.result is None:
                     self._pipelines[item.modality].collect(item)
                 self._cache.settle(item)
+            for item in unstarted:
+                if not item.is_done:  # this request was given up, and another has joined
+                    self._pipelines[item.modality].start(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
         """Let all misses wait, or none of them."""
@@ -239,12 +247,6 @@ class Vectorizer:
         for item in misses:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
-
-    async def _embed_by_lookup(self, one: EmbedInput, item: WorkItem) -> EmbeddingResult:
-        try:
-            return await self._pipelines[item.modality].embed_by_lookup(item)
-        except InvalidInputError as error:
-            raise error.at(one.name) from error
 
     async def warm_up(self) -> None:
         """Let every replica compute real shapes, so that the first request is not slow.
@@ -281,11 +283,6 @@ class Vectorizer:
         if self._trial:
             self._trial.cancel()
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
-
-
-def _info_of(replicas: Sequence[Model]) -> ModelInfo:
-    devices = ", ".join(replica.info.device for replica in replicas)
-    return replace(replicas[0].info, device=devices)
 
 
 def check_image_formats(settings: Settings) -> None:

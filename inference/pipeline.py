@@ -70,22 +70,23 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input of a request.
+    async def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
+        """Read an input of a request: inline, but in a thread where it is long.
 
         Raises:
             InvalidInputError: it is not what it should be.
             RequestTooLargeError: it is beyond the limits.
         """
+        if self.preprocessor.reads_inline(one.content):
+            return self._read(one, times)
+        return await self._pool.run(self._read, one, times)
+
+    def _read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
         params = self.processor.resolve(one.params)
         content = self.preprocessor.read(one.content, times)
         key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
         key.update(_bytes_of(content))
         return WorkItem(one.modality, content, params, key.digest(), times)
-
-    async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input as `read` does, in a thread."""
-        return await self._pool.run(self.read, one, times)
 
     def start(self, item: WorkItem) -> None:
         """Begin to compute an item that is admitted; its end comes later, or at once."""
@@ -120,17 +121,14 @@ class Pipeline:
 
     def collect(self, item: WorkItem) -> None:
         """Make the result of an item whose rows are all there, or find why there is none."""
+        chunks, rows = item.chunks, [row for row in item.rows if row is not None]
+        for key, row in zip(chunks.keys, rows, strict=False):
+            self._rows.put(key, row)
         try:
-            item.result = self._joined(item)
+            parts = [rows[place] for place in chunks.places]
+            item.result = self.processor.join(parts, chunks.divisor)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
             item.spoil(error)
-
-    def _joined(self, item: WorkItem) -> EmbeddingResult:
-        rows = [row for row in item.rows if row is not None]
-        for key, row in zip(item.chunks.keys, rows, strict=False):
-            self._rows.put(key, row)
-        parts = [rows[place] for place in item.chunks.places]
-        return self.processor.join(parts, item.chunks.divisor)
 
     async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
         """Embed by a table, without cache and queue: inline, but for what is long.

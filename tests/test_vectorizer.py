@@ -107,6 +107,31 @@ async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
 
 
+async def test_equal_inputs_join_while_others_have_the_event_loop(
+    vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.request._SLICE_S", 0)
+    texts = [f"text {i}" for i in range(50)]
+    started: list[WorkItem] = []
+    plain_start = Pipeline.start
+
+    def start(pipeline: Pipeline, item: WorkItem) -> None:
+        started.append(item)
+        plain_start(pipeline, item)
+        if len(started) == 20:
+            first.cancel()  # the other waits for all of its items
+
+    monkeypatch.setattr(Pipeline, "start", start)
+    first, second = (asyncio.create_task(vectorize(vectorizer, texts)) for _ in range(2))
+    async with asyncio.timeout(10):
+        await asyncio.wait([first, second])
+
+    assert first.cancelled()
+    np.testing.assert_array_equal(second.result().texts, [vector_of(text) for text in texts])
+    assert len(started) == 50
+    assert vectorizer.cache_stats.misses == 50
+
+
 async def test_an_input_that_needs_no_work_of_its_own_keeps_no_file(
     vectorizer: Vectorizer, backend: FakeModel
 ) -> None:
