@@ -164,12 +164,12 @@ class Vectorizer:
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
                 item.content = None  # of an image, megabytes that nobody will read
-        if lookup.in_flight or lookup.misses:
-            await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses
-        for one, item in zip(inputs, items, strict=True):
-            if (work := computed.get(item.key)) and work.error:
-                raise error_of_request(work.error, one.name) from work.error
+        if computed:
+            await self._compute(lookup, request)
+            for one, item in zip(inputs, items, strict=True):
+                if (work := computed.get(item.key)) and work.error:
+                    raise error_of_request(work.error, one.name) from work.error
         answers: list[EmbeddingResult] = []
         for one, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)

@@ -113,14 +113,11 @@ class RequestTimes:
         if self.read_began_s:
             stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
         if self.embed_began_s:
-            worked = max(self.items, key=_end_s).stages() if self.items else {}
+            ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
+            worked = self.items[ends_s.index(max(ends_s))].stages() if ends_s else {}
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
             stages |= worked
         if self.serialize_s:
             stages["serialize"] = self.serialize_s
         return stages
-
-
-def _end_s(item: ItemTimes) -> float:
-    return item.ended_s or item.created_s + item.decoded_s

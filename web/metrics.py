@@ -162,12 +162,13 @@ class Metrics:
             )
 
         self._series_of = cache(series_of)
-        self._batch_items = self._histogram(
+        sizes = self._histogram(
             "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
-        self._batch_seconds = self._histogram(
+        seconds = self._histogram(
             "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "modality"
         )
+        self._series_of_batches = cache(lambda name: (sizes.labels(name), seconds.labels(name)))
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"inference_{name}", meaning, labels, registry=self._registry)
@@ -197,8 +198,9 @@ class Metrics:
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
         """Count a pass."""
-        self._batch_items.labels(modality).observe(stats.size)
-        self._batch_seconds.labels(modality).observe(stats.run_s)
+        sizes, seconds = self._series_of_batches(modality)
+        sizes.observe(stats.size)
+        seconds.observe(stats.run_s)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Write everything down, in the format that an `Accept` header asks for, and its name."""
