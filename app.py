@@ -35,7 +35,7 @@ from web.middleware import RequestMiddleware
 from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
-from web.server import Server, bind
+from web.server import Server, bind, check_certificate
 from web.service import Service, serving, tracing_of
 from web.startup import startup_error
 
@@ -135,6 +135,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     for doubt in doubts():
         logger.warning("%s", doubt)
     try:
+        check_certificate(settings.ssl_certfile, settings.ssl_keyfile)
         sockets = bind(settings.host, settings.port)  # before the model, which takes minutes
     except ConfigurationError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400
@@ -154,6 +155,8 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             log_config=None,
             access_log=False,
             forwarded_allow_ips=settings.forwarded_allow_ips,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
         ),
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,

@@ -102,14 +102,14 @@ class Settings(BaseSettings):
     )
     t2v_transformers_direct_tokenize: Switch = Field(
         default=False,
-        description="`1` or `true`: a model of texts only reads a text in one piece, cut at 500 "
-        "tokens, and not sentence by sentence",
+        description="`1` or `true`: a text model reads a text in one piece, cut at 500 tokens, "
+        "and not sentence by sentence",
     )
     use_query_passage_prefixes: Switch = Field(
         default=False,
-        description="`1` or `true`: write the request's `task_type` in front of a text, for models "
-        "of texts only that have learnt it so (E5); the file `use_query_passage_prefixes` in the "
-        "model folder beats it",
+        description="`1` or `true`: write the request's `task_type` in front of a text, for text "
+        "models that have learnt it so (E5); the file `use_query_passage_prefixes` in the model "
+        "folder beats it",
     )
     max_num_patches: int | None = Field(
         default=None,
@@ -241,6 +241,14 @@ class Settings(BaseSettings):
         description="address to listen on; `::` is every one of IPv6 and of IPv4",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="certificate in PEM, with those between it and its root: the port then speaks "
+        "TLS (`https://`). A new one is read at the next start",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="its private key, unencrypted, where it is not in the same file"
+    )
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
     )
@@ -331,8 +339,8 @@ class DownloadSettings(BaseSettings):
     siglip_model_revision: Revision = None
     model_name: str = Field(
         default="",
-        description="a model of texts only, or a reranker, as its configuration says; counts where "
-        "no variable above names one",
+        description="a text model, or a reranker, as its configuration says; counts where no "
+        "variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(

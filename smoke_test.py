@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A black-box test of a running container over HTTP; it needs only Python.
 
-    ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
+    ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference] [--cacert FILE | --insecure]
 
 It waits until the container is ready, then sends the requests of Weaviate and of users: texts and
 images, or texts only. `--reference` skips tests that semitechnologies/multi2vec-clip and
@@ -15,9 +15,11 @@ import argparse
 import http.client
 import json
 import math
+import ssl
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -44,15 +46,20 @@ class Container:
     Args:
         url: its URL as in Weaviate's settings; a token in it (`http://any:TOKEN@host:8080`) is
             sent.
+        tls: checks its certificate; None does so by the roots that this machine trusts.
 
     Attributes:
         url: the URL without the token.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url if "//" in url else f"//{url}")
         is_safe = parts.scheme == "https"
-        self._connect = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
+        self._connect = (
+            partial(http.client.HTTPSConnection, context=tls)
+            if is_safe
+            else http.client.HTTPConnection
+        )
         self._address = (parts.hostname or "localhost", parts.port or (443 if is_safe else 80))
         self._below = parts.path.rstrip("/")
         self.url = f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}{self._below}"
@@ -234,8 +241,13 @@ def main() -> int:
     form.add_argument("url", nargs="?", default="http://localhost:8080")
     form.add_argument("--wait", type=float, default=120, help="seconds until it must be ready")
     form.add_argument("--reference", action="store_true", help="leave out its known defects")
+    form.add_argument("--cacert", metavar="FILE", help="trust this certificate of an https:// URL")
+    form.add_argument("--insecure", action="store_true", help="trust any certificate")
     options = form.parse_args()
-    container = Container(options.url)
+    tls = ssl.create_default_context(cafile=options.cacert)
+    if options.insecure:
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    container = Container(options.url, tls)
     failures = 0
     try:
         wait_until_ready(container, options.wait)

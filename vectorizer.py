@@ -1,11 +1,11 @@
-"""The use case: inputs of a request in, their vectors out, in its order.
+"""The use case: embeds the inputs of a request, in their order.
 
     inputs -> read -> cache: vectors, items in flight, misses -> admission of all misses, or none
                                                                   |
     vectors <- postprocess <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
 
-A pipeline for each modality, so that a search's text does not wait behind an import's images. It
-knows no wire format and no model library.
+Each modality has a pipeline, so that the text of a search does not wait behind images of an import.
+It knows no wire format and no model library.
 """
 
 from __future__ import annotations
@@ -46,25 +46,26 @@ from machine import freeze_gc, give_freed_memory_back, usable_cores
 
 logger = logging.getLogger(__name__)
 
-# What rows of sentences may take beside the vectors of whole inputs, for each of these.
+# Bytes of cached sentence rows for each vector of VECTOR_CACHE_SIZE.
 _ROW_BYTES_PER_VECTOR = 1_000
-# Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
+# Sizes of warm-up batches. OpenVINO's first pass prepares all sizes; a second would take a tenth of
+# a start.
 _WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
 # Of threads.
 _POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
 class Vectorizer:
-    """Turns texts and images into vectors, or pairs into logits, for many requests at once.
+    """Embeds texts and images, or scores pairs, for many requests at once.
 
     Args:
-        replicas: the loaded model, once for each device.
-        settings: the limits.
+        replicas: the loaded model on each device.
+        settings: the settings, for the limits.
 
     Attributes:
-        info: what is loaded.
-        modalities: what it reads.
-        health: whether it can do its work.
+        info: facts about the model.
+        modalities: modalities of the model.
+        health: health of the service.
     """
 
     def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
@@ -105,50 +106,50 @@ class Vectorizer:
 
     @property
     def cache_stats(self) -> CacheStats:
-        """How often inputs were met again."""
+        """Counts of cache look-ups."""
         return self._cache.stats
 
     @property
     def gpu_memory(self) -> GpuMemory | None:
-        """The memory of the devices together, now; None without a GPU."""
+        """Present memory of all GPUs together; None without a GPU."""
         memories = [memory for replica in self._replicas if (memory := replica.gpu_memory())]
         return sum(memories[1:], memories[0]) if memories else None
 
     @property
     def queue_items(self) -> Mapping[str, int]:
-        """How many inputs of each modality wait, or are preprocessed or computed."""
+        """Number of unfinished inputs by modality: waiting, preprocessed or computed."""
         return {name: pipeline.admission.items for name, pipeline in self._pipelines.items()}
 
     @property
     def queue_seconds(self) -> Mapping[str, float]:
-        """How many seconds of work of each modality wait, or are in progress."""
+        """Seconds of unfinished work by modality."""
         return {name: pipeline.admission.work_s for name, pipeline in self._pipelines.items()}
 
     @property
     def observer_failures(self) -> int:
-        """How often an observer of batches raised."""
+        """Number of failed calls of observers of batches."""
         return sum(one.scheduler.observers.failures for one in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
-        """Tell `hook` of every forward pass from now on."""
+        """Call `hook` for every forward pass."""
         for modality, pipeline in self._pipelines.items():
             pipeline.scheduler.observers.add(partial(hook, modality))
 
     async def embed(
         self, inputs: Sequence[EmbedInput], request: RequestContext | None = None
     ) -> list[EmbeddingResult]:
-        """Embed the inputs of one request, in its order.
+        """Embed the inputs of a request, in order.
 
         Args:
-            inputs: of any modality that the model reads.
-            request: its priority is set, and it takes down when it passes each stage.
+            inputs: inputs of the model's modalities.
+            request: the request's context; its priority and timestamps are set.
 
         Raises:
-            InvalidInputError: one cannot be embedded; the message names it.
-            RequestTooLargeError: one is too large, or all are together.
+            InvalidInputError: an input is invalid; the message names it.
+            RequestTooLargeError: an input is too large, or all together are.
             QueueFullError: too much waits already.
             BackendError: the model failed.
-            UnhealthyError: it will fail until the process is started anew.
+            UnhealthyError: the model fails until the process is restarted.
         """
         if fault := self.health.dead:
             raise UnhealthyError(fault)
@@ -204,10 +205,10 @@ class Vectorizer:
         return items
 
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
-        """Compute the misses, and wait for these and for the items in flight.
+        """Compute the misses, and wait for them and for the items in flight.
 
         Raises:
-            RequestTooLargeError: the misses are too much, whatever else waits.
+            RequestTooLargeError: the misses are too much even for an idle service.
             QueueFullError: too much waits already.
         """
         self._admit(list(lookup.misses.values()), request)
@@ -225,7 +226,7 @@ class Vectorizer:
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
-        finally:  # what is computed is remembered, though the request was given up
+        finally:  # results are cached, also if the request was cancelled
             for item in work:
                 if not item.is_done:
                     item.leave(request)
@@ -237,7 +238,7 @@ class Vectorizer:
                     self._pipelines[item.modality].start(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
-        """Let all misses wait, or none of them."""
+        """Admit all misses, or none."""
         costs: dict[Modality, list[int]] = {}
         for item in misses:
             cost = self._pipelines[item.modality].processor.estimate(item.content)
@@ -249,7 +250,7 @@ class Vectorizer:
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
     async def warm_up(self) -> None:
-        """Let every replica compute real shapes, so that the first request is not slow.
+        """Compute warm-up batches on every replica, so that the first request is not slow.
 
         Raises:
             DeviceUnavailableError: the model fails.
@@ -265,7 +266,7 @@ class Vectorizer:
         await all_or_first_error([pipeline.try_out(sizes) for pipeline in self._pipelines.values()])
 
     def try_again_if_failing(self) -> None:
-        """Let a model that fails try once more, beside what waits, so that its health is known."""
+        """Start a trial batch of a failing model, to update its health."""
         if self.health.failing and not self._trial:
             self._trial = background(self._trial_run(), name="trial")
 
@@ -273,23 +274,23 @@ class Vectorizer:
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self._try_out(sizes=(1,))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model fails
+        except Exception as error:  # noqa: BLE001 - any error: the model still fails
             logger.warning("The model still fails: %s", describe_error(error))
         finally:
             self._trial = None
 
     async def aclose(self) -> None:
-        """Stop; what still waits is answered with an error."""
+        """Stop; waiting requests get an error."""
         if self._trial:
             self._trial.cancel()
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
 
 
 def check_image_formats(settings: Settings) -> None:
-    """Refuse formats that do not exist, without a model.
+    """Check IMAGE_FORMATS, without a model.
 
     Raises:
-        ConfigurationError: there are such.
+        ConfigurationError: a format is unknown.
     """
     ImageDecoder(_image_limits(settings, shorter_side_px=1))
 
@@ -306,17 +307,17 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
 
 
 async def load_vectorizer(settings: Settings) -> Vectorizer:
-    """Load the model that the settings name, and warm it up.
+    """Load the model of the settings, and warm it up.
 
     Raises:
-        StartupError: something is missing that the operator must fix.
+        StartupError: the operator must fix something.
     """
     check_image_formats(settings)
     started_s = time.perf_counter()
     vectorizer = Vectorizer(load_model(settings), settings)
     try:
         await vectorizer.warm_up()
-    except BaseException:  # a signal, too
+    except BaseException:  # also for a signal
         await vectorizer.aclose()
         raise
     freeze_gc()

@@ -1,4 +1,4 @@
-"""One modality of a loaded model at work: inputs are read, preprocessed, and computed in batches.
+"""The pipeline of one modality: reads and preprocesses inputs, and has them computed in batches.
 
     input -> read -> WorkItem -> preprocess (inline, or a slot and a thread) -> scheduler -> rows
     result <- collect <------------------------------------------------------------------'
@@ -31,21 +31,21 @@ class Pipeline:
     """Embeds the inputs of one modality.
 
     Args:
-        space: of the model's vectors or scores; part of the keys.
-        tower: of the model; of several replicas, any.
-        preprocessor: reads and preprocesses its inputs.
-        pool: the threads that do so.
-        admission: of requests.
-        scheduler: computes batches.
-        limiter: bounds preprocessing in threads.
-        rows: of sentences that are remembered.
+        space: the model's vector space or score space; part of cache keys.
+        tower: the model's tower; of any replica.
+        preprocessor: reads and preprocesses inputs.
+        pool: threads for preprocessing.
+        admission: the admission control.
+        scheduler: the scheduler of batches.
+        limiter: the limiter of preprocessing in threads.
+        rows: the cache of sentences' rows.
 
     Attributes:
         admission: as given.
         scheduler: as given.
-        processor: of the tower.
+        processor: the tower's input processor.
         preprocessor: as given.
-        is_lookup: whether the tower is quicker than a queue.
+        is_lookup: whether the tower only looks rows up, without a queue.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Pipeline:
         """Read an input of a request: inline, but in a thread where it is long.
 
         Raises:
-            InvalidInputError: it is not what it should be.
-            RequestTooLargeError: it is beyond the limits.
+            InvalidInputError: the input is invalid.
+            RequestTooLargeError: the input exceeds the limits.
         """
         if self.preprocessor.reads_inline(one.content):
             return self._read(one, times)
@@ -89,7 +89,7 @@ class Pipeline:
         return WorkItem(one.modality, content, params, key.digest(), times)
 
     def start(self, item: WorkItem) -> None:
-        """Begin to compute an item that is admitted; its end comes later, or at once."""
+        """Start to compute an admitted item."""
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
@@ -107,7 +107,7 @@ class Pipeline:
             item.slot.hold(chunks.nbytes)
             self._submit(item, chunks)
         except BaseException as error:
-            if item.is_done:  # it was given up
+            if item.is_done:  # no request waits for it any more
                 raise
             item.fail(error)
 
@@ -120,18 +120,18 @@ class Pipeline:
             self.scheduler.submit(entries)
 
     def collect(self, item: WorkItem) -> None:
-        """Make the result of an item whose rows are all there, or find why there is none."""
+        """Set the result of an item from its rows, or its error."""
         chunks, rows = item.chunks, [row for row in item.rows if row is not None]
-        for key, row in zip(chunks.keys, rows, strict=False):
-            self._rows.put(key, row)
         try:
+            for key, row in zip(chunks.keys, rows, strict=False):
+                self._rows.put(key, row)
             parts = [rows[place] for place in chunks.places]
             item.result = self.processor.join(parts, chunks.divisor)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
             item.spoil(error)
 
     async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
-        """Embed by a table, without cache and queue: inline, but for what is long.
+        """Embed by lookup, without cache and queue; inline, or in a thread if the input is long.
 
         Raises:
             InvalidInputError: the input cannot be read.
@@ -148,10 +148,10 @@ class Pipeline:
         return self.processor.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
-        """Let every replica compute batches of these sizes, beside all that waits.
+        """Let every replica compute trial batches of these sizes.
 
         Raises:
-            BackendError: the model failed, or answered numbers that are not finite.
+            BackendError: the model failed, or returned numbers that are not finite.
             UnhealthyError: nothing is computed any more.
         """
         params = self.processor.resolve(EncodeParams())
@@ -163,13 +163,13 @@ class Pipeline:
         await self.scheduler.try_out(sample, sizes)
 
     async def aclose(self) -> None:
-        """Stop; items that still wait end with an error."""
+        """Stop; waiting items end with an error."""
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
 
 
 def _bytes_of(content: Any) -> bytes:
-    """Return bytes that no other content of a modality has."""
-    if isinstance(content, Pair):  # where its query ends is told as well
+    """Return the bytes of a content for its cache key, distinct for distinct content."""
+    if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()
     digested: bytes = content.encode() if isinstance(content, str) else content
     return digested

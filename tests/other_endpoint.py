@@ -1,4 +1,4 @@
-"""An interface as unlike `/vectorize` as the next ones are: what the seams of `web/` must carry.
+"""An endpoint that is as different from `/vectorize` as possible, to test the code of `web/`.
 
 Its vectors are cut, scaled and written in base64, its answers count tokens and echo a field of the
 request, it takes more items, and its errors have another shape and another status.

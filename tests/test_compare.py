@@ -143,7 +143,7 @@ def test_faults_of_the_old_are_no_difference(clip: Service) -> None:
     assert "texts: NEW answers 2 for which OLD has no vectors." in verdict.sentences
 
 
-def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
+def test_what_the_new_one_has_no_vectors_for_is_reported(clip: Service) -> None:
     def without_images(path: str, body: Any) -> Answer:
         fault = {"error": "images[0]: no"}
         return (500, fault) if body.get("images") else clip.request("POST", path, body)
@@ -152,8 +152,8 @@ def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
         verdict = compare(url(clip), new)
 
     assert verdict.status == 4
-    told = "images: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
-    assert told in verdict.sentences
+    reported = "images: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
+    assert reported in verdict.sentences
 
 
 @pytest.mark.parametrize("side", ["OLD", "NEW"])
@@ -228,7 +228,7 @@ def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
         ([], "Port could not be cast to integer value as 'x'"),
     ],
 )
-def test_what_cannot_be_meant_is_told_in_a_sentence(
+def test_what_cannot_be_meant_ends_with_a_sentence(
     tmp_path: Path, options: list[str], sentence: str
 ) -> None:
     for name in ("empty", "latin"):

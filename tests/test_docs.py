@@ -46,6 +46,7 @@ def test_an_example_is_tried_in_the_browser(tmp_path: Path) -> None:
             assert answer
             assert answer.headers["content-security-policy"] == load_docs()[1]
             expect(operation).to_be_visible()
+        expect(page.get_by_role("button", name="Authorize")).to_be_visible()
         operation.locator(".opblock-summary-control").click()
         operation.get_by_role("button", name="Try it out").click()
         operation.get_by_role("button", name="Execute").click()

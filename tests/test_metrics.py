@@ -193,7 +193,7 @@ async def test_each_stage_that_was_passed_is_timed(client: httpx.AsyncClient) ->
     }
 
 
-async def test_batches_are_counted_by_lane_with_their_sizes(
+async def test_batches_are_counted_by_scheduler_with_their_sizes(
     client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     backend.gate.clear()
@@ -235,7 +235,7 @@ async def test_images_that_wait_to_be_decoded_are_in_the_queue() -> None:
         assert (await scrape(client))("inference_queue_items", modality="image") == 0
 
 
-async def test_the_cache_the_cut_texts_and_the_model_are_told(
+async def test_the_cache_the_cut_texts_and_the_model_are_reported(
     client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     for _ in range(3):
@@ -265,7 +265,7 @@ async def test_the_cache_the_cut_texts_and_the_model_are_told(
     assert not any(name.startswith("inference_gpu") for name in seen.names())
 
 
-async def test_the_memory_of_a_gpu_is_told_in_bytes(
+async def test_the_memory_of_a_gpu_is_reported_in_bytes(
     client: httpx.AsyncClient, backend: FakeModel
 ) -> None:
     memory = GpuMemory(allocated=1, reserved=2, total=3)

@@ -188,3 +188,25 @@ async def assert_described(answer: httpx.Response, path: str, status: int) -> No
     assert {name for name in described["headers"] if name not in answer.headers} == set()
     answer.request = httpx.Request(method, answer.request.url)  # its body may have been a stream
     schema[path][method].validate_response(answer)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_asked", [False, True])
+async def test_how_a_token_is_brought_is_described(is_asked: bool) -> None:
+    tokens = "a" if is_asked else ""
+    async with serving(FakeModel(), authentication_allowed_tokens=tokens) as client:
+        described = (await client.get("/openapi.json", auth=("any", "a"))).json()
+
+    schemes = described["components"]["securitySchemes"]
+    assert {name: one["scheme"] for name, one in schemes.items()} == {
+        "bearer": "bearer",
+        "basic": "basic",
+    }
+    ways: list[dict[str, list[str]]] = [{"bearer": []}, {"basic": []}]
+    assert described["security"] == (ways if is_asked else [{}, *ways])
+    is_open = {
+        path
+        for path, operations in described["paths"].items()
+        if all(one.get("security") == [] for one in operations.values())
+    }
+    assert is_open == {"/.well-known/live", "/.well-known/ready", "/health"}

@@ -29,7 +29,7 @@ PATIENT_S = 5.0  # tests share their cores
 
 
 class MadeUpStore:
-    """A store in memory that fails, or takes its time, as it is told."""
+    """A store in memory that fails, or takes its time, as a test sets it."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}

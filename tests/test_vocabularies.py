@@ -47,10 +47,10 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(name: str, tmp_path: Path) 
 
     with pytest.raises(
         ModelFolderError, match=r"no vocabulary|tokenizer\.json is missing|holds tokenizer"
-    ) as told:
+    ) as reported:
         load_replica(detect(root), ModelOptions())
-    assert "tokenizer.json" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "tokenizer.json" in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_converted_model_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
@@ -81,9 +81,7 @@ def test_an_image_processor_is_not_replaced_by_defaults(layout: str, tmp_path: P
         load_replica(detect(root), ModelOptions())
 
 
-def test_open_clips_defaults_are_said_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_open_clips_defaults_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = Path(shutil.copytree(GOLDEN / "openclip", tmp_path / "models"))
     load_replica(detect(root), ModelOptions())
     assert not warnings_of(caplog)

@@ -1,4 +1,4 @@
-"""The item that travels: who waits for it, who is charged for it, and how it ends."""
+"""The work item: its waiters, its permit, and its end."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""A request comes in: within bounds of size, memory and time, while its client is there."""
+"""Reads request bodies within bounds of size, memory and time, and watches for disconnects."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ from errors import (
 from inference.tasks import exception_of
 from web.scope import header_of
 
-# A request that has waited for so long looks out for its client, which takes a task: most are
-# answered before.
+# Seconds after which a task watches for a disconnect; most requests are answered before.
 _LOOK_OUT_AFTER_S = 0.02
 
 
 class BodyReader:
-    """Bounds the requests of one service: each body, all bodies together, and the time of each.
+    """Bounds requests: the size of each body, of all bodies together, and the time of each.
 
     Attributes:
-        held_bytes: of the bodies of all requests that are read, wait or are computed.
+        held_bytes: bytes of the bodies of all unfinished requests.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,20 +42,20 @@ class BodyReader:
         self._max_held_bytes = settings.max_queue_bytes
 
     def open(self, scope: Scope, receive: Receive) -> OpenRequest:
-        """Return a request that is within the bounds until it is answered."""
+        """Return a context for a request, which enforces the bounds until the answer."""
         return OpenRequest(self, scope, receive)
 
     def check(self, size: int, held: int) -> None:
-        """Look whether a body may have this size.
+        """Check whether a body may have a size.
 
         Args:
-            size: in bytes.
-            held: bytes that it holds already. A body that is larger than all that may be held
-                passes, alone.
+            size: size in bytes.
+            held: bytes of the body that are counted already. A body above MAX_QUEUE_BYTES passes
+                alone.
 
         Raises:
-            RequestTooLargeError: it is too large.
-            QueueFullError: the bodies of all requests together are.
+            RequestTooLargeError: the body is too large.
+            QueueFullError: the bodies of all requests together are too large.
         """
         if size > self._max_bytes:
             raise RequestTooLargeError(
@@ -72,17 +71,17 @@ class BodyReader:
 
 
 class OpenRequest(AbstractContextManager["OpenRequest"]):
-    """One request until it is answered: what its body takes is held, its time runs.
+    """The context of a request until its answer: bounds its body and its time.
 
-    Whatever is done inside is given up when the time is over, or, once the body was read, when the
-    client goes. A task is given its own cancellation, as `asyncio.timeout` does: a task for the
-    work would cost a remembered text more than all else that is done for it.
+    The work inside is cancelled when the time is over or, after the body was read, when the client
+    disconnects. It cancels the current task, as `asyncio.timeout` does: a task for the work would
+    cost more than a cached answer takes otherwise.
 
     Raises:
         SlowRequestError: the body did not arrive in time.
         DeadlineExceededError: the request was not answered in time.
-        ClientGoneError: the client went away meanwhile.
-        Exception: whatever was raised inside, in the form that `exception_of` gives it.
+        ClientGoneError: the client disconnected meanwhile.
+        Exception: raised by the work, converted by `exception_of`.
     """
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
@@ -113,28 +112,28 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
     ) -> None:
         self._reader.held_bytes -= self._held
         self._timer.cancel()
-        watcher, self._watcher = self._watcher, None  # its end would know this object
+        watcher, self._watcher = self._watcher, None  # avoids a reference cycle
         if watcher:
             watcher.cancel()
         if self._is_late or self._is_gone:
             self._task.uncancel()
-            if error:  # whatever it is: of a request that was given up nothing is a bug
+            if error:  # no error of a cancelled request is a bug
                 raise self._reason() from error
         if error is None or isinstance(error, Exception):
             return
         is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
-        if not is_asked_for:  # which no handler of errors would answer
+        if not is_asked_for:  # no error handler answers a cancellation
             raise exception_of(error) from error
 
     async def read(self) -> bytearray:
-        """Read the body. It is UTF-8 then, whatever it came in; what is bounded is that.
+        """Read the body. The body is converted to UTF-8, and the bounds apply to that.
 
         Raises:
-            InvalidInputError: the body is no text.
+            InvalidInputError: the body is not valid text.
             ContentEncodingError: the body is compressed.
-            RequestTooLargeError: the body is.
-            QueueFullError: the bodies of all requests together are.
-            ClientGoneError: the client went away meanwhile.
+            RequestTooLargeError: the body is too large.
+            QueueFullError: the bodies of all requests together are too large.
+            ClientGoneError: the client disconnected meanwhile.
         """
         coding = header_of(self._scope, b"content-encoding")
         if coding and coding.strip().lower() not in {"", "identity"}:
@@ -143,7 +142,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
                 "encoding",
             )
         announced = header_of(self._scope, b"content-length")
-        # It is held as it arrives: words alone keep nobody out.
+        # Bytes count as they arrive: an announcement reserves nothing.
         self._reader.check(int(announced) if announced.isdecimal() else 0, held=0)
         body = bytearray()
         is_whole = False

@@ -1,4 +1,4 @@
-"""From an error to its answer: the one table of status codes, and who answers by it."""
+"""Turns errors into responses, by the one table of status codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
 from web.record import RequestRecord
 from web.scope import read_path
 
-# An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
+# An error has the status of its nearest ancestor here; any other error is a bug, and 500.
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
     RequestTooLargeError: 413,
@@ -38,12 +38,12 @@ STATUS: dict[type[ServiceError], int] = {
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
-# What their answers bring beside the sentence.
+# Further headers of error responses.
 HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After"}
 
 
 class ErrorResponder:
-    """Answers errors: it alone decides which interface's shape the errors of a path have."""
+    """Builds error responses, in the error format of the request's path."""
 
     def __init__(self, formats: Iterable[ErrorFormat]) -> None:
         known: tuple[ErrorFormat, ...] = (SentenceErrors(), *formats)
@@ -51,7 +51,7 @@ class ErrorResponder:
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
-        """Answer an error, and note it in the request's record; middleware outside has none."""
+        """Return the response of an error, and set it in the request's record if there is one."""
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
         refusal = _refusal(request, error)
@@ -67,12 +67,12 @@ class ErrorResponder:
         return response
 
     async def handle(self, request: Request, error: Exception) -> Response:
-        """Answer an error, as FastAPI calls it."""
+        """Return the response of an error; the handler for FastAPI."""
         return self.respond(request, error)
 
     @property
     def handlers(self) -> dict[int | type[Exception], Any]:
-        """What FastAPI shall call, for every error that there is."""
+        """Return FastAPI's exception handlers, for all errors."""
         return dict.fromkeys((ServiceError, HTTPException, Exception), self.handle)
 
 

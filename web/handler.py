@@ -1,6 +1,6 @@
-"""The one handler of all interfaces: body, parse, embed, serialize; and the routes that lead to it.
+"""The handler of all endpoints (body, parse, embed, serialize), and their routes.
 
-A route of Starlette, not of FastAPI: its layers would take as long again for a remembered text.
+The routes are Starlette's: FastAPI's layers would double the time of a cached answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from web.service import service_of
 
 
 def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute]:
-    """Return a route for each path that an interface is asked on."""
+    """Return a route for each path of the endpoints."""
     return [
         InterfaceRoute(
             path, EndpointHandler(kind.paths[0]), methods=["POST"], name=kind.operation_id()
@@ -33,29 +33,29 @@ def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute
 
 
 class InterfaceRoute(Route):
-    """A route that middleware finds in the scope, as it does those of FastAPI."""
+    """A route that is in the scope for middleware, as FastAPI's routes are."""
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self
         if scope["method"] != "POST":
-            page = "GET, " if self.path == "/" else ""  # the page has a route of its own
+            page = "GET, " if self.path == "/" else ""  # the debug page is another route
             raise HTTPException(405, headers={"Allow": f"{page}POST"})
         await super().handle(scope, receive, send)
 
 
 class EndpointHandler:
-    """Answers the requests of one interface.
+    """Answers the requests of an endpoint.
 
     Args:
-        path: by which the interface is known.
+        path: the endpoint's first path.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one."""
+        """Answer a request."""
         content = await self._answer(scope, receive)
         headers = [
             (b"content-length", b"%d" % len(content)),
@@ -76,7 +76,7 @@ class EndpointHandler:
             endpoint = endpoint.of_body(body)
             record.errors = endpoint.errors
             ask: ParsedRequest = endpoint.parse(body)
-            body.clear()  # the memory is wanted for the images
+            body.clear()  # frees memory for the images
             times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in ask.inputs)
             _check(ask, endpoint)

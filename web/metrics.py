@@ -1,7 +1,7 @@
-"""The figures of `GET /metrics`, by Prometheus's own client.
+"""The metrics of `GET /metrics`, by Prometheus's client.
 
-Events are counted as they are observed; a state, such as the length of a queue, is read when
-someone asks. Each object has a registry of its own. It knows no HTTP and no model.
+Events are counted when they happen; states, such as the length of a queue, are read at each scrape.
+Each object has its own registry. It knows no HTTP and no model.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from inference.timings import STAGES, Stage
 from vectorizer import Vectorizer
 from web.record import MODALITIES, RequestRecord
 
-# A cached text takes less than the first, Weaviate waits for the last.
+# A cached text takes less than the first bucket; Weaviate times out at the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
 _ITEMS = tuple(2**power for power in range(11))
 
-# The time when each series began would be as many lines again, which nobody reads.
+# The creation time of each series would double the lines.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -108,13 +108,13 @@ class _OfAnswer(NamedTuple):
 
 
 class Metrics:
-    """Counts what happens, and writes it down for Prometheus.
+    """Counts events, and writes metrics for Prometheus.
 
     Args:
-        vectorizer: what is read when someone asks.
-        version: of the service.
-        queue_bytes: tells the bytes of all requests that wait.
-        observer_failures: tells how often one who was told of a batch or a request raised.
+        vectorizer: the vectorizer, whose state is read at each scrape.
+        version: version of the service.
+        queue_bytes: function that returns the bytes of all waiting requests.
+        observer_failures: function that returns the number of failed observer calls.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Metrics:
         return histogram
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Count a request that was answered."""
+        """Count an answered request."""
         series = self._series_of(record.endpoint, record.status)
         series.answers.inc()
         series.duration.observe(record.total_s)
@@ -197,19 +197,19 @@ class Metrics:
             self._failures[record.refused].inc()
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
-        """Count a pass."""
+        """Count a forward pass."""
         sizes, seconds = self._series_of_batches(modality)
         sizes.observe(stats.size)
         seconds.observe(stats.run_s)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """Write everything down, in the format that an `Accept` header asks for, and its name."""
+        """Return all metrics in the format of an `Accept` header, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _States(Collector):
-    """What is read at the moment of asking."""
+    """The metrics that are read at each scrape."""
 
     def __init__(
         self,

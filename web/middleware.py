@@ -1,7 +1,7 @@
-"""What surrounds every HTTP request: its record, its token, its errors.
+"""The middleware of every HTTP request: its record, its token, its errors, and HEAD.
 
-What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
-`Server-Timing`, `X-Truncated` and `X-No-Tokens`, in the log, and with those who count.
+The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated` and `X-No-Tokens`, a
+log line, and metrics.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from web.scope import header_of, read_path
 from web.service import Service, service_of
 from web.startup import tell_startup_error
 
-# In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
+# Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
-_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # that fits into a line of a log
+_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # is safe in a log line
 
 
 class RequestMiddleware:
-    """Surrounds every request: its record, its token, its errors, and HEAD.
+    """Keeps the record of every request, checks its token, answers its errors, and HEAD.
 
-    Errors are answered here, as Starlette answers bugs outside all middleware: so the record sees
-    every answer, and what others have added sees it with all its headers. HEAD, by which load
-    balancers and uptime checks ask, is answered as GET, without the body.
+    Errors are answered here, as Starlette answers bugs outside of all middleware: so the record
+    sees every answer, and other middleware sees it with all its headers. HEAD, which load balancers
+    and uptime checks send, is answered like GET, without the body.
 
     Args:
-        app: what answers.
-        endpoints: the interfaces, whose answers are counted.
-        errors: answers what is raised.
+        app: the inner application.
+        endpoints: the endpoints, whose requests are counted.
+        errors: builds error responses.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RequestMiddleware:
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and note how it ended."""
+        """Pass a request on, and record its end."""
         if scope["type"] != "http":
             await self._app(scope, receive, tell_startup_error(scope["app"].state, send))
             return
@@ -72,7 +72,7 @@ class RequestMiddleware:
                 record.end(message["status"])
                 headers = _headers_of(record)
                 if service and service.vectorizer.health.draining:
-                    headers.append((b"connection", b"close"))  # clients come back elsewhere
+                    headers.append((b"connection", b"close"))  # clients reconnect elsewhere
                 message["headers"] = [*message.get("headers", ()), *headers]
             elif method == "HEAD" and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
@@ -83,13 +83,13 @@ class RequestMiddleware:
             inner = {**scope, "method": "GET"} if method == "HEAD" else scope
             await self._app(inner, receive, send_with_record)
         except Exception as error:
-            if record.status:  # it is answered, in part
+            if record.status:  # the answer has begun
                 raise
             await self._errors.respond(Request(scope), error)(scope, receive, send_with_record)
             if not isinstance(error, ServiceError | HTTPException):
-                raise  # to the log, with its traceback, by way of the server
+                raise  # the server logs it with its traceback
         finally:
-            if record.status:  # without one the client was gone before there was an answer
+            if record.status:  # 0 if the client disconnected before the answer
                 if service and record.endpoint:
                     service.on_complete(record)
                 log_request(record)  # with the trace's id, which may be known by now
@@ -107,13 +107,13 @@ def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 
 def server_timing(record: RequestRecord) -> str:
-    """Write the header's value: milliseconds by stage, and in all."""
+    """Return the value of `Server-Timing`: milliseconds by stage, and in total."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
 
 
 def in_ranges(places: Sequence[int]) -> str:
-    """Write ascending places: `0,3-5`; of many that lie apart the first, and `...`."""
+    """Format ascending indexes as ranges, such as `0,3-5`; too many end with `...`."""
     runs: list[list[int]] = []
     for place in places:
         if runs and place == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""The description of the interfaces for OpenAPI, from what each says of itself."""
+"""OpenAPI: adds the endpoints, which are not routes of FastAPI, to its description."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 from fastapi import FastAPI
 
+from web.auth import TokenAuth
 from web.endpoints.base import Endpoint
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
 from web.endpoints.openai_api import OpenAIErrors
@@ -27,6 +28,14 @@ _TRUNCATED = {
     "nothing: their places in the request, from 0. It is missing where there are none.",
     "schema": _PLACES,
 }
+_TOKENS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token that is allowed."},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A token that is allowed, as the password; any user's name will do.",
+    },
+}
 _OF_VECTORS = {
     "X-Truncated": _TRUNCATED,
     "X-No-Tokens": {
@@ -38,9 +47,9 @@ _OF_VECTORS = {
 
 
 def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
-    """Let an application's description hold the interfaces, whose routes are not FastAPI's own.
+    """Add the endpoints to an application's OpenAPI description.
 
-    Once a model is loaded, these are the interfaces that it answers.
+    Once a model is loaded, only endpoints that fit the model are described.
     """
     of_fastapi = app.openapi
 
@@ -54,15 +63,27 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
         ]
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
             described = app.openapi_schema = with_endpoints(described, answered)
+        if service:
+            _describe_tokens(described, service.access)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
 
 
+def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
+    """Say how a token is brought, and whether and where it must be."""
+    described["components"]["securitySchemes"] = _TOKENS
+    anybody: list[dict[str, list[str]]] = [] if access.asks else [{}]
+    described["security"] = [*anybody, *({scheme: []} for scheme in _TOKENS)]
+    for path in access.open_paths & described["paths"].keys():
+        for operation in described["paths"][path].values():
+            operation["security"] = []
+
+
 def with_endpoints(
     described: dict[str, Any], endpoints: Sequence[type[Endpoint[Any]]]
 ) -> dict[str, Any]:
-    """Return FastAPI's description of its routes with the interfaces before them."""
+    """Return FastAPI's description with the endpoints before its own routes."""
     schemas = _schemas(endpoints)
     paths = {
         path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
@@ -114,7 +135,7 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
 def error_responses(
     statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers above 399, with the headers that they bring; of the first format all."""
+    """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
     return {
         str(status): {
@@ -132,13 +153,13 @@ def _headers(status: int) -> dict[str, Any]:
 
 
 def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
-    """Return the types that its answers have; msgspec describes no union of them."""
+    """Return the types of an endpoint's answers, as msgspec does not describe unions."""
     response = endpoint.description.response
     return get_args(response) if isinstance(response, UnionType) else [response]
 
 
 def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
-    """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
+    """Return references to schemas of Structs, and the schemas of other types."""
     schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return _any_of(schemas)
 

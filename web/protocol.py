@@ -1,13 +1,13 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a body.
+"""uvicorn's HTTP/1.1 protocol, with bounds on size and time of a request's head.
 
-uvicorn bounds neither the size of a request's head nor the time that it may take to come: a client
-that sent header lines for ever filled the memory, and one that sent nothing kept its place.
+uvicorn bounds neither size nor time of a request's head: endless header lines would fill the
+memory, and silent connections would stay open.
 
-It also writes an answer's head and its body apart. A process that was killed between the two left
-its client with a head alone, and no balancer may then ask another replica: here both go out as one.
+It also writes head and body of an answer separately. If the process is killed between the two, the
+client has the head only, and no balancer may retry: here both are one write.
 
-Its parser loses the body of a request that offers another protocol (`Upgrade: h2c`, which the JDK's
-client sends by default): here such an offer is ignored, as HTTP allows, and the body is read.
+Its parser loses the body of a request with `Upgrade: h2c`, which the JDK's client sends by default:
+here such an offer is ignored, as HTTP allows, and the body is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_HEAD_BYTES = 65_536
 
 
 class Protocol(HttpToolsProtocol):
-    """Serves one connection; closes it where no whole head comes within the keep-alive time."""
+    """Serves a connection; closes it if no complete head arrives within the keep-alive time."""
 
     _head_bytes = 0
     _is_in_body = False
@@ -72,7 +72,7 @@ class Protocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.offers_upgrade():
-            return  # the parser reads the same head again, without the offer
+            return  # the parser reads the head again, without the offer
         self._stop_waiting()
         self._head_bytes, self._is_in_body = 0, True
         super().on_headers_complete()
@@ -86,7 +86,7 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as every error with JSON, and close."""
+        """Answer invalid HTTP with a JSON error, and close."""
         content = orjson.dumps({"error": msg})
         head = (
             "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
@@ -96,11 +96,11 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def offers_upgrade(self) -> bool:
-        """Tell whether the parser stopped at an offer of another protocol, and not at CONNECT."""
+        """Return whether the parser stopped at `Upgrade`, and not at CONNECT."""
         return any(name == b"upgrade" for name, _ in self.headers)
 
     def head_without_offer(self) -> bytes:
-        """Write the head that was read as it came, but for its `Upgrade` headers."""
+        """Return the head that was read, without its `Upgrade` headers."""
         version = self.parser.get_http_version().encode("ascii")
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
@@ -114,7 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
-        logger.debug("A connection is closed: no request came")
+        logger.debug("A connection is closed: no request was sent")
         self.transport.abort()
 
     def _stop_waiting(self) -> None:
@@ -124,7 +124,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _WholeWrites:
-    """A transport that sends what is written in one pass of the event loop in one piece."""
+    """A transport that joins all writes of one pass of the event loop."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport

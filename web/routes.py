@@ -1,4 +1,4 @@
-"""The routes beside the interfaces: probes, the model's facts, the metrics, the page."""
+"""The routes beside the endpoints: probes, facts about the model, metrics, the debug page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCS = "/docs"
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all of them."""
+    """Add the routes to an application."""
     probe: dict[str, Any] = {
         "status_code": 204,
         "response_class": Response,
@@ -96,7 +96,7 @@ def _add_text_embeddings(app: FastAPI) -> None:
         app.post(path, include_in_schema=False)(_no_such_vectors)
 
 
-# FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
+# Without parameters of its own, FastAPI describes no 422.
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -175,7 +175,7 @@ async def _root(request: Request) -> Response:
 
 
 def _routes(app: FastAPI) -> dict[str, str]:
-    """Return what can be asked for, and what it answers."""
+    """Return all routes with their summaries, for the list at `/`."""
     described = {
         f"{method.upper()} {path}": operation["summary"]
         for path, operations in app.openapi()["paths"].items()

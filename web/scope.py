@@ -1,4 +1,4 @@
-"""What ASGI's scope says of a request: its path, read forgivingly, and its headers.
+"""Reads the path and the headers of an ASGI scope; extra slashes in a path are ignored.
 
 Weaviate puts `/vectorize` behind whatever `CLIP_INFERENCE_API` holds, so that a slash at its end
 makes `//vectorize`; a redirect of `/vectorize/` is not followed by `curl -d`.
@@ -10,14 +10,14 @@ from starlette.types import Scope
 
 
 def read_path(scope: Scope) -> str:
-    """Return the path that is asked below the prefix at which the application is mounted.
+    """Return the request's path, relative to the prefix at which the application is mounted.
 
     `//vectorize` and `/vectorize/` are read as `/vectorize`. The scope holds the same path
     afterwards, with the prefix, for the router.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
-    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies take the prefix away
+    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies remove the prefix
     if is_below:
         path = path[len(root) :]
     if "//" in path or path.endswith("/") or not path:
@@ -29,8 +29,8 @@ def read_path(scope: Scope) -> str:
 
 
 def header_of(scope: Scope, name: bytes) -> str:
-    """Return a header's first value, by its name in lower case; empty where there is none."""
-    for key, value in scope["headers"]:  # few are looked for: a list needs no index
+    """Return the first value of a header, by its name in lower case; empty if missing."""
+    for key, value in scope["headers"]:  # a list, as few headers are read
         if key == name:
             text: str = value.decode("latin-1")
             return text

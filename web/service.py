@@ -1,4 +1,4 @@
-"""What serves, once the model is loaded: the parts of the edge, on the application's state."""
+"""The service: the objects that serve requests once the model is loaded, on `app.state`."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Service:
 
 
 def service_of(scope: Scope) -> Service:
-    """Return what serves a request.
+    """Return the service of a request.
 
     Raises:
-        UnhealthyError: the application's lifespan has not begun, or is over.
+        UnhealthyError: the lifespan has not begun, or has ended.
     """
-    service: Service | None = scope["state"]["service"]  # of the application, when it was asked
+    service: Service | None = scope["state"]["service"]  # of the application, at the request's time
     if service is None:
         raise UnhealthyError(
             "not started: the application's lifespan does not run; one that mounts it enters "
@@ -81,13 +81,13 @@ async def serving(
     access: TokenAuth,
     tracing: Tracing | None = None,
 ) -> AsyncIterator[None]:
-    """Put the edge together, as `state.service`, and let metrics and log hear of every batch.
+    """Create the service as `state.service`, and observe batches for metrics and log.
 
     Args:
-        state: of the application.
-        vectorizer: the model; who loaded it closes it.
-        settings: the limits.
-        endpoints: the interfaces.
+        state: the application's state.
+        vectorizer: the loaded model, which the caller closes.
+        settings: the settings.
+        endpoints: the endpoints.
         access: checks tokens.
         tracing: makes traces.
 

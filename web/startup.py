@@ -1,4 +1,4 @@
-"""How a start that failed is told: in one sentence, where Starlette reports a traceback."""
+"""Reports a failed start by one sentence, where Starlette reports a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def startup_error(state: State) -> Iterator[None]:
-    """Note on the application's state the sentence that a start ends in: `startup_error`."""
+    """Store the message of a failed start on the application's state as `startup_error`."""
     state.startup_error = None
     try:
         yield
@@ -32,7 +32,7 @@ def startup_error(state: State) -> Iterator[None]:
 
 
 def tell_startup_error(state: State, send: Send) -> Send:
-    """Return a `send` that tells the server that sentence of a start that failed."""
+    """Return a `send` that replaces the traceback of a failed start by that message."""
 
     async def send_in_a_sentence(message: Message) -> None:
         if message["type"] == "lifespan.startup.failed" and state.startup_error is not None:

@@ -1,4 +1,4 @@
-"""How errors are worded: one sentence for all interfaces, in the shape that each of them has."""
+"""Error formats: the JSON shapes of errors of the different wire formats."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ class Refusal(NamedTuple):
 
 
 class ErrorFormat(ABC):
-    """The shape of the errors of all paths that begin alike.
+    """The error format of all paths with a prefix.
 
     Attributes:
-        prefix: how they begin; of several that fit a path, the longest counts.
-        schema: describes a body for OpenAPI.
+        prefix: the prefix; the longest prefix of a path counts.
+        schema: the type of an error body, for OpenAPI.
     """
 
     prefix: ClassVar[str]
     schema: ClassVar[type[msgspec.Struct]]
 
     def status(self, status: int) -> int:
-        """Return the status that stands here for one of the table; most often itself."""
+        """Return this format's status for a status of the table; by default the same."""
         return status
 
     @abstractmethod
     def body(self, refusal: Refusal) -> bytes:
-        """Write the JSON of an error."""
+        """Serialize an error to JSON."""
 
 
 class ErrorResponse(msgspec.Struct):
-    """What every answer above 399 holds: Weaviate shows its user this string and nothing else."""
+    """The body of every error; Weaviate shows its user only this string."""
 
     error: Annotated[str, msgspec.Meta(examples=["images[1]: not an image"])]
 
 
 class SentenceErrors(ErrorFormat):
-    """One sentence, as Weaviate reads it; of every path that no other format claims."""
+    """The default error format: one sentence, as Weaviate expects it."""
 
     prefix = "/"
     schema = ErrorResponse

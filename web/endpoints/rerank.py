@@ -1,4 +1,4 @@
-"""`POST /rerank`, as Weaviate's `reranker-transformers` module asks it: scores of documents.
+"""`POST /rerank`, for Weaviate's `reranker-transformers` module: scores of documents.
 
 Source: that module, which reads the scores by their position, and the container behind it. Clients
 of other APIs ask the same path: the fields of a body tell them apart.
@@ -27,7 +27,7 @@ from web.endpoints.rerank_texts import RerankTexts
 
 
 class RerankRequest(msgspec.Struct):
-    """What `POST /rerank` takes: a query, and documents; or one document as a property."""
+    """The body of `POST /rerank`: a query, and documents or a single document as a property."""
 
     query: Annotated[str, msgspec.Meta(description="what the documents shall answer")]
     documents: Annotated[
@@ -39,14 +39,14 @@ class RerankRequest(msgspec.Struct):
 
 
 class DocumentScore(msgspec.Struct):
-    """A document as it was sent, and its score: the higher, the better it answers the query."""
+    """A document and its score; a higher score is a better answer to the query."""
 
     document: str
     score: float
 
 
 class RerankResponse(msgspec.Struct):
-    """What `POST /rerank` answers: a score for each document in their order, or one."""
+    """The answer of `POST /rerank`: the scores of documents in order, or a single score."""
 
     query: str
     scores: list[DocumentScore] | None
@@ -56,10 +56,10 @@ class RerankResponse(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class RerankAsk(ParsedRequest):
-    """Pairs of the query and each document.
+    """A parsed request: pairs of the query and each document.
 
     Attributes:
-        wanted: the request.
+        wanted: the body.
     """
 
     wanted: RerankRequest
@@ -71,7 +71,7 @@ _FIELDS = FieldFinder("texts", "documents", *_OF_COHERE)
 
 
 class Rerank(Endpoint[RerankAsk]):
-    """The interface of Weaviate's `reranker-transformers` module."""
+    """The endpoint of Weaviate's `reranker-transformers` module."""
 
     paths = ("/rerank",)
     alternatives = (RerankTexts, CohereRerank)
