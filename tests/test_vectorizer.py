@@ -69,6 +69,7 @@ async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     plain_step, turns, seen = getattr(Pipeline, step), Turns(), []
 
     def noted(*given: Any) -> Any:
@@ -86,6 +87,7 @@ async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     texts, started = [f"text {i}" for i in range(50)], []
     plain_start = Pipeline.start
 
@@ -111,6 +113,7 @@ async def test_equal_inputs_join_while_others_have_the_event_loop(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     texts = [f"text {i}" for i in range(50)]
     started: list[WorkItem] = []
     plain_start = Pipeline.start
