@@ -30,10 +30,11 @@ CMD ["exec python3 app.py"]
 FROM ${PYTHON_IMAGE} AS whole
 ARG TORCH_INDEX_URL=
 WORKDIR /build
-COPY requirements.txt .
+COPY requirements.txt requirements-redis.txt ./
 COPY cicd/install_requirements.sh cicd/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip \
+ && /venv/bin/pip install -r requirements-redis.txt
 
 # Compiled once: a start could not keep what it compiles.
 FROM ${PYTHON_IMAGE} AS code
@@ -51,9 +52,10 @@ COPY --from=code /app .
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /build
-COPY requirements-serve.txt .
+COPY requirements-serve.txt requirements-redis.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /venv && /venv/bin/pip install -r requirements-serve.txt
+    python3 -m venv /venv \
+ && /venv/bin/pip install -r requirements-serve.txt -r requirements-redis.txt
 
 # Fetches the model and looks whether it works, by torch's CPU flavour, and on the machine that
 # builds, whatever machine the image is for. Nothing of this stage but the model is in an image.

@@ -53,7 +53,11 @@ Revision = Annotated[str | None, Field(description="its branch, tag or commit on
 
 
 _CONFIG = SettingsConfigDict(
-    env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    env_ignore_empty=True,
+    extra="ignore",
+    frozen=True,
+    allow_inf_nan=False,
+    hide_input_in_errors=True,  # a URL may hold a password
 )
 
 
@@ -143,6 +147,26 @@ class Settings(BaseSettings):
         ge=0,
         description="vectors to remember, so that an equal text or image is answered from memory "
         "(about 25 MB at the default and 512 dimensions); `0` remembers none",
+    )
+    vector_cache_url: SecretStr | None = Field(
+        default=None,
+        description="where vectors are kept as well, so that they outlive the process and replicas "
+        "[share them](scaling.md#vectors-that-are-shared): `file:///a/folder`, `redis://` or "
+        "`rediss://` (Redis, Valkey); never shown with its password",
+    )
+    vector_cache_secret: SecretStr | None = Field(
+        default=None,
+        description="key of the digest under which each of these vectors is kept; without one "
+        "whoever can write to the store can forge vectors",
+    )
+    vector_cache_timeout_ms: float = Field(
+        default=10, gt=0, description="longest wait of a request for that store, in milliseconds"
+    )
+    vector_cache_max_bytes: int = Field(
+        default=1_000_000_000,
+        ge=64_000_000,
+        description="most bytes of the store in a folder, where the oldest vectors go first; Redis "
+        "and Valkey have `maxmemory`",
     )
     max_request_bytes: int = Field(
         default=100_000_000, ge=1, description="largest body of a request"
@@ -412,7 +436,12 @@ _EXPECTED = {
     "less_than_equal": "{le} or less",
     "literal_error": "{expected}",
 }
-_UNITS = {"bytes": " of bytes", "s": " of seconds", "chars": " of characters"}
+_UNITS = {
+    "bytes": " of bytes",
+    "s": " of seconds",
+    "ms": " of milliseconds",
+    "chars": " of characters",
+}
 
 
 def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
@@ -423,6 +452,8 @@ def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
         expected += _UNITS.get(field.rpartition("_")[2], "")
         default = kind.model_fields[field].default
         expected += "" if default is None else f", such as {default}"
+    if "SecretStr" in str(kind.model_fields[field].annotation):
+        return f"{field.upper()}: {expected}"
     return f"{field.upper()}: {expected}, and not {fault['input']!r}"
 
 

@@ -4,8 +4,8 @@
     ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference] [--cacert FILE | --insecure]
 
 It waits until the container is ready, then sends the requests of Weaviate and of users: texts and
-images, or texts only. `--reference` skips tests that semitechnologies/multi2vec-clip and
-semitechnologies/transformers-inference are known to fail. A token goes into the URL, as in
+images, texts only, or documents to rerank. `--reference` skips tests that the containers of
+semitechnologies are known to fail. A token goes into the URL, as in
 Weaviate: http://any:TOKEN@localhost:8080. It exits with 1 if an answer is wrong.
 """
 
@@ -86,6 +86,23 @@ class Container:
         """Return whether its model reads images."""
         service = self.ask("GET", "/meta").body.get("service")
         return "image" in service["modalities"] if service else self.serves("/vectorize")
+
+    def ranks_documents(self) -> bool:
+        """Return whether its model is a reranker, and makes no vectors."""
+        service = self.ask("GET", "/meta").body.get("service")
+        if service:
+            return "pair" in service["modalities"]
+        return self.serves("/rerank") and not self.serves("/vectors")
+
+    def rerank(self, query: str, documents: list[str]) -> list[float]:
+        """Request the scores of documents, as Weaviate does, and check the answer's form."""
+        body = {"query": query, "documents": documents, "property": ""}
+        answer = self.ask("POST", "/rerank", body)
+        check(answer.status == 200, f"200 expected: {answer}")
+        check([one["document"] for one in answer.body["scores"]] == documents, "another order")
+        scores = [float(one["score"]) for one in answer.body["scores"]]
+        check(all(map(math.isfinite, scores)), "numbers expected")
+        return scores
 
     def vectorize(self, **body: object) -> dict[str, list[list[float]]]:
         """Request vectors by `/vectorize`, and check the answer's form."""
@@ -212,6 +229,42 @@ def test_a_bad_text_is_named(container: Container) -> None:
     check(answer.status == 422 and answer.body["error"].startswith("text: "), str(answer))
 
 
+def test_documents(container: Container) -> None:
+    """Documents are scored in the order of the request, an empty one too."""
+    documents = ["Flour, water, salt; then wait.", "", "A boat."]
+    together = container.rerank("How do I make bread?", documents)
+    check(len(set(together)) > 1, "documents that differ, one score")
+    for document, score in zip(documents, together, strict=True):
+        (alone,) = container.rerank("How do I make bread?", [document])
+        check(abs(alone - score) < 1e-3, "alone a document has another score")
+
+
+def test_one_document(container: Container) -> None:
+    """The old form has one document as a property."""
+    answer = container.ask("POST", "/rerank", {"query": "bread", "property": "Flour."})
+    check(answer.status == 200 and isinstance(answer.body["score"], float), str(answer))
+
+
+def test_a_bad_document_is_named(container: Container) -> None:
+    """A bad document is named, and the fault is the request's."""
+    answer = container.ask("POST", "/rerank", {"query": "bread", "documents": ["a", 5]})
+    check(answer.status == 422 and answer.body["error"].startswith("documents[1]"), str(answer))
+
+
+def test_other_ways_to_rank(container: Container) -> None:
+    """Cohere's API and NVIDIA's give the best document first."""
+    documents = ["Flour, water, salt; then wait.", "A boat."]
+    scores = container.rerank("How do I make bread?", documents)
+    best = scores.index(max(scores))
+    body = {"model": "any", "query": "How do I make bread?", "documents": documents, "top_n": 1}
+    results = container.ask("POST", "/v1/rerank", body).body["results"]
+    check([one["index"] for one in results] == [best], f"document {best} expected: {results}")
+    passages = [{"text": text} for text in documents]
+    body = {"query": {"text": "How do I make bread?"}, "passages": passages}
+    rankings = container.ask("POST", "/v1/ranking", body).body["rankings"]
+    check(rankings[0]["index"] == best, f"document {best} expected: {rankings}")
+
+
 Test = Callable[[Container], None]
 # Tests of every container, of containers with an interface or with images, and of this service
 # alone.
@@ -220,11 +273,15 @@ OF_VECTORIZE: tuple[Test, ...] = (test_a_text,)
 OF_VECTORS: tuple[Test, ...] = (test_a_text_by_itself,)
 OF_IMAGES: tuple[Test, ...] = (test_an_image, test_several, test_an_error)
 OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_text_is_named)
+OF_RERANKERS: tuple[Test, ...] = (test_documents, test_one_document)
+OF_ITS_RERANKERS: tuple[Test, ...] = (test_a_bad_document_is_named, test_other_ways_to_rank)
 OF_ITS_IMAGES: tuple[Test, ...] = (test_a_bad_image_is_named,)
 
 
 def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
     """Return the tests that fit a container and its model."""
+    if container.ranks_documents():
+        return (*OF_ALL, *OF_RERANKERS, *(() if is_reference else OF_ITS_RERANKERS))
     of_images = OF_IMAGES if is_reference else OF_IMAGES + OF_ITS_IMAGES
     return (
         *OF_ALL,

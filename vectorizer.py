@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from backends.load import load_model
 from backends.model import EmbeddingResult, GpuMemory, Modality, Model, ModelInfo, RuntimeName
@@ -44,6 +45,9 @@ from inference.work import WorkItem, error_of_request
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
+if TYPE_CHECKING:
+    from inference.store.shared_cache import SharedCache
+
 logger = logging.getLogger(__name__)
 
 # Bytes of cached sentence rows for each vector of VECTOR_CACHE_SIZE.
@@ -61,20 +65,25 @@ class Vectorizer:
     Args:
         replicas: the loaded model on each device.
         settings: the settings, for the limits.
+        shared: the second level of the cache; None without VECTOR_CACHE_URL.
 
     Attributes:
         info: facts about the model.
+        shared: as given.
         modalities: modalities of the model.
         health: health of the service.
     """
 
-    def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
+    def __init__(
+        self, replicas: Sequence[Model], settings: Settings, shared: SharedCache | None = None
+    ) -> None:
         devices = ", ".join(replica.info.device for replica in replicas)
         self.info = replace(replicas[0].info, device=devices)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
-        self._cache = VectorCache(settings.vector_cache_size)
+        self.shared = shared
+        self._cache = VectorCache(settings.vector_cache_size, shared.add if shared else None)
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self.modalities = tuple(self._pipelines)
         self._trial: asyncio.Task[None] | None = None
@@ -162,6 +171,8 @@ class Vectorizer:
         lookup = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
+        if self.shared and lookup.misses:
+            self._cache.take(lookup, await self.shared.find(list(lookup.misses)))
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
                 item.content = None  # of an image, megabytes that nobody will read
@@ -284,6 +295,8 @@ class Vectorizer:
         if self._trial:
             self._trial.cancel()
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
+        if self.shared:
+            await self.shared.aclose()
 
 
 def check_image_formats(settings: Settings) -> None:
@@ -306,6 +319,36 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     )
 
 
+def check_shared_cache(settings: Settings) -> None:
+    """Refuse a store of vectors that cannot be used, without a model.
+
+    Raises:
+        ConfigurationError: VECTOR_CACHE_URL names none, or one that cannot be used here.
+    """
+    if settings.vector_cache_url:
+        from inference.store.connect import address_of
+
+        address_of(settings.vector_cache_url.get_secret_value())
+
+
+def _shared_cache(settings: Settings, model: Model) -> SharedCache | None:
+    if not settings.vector_cache_url:
+        return None
+    if all(tower.is_lookup for tower in model.towers.values()):
+        logger.info("VECTOR_CACHE_URL is not used: this model looks vectors up faster than a store")
+        return None
+    from inference.store.connect import address_of, shared_cache
+
+    secret = settings.vector_cache_secret
+    return shared_cache(
+        address_of(settings.vector_cache_url.get_secret_value()),
+        model.info,
+        secret.get_secret_value() if secret else "",
+        settings.vector_cache_max_bytes,
+        settings.vector_cache_timeout_ms,
+    )
+
+
 async def load_vectorizer(settings: Settings) -> Vectorizer:
     """Load the model of the settings, and warm it up.
 
@@ -313,13 +356,18 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
         StartupError: the operator must fix something.
     """
     check_image_formats(settings)
+    check_shared_cache(settings)
     started_s = time.perf_counter()
-    vectorizer = Vectorizer(load_model(settings), settings)
+    replicas = load_model(settings)
+    shared = _shared_cache(settings, replicas[0])
+    vectorizer = Vectorizer(replicas, settings, shared)
     try:
         await vectorizer.warm_up()
     except BaseException:  # also for a signal
         await vectorizer.aclose()
         raise
+    if shared:
+        await shared.open()
     freeze_gc()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)

@@ -84,7 +84,8 @@ class Pipeline:
     def _read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
         params = self.processor.resolve(one.params)
         content = self.preprocessor.read(one.content, times)
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
+        options = params.key  # a task may hold any letter: where it ends is told as well
+        key = hashlib.sha256(f"{self._space}/{one.modality}/{len(options)}/{options}/".encode())
         key.update(_bytes_of(content))
         return WorkItem(one.modality, content, params, key.digest(), times)
 

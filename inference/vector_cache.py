@@ -7,7 +7,7 @@ milliseconds. The cache is passive: it returns known vectors, and takes results.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backends.model import EmbeddingResult
@@ -53,11 +53,15 @@ class VectorCache:
 
     Args:
         capacity: maximum number of vectors; 0 turns the cache off.
+        keep: takes each computed result, for the second level of the cache.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self, capacity: int, keep: Callable[[bytes, EmbeddingResult], None] | None = None
+    ) -> None:
         self.stats = CacheStats()
         self._capacity = capacity
+        self._keep = keep
         self._vectors: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
         self._in_flight: dict[bytes, WorkItem] = {}
 
@@ -81,6 +85,31 @@ class VectorCache:
         self.stats.shared += len(lookup.in_flight)
         return lookup
 
+    def take(self, lookup: Lookup, found: Mapping[bytes, EmbeddingResult]) -> None:
+        """Take what a second level knew in the place of misses, and what has come meanwhile.
+
+        Args:
+            lookup: of a request, some time ago; it has fewer misses then.
+            found: results by key, and perhaps others than were asked for.
+        """
+        for key in list(lookup.misses):
+            vector = self._vectors.get(key)
+            flight = self._in_flight.get(key)
+            if key in found:
+                self._vectors[key] = lookup.vectors[key] = found[key]
+            elif vector is not None:
+                self.stats.hits += 1
+                lookup.vectors[key] = vector
+            elif flight is not None and flight.can_be_joined:
+                self.stats.shared += 1
+                lookup.in_flight[key] = flight
+            else:
+                continue
+            del lookup.misses[key]
+        while len(self._vectors) > self._capacity:
+            self._vectors.popitem(last=False)
+        self.stats.size = len(self._vectors)
+
     def add(self, item: WorkItem) -> None:
         """Add an item in flight, which equal inputs may join."""
         self.stats.misses += 1
@@ -90,6 +119,8 @@ class VectorCache:
         """Remove an ended item from the items in flight, and store its result if it has one."""
         if item.is_done and self._in_flight.get(item.key) is item:
             del self._in_flight[item.key]
+            if item.result is not None and self._keep:
+                self._keep(item.key, item.result)
             if item.result is not None and self._capacity:
                 self._vectors[item.key] = item.result
                 if len(self._vectors) > self._capacity:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from config import VERSION, DownloadSettings, Settings
+from inference.store.address import Address
 from tests.service import ROOT
 
 SCRIPTS = sorted((ROOT / "cicd").glob("*.sh"))
@@ -275,6 +276,23 @@ def container_of(name: str) -> dict[str, Any]:
     return container
 
 
+def test_the_replicas_of_compose_share_a_valkey_that_bounds_itself() -> None:
+    replicas = documents(ROOT / "deploy/docker-compose.replicas.yml")[0]["services"]
+    added = documents(ROOT / "deploy/docker-compose.valkey.yml")[0]["services"]
+    environment = added["multi2vec-clip"]["environment"]
+    address = Address.of_url(environment["VECTOR_CACHE_URL"])
+    command = added["valkey"]["command"]
+    policy = command[command.index("--maxmemory-policy") + 1]
+
+    assert added.keys() - replicas.keys() == {"valkey"}
+    assert replicas["multi2vec-clip"]["deploy"]["replicas"] == 3
+    assert replicas["multi2vec-clip"]["environment"].keys().isdisjoint(environment)
+    assert address.shown == "redis://valkey:6379/0"
+    assert added["multi2vec-clip"]["depends_on"]["valkey"] == {"condition": "service_started"}
+    assert "--maxmemory" in command
+    assert policy == "allkeys-lru"  # others refuse what is new, or delete nothing that never ends
+
+
 HELD_S = 49  # for which the balancer holds a request: `timeout` in envoy.yaml
 
 
@@ -364,7 +382,7 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
         service
         for path in COMPOSE
         for name, service in documents(path)[0]["services"].items()
-        if name not in {"weaviate", "balancer"}
+        if name not in {"weaviate", "balancer", "valkey"}
     ]
     in_compose = {name for service in services for name in service["environment"]}
     settings = {name.upper() for name in Settings.model_fields}
@@ -424,7 +442,7 @@ def test_every_direct_dependency_and_its_licence_are_listed() -> None:
     listed = dict(
         re.findall(r"^\| ([\w.-]+) \| (.+) \|$", (ROOT / "LICENSES.md").read_text(), re.M)
     )
-    lists = (ROOT / "requirements-serve.in", ROOT / "requirements.in")
+    lists = [ROOT / f"requirements{kind}.in" for kind in ("-serve", "", "-redis")]
     direct = re.findall(r"^([\w.-]+)==", "\n".join(one.read_text() for one in lists), re.M)
 
     assert set(direct) == set(listed) - {"package"}

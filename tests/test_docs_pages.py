@@ -9,7 +9,7 @@ import pytest
 
 import errors
 from config import Settings
-from documentation import hooks, settings
+from documentation import drawings, hooks, settings
 from tests.service import ROOT
 from web.errors import STATUS
 
@@ -193,3 +193,22 @@ def test_files_that_the_decisions_name_are_there() -> None:
     for page in (ROOT / "docs/decisions").glob("*.md"):
         for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
             assert any(path.endswith(f"/{name}") for path in names), f"{page.name}: {name}"
+
+
+def test_the_drawings_are_of_the_figures_of_today() -> None:
+    for name, drawing in drawings.drawings().items():
+        assert (drawings.ASSETS / name).read_text("utf-8") == drawing, "make docs-update"
+
+
+def test_the_chart_takes_its_figures_from_the_table() -> None:
+    rows = drawings.table_of("By precision")
+
+    assert len(rows) == 12
+    assert {row[1] for row in rows} == {"`float32`", "`bfloat16`", "`int8`"}
+    assert "1,335 a second" in drawings.precision_chart()
+
+
+@pytest.mark.parametrize("name", ["page.png", "contact-sheet.png", *drawings.drawings()])
+def test_pictures_of_the_documentation_are_small_and_shown(name: str) -> None:
+    assert (drawings.ASSETS / name).stat().st_size < 150_000
+    assert any(f"assets/{name})" in page.read_text("utf-8") for page in DOCUMENTS)

@@ -17,13 +17,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "smoke_test": set(),
     "healthcheck": set(),
     "app": {"cli", "web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
-    "cli": {"vectorizer", "backends", "config", "errors"},
+    "cli": {"vectorizer", "inference.store", "backends", "config", "errors"},
     "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},
-    "web": {"web.endpoints", "meta", "vectorizer", "inference", "backends", "config", "errors"},
+    "web": {"web.endpoints", "meta", "vectorizer", "inference.store", "inference", "backends"}
+    | {"config", "errors"},
     "web.endpoints": {"inference", "backends", "config", "errors"},
-    "meta": {"inference", "backends", "config"},
-    "vectorizer": {"inference", "inference.images", "backends.load", "backends", "config"}
-    | {"machine", "errors"},
+    "meta": {"inference.store", "inference", "backends", "config"},
+    "vectorizer": {"inference.store", "inference", "inference.images", "backends.load", "backends"}
+    | {"config", "machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},
     "inference.store": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},

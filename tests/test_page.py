@@ -31,6 +31,7 @@ from tests.browser import (
     tab_to,
     watching,
 )
+from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.page_stand_in import draw_samples, serving, stand_in
 from tests.service import ROOT, running
@@ -82,6 +83,35 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 # --- tests
+
+
+def test_shows_documents_before_and_after_a_reranker(page: Page, tmp_path: Path) -> None:
+    documents = ["Wait a day.", "Flour, water, salt.", "A boat.", "Bake it at 230 °C. " * 200]
+    with running(tmp_path / "log", MODELS_DIR=GOLDEN_RERANKERS / "bert") as service:
+        query, sent = "How do I make bread?", [text.strip() for text in documents]
+        body = {"query": query, "documents": sent}
+        scores = service.request("POST", "/rerank", body)[1]["scores"]
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        page.get_by_role("textbox", name="Query").fill(query)
+        page.get_by_role("textbox", name="Documents").fill("\n".join(documents))
+        page.get_by_role("button", name="Rank them").click()
+        best_first = sorted(scores, key=lambda one: -one["score"])
+        expect(ranking(page, "Before")).to_contain_text(sent)
+        expect(ranking(page, "After")).to_contain_text([one["document"] for one in best_first])
+        shown = [f"{one['score']:.3f}".replace("-", "\N{MINUS SIGN}") for one in best_first]
+        expect(ranking(page, "After").locator("b")).to_have_text(shown)
+        expect(ranking(page, "After").filter(has_text="longer than the model reads")).to_have_count(
+            1
+        )
+        expect(page.locator("#facts")).to_contain_text("scores")
+        expect(page.get_by_role("textbox", name="Texts")).to_be_hidden()
+        page.screenshot(path=SHOTS / "reranker.png", full_page=True)
+        command = copied(page, "Copy curl", within="#ranked")
+        answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+        assert json.loads(answer.stdout)["scores"] == scores
+        page.get_by_role("textbox", name="Documents").fill("a" * 100_001)
+        page.get_by_role("button", name="Rank them").click()
+        expect(page.locator("#rank-fault")).to_contain_text("documents[0]: the document has 100001")
 
 
 def test_says_what_model_is_served_and_that_it_is_ready(page: Page, service: str) -> None:

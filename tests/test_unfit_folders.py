@@ -149,7 +149,7 @@ def test_what_is_no_encoder_is_refused_with_its_type_and_the_list(
     if form == "onnx":
         shutil.copy(GOLDEN_TEXTS / "onnx/model/model_quantized.onnx", root / "model")
 
-    with pytest.raises(ModelFolderError, match=f"holds {found}, which does not give") as reported:
+    with pytest.raises(ModelFolderError, match=f"holds {found}, which does not embed") as reported:
         options_for(detect(root), Settings())
     assert "bert, big_bird" in str(reported.value)
     assert "\n" not in str(reported.value)

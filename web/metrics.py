@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,6 +36,9 @@ from inference.capacity import BatchStats
 from inference.timings import STAGES, Stage
 from vectorizer import Vectorizer
 from web.record import MODALITIES, RequestRecord
+
+if TYPE_CHECKING:
+    from inference.store.shared_cache import SharedCache
 
 # A cached text takes less than the first bucket; Weaviate times out at the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
@@ -162,6 +165,13 @@ class Metrics:
             )
 
         self._series_of = cache(series_of)
+        if vectorizer.shared:
+            reads = self._histogram(
+                "vector_store_read_duration_seconds",
+                "How long a read of the store took, of all inputs that waited for it.",
+                _SECONDS,
+            )
+            vectorizer.shared.reads.add(reads.labels().observe)
         sizes = self._histogram(
             "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
@@ -249,6 +259,7 @@ class _States(Collector):
             self._observer_failures(),
         )
         yield from self._cache()
+        yield from _store(self._vectorizer.shared)
         yield from _gpu(self._vectorizer.gpu_memory)
 
     def _cache(self) -> Iterator[Metric]:
@@ -266,6 +277,45 @@ class _States(Collector):
             lookups.add_metric([result], count)
         yield lookups
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", stats.size)
+
+
+def _store(shared: SharedCache | None) -> Iterator[Metric]:
+    """Give what became of lookups in the store, beside those of the memory, and how it is."""
+    if shared is None:
+        return
+    stats = shared.stats
+    lookups = CounterMetricFamily(
+        "inference_vector_store_lookups",
+        "Inputs that memory did not know: hit (the store did), miss.",
+        labels=["result"],
+    )
+    lookups.add_metric(["hit"], stats.hits)
+    lookups.add_metric(["miss"], stats.misses)
+    yield lookups
+    errors = CounterMetricFamily(
+        "inference_vector_store_errors",
+        "Failures that cost no more than the store's help: error, timeout (of a lookup), invalid "
+        "(no vector of this service and secret), dropped (not kept, as too many waited to be).",
+        labels=["reason"],
+    )
+    for reason, count in (
+        ("error", stats.errors),
+        ("timeout", stats.timeouts),
+        ("invalid", stats.invalid),
+        ("dropped", stats.dropped),
+    ):
+        errors.add_metric([reason], count)
+    yield errors
+    for name, meaning, count in (
+        ("written", "Vectors handed over to the store.", stats.written),
+        ("evictions", "Entries deleted to make room (Redis: server's).", stats.usage.evictions),
+    ):
+        yield CounterMetricFamily(f"inference_vector_store_{name}", meaning, count)
+    for name, meaning, value in (
+        ("connected", "Whether the store answers.", float(shared.is_connected)),
+        ("bytes", "That the store takes (Redis: the server's memory).", stats.usage.nbytes),
+    ):
+        yield GaugeMetricFamily(f"inference_vector_store_{name}", meaning, value)
 
 
 def _by_modality(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:

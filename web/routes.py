@@ -118,7 +118,7 @@ def _probe(fault: str | None) -> Response:
 
 async def _meta(request: Request) -> dict[str, object]:
     vectorizer = service_of(request.scope).vectorizer
-    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats)
+    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats, vectorizer.shared)
 
 
 async def _models(request: Request) -> ModelList:

@@ -121,6 +121,7 @@ class SharedCache:
         for name, work in (("reader", self._read_all), ("writer", self._write_all)):
             self._threads.append(Thread(target=work, name=f"store-{name}", daemon=True))
         self._first = first
+        self._has_pending.set()  # so that the writer looks how full the store is
         for thread in self._threads:
             thread.start()
         with suppress(TimeoutError):
