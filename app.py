@@ -36,7 +36,7 @@ from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
 from web.server import Server, bind, check_certificate
-from web.service import Service, serving, tracing_of
+from web.service import Service, make_tracing, serving
 from web.startup import startup_error
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def create_app(
         make_vectorizer: function that loads the model; tests pass their own.
         endpoints: the endpoints; tests add their own.
     """
-    errors = ErrorResponder(one.errors for one in endpoints)
+    errors = ErrorResponder(endpoint.errors for endpoint in endpoints)
     app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
@@ -93,7 +93,8 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _read_settings()
-            access, tracing = TokenAuth(settings), tracing_of(settings)  # before minutes of loading
+            access = TokenAuth(settings)  # before minutes of loading
+            tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
@@ -101,7 +102,9 @@ async def _lifespan(
                 serving(app.state, vectorizer, settings, endpoints, access, tracing)
             )
         scores = vectorizer.info.scores
-        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
+        routes = ", ".join(
+            f"POST {endpoint.paths[0]}" for endpoint in endpoints if endpoint.scores == scores
+        )
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page

@@ -473,8 +473,8 @@ def doubts() -> list[str]:
         if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
-        told = "No effect here, and none is needed (see docs/migrating.md)"
-        found.append(f"{told}: {', '.join(unused)}")
+        message = "No effect here, and none is needed (see docs/migrating.md)"
+        found.append(f"{message}: {', '.join(unused)}")
     return found
 
 

@@ -1,6 +1,6 @@
-"""The container's health check: asks the service in it whether it is ready, and ends with 0 or 1.
+"""The container's health check: polls the readiness probe, and exits with 0 or 1.
 
-It reads the variables by itself, as importing the settings would take longer than asking.
+It reads the variables directly, as importing config.py would take longer than the request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 
 def is_ready() -> bool:
-    """Ask, over TLS where the service has a certificate, which names another machine than this."""
+    """Return whether the service is ready; over TLS without checking the host name."""
     port = int(os.environ.get("PORT") or 8080)  # noqa: TID251
     connection = http.client.HTTPConnection("127.0.0.1", port)
     if os.environ.get("SSL_CERTFILE"):  # noqa: TID251

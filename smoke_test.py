@@ -133,14 +133,14 @@ def check(fine: bool, otherwise: str) -> None:
 def error_message(body: Any) -> str:
     """Return the message of an error body, in any of the known forms."""
     error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
-    told = error.get("message", error) if isinstance(error, dict) else error
-    return str(told or "")[:300]
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message or "")[:300]
 
 
 def wait_until_ready(container: Container, seconds: float) -> None:
     """Poll until the container is ready, as Weaviate does; print the reason of the wait."""
     ends_s = time.monotonic() + seconds
-    told = ""
+    last_reason = ""
     while time.monotonic() < ends_s:
         try:
             answer = container.ask("GET", "/.well-known/ready")
@@ -149,11 +149,11 @@ def wait_until_ready(container: Container, seconds: float) -> None:
             reason = f"{answer.status} {error_message(answer.body)}"
         except (OSError, http.client.HTTPException) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-        if reason != told:
-            told = reason
+        if reason != last_reason:
+            last_reason = reason
             print(f"waiting for {container.url} for up to {seconds:g} s: {reason}", flush=True)
         time.sleep(0.25)
-    raise AssertionError(f"{container.url} is not ready after {seconds:g} s: {told}")
+    raise AssertionError(f"{container.url} is not ready after {seconds:g} s: {last_reason}")
 
 
 def test_probes(container: Container) -> None:

@@ -41,7 +41,7 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
-from inference.work import WorkItem, error_of_request
+from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -137,7 +137,7 @@ class Vectorizer:
     @property
     def observer_failures(self) -> int:
         """Number of failed calls of observers of batches."""
-        return sum(one.scheduler.observers.failures for one in self._pipelines.values())
+        return sum(pipeline.scheduler.observers.failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
         """Call `hook` for every forward pass."""
@@ -165,54 +165,55 @@ class Vectorizer:
         if not inputs:
             return []
         request = request or RequestContext()
-        request.is_query = any(one.is_query for one in inputs)
+        request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
         lookup = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
         if self.shared and lookup.misses:
-            self._cache.take(lookup, await self.shared.find(list(lookup.misses)))
+            found = await self.shared.find(list(lookup.misses))
+            self._cache.take(lookup, found)
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
-                item.content = None  # of an image, megabytes that nobody will read
+                item.content = None  # frees the megabytes of an image
         computed = lookup.in_flight | lookup.misses
         if computed:
             await self._compute(lookup, request)
-            for one, item in zip(inputs, items, strict=True):
+            for embed_input, item in zip(inputs, items, strict=True):
                 if (work := computed.get(item.key)) and work.error:
-                    raise error_of_request(work.error, one.name) from work.error
+                    raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
             result = work.result if work else lookup.vectors.get(item.key)
             if result is None:
                 try:
                     result = await self._pipelines[item.modality].embed_by_lookup(item)
                 except InvalidInputError as error:
-                    raise error.at(one.name) from error
-            answers.append(one.postprocess(result))
+                    raise error.at(embed_input.name) from error
+            answers.append(embed_input.postprocess(result))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
     async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
-        for one in inputs:
+        for embed_input in inputs:
             await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
-            pipeline = self._pipelines.get(one.modality)
+            pipeline = self._pipelines.get(embed_input.modality)
             if pipeline is None:
                 known = " and ".join(f"{name}s" for name in self._pipelines)
                 raise InvalidInputError(
-                    f"this model ({self.info.family}) has no tower for {one.modality}s; "
+                    f"this model ({self.info.family}) has no tower for {embed_input.modality}s; "
                     f"it embeds {known} only",
                     "modality",
-                ).at(one.name)
+                ).at(embed_input.name)
             try:
-                items.append(await pipeline.read(one, times))
+                items.append(await pipeline.read(embed_input, times))
             except InvalidInputError as error:
-                raise error.at(one.name) from error
+                raise error.at(embed_input.name) from error
         return items
 
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=${1:?names the tag}
+tag=${tag#v}
 for line in "config.py:VERSION = \"$tag\"" "pyproject.toml:version = \"$tag\""; do
   grep -qxF "${line#*:}" "${line%%:*}" || { echo "${line%%:*} has not the line ${line#*:}" >&2 && exit 1; }
 done

@@ -194,7 +194,7 @@ def batches(pool: Pool, tokenizer: Any, rng: random.Random) -> Iterator[Batch]:
         yield Batch(
             pixels=(torch.from_numpy(pool.pixels[at]) / 255 - _MEAN) / _STD,
             tokens=tokens.input_ids,
-            true=torch.from_numpy(fits(encode([c.said for c in captions]), codes[at])),
+            true=torch.from_numpy(fits(encode([c.claims for c in captions]), codes[at])),
             groups=groups,
             patches=patch_codes(groups, pool.owners[at]),
         )

@@ -70,31 +70,33 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    async def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input of a request: inline, but in a thread where it is long.
+    async def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
+        """Read an input of a request: inline, or in a thread if it is long.
 
         Raises:
             InvalidInputError: the input is invalid.
             RequestTooLargeError: the input exceeds the limits.
         """
-        if self.preprocessor.reads_inline(one.content):
-            return self._read(one, times)
-        return await self._pool.run(self._read, one, times)
+        if self.preprocessor.reads_inline(embed_input.content):
+            return self._read(embed_input, times)
+        return await self._pool.run(self._read, embed_input, times)
 
-    def _read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        params = self.processor.resolve(one.params)
-        content = self.preprocessor.read(one.content, times)
-        options = params.key  # a task may hold any letter: where it ends is told as well
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{len(options)}/{options}/".encode())
-        key.update(_bytes_of(content))
-        return WorkItem(one.modality, content, params, key.digest(), times)
+    def _read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
+        params = self.processor.resolve(embed_input.params)
+        content = self.preprocessor.read(embed_input.content, times)
+        options = params.key  # with its length, as a task may hold any character
+        key = hashlib.sha256(
+            f"{self._space}/{embed_input.modality}/{len(options)}/{options}/".encode()
+        )
+        key.update(_key_bytes(content))
+        return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
     def start(self, item: WorkItem) -> None:
         """Start to compute an admitted item."""
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            except BaseException as error:  # noqa: BLE001 - any error is the item's
                 item.fail(error)
         else:
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
@@ -128,7 +130,7 @@ class Pipeline:
                 self._rows.put(key, row)
             parts = [rows[place] for place in chunks.places]
             item.result = self.processor.join(parts, chunks.divisor)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
+        except Exception as error:  # noqa: BLE001 - any error is the item's
             item.spoil(error)
 
     async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
@@ -168,7 +170,7 @@ class Pipeline:
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
 
 
-def _bytes_of(content: Any) -> bytes:
+def _key_bytes(content: Any) -> bytes:
     """Return the bytes of a content for its cache key, distinct for distinct content."""
     if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()

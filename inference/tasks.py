@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 async def all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Wait for all coroutines; if one fails, cancel the others and raise its error."""
-    tasks = [asyncio.create_task(one) for one in work]
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
@@ -47,7 +47,7 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         logger.error("The task %s has ended: %s", task.get_name(), error, exc_info=error)
 
 
-def exception_of(error: BaseException) -> Exception:
+def as_exception(error: BaseException) -> Exception:
     """Return an error of a job as an exception that futures and tasks can carry.
 
     They cannot carry `StopIteration`. A `BaseException`, such as a panic in a Rust tokenizer, a
@@ -65,7 +65,7 @@ def detached(error: BaseException) -> Exception:
 
     For a bug the text of its traceback is kept as a note for the log.
     """
-    kept = exception_of(error)
+    kept = as_exception(error)
     if not isinstance(kept, ServiceError) and not getattr(kept, "__notes__", None):
         kept.add_note("".join(traceback.format_exception(kept)))
     for link in error_chain(kept):

@@ -33,7 +33,7 @@ class ItemTimes:
         opened_s: its image file was decoded; 0 for a text.
         preprocessed_s: its preprocessing ended.
         batch_began_s: the forward pass of its last chunk began.
-        batch_ended_s: that forward pass ended.
+        batch_ended_s: the forward pass of its last chunk ended.
         ended_s: it had its result or its error.
     """
 

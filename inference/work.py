@@ -44,7 +44,7 @@ class ChunkInputs(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the model inputs."""
-        return sum(one.nbytes for one in self.inputs)
+        return sum(model_input.nbytes for model_input in self.inputs)
 
 
 class WorkItem:
@@ -161,7 +161,7 @@ class WorkItem:
         self._missing = self.rows.count(None)
         if self.permit:
             pairs = zip(chunks.inputs, self.rows, strict=True)
-            self.permit.set_cost(sum(one.cost for one, row in pairs if row is None))
+            self.permit.set_cost(sum(model_input.cost for model_input, row in pairs if row is None))
         if not self._missing:
             self.has_rows = True
             self._end()
@@ -233,7 +233,7 @@ class QueueEntry(Entry):
         self.place = place
 
 
-def error_of_request(error: Exception, name: str) -> Exception:
+def request_error(error: Exception, name: str) -> Exception:
     """Return a copy of an item's error for one request to raise.
 
     Several requests may wait for an item, and a traceback belongs to one request.

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from errors import UnhealthyError
 from inference.health import Monitor
-from inference.tasks import exception_of
+from inference.tasks import as_exception
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,7 +61,7 @@ class WorkerPool:
         """Run a function in a thread; a cancelled job that has not begun is dropped.
 
         Raises:
-            Exception: raised by `do`, converted by `exception_of`.
+            Exception: raised by `do`, converted by `as_exception`.
             UnhealthyError: the pool is closed.
         """
         # No local variable may refer to the future: its error would refer to this frame, and the
@@ -88,7 +88,7 @@ class WorkerPool:
                 try:
                     outcome = job.do()
                 except BaseException as error:  # noqa: BLE001 - any error is the answer
-                    outcome = _Failure(exception_of(error))
+                    outcome = _Failure(as_exception(error))
                 with suppress(RuntimeError):  # the event loop is closed
                     job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
                 del outcome

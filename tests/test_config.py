@@ -1,8 +1,10 @@
 import os
 import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import Field, SecretStr
 
 from config import DownloadSettings, Settings, doubts, is_on, read
 from errors import ConfigurationError
@@ -74,6 +76,25 @@ def test_a_value_that_does_not_fit_is_reported_in_our_words(
     with pytest.raises(ConfigurationError) as failure:
         read(Settings)
     assert str(failure.value) == sentence
+
+
+class Secretive(Settings):
+    vector_cache_secret: SecretStr | None = Field(default=None, min_length=99)
+
+
+def test_a_secret_that_does_not_fit_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECTOR_CACHE_SECRET", "hidden")
+    monkeypatch.setenv("VECTOR_CACHE_TIMEOUT_MS", "10s")
+    with pytest.raises(ConfigurationError) as failure:
+        read(Secretive)
+
+    told = str(failure.value)
+    assert "VECTOR_CACHE_SECRET: " in told
+    assert ("VECTOR_CACHE_TIMEOUT_MS: a number of milliseconds, such as 10, and not '10s'") in told
+    assert "hidden" not in "".join(traceback.format_exception(failure.value))
+    monkeypatch.setenv("VECTOR_CACHE_URL", "redis://:hidden@h")
+    monkeypatch.delenv("VECTOR_CACHE_TIMEOUT_MS")
+    assert "hidden" not in repr(read(Settings))
 
 
 NUMBERS = [

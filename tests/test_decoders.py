@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from transformers import AutoModel, Gemma3TextConfig, Gemma3TextModel
@@ -20,8 +21,11 @@ from backends.folder import ModelFolder, detect
 from backends.load import load_model, load_replica
 from backends.model import EncodeParams, Model, ModelOptions
 from backends.text_folder import detect_kind
-from config import Settings
+from config import DownloadSettings, Settings
 from errors import ModelFolderError
+from fetch.hub import Snapshot
+from fetch.layouts import _save_text
+from fetch.plan import _lay_out_texts, plan
 from tests.conversions import convert_here
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.service import CONVERTED
@@ -157,6 +161,17 @@ def test_a_decoder_in_a_bare_folder_is_converted_and_pooled_as_the_reference_doe
     np.testing.assert_allclose(embed(texts, TEXTS), embed(original, TEXTS), atol=1e-5)
 
 
+def test_a_look_without_a_library_names_a_missing_weight(tmp_path: Path) -> None:
+    folder = bare(tmp_path, tiny_gemma)
+    path = tmp_path / "model/model.safetensors"
+    weights = load_file(path)
+    del weights["layers.1.mlp.up_proj.weight"]
+    save_file(weights, path)
+
+    (fault,) = faults(folder)
+    assert "layers.1.mlp.up_proj.weight is missing" in fault
+
+
 def of_causal_lm(root: Path) -> Path:
     path = root / "model/config.json"
     described = {**json.loads(path.read_text()), "architectures": ["Qwen3ForCausalLM"]}
@@ -174,6 +189,23 @@ def test_a_decoder_that_goes_on_with_a_text_is_refused_unless_it_was_trained_to_
 
     shutil.copyfile(QWEN3 / "modules.json", tmp_path / "model/modules.json")
     assert detect_kind(folder) == "encoder"
+
+
+def test_a_download_as_the_reference_makes_it_is_not_refused(tmp_path: Path) -> None:
+    """On the hub its configuration says ForCausalLM; what AutoModel saves does not."""
+    source, root = tmp_path / "hub", tmp_path / "models"
+    shutil.copytree(QWEN3, source)
+    config = json.loads((source / "config.json").read_text())
+    described = {**config, "architectures": ["Qwen3ForCausalLM"]}
+    (source / "config.json").write_text(json.dumps(described))
+    wanted = plan(DownloadSettings(model_name="Qwen/Qwen3-Embedding-0.6B"))
+    root.mkdir()
+    snapshot = Snapshot("Qwen/Qwen3-Embedding-0.6B", "abc", source)
+    sources = _lay_out_texts(wanted, snapshot, root / "model")
+    _save_text(sources, root, False)
+
+    assert detect_kind(detect(root)) == "encoder"
+    assert load_replica(detect(root), ModelOptions()).info.family == "Qwen3"
 
 
 def test_every_start_of_a_bare_decoder_says_that_it_is_pooled_otherwise_than_trained(

@@ -15,7 +15,8 @@ from web.errors import STATUS
 
 README = ROOT / "README.md"
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
@@ -107,10 +108,7 @@ def sentences_of(text: str) -> Iterator[str]:
         yield from filter(str.strip, re.split(r"(?<=[.!?])[\")]*\s+(?=[A-Z(\"\d]|code\b)", plain))
 
 
-PLAIN = [path for path in DOCUMENTS if path.name not in {"CHANGELOG.md", "SECURITY.md"}]
-
-
-@pytest.mark.parametrize("document", PLAIN, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nearly_all_sentences_are_short(document: Path) -> None:
     sentences = list(sentences_of(document.read_text(encoding="utf-8")))
     long = [one for one in sentences if len(re.findall(r"\S*\w\S*", one)) > 25]
@@ -125,7 +123,7 @@ def test_a_long_sentence_is_found() -> None:
     assert [len(one.split()) for one in sentences_of(text)] == [1, 2, 27]
 
 
-@pytest.mark.parametrize("document", PLAIN, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_one_word_for_one_thing(document: Path) -> None:
     prose = re.sub(r"``.*?``|`[^`]*`", "", prose_of(document))
 

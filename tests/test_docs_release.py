@@ -28,8 +28,9 @@ def check(repository: Path, tag: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([script, tag], capture_output=True, text=True, check=False)
 
 
-def test_a_tag_that_names_the_version_is_released(repository: Path) -> None:
-    answer = check(repository, VERSION)
+@pytest.mark.parametrize("tag", [VERSION, f"v{VERSION}"])
+def test_a_tag_that_names_the_version_is_released(repository: Path, tag: str) -> None:
+    answer = check(repository, tag)
 
     assert (answer.returncode, answer.stderr) == (0, "")
 

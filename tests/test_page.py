@@ -380,6 +380,15 @@ def test_log_meta_and_page_say_the_same_of_a_refused_precision(
         assert said in service.log.read_text()
 
 
+def test_the_page_says_where_vectors_are_kept(browser: Browser, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/kept"
+    settings: dict[str, Any] = {"MODELS_DIR": DEMO_MODELS, "VECTOR_CACHE_URL": url}
+    with running(tmp_path / "log", **settings) as service, watching(browser) as page:
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        expect(page.locator("#facts")).to_contain_text(f"Vectors kept in{url}")
+        expect(page.locator("#facts")).to_contain_text("connected")
+
+
 def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_path: Path) -> None:
     with (
         running(tmp_path / "log", MODELS_DIR=GOLDEN_TEXTS / "bert") as service,

@@ -220,6 +220,28 @@ async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeModel
     assert len(backend.text_batches) <= 2  # some, and all that came meanwhile
 
 
+async def test_equal_images_that_are_slow_to_read_are_computed_once(
+    vectorizer: Vectorizer, backend: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such a wait a request gives way to others, and must not do so with a miss in hand."""
+    pipeline = vectorizer._pipelines["image"]
+    read = pipeline.read
+
+    def read_slowly(*arguments: Any) -> WorkItem:
+        time.sleep(0.05)
+        return read(*arguments)
+
+    monkeypatch.setattr(pipeline, "read", read_slowly)
+    backend.gate.clear()
+    asked = [asyncio.create_task(vectorize(vectorizer, [], [base64_of(RED)])) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    backend.gate.set()
+    await asyncio.gather(*asked)
+
+    assert backend.image_batches == [1]
+    assert vectorizer.cache_stats.misses == 1
+
+
 async def test_an_equal_image_is_computed_once(vectorizer: Vectorizer, backend: FakeModel) -> None:
     backend.gate.clear()
     asked = [asyncio.create_task(vectorize(vectorizer, [], [base64_of(RED)])) for _ in range(5)]

@@ -14,7 +14,7 @@ from inference.capacity import Capacity
 from inference.fair_queue import Entry, FairQueue
 from inference.request import RequestContext
 from inference.timings import ItemTimes
-from inference.work import ChunkInputs, QueueEntry, WorkItem, error_of_request
+from inference.work import ChunkInputs, QueueEntry, WorkItem, request_error
 
 pytestmark = pytest.mark.anyio
 
@@ -168,14 +168,14 @@ def test_an_error_keeps_no_frame_and_that_of_a_bug_keeps_their_text() -> None:
 
 def test_each_request_raises_an_error_of_its_own() -> None:
     cause = RequestTooLargeError("too long", "text_length")
-    named = error_of_request(cause, "texts[1]")
+    named = request_error(cause, "texts[1]")
     assert isinstance(named, RequestTooLargeError)
     assert (str(named), named.reason) == ("texts[1]: too long", "text_length")
     full = QueueFullError("full", retry_after_s=3)
-    copied = error_of_request(full, "texts[1]")
+    copied = request_error(full, "texts[1]")
     assert isinstance(copied, QueueFullError)
     assert copied is not full
     assert (str(copied), copied.retry_after_s) == ("full", 3)
-    bug = error_of_request(ZeroDivisionError("by 0"), "texts[1]")
+    bug = request_error(ZeroDivisionError("by 0"), "texts[1]")
     assert str(bug) == "texts[1]: ZeroDivisionError: by 0"
     assert not isinstance(bug, InvalidInputError)

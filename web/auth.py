@@ -18,7 +18,7 @@ from starlette.types import Scope
 from config import Settings, allowed_tokens
 from errors import ConfigurationError, UnauthorizedError
 from web.logs import on_one_line
-from web.scope import header_of
+from web.scope import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TokenAuth:
         settings: they name the tokens, and say whether Prometheus needs one.
 
     Attributes:
-        open_paths: what everybody may ask for.
+        open_paths: paths that need no token.
 
     Raises:
         ConfigurationError: the file of tokens cannot be read, or holds none.
@@ -62,8 +62,8 @@ class TokenAuth:
         """
         if not self._tokens or path in self.open_paths:
             return
-        given = _token_of(header_of(scope, b"authorization"))
-        # All are compared, each in constant time: how long it takes tells nothing of them.
+        given = _read_token(read_header(scope, b"authorization"))
+        # All tokens are compared, each in constant time, so that the time reveals nothing.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):
             self._failed_logins.add(path, scope, had_token=bool(given))
@@ -74,17 +74,17 @@ class TokenAuth:
 
     async def follow_file(self, every_s: float = 10) -> None:
         """Read the file of tokens again and again, so that its tokens can be replaced."""
-        told = ""
+        reported = ""
         while True:
             await asyncio.sleep(every_s)
             try:
                 tokens = allowed_tokens(self._settings)
             except ConfigurationError as error:
-                if str(error) != told:
-                    told = str(error)
-                    logger.warning("%s; the tokens that it held before are still allowed", told)
+                if str(error) != reported:
+                    reported = str(error)
+                    logger.warning("%s; the tokens that it held before are still allowed", reported)
                 continue
-            told = ""
+            reported = ""
             if tokens != self._tokens:
                 self._tokens = tokens
                 logger.info("The tokens were replaced: %d are allowed now", len(tokens))
@@ -124,18 +124,18 @@ class FailedLogins:
             self._next = asyncio.get_running_loop().call_later(self._pause_s, self._warn)
 
 
-def _token_of(authorization: str) -> bytes:
+def _read_token(authorization: str) -> bytes:
     """Return the token of a header; empty if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":
             return credentials.strip().encode()
         case "basic":
-            return _password_of(credentials.strip())
+            return _read_password(credentials.strip())
     return b""
 
 
-def _password_of(credentials: str) -> bytes:
+def _read_password(credentials: str) -> bytes:
     try:
         _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
     except ValueError:

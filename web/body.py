@@ -21,8 +21,8 @@ from errors import (
     ServiceError,
     SlowRequestError,
 )
-from inference.tasks import exception_of
-from web.scope import header_of
+from inference.tasks import as_exception
+from web.scope import read_header
 
 # Seconds after which a task watches for a disconnect; most requests are answered before.
 _LOOK_OUT_AFTER_S = 0.02
@@ -81,7 +81,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         SlowRequestError: the body did not arrive in time.
         DeadlineExceededError: the request was not answered in time.
         ClientGoneError: the client disconnected meanwhile.
-        Exception: raised by the work, converted by `exception_of`.
+        Exception: raised by the work, converted by `as_exception`.
     """
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
@@ -123,7 +123,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             return
         is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
         if not is_asked_for:  # no error handler answers a cancellation
-            raise exception_of(error) from error
+            raise as_exception(error) from error
 
     async def read(self) -> bytearray:
         """Read the body. The body is converted to UTF-8, and the bounds apply to that.
@@ -135,13 +135,13 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             QueueFullError: the bodies of all requests together are too large.
             ClientGoneError: the client disconnected meanwhile.
         """
-        coding = header_of(self._scope, b"content-encoding")
+        coding = read_header(self._scope, b"content-encoding")
         if coding and coding.strip().lower() not in {"", "identity"}:
             raise ContentEncodingError(
                 f"the request body has Content-Encoding: {coding}; send it as it is, without one",
                 "encoding",
             )
-        announced = header_of(self._scope, b"content-length")
+        announced = read_header(self._scope, b"content-length")
         # Bytes count as they arrive: an announcement reserves nothing.
         self._reader.check(int(announced) if announced.isdecimal() else 0, held=0)
         body = bytearray()

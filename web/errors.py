@@ -21,7 +21,7 @@ from errors import (
     UnhealthyError,
 )
 from web.auth import CHALLENGES
-from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
+from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.record import RequestRecord
 from web.scope import read_path
 
@@ -33,7 +33,7 @@ STATUS: dict[type[ServiceError], int] = {
     UnauthorizedError: 401,
     SlowRequestError: 408,
     QueueFullError: 429,
-    ClientGoneError: 499,  # as nginx counts them; nobody reads it
+    ClientGoneError: 499,  # nginx's status for metrics; no client reads it
     UnhealthyError: 503,
     DeadlineExceededError: 504,
     ServiceError: 500,
@@ -47,22 +47,26 @@ class ErrorResponder:
 
     def __init__(self, formats: Iterable[ErrorFormat]) -> None:
         known: tuple[ErrorFormat, ...] = (SentenceErrors(), *formats)
-        by_prefix = {one.prefix: one for one in known}
+        by_prefix = {error_format.prefix: error_format for error_format in known}
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
         """Return the response of an error, and set it in the request's record if there is one."""
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
-        refusal = _refusal(request, error)
-        record.refused, record.sentence = refusal.reason, refusal.sentence
+        error_info = _describe_error(request, error)
+        record.refused, record.sentence = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
-        claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
-        # `*` is a path that nobody claims.
+        claimed = (
+            error_format
+            for error_format in self._formats
+            if path.startswith(_folder(error_format.prefix))
+        )
+        # `*` is a path without a format.
         shape = record.errors or next(claimed, self._formats[-1])
-        status = shape.status(refusal.status)
-        response = Response(shape.body(refusal), status, media_type="application/json")
-        for name, value in _headers_of(error):
+        status = shape.status(error_info.status)
+        response = Response(shape.body(error_info), status, media_type="application/json")
+        for name, value in _error_headers(error):
             response.headers.append(name, value)
         return response
 
@@ -80,19 +84,19 @@ def _folder(prefix: str) -> str:
     return f"{prefix.rstrip('/')}/"  # `/embed` claims `/embed/x`, and not `/embedding`
 
 
-def _refusal(request: Request, error: Exception) -> Refusal:
+def _describe_error(request: Request, error: Exception) -> ErrorInfo:
     match error:
         case ServiceError():
             status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
             where = error.where if isinstance(error, InvalidInputError) else ""
-            return Refusal(status, str(error), error.reason, where)
+            return ErrorInfo(status, str(error), error.reason, where)
         case HTTPException():
             sentence = f"{request.method} {request.url.path}: {error.detail}"
-            return Refusal(error.status_code, sentence, "route")
-    return Refusal(500, "internal error; the service's log has the details", "bug")
+            return ErrorInfo(error.status_code, sentence, "route")
+    return ErrorInfo(500, "internal error; the service's log has the details", "bug")
 
 
-def _headers_of(error: Exception) -> list[tuple[str, str]]:
+def _error_headers(error: Exception) -> list[tuple[str, str]]:
     match error:
         case QueueFullError():
             return [("Retry-After", str(error.retry_after_s))]

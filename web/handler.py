@@ -18,7 +18,7 @@ from typing_extensions import override
 from errors import InvalidInputError, RequestTooLargeError
 from web.endpoints.base import Endpoint, ParsedRequest
 from web.record import RequestRecord
-from web.service import service_of
+from web.service import get_service
 
 
 def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute]:
@@ -66,7 +66,7 @@ class EndpointHandler:
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         # A function of its own: while the answer is sent, nothing holds the request.
-        service = service_of(scope)
+        service = get_service(scope)
         endpoint = service.endpoints[self._path]
         record: RequestRecord = scope["state"]["record"]
         times = record.context.times
@@ -75,30 +75,30 @@ class EndpointHandler:
             body = await request.read()
             endpoint = endpoint.of_body(body)
             record.errors = endpoint.errors
-            ask: ParsedRequest = endpoint.parse(body)
+            parsed: ParsedRequest = endpoint.parse(body)
             body.clear()  # frees memory for the images
             times.read_ended_s = time.perf_counter()
-            record.items = Counter(one.modality for one in ask.inputs)
-            _check(ask, endpoint)
-            answers = await service.vectorizer.embed(ask.inputs, record.context)
+            record.items = Counter(one.modality for one in parsed.inputs)
+            _check(parsed, endpoint)
+            answers = await service.vectorizer.embed(parsed.inputs, record.context)
         began_s = time.perf_counter()
-        content = endpoint.serialize(ask, answers)
+        content = endpoint.serialize(parsed, answers)
         times.serialize_s = time.perf_counter() - began_s
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]
         record.no_tokens = [
             place
-            for place, (asked, one) in enumerate(zip(ask.inputs, answers, strict=True))
+            for place, (asked, one) in enumerate(zip(parsed.inputs, answers, strict=True))
             if asked.modality == "text" and not one.vector[0] and not one.vector.any()
         ]
         return content
 
 
-def _check(ask: ParsedRequest, endpoint: Endpoint[Any]) -> None:
+def _check(parsed: ParsedRequest, endpoint: Endpoint[Any]) -> None:
     """Refuse what the loaded model does not do, and too many inputs."""
     gives_scores, family = endpoint.info.scores, endpoint.info.family
     if endpoint.scores and not gives_scores:
         raise InvalidInputError(
-            f"this model ({family}) makes vectors, and scores no documents: ask a reranker",
+            f"this model ({family}) makes vectors, and scores no documents: parsed a reranker",
             "modality",
         )
     if gives_scores and not endpoint.scores:
@@ -107,7 +107,7 @@ def _check(ask: ParsedRequest, endpoint: Endpoint[Any]) -> None:
             "no vectors",
             "modality",
         )
-    count, most = len(ask.inputs), endpoint.max_items
+    count, most = len(parsed.inputs), endpoint.max_items
     if count > most:
         items = "documents" if endpoint.scores else "texts and images"
         raise RequestTooLargeError(

@@ -20,9 +20,9 @@ from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.logs import log_request
 from web.record import RequestRecord
-from web.scope import header_of, read_path
-from web.service import Service, service_of
-from web.startup import tell_startup_error
+from web.scope import read_header, read_path
+from web.service import Service, get_service
+from web.startup import report_startup_error
 
 # Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
@@ -52,11 +52,11 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and record its end."""
         if scope["type"] != "http":
-            await self._app(scope, receive, tell_startup_error(scope["app"].state, send))
+            await self._app(scope, receive, report_startup_error(scope["app"].state, send))
             return
         path, method = read_path(scope), scope["method"]
         is_page = path == "/" and method in {"GET", "HEAD"}
-        given_id = header_of(scope, b"x-request-id")
+        given_id = read_header(scope, b"x-request-id")
         record = RequestRecord(
             given_id if _SANE_ID.fullmatch(given_id) else f"{getrandbits(128):032x}",
             method,
@@ -70,7 +70,7 @@ class RequestMiddleware:
         async def send_with_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.end(message["status"])
-                headers = _headers_of(record)
+                headers = _response_headers(record)
                 if service and service.vectorizer.health.draining:
                     headers.append((b"connection", b"close"))  # clients reconnect elsewhere
                 message["headers"] = [*message.get("headers", ()), *headers]
@@ -79,7 +79,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            service_of(scope).access.check(path, scope)
+            get_service(scope).access.check(path, scope)
             inner = {**scope, "method": "GET"} if method == "HEAD" else scope
             await self._app(inner, receive, send_with_record)
         except Exception as error:
@@ -95,7 +95,7 @@ class RequestMiddleware:
                 log_request(record)  # with the trace's id, which may be known by now
 
 
-def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
+def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", record.request_id.encode())]
     if record.endpoint:
         headers.append((b"server-timing", server_timing(record).encode()))

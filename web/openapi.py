@@ -67,7 +67,7 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
             _describe_tokens(described, service.access)
         return described
 
-    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
+    app.openapi = openapi  # type: ignore[method-assign] # as in FastAPI's manual
 
 
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
@@ -106,7 +106,7 @@ def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # of other routes, too
     for endpoint in endpoints:
         for one in (endpoint, *endpoint.alternatives):
-            kinds += [one.description.request, *_answers_of(one), one.errors.schema]
+            kinds += [one.description.request, *_response_types(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
@@ -125,7 +125,9 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
             "200": {
                 "description": "The scores" if endpoint.scores else "The vectors",
                 "headers": {"X-Truncated": _TRUNCATED} if endpoint.scores else _OF_VECTORS,
-                "content": _json(_schema_of([kind for one in forms for kind in _answers_of(one)])),
+                "content": _json(
+                    _describe_types([kind for one in forms for kind in _response_types(one)])
+                ),
             },
             **error_responses(STATUS.values(), *(one.errors for one in forms)),
         },
@@ -152,13 +154,13 @@ def _headers(status: int) -> dict[str, Any]:
     return {name: {"required": True, "schema": {"type": "string"}} for name in names}
 
 
-def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
+def _response_types(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
     """Return the types of an endpoint's answers, as msgspec does not describe unions."""
     response = endpoint.description.response
     return get_args(response) if isinstance(response, UnionType) else [response]
 
 
-def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
+def _describe_types(kinds: Sequence[Any]) -> dict[str, Any]:
     """Return references to schemas of Structs, and the schemas of other types."""
     schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return _any_of(schemas)

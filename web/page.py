@@ -53,13 +53,13 @@ def _data_url(image: Path) -> str:
 
 def policy(html: str) -> str:
     """Return a policy that allows a page's own scripts, style, images and service only."""
-    own = {tag: f"{tag}-src {_hash_of(tag, html)}" for tag in ("script", "style")}
+    own = {tag: f"{tag}-src {_csp_hash(tag, html)}" for tag in ("script", "style")}
     return (
         f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
-def _hash_of(tag: str, html: str) -> str:
+def _csp_hash(tag: str, html: str) -> str:
     inline = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     return " ".join(f"'sha256-{b64encode(sha256(i.encode()).digest()).decode()}'" for i in inline)

@@ -16,7 +16,7 @@ from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.endpoints.text_embeddings import EmbedInfo, about
 from web.openapi import error_responses
-from web.service import service_of
+from web.service import get_service
 
 DOCS = "/docs"
 
@@ -101,11 +101,11 @@ _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "s
 
 
 async def _live(request: Request) -> Response:
-    return _probe(service_of(request.scope).vectorizer.health.dead)
+    return _probe(get_service(request.scope).vectorizer.health.dead)
 
 
 async def _ready(request: Request) -> Response:
-    vectorizer = service_of(request.scope).vectorizer
+    vectorizer = get_service(request.scope).vectorizer
     vectorizer.try_again_if_failing()
     return _probe(vectorizer.health.unready)
 
@@ -117,7 +117,7 @@ def _probe(fault: str | None) -> Response:
 
 
 async def _meta(request: Request) -> dict[str, object]:
-    vectorizer = service_of(request.scope).vectorizer
+    vectorizer = get_service(request.scope).vectorizer
     return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats, vectorizer.shared)
 
 
@@ -133,12 +133,12 @@ async def _model(request: Request) -> ModelObject:
 
 
 def _loaded_model(request: Request) -> ModelObject:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return model_object(service.vectorizer.info, service.started_at)
 
 
 async def _tags(request: Request) -> OllamaTags:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return tags(service.vectorizer.info, service.started_at)
 
 
@@ -147,7 +147,7 @@ async def _version() -> OllamaVersion:
 
 
 async def _info(request: Request) -> EmbedInfo:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return about(service.settings, service.vectorizer.info)
 
 
@@ -157,7 +157,7 @@ async def _no_such_vectors() -> Response:
 
 async def _metrics(request: Request) -> Response:
     accept = request.headers.get("accept", "")
-    content, content_type = service_of(request.scope).metrics.exposition(accept)
+    content, content_type = get_service(request.scope).metrics.exposition(accept)
     return Response(content, headers={"Content-Type": content_type})
 
 
@@ -166,7 +166,7 @@ async def _docs() -> Response:
 
 
 async def _root(request: Request) -> Response:
-    page = service_of(request.scope).page
+    page = get_service(request.scope).page
     if page and "text/html" in request.headers.get("accept", ""):
         return page
     app: FastAPI = request.app

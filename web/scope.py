@@ -28,7 +28,7 @@ def read_path(scope: Scope) -> str:
     return path
 
 
-def header_of(scope: Scope, name: bytes) -> str:
+def read_header(scope: Scope, name: bytes) -> str:
     """Return the first value of a header, by its name in lower case; empty if missing."""
     for key, value in scope["headers"]:  # a list, as few headers are read
         if key == name:

@@ -57,18 +57,18 @@ def bind(host: str, port: int) -> list[socket.socket]:
         # /etc/hosts may list an address of a name twice.
         for family, kind, protocol, _, (address, _, *scope) in dict.fromkeys(found):
             try:
-                one = held.enter_context(socket.socket(family, kind, protocol))
+                listener = held.enter_context(socket.socket(family, kind, protocol))
                 # Connections of an earlier process may linger for a minute.
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                one.bind((address, port, *scope))
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind((address, port, *scope))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise _cannot_take(port, error) from error
             else:
-                bound.append(one)
-                port = one.getsockname()[1]  # port 0: all addresses get the same port
+                bound.append(listener)
+                port = listener.getsockname()[1]  # port 0: all addresses get the same port
         if not bound:
             raise ConfigurationError(f"HOST={host!r}: this machine has no such address")
         held.pop_all()
@@ -98,7 +98,7 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
             reason = describe_error(error)
             raise ConfigurationError(f"{variable}={path} cannot be read: {reason}") from error
     try:
-        # With a password it asks nobody for one.
+        # With the password there is no prompt.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         raise ConfigurationError(
@@ -137,8 +137,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         try:
             await super().startup(sockets)
-            for one in sockets or ():
-                one.getsockname()  # uvloop closes a socket silently if listening fails
+            for listener in sockets or ():
+                listener.getsockname()  # uvloop closes a socket silently if listening fails
         except OSError:
             fault = _cannot_take(self.config.port, OSError(errno.EADDRINUSE, ""))
             logger.error("Cannot start: %s", fault)  # noqa: TRY400 - another process listens

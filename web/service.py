@@ -57,7 +57,7 @@ class Service:
     page: Response | None
 
 
-def service_of(scope: Scope) -> Service:
+def get_service(scope: Scope) -> Service:
     """Return the service of a request.
 
     Raises:
@@ -132,7 +132,7 @@ async def serving(
         await asyncio.wait(tasks)
 
 
-def tracing_of(settings: Settings) -> Tracing | None:
+def make_tracing(settings: Settings) -> Tracing | None:
     """Return what makes traces, where they are wanted.
 
     Raises:

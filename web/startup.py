@@ -31,7 +31,7 @@ def startup_error(state: State) -> Iterator[None]:
         raise
 
 
-def tell_startup_error(state: State, send: Send) -> Send:
+def report_startup_error(state: State, send: Send) -> Send:
     """Return a `send` that replaces the traceback of a failed start by that message."""
 
     async def send_in_a_sentence(message: Message) -> None:

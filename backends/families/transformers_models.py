@@ -51,7 +51,7 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def _attention_mask(*args: Any, use_vmap: bool = False, **options: Any) -> Tensor | None:
-    """Make an attention mask by broadcasting, whatever rule a model adds to it.
+    """Make an attention mask by broadcasting, with any rule that a model adds to it.
 
     For rules of a model's own, as the window of EmbeddingGemma, transformers uses `vmap`, which
     cannot be traced. Its rules are functions of positions, so broadcasting gives the same mask.
@@ -221,9 +221,9 @@ def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
     vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(vocabulary, Vocabulary):
         return decode(vocabulary, ids)
-    for one in ids:
-        if not 0 <= one < len(tokenizer):
-            raise unknown_id_error(one)
+    for token_id in ids:
+        if not 0 <= token_id < len(tokenizer):
+            raise unknown_id_error(token_id)
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return text
 

@@ -30,7 +30,7 @@ from inference.images.guards import (
     check_scans,
     image_in_icon,
     is_icon,
-    skip_metadata_of_pngs,
+    skip_png_metadata,
 )
 
 with suppress(ImportError):  # phones' HEIC, where its decoder is installed
@@ -40,7 +40,7 @@ with suppress(ImportError):  # phones' HEIC, where its decoder is installed
 
 # Limits are checked here before decoding, with messages of this project.
 Image.MAX_IMAGE_PIXELS = None
-skip_metadata_of_pngs()
+skip_png_metadata()
 # Pillow warns of irregular files that it can read; clients' files must not fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

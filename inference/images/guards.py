@@ -78,7 +78,7 @@ class _Pixels(PngImagePlugin.PngStream):
     chunk_iCCP = chunk_tEXt = chunk_zTXt = chunk_iTXt = _skip  # noqa: N815 - the PNG's own names
 
 
-def skip_metadata_of_pngs() -> None:
+def skip_png_metadata() -> None:
     """Let Pillow skip the metadata of PNGs, in the whole process."""
     PngImagePlugin.PngStream = _Pixels  # type: ignore[misc]
 

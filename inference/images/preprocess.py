@@ -76,7 +76,7 @@ class ImagePreprocessor:
                 image = held.enter_context(self._decoder.opened(content))
             finally:
                 times.opened_s = time.perf_counter()
-            self._tell_of_clipping(image)
+            self._log_clipping(image)
             try:
                 prepared = self._processor.prepare(image, params)
             except (ValueError, OSError) as error:  # raised by Pillow or the input processor
@@ -88,7 +88,7 @@ class ImagePreprocessor:
         times.preprocessed_s = time.perf_counter()
         return ChunkInputs([prepared])
 
-    def _tell_of_clipping(self, image: Image.Image) -> None:
+    def _log_clipping(self, image: Image.Image) -> None:
         if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
             return
         _, brightest = image.getextrema()

@@ -106,7 +106,7 @@ class Endpoint(ABC, Generic[ParsedT]):
         """
 
     @abstractmethod
-    def serialize(self, ask: ParsedT, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedT, answers: Sequence[EmbeddingResult]) -> bytes:
         """Serialize an answer to JSON, in the order of the request.
 
         Raises:

@@ -72,8 +72,8 @@ class Vectorize(Endpoint[ParsedVectorize]):
         return ParsedVectorize(inputs, len(texts))
 
     @override
-    def serialize(self, ask: ParsedVectorize, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedVectorize, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
-        content = {"textVectors": vectors[: ask.texts], "imageVectors": vectors[ask.texts :]}
+        content = {"textVectors": vectors[: parsed.texts], "imageVectors": vectors[parsed.texts :]}
         # Each number as the shortest decimal that parses back to the same float32.
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

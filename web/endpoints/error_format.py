@@ -12,18 +12,18 @@ from typing_extensions import override
 from errors import Reason
 
 
-class Refusal(NamedTuple):
-    """Why a request got no vectors.
+class ErrorInfo(NamedTuple):
+    """An error of a request, for its error format.
 
     Attributes:
-        status: by the one table of `web/errors.py`.
-        sentence: what is wrong, for the person who can fix it.
-        reason: the same in a word or two.
-        where: the item or field at fault; empty where it is none of them.
+        status: the status, by the table of `web/errors.py`.
+        message: the error message, for the person who can fix the error.
+        reason: the metric label of the error.
+        where: the item or field at fault; empty for the whole request.
     """
 
     status: int
-    sentence: str
+    message: str
     reason: Reason
     where: str = ""
 
@@ -44,7 +44,7 @@ class ErrorFormat(ABC):
         return status
 
     @abstractmethod
-    def body(self, refusal: Refusal) -> bytes:
+    def body(self, error_info: ErrorInfo) -> bytes:
         """Serialize an error to JSON."""
 
 
@@ -61,5 +61,5 @@ class SentenceErrors(ErrorFormat):
     schema = ErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        return orjson.dumps({"error": refusal.sentence})
+    def body(self, error_info: ErrorInfo) -> bytes:
+        return orjson.dumps({"error": error_info.message})

@@ -58,7 +58,7 @@ class FieldFinder:
     """Tells which of some fields a body holds, without building their values.
 
     Args:
-        names: of the fields.
+        names: names of the fields.
     """
 
     def __init__(self, *names: str) -> None:
@@ -67,7 +67,7 @@ class FieldFinder:
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Fields", fields))
 
     def find(self, body: bytes | bytearray) -> set[str]:
-        """Return those that are there and not null; none of a body that cannot be read."""
+        """Return the fields that are present and not null; none if the body is invalid."""
         try:
             raw = msgspec.structs.asdict(self._decoder.decode(body))
             starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}

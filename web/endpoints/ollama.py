@@ -80,7 +80,7 @@ class OllamaPromptResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaAsk(ParsedRequest):
+class ParsedOllama(ParsedRequest):
     """A parsed request of texts.
 
     Attributes:
@@ -94,7 +94,7 @@ _DECODER = msgspec.json.Decoder(OllamaRequest)
 _PROMPT_DECODER = msgspec.json.Decoder(OllamaPromptRequest)
 
 
-class OllamaEmbed(Endpoint[OllamaAsk]):
+class OllamaEmbed(Endpoint[ParsedOllama]):
     """Ollama's endpoint for several texts."""
 
     paths = ("/api/embed",)
@@ -107,7 +107,7 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
     errors = OllamaErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> OllamaAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedOllama:
         wanted = decode(_DECODER, body)
         given = wanted.input or []  # Ollama also returns no vectors for a single empty text
         texts = [given] if isinstance(given, str) else given
@@ -119,16 +119,16 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
             for i, text in enumerate(texts)
         ]
         model = self.info.name if wanted.model is None else wanted.model
-        return OllamaAsk(inputs, model)
+        return ParsedOllama(inputs, model)
 
     def _postprocess(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions
         return Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
 
     @override
-    def serialize(self, ask: OllamaAsk, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedOllama, answers: Sequence[EmbeddingResult]) -> bytes:
         content = {
-            "model": ask.model,
+            "model": parsed.model,
             "embeddings": [answer.vector for answer in answers],
             "prompt_eval_count": sum(answer.tokens for answer in answers),
         }
@@ -155,7 +155,7 @@ class OllamaEmbeddings(Endpoint[ParsedRequest]):
         )
 
     @override
-    def serialize(self, ask: ParsedRequest, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedRequest, answers: Sequence[EmbeddingResult]) -> bytes:
         # Without a text Ollama only loads the model, and returns an empty vector.
         embedding = answers[0].vector if answers else ()
         return orjson.dumps({"embedding": embedding}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -173,7 +173,7 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         is_query = params.task == "query"
         inputs = [
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
-            for i, (modality, content) in enumerate(_contents_of(wanted))
+            for i, (modality, content) in enumerate(_read_inputs(wanted))
         ]
         model = self.info.name if wanted.model is None else wanted.model
         return ParsedEmbeddings(inputs, model, wanted.encoding_format == "base64")
@@ -183,8 +183,8 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         return Postprocess(dimensions, normalize=wanted.normalized is not False)
 
     @override
-    def serialize(self, ask: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
-        write = _base64_of if ask.is_base64 else _as_it_is
+    def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
+        write = _encode_base64 if parsed.is_base64 else _as_it_is
         tokens = sum(answer.tokens for answer in answers)
         content = {
             "object": "list",
@@ -192,13 +192,13 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
                 {"object": "embedding", "index": i, "embedding": write(answer.vector)}
                 for i, answer in enumerate(answers)
             ],
-            "model": ask.model,
+            "model": parsed.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _contents_of(
+def _read_inputs(
     wanted: EmbeddingsRequest | TokenIdsRequest,
 ) -> Iterator[tuple[Modality, Content]]:
     """Yield the modality and the content of each item.
@@ -208,30 +208,30 @@ def _contents_of(
             base64.
     """
     if isinstance(wanted, TokenIdsRequest):
-        yield from (("text", ids) for ids in token_ids.texts_of(wanted.input, "input"))
+        yield from (("text", ids) for ids in token_ids.split_texts(wanted.input, "input"))
         return
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if not inputs:
         raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
-    for i, one in enumerate(inputs):
+    for i, item in enumerate(inputs):
         try:
-            yield _content_of(one, wanted.modality)
+            yield _read_input(item, wanted.modality)
         except InvalidInputError as error:
             raise error.at(f"input[{i}]") from error
 
 
-def _content_of(one: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
-    if isinstance(one, EmbeddingInput):
-        return _item_of(one)
-    if modality == "image" or is_data_url(one):
-        return "image", _image(one)
-    return "text", _text(one)
+def _read_input(item: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
+    if isinstance(item, EmbeddingInput):
+        return _read_object(item)
+    if modality == "image" or is_data_url(item):
+        return "image", _image(item)
+    return "text", _text(item)
 
 
-def _item_of(one: EmbeddingInput) -> tuple[Modality, str]:
-    if one.image is not None:
-        return "image", _image(one.image)
-    return "text", _text(one.text or "")
+def _read_object(item: EmbeddingInput) -> tuple[Modality, str]:
+    if item.image is not None:
+        return "image", _image(item.image)
+    return "text", _text(item.text or "")
 
 
 def _image(content: str) -> str:
@@ -258,5 +258,5 @@ def _as_it_is(vector: Vector) -> Vector:
     return vector
 
 
-def _base64_of(vector: Vector) -> str:
+def _encode_base64(vector: Vector) -> str:
     return pybase64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()

@@ -9,7 +9,7 @@ import orjson
 from typing_extensions import TypedDict, override
 
 from backends.model import ModelInfo
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 
 
 class ErrorDetail(msgspec.Struct):
@@ -39,13 +39,13 @@ class OpenAIErrors(ErrorFormat):
         return 400 if status == 422 else status
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        fault = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    def body(self, error_info: ErrorInfo) -> bytes:
+        fault = "server_error" if error_info.status >= 500 else "invalid_request_error"
         error = {
-            "message": refusal.sentence,
-            "type": self._TYPES.get(refusal.status, fault),
-            "param": refusal.where or None,
-            "code": refusal.reason,
+            "message": error_info.message,
+            "type": self._TYPES.get(error_info.status, fault),
+            "param": error_info.where or None,
+            "code": error_info.reason,
         }
         return orjson.dumps({"error": error})
 

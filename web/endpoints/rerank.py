@@ -22,7 +22,7 @@ from inference.request import EmbedInput
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.cohere import CohereRerank
 from web.endpoints.json_body import FieldFinder, decode
-from web.endpoints.ranking import logits_of, pairs_of
+from web.endpoints.ranking import join_logits, make_pairs
 from web.endpoints.rerank_texts import RerankTexts
 
 
@@ -55,7 +55,7 @@ class RerankResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class RerankAsk(ParsedRequest):
+class ParsedRerank(ParsedRequest):
     """A parsed request: pairs of the query and each document.
 
     Attributes:
@@ -70,7 +70,7 @@ _OF_COHERE = {"model", "top_n", "return_documents"}  # beside the documents
 _FIELDS = FieldFinder("texts", "documents", *_OF_COHERE)
 
 
-class Rerank(Endpoint[RerankAsk]):
+class Rerank(Endpoint[ParsedRerank]):
     """The endpoint of Weaviate's `reranker-transformers` module."""
 
     paths = ("/rerank",)
@@ -100,10 +100,10 @@ class Rerank(Endpoint[RerankAsk]):
         return self._cohere if "documents" in given and given & _OF_COHERE else self
 
     @override
-    def parse(self, body: bytes | bytearray) -> RerankAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedRerank:
         wanted = decode(_DECODER, body)
         if wanted.documents is not None:
-            pairs = pairs_of(wanted.query, wanted.documents, "documents")
+            pairs = make_pairs(wanted.query, wanted.documents, "documents")
         elif wanted.property is not None:
             pair = Pair(wanted.query, wanted.property)
             pairs = [EmbedInput("property", "pair", pair, is_query=True)]
@@ -111,12 +111,12 @@ class Rerank(Endpoint[RerankAsk]):
             raise InvalidInputError(
                 'the request body: expected "documents" beside the "query", or a "property"', "body"
             )
-        return RerankAsk(pairs, wanted)
+        return ParsedRerank(pairs, wanted)
 
     @override
-    def serialize(self, ask: RerankAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        scores = ACTIVATIONS[self.info.activation](logits_of(answers))
-        wanted = ask.wanted
+    def serialize(self, parsed: ParsedRerank, answers: Sequence[EmbeddingResult]) -> bytes:
+        scores = ACTIVATIONS[self.info.activation](join_logits(answers))
+        wanted = parsed.wanted
         content: dict[str, object] = {"query": wanted.query}
         if wanted.documents is None:
             content |= {"scores": None, "property": wanted.property, "score": scores[0]}

@@ -23,7 +23,7 @@ from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import Word
 from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
@@ -48,10 +48,10 @@ class EmbedErrors(ErrorFormat):
     schema = EmbedErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        fault = "Backend" if refusal.status >= 500 else "Validation"
-        kind = _TYPES.get(refusal.status, fault)
-        return orjson.dumps({"error": refusal.sentence, "error_type": kind})
+    def body(self, error_info: ErrorInfo) -> bytes:
+        fault = "Backend" if error_info.status >= 500 else "Validation"
+        kind = _TYPES.get(error_info.status, fault)
+        return orjson.dumps({"error": error_info.message, "error_type": kind})
 
 
 class Truncation(msgspec.Struct, kw_only=True):
@@ -97,7 +97,7 @@ class EmbedIdsRequest(EmbedOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedAsk(ParsedRequest):
+class ParsedEmbed(ParsedRequest):
     """A parsed request of texts.
 
     Attributes:
@@ -113,7 +113,7 @@ _DECODER = msgspec.json.Decoder(EmbedRequest)
 _IDS_DECODER = msgspec.json.Decoder(EmbedIdsRequest)
 
 
-class Embed(Endpoint[EmbedAsk]):
+class Embed(Endpoint[ParsedEmbed]):
     """The endpoint of Hugging Face's text-embeddings-inference."""
 
     paths = ("/embed", "/")
@@ -126,10 +126,10 @@ class Embed(Endpoint[EmbedAsk]):
     errors = EmbedErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> EmbedAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedEmbed:
         ids_mode = self.settings.embeddings_token_ids
         wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "inputs", ids_mode)
-        texts = _contents_of(wanted)
+        texts = _read_inputs(wanted)
         if not texts:
             raise InvalidInputError("an empty list: there is nothing to embed", "body").at("inputs")
         params = EncodeParams(task=_task(wanted.prompt_name))
@@ -141,18 +141,18 @@ class Embed(Endpoint[EmbedAsk]):
             EmbedInput(f"inputs[{i}]", "text", text, params, postprocess, is_query)
             for i, text in enumerate(texts)
         ]
-        return EmbedAsk(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
+        return ParsedEmbed(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
 
     @override
-    def serialize(self, ask: EmbedAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        refuse_cut(ask, answers, ask.uncut)
-        vectors = [answer.vector[: ask.first] for answer in answers]
+    def serialize(self, parsed: ParsedEmbed, answers: Sequence[EmbeddingResult]) -> bytes:
+        refuse_cut(parsed, answers, parsed.uncut)
+        vectors = [answer.vector[: parsed.first] for answer in answers]
         return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _contents_of(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
+def _read_inputs(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
     if isinstance(wanted, EmbedIdsRequest):
-        return token_ids.texts_of(wanted.inputs, "inputs")
+        return token_ids.split_texts(wanted.inputs, "inputs")
     return [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
 
 

@@ -74,7 +74,7 @@ def _refused() -> InvalidInputError:
     )
 
 
-def texts_of(ids: TokenIds, field: str) -> list[Sequence[int]]:
+def split_texts(ids: TokenIds, field: str) -> list[Sequence[int]]:
     """Return the ids of each text; `field` is the field's name in errors.
 
     Raises:

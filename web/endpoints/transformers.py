@@ -146,10 +146,10 @@ class Vectors(Endpoint[ParsedVectors]):
         return Postprocess(dimensions=dimensions if cuts else None)
 
     @override
-    def serialize(self, ask: ParsedVectors, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedVectors, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
         dimensions = len(vectors[0]) if vectors else 0
         content: dict[str, object] = {"vectors": vectors, "dims": dimensions}
-        if ask.given is not None:
-            content = {**ask.given, "vector": vectors[0], "dim": dimensions}
+        if parsed.given is not None:
+            content = {**parsed.given, "vector": vectors[0], "dim": dimensions}
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
