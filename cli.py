@@ -91,7 +91,7 @@ def check() -> NoReturn:
 
 
 def vector_cache(*, empties: bool) -> NoReturn:
-    """Tell what a store of vectors holds, or empty it; end with 0, or with 1 and why not."""
+    """Print the usage of a store of vectors, or empty it; exit with 0, or with 1 and the error."""
     shown = "VECTOR_CACHE_URL"
     try:
         settings = read(Settings)

@@ -66,7 +66,8 @@ class Searches:
     """An endless supply of queries with documents, none of which comes twice."""
 
     def __init__(self) -> None:
-        self._words = sorted({word for text in docstrings() for word in text.split()})
+        words = {word for text in docstrings() for word in text.split()}
+        self._words = sorted(word for word in words if word.isalpha() and word.islower())
         self._numbers = itertools.count()
 
     def take(self, documents: int = DOCUMENTS) -> tuple[str, list[str]]:

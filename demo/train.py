@@ -205,7 +205,7 @@ def _caption(scene: Scene, rng: random.Random) -> Caption:
 
 
 def losses(model: Any, readers: nn.ModuleList, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return CLIP's loss and the auxiliary heads' loss."""
+    """Return CLIP's loss, and the loss of the auxiliary heads."""
     seen = model.vision_model(pixel_values=batch.pixels, output_hidden_states=True)
     images = model.visual_projection(seen.pooler_output)
     texts = model.text_projection(model.text_model(input_ids=batch.tokens).pooler_output)

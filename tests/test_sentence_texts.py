@@ -113,7 +113,9 @@ def test_vectors_are_cut_where_the_folder_says_so(
 def test_a_number_of_dimensions_that_is_none_is_reported(
     name: str, dimensions: object, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelFolderError, match=r"truncate_dim in .* expected how many dimensions"):
+    with pytest.raises(
+        ModelFolderError, match=r"truncate_dim in .* expected a number of dimensions"
+    ):
         load_replica(detect(changed(tmp_path, cut_to(dimensions), name)), ModelOptions())
 
 

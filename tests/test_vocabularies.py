@@ -188,7 +188,7 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
     model = load_replica(detect(root), ModelOptions(runtime=runtime, cache_dir=tmp_path / "cache"))
 
     assert model.info.runtime == ("numpy" if name == "model2vec" else runtime)
-    warned = [one for one in warnings_of(caplog) if f"model embeddings of {rows}: a" in one]
+    warned = [one for one in warnings_of(caplog) if f"model embeddings of {rows}: texts" in one]
     assert warned
     assert all("The tokenizer has" in one for one in warned)
     for text, highest in largest.items():
@@ -207,7 +207,7 @@ def test_a_conversion_by_itself_warns_of_them(
     converted(detect(root), ModelOptions(runtime="openvino", cache_dir=tmp_path / "cache"))
 
     (warning,) = warnings_of(caplog)
-    assert "has 1900 ids, and the model embeddings of 1890: a text with one of the" in warning
+    assert "has 1900 ids, and the model embeddings of 1890: texts with any of the" in warning
 
 
 def test_an_onnx_file_with_fewer_rows_knows_them() -> None:

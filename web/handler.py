@@ -98,7 +98,7 @@ def _check(parsed: ParsedRequest, endpoint: Endpoint[Any]) -> None:
     gives_scores, family = endpoint.info.scores, endpoint.info.family
     if endpoint.scores and not gives_scores:
         raise InvalidInputError(
-            f"this model ({family}) makes vectors, and scores no documents: parsed a reranker",
+            f"this model ({family}) makes vectors, and scores no documents: ask a reranker",
             "modality",
         )
     if gives_scores and not endpoint.scores:
