@@ -224,14 +224,15 @@ async def test_equal_images_that_are_slow_to_read_are_computed_once(
     vectorizer: Vectorizer, backend: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After such a wait a request gives way to others, and must not do so with a miss in hand."""
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     pipeline = vectorizer._pipelines["image"]
-    read = pipeline.read
+    read = pipeline._read
 
     def read_slowly(*arguments: Any) -> WorkItem:
         time.sleep(0.05)
         return read(*arguments)
 
-    monkeypatch.setattr(pipeline, "read", read_slowly)
+    monkeypatch.setattr(pipeline, "_read", read_slowly)
     backend.gate.clear()
     asked = [asyncio.create_task(vectorize(vectorizer, [], [base64_of(RED)])) for _ in range(5)]
     await asyncio.sleep(0.5)
