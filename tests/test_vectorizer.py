@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.model import Rows
+from backends.model import EncodeParams, Model, Rows, Tower
 from config import Settings
 from errors import (
     BackendError,
@@ -21,7 +21,7 @@ from errors import (
 from inference.pipeline import Pipeline
 from inference.request import EmbedInput, RequestContext
 from inference.work import WorkItem
-from tests.fakes import FakeModel, vector_of, vectorize
+from tests.fakes import AsItIs, FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer, load_vectorizer
@@ -218,6 +218,28 @@ async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeModel
     for i, answer in enumerate(answers):
         np.testing.assert_array_equal(answer.texts, [vector_of(f"text {i}")])
     assert len(backend.text_batches) <= 2  # some, and all that came meanwhile
+
+
+class ReadsTasks(AsItIs):
+    """Reads any task, as a family does that writes it in front of the text."""
+
+    def resolve(self, params: EncodeParams) -> EncodeParams:
+        return params
+
+
+async def test_a_task_and_a_text_are_told_apart_wherever_a_slash_stands(backend: FakeModel) -> None:
+    tower = Tower(ReadsTasks(), lambda texts: backend.encode_text(texts.tolist()))
+    vectorizer = Vectorizer([Model(backend.info, {"text": tower})], Settings())
+    asked = [("a", "/b"), ("a/", "b"), ("a", "b")]
+    answers = await vectorizer.embed(
+        [EmbedInput(text, "text", text, EncodeParams(task=task)) for task, text in asked]
+    )
+    await vectorizer.aclose()
+
+    np.testing.assert_array_equal(
+        [answer.vector for answer in answers], [vector_of("/b"), vector_of("b"), vector_of("b")]
+    )
+    assert vectorizer.cache_stats.misses == 3
 
 
 async def test_equal_images_that_are_slow_to_read_are_computed_once(
