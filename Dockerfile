@@ -1,14 +1,19 @@
-# The service with a model in it; custom.Dockerfile is the base for models of your own.
+# The service with a model in it, and the bases for models of your own.
 #
 #   docker build --build-arg CLIP_MODEL_NAME=clip-ViT-B-32 --build-arg TEXT_MODEL_NAME=clip-ViT-B-32 .
 #   ... --build-arg PRECISION=bfloat16      in which it then computes
 #   ... --target cuda -t my/clip-cuda       for GPUs: with torch, and the model unconverted
+#   ... --target custom -t my/clip:custom   no model: converts and serves what is put into it
 #   ... --target serving                    no model: for one that was converted elsewhere
 #   ... --secret id=hf_token,env=HF_TOKEN   for gated models
 # openvino's wheels for arm64 need glibc 2.35 or newer; this Debian's is 2.41.
 ARG PYTHON_IMAGE=python:3.11-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS base
+LABEL org.opencontainers.image.title="multi2vec-clip-service" \
+      org.opencontainers.image.description="Vectors of texts and images, and scores of documents, for Weaviate's modules" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.version="0.1.0"
 # HOME: a place that every user may write to, also where the root file system is read-only.
 ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
@@ -17,19 +22,19 @@ RUN useradd --uid 10001 --gid 0 --home-dir /app --no-create-home service \
  && mkdir models && chown 10001:0 . models && chmod g+rwX . models
 USER 10001
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "-c", \
-  "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/.well-known/ready' % os.environ.get('PORT', '8080'))"]
+HEALTHCHECK --interval=10s --timeout=2s --start-period=120s CMD ["python3", "/app/healthcheck.py"]
 ENTRYPOINT ["/bin/sh", "-c"]
 CMD ["exec python3 app.py"]
 
 # Torch and the model libraries beside what serves; from pip's own index, so for GPUs.
 FROM ${PYTHON_IMAGE} AS whole
 ARG TORCH_INDEX_URL=
-ENV PIP_NO_CACHE_DIR=1
 WORKDIR /build
-COPY requirements.txt .
+COPY requirements.txt requirements-redis.txt ./
 COPY cicd/install_requirements.sh cicd/
-RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip \
+ && /venv/bin/pip install -r requirements-redis.txt
 
 # Compiled once: a start could not keep what it compiles.
 FROM ${PYTHON_IMAGE} AS code
@@ -37,20 +42,31 @@ WORKDIR /app
 COPY . .
 RUN python3 -m compileall -q .
 
+# The base of images with a model of your own, which it converts and serves, on CPUs and GPUs.
+#
+#   FROM semitechnologies/multi2vec-clip:custom
+#   RUN CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
+FROM base AS custom
+COPY --from=whole /venv /venv
+COPY --from=code /app .
+
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /build
-COPY requirements-serve.txt .
-RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir -r requirements-serve.txt
+COPY requirements-serve.txt requirements-redis.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /venv \
+ && /venv/bin/pip install -r requirements-serve.txt -r requirements-redis.txt
 
 # Fetches the model and looks whether it works, by torch's CPU flavour, and on the machine that
 # builds, whatever machine the image is for. Nothing of this stage but the model is in an image.
 FROM --platform=$BUILDPLATFORM ${PYTHON_IMAGE} AS original
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1
+ENV PATH=/venv/bin:$PATH
 WORKDIR /build
 COPY requirements.txt .
 COPY cicd/install_requirements.sh cicd/
-RUN python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
 WORKDIR /app
 COPY download.py config.py errors.py machine.py ./
 COPY fetch fetch

@@ -127,8 +127,10 @@ docs: .venv/docs/done ## build the site of the documentation into build/site, st
 docs-serve: .venv/docs/done ## show the site on http://localhost:8000, and build it anew when a page changes
 	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs serve
 
-docs-update: .venv/serving ## write the generated parts of docs/ anew: the settings
+docs-update: .venv/dev ## write the generated parts of docs/ anew: settings, drawings, screenshots
 	$(VENV)/python -m documentation.settings
+	$(VENV)/python -m documentation.drawings
+	$(VENV)/python -m documentation.screenshots
 
 clean: ## remove what was installed and built; models stay
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

@@ -25,20 +25,19 @@ from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError
 from machine import allow_many_connections
 from vectorizer import Vectorizer, load_vectorizer
-from web.addresses import HeadMiddleware
 from web.auth import TokenAuth
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.handler import interface_routes
 from web.logs import configure
-from web.middleware import AuthMiddleware, ErrorMiddleware, RecordMiddleware
+from web.middleware import RequestMiddleware
 from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
-from web.server import Server, bind
-from web.service import Service, serving, tracing_of
-from web.startup import StartupErrorMiddleware, startup_error
+from web.server import Server, bind, check_certificate
+from web.service import Service, make_tracing, serving
+from web.startup import startup_error
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +60,17 @@ def create_app(
         make_vectorizer: function that loads the model; tests pass their own.
         endpoints: the endpoints; tests add their own.
     """
-    errors = ErrorResponder(one.errors for one in endpoints)
+    errors = ErrorResponder(endpoint.errors for endpoint in endpoints)
     app = FastAPI(
         title="multi2vec-clip-service",
         version=VERSION,
         summary="Vectors of texts and images, and scores of documents, for Weaviate's modules",
         docs_url=None,  # FastAPI's pages load scripts from the internet; see `web/docs.py`
         redoc_url=None,
-        redirect_slashes=False,  # see `web/addresses.py`
+        redirect_slashes=False,  # see `web/scope.py`
+        # FastAPI would look for a provider in the environment with every request; `web/tracing.py`
+        # makes the traces.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         routes=interface_routes(endpoints),
         exception_handlers=errors.handlers,
         lifespan=partial(
@@ -77,12 +79,7 @@ def create_app(
     )
     add_routes(app)
     describe(app, endpoints)
-    # The last middleware is the outermost.
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(AuthMiddleware)
-    app.add_middleware(ErrorMiddleware, errors=errors)
-    app.add_middleware(RecordMiddleware, endpoints=endpoints)
-    app.add_middleware(StartupErrorMiddleware)
+    app.add_middleware(RequestMiddleware, endpoints=endpoints, errors=errors)
     return app
 
 
@@ -96,7 +93,8 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _read_settings()
-            access, tracing = TokenAuth(settings), tracing_of(settings)  # before minutes of loading
+            access = TokenAuth(settings)  # before minutes of loading
+            tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
             vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
@@ -104,7 +102,9 @@ async def _lifespan(
                 serving(app.state, vectorizer, settings, endpoints, access, tracing)
             )
         scores = vectorizer.info.scores
-        routes = ", ".join(f"POST {one.paths[0]}" for one in endpoints if one.scores == scores)
+        routes = ", ".join(
+            f"POST {endpoint.paths[0]}" for endpoint in endpoints if endpoint.scores == scores
+        )
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
@@ -138,6 +138,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
     for doubt in doubts():
         logger.warning("%s", doubt)
     try:
+        check_certificate(settings.ssl_certfile, settings.ssl_keyfile)
         sockets = bind(settings.host, settings.port)  # before the model, which takes minutes
     except ConfigurationError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400
@@ -157,6 +158,8 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
             log_config=None,
             access_log=False,
             forwarded_allow_ips=settings.forwarded_allow_ips,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
         ),
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,

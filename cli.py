@@ -17,10 +17,11 @@ from backends.check import faults
 from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
 from config import VERSION, Settings, allowed_tokens, doubts, read
-from errors import StartupError
-from vectorizer import check_image_formats
+from errors import ConfigurationError, ServiceError, StartupError
+from vectorizer import check_image_formats, check_shared_cache
 
 _WIDTH = 96
+_STORE_S = 5.0  # that a store has for each answer, where nobody waits for a vector
 
 
 def wants_check(arguments: Sequence[str] | None = None) -> bool:
@@ -41,8 +42,17 @@ def wants_check(arguments: Sequence[str] | None = None) -> bool:
         "tokenizers, and the names and shapes of its weights; exit with 0, or with 1 and "
         "the faults",
     )
+    form.add_argument(
+        "--vector-cache",
+        choices=("show", "empty"),
+        help="tell what is kept in the store of VECTOR_CACHE_URL, or delete it, while services use "
+        "it or not; nothing else in a Redis is touched",
+    )
     form.add_argument("--version", action="version", version=VERSION)
-    asked: bool = form.parse_args(arguments).check
+    options = form.parse_args(arguments)
+    if options.vector_cache:
+        vector_cache(empties=options.vector_cache == "empty")
+    asked: bool = options.check
     return asked
 
 
@@ -66,6 +76,7 @@ def check() -> NoReturn:
     try:
         settings = read(Settings)
         check_image_formats(settings)
+        check_shared_cache(settings)
         allowed_tokens(settings)
         folder = detect(settings.models_dir)
         wrong = [*_runtime_faults(settings, folder), *faults(folder)]
@@ -77,6 +88,31 @@ def check() -> NoReturn:
     for sentence in wrong:
         print(f"Cannot start: {sentence}", file=sys.stderr)
     sys.exit(1 if wrong else 0)
+
+
+def vector_cache(*, empties: bool) -> NoReturn:
+    """Print the usage of a store of vectors, or empty it; exit with 0, or with 1 and the error."""
+    shown = "VECTOR_CACHE_URL"
+    try:
+        settings = read(Settings)
+        if not settings.vector_cache_url:
+            raise ConfigurationError("not set: vectors are remembered by a process alone")
+        from inference.store.connect import address_of, store_of
+
+        address = address_of(settings.vector_cache_url.get_secret_value())
+        shown = address.shown
+        store = store_of(address, settings.vector_cache_max_bytes, _STORE_S)
+        store.open()
+        deleted = store.empty() if empties else 0
+        count, nbytes = store.count(), store.usage().nbytes
+        store.close()
+    except ServiceError as error:
+        sys.exit(f"{shown}: {error}")
+    if empties:
+        print(f"{shown}: {deleted:,} vectors deleted")
+    whose = "" if address.folder else " in the whole server"
+    print(f"{shown}: {count:,} vectors, {nbytes / 1e6:,.1f} MB{whose}")
+    sys.exit(0)
 
 
 def _runtime_faults(settings: Settings, folder: ModelFolder) -> Iterator[str]:

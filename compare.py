@@ -4,7 +4,8 @@
     ./compare.py OLD_URL NEW_URL [--folder DIR] [--config JSON]
 
 Sends the same texts and images to both, one a request as Weaviate does, by `/vectorize` and
-`/vectors`, as far as OLD serves them. It needs only Python, and smoke_test.py beside it.
+`/vectors`, as far as OLD serves them; rerankers get documents by `/rerank`, and their scores and
+order are compared. It needs only Python, and smoke_test.py beside it.
 
 Exit status: 0 for the same vectors, 1 for nearly the same, 3 if everything must be imported again,
 4 if NEW has no vector where OLD has one, or if a container refuses requests, and 2 if nothing can
@@ -24,11 +25,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from smoke_test import BLUE, RED, Container, error_message
+from smoke_test import BLUE, RED, Answer, Container, error_message
 
 SAME_COSINE, NEAR_COSINE = 0.999999, 0.999
 SAME_LENGTH = 1e-4
@@ -250,15 +252,71 @@ def _compare_by(
             continue
         row = Row(interface.name, sample, *(interface.ask(one, sample) for one in (old, new)))
         yield row
-        for name, container, reply in (("OLD", old, row.old), ("NEW", new, row.new)):
-            if reply.status in {401, 403}:
-                raise RefusedError(
-                    f"{name}, {container.url}, refuses with {reply.status}: {reply.sentence}. A "
-                    "token goes into the URL: http://any:TOKEN@host:8080"
-                )
+        _check_tokens((old, new), (row.old, row.new))
         if row.outcome == "both fail" and sample.kind not in read:
             unread.add(sample.kind)  # the model does not read this kind
         read.add(sample.kind)
+
+
+def _check_tokens(containers: Sequence[Container], replies: Sequence[Reply]) -> None:
+    for name, container, reply in zip(("OLD", "NEW"), containers, replies, strict=True):
+        if reply.status in {401, 403}:
+            raise RefusedError(
+                f"{name}, {container.url}, refuses with {reply.status}: {reply.sentence}. A "
+                "token goes into the URL: http://any:TOKEN@host:8080"
+            )
+
+
+# --- rerankers
+
+QUERIES = ("How do I bake bread?", "a big blue square", "two cats asleep")
+SAME_SCORE = 1e-4
+
+
+def compare_scores(old: Container, new: Container, documents: Sequence[str]) -> int:
+    """Ask both to rank all documents, print how they differ; return the exit status.
+
+    Raises:
+        RefusedError: a container rejects the token, or requires one.
+    """
+    statuses = []
+    for query in QUERIES:
+        body = {"query": query, "documents": list(documents), "property": ""}
+        answers = [one.ask("POST", "/rerank", body) for one in (old, new)]
+        replies = [Reply(one.status, None, error_message(one.body)) for one in answers]
+        _check_tokens((old, new), replies)
+        status, verdict = _compare_query(*answers)
+        statuses.append(status)
+        print(f"/rerank          {len(documents)} documents for {query!r}: {verdict}", flush=True)
+    worst = max(statuses)
+    print(f"\nscores: {_SCORES[worst]}.")
+    return worst
+
+
+def _compare_query(old: Answer, new: Answer) -> tuple[int, str]:
+    if old.status != 200 or new.status != 200:
+        told = [f"{one.status} {error_message(one.body)}" for one in (old, new)]
+        return (2 if old.status != 200 else 4), f"OLD {told[0]}; NEW {told[1]}"
+    pairs = [
+        (before["score"], after["score"])
+        for before, after in zip(old.body["scores"], new.body["scores"], strict=True)
+    ]
+    most = max(abs(before - after) for before, after in pairs)
+    if most <= SAME_SCORE:
+        return 0, "the same scores"
+    is_same_order = all(
+        worse[1] <= better[1] + SAME_SCORE for worse, better in pairwise(sorted(pairs))
+    )
+    return (1 if is_same_order else 3), f"scores differ by up to {most:.3g}"
+
+
+_SCORES = {
+    0: "the same scores",
+    1: "the same order, by other scores: set TEXT_MODE=reference where they are shown or cut off",
+    2: "nothing could be compared, as OLD has none",
+    3: "another order, so another model",
+    4: "NEW has none where OLD has them",
+}
 
 
 # --- report
@@ -349,8 +407,11 @@ def main() -> int:
     except (OSError, ValueError) as error:
         form.error(str(error))  # ends with 2
     rows = []
-    print(_HEADING)
     try:
+        if pair[0].ranks_documents():
+            texts = [sample.content for sample in samples if sample.kind == "text"]
+            return compare_scores(*pair, texts)
+        print(_HEADING)
         for row in compare(*pair, samples, options.config):
             rows.append(row)
             print(show(row), flush=True)

@@ -53,7 +53,11 @@ Revision = Annotated[str | None, Field(description="its branch, tag or commit on
 
 
 _CONFIG = SettingsConfigDict(
-    env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    env_ignore_empty=True,
+    extra="ignore",
+    frozen=True,
+    allow_inf_nan=False,
+    hide_input_in_errors=True,  # a URL may hold a password
 )
 
 
@@ -102,14 +106,14 @@ class Settings(BaseSettings):
     )
     t2v_transformers_direct_tokenize: Switch = Field(
         default=False,
-        description="`1` or `true`: a model of texts only reads a text in one piece, cut at 500 "
-        "tokens, and not sentence by sentence",
+        description="`1` or `true`: a text model reads a text in one piece, cut at 500 tokens, "
+        "and not sentence by sentence",
     )
     use_query_passage_prefixes: Switch = Field(
         default=False,
-        description="`1` or `true`: write the request's `task_type` in front of a text, for models "
-        "of texts only that have learnt it so (E5); the file `use_query_passage_prefixes` in the "
-        "model folder beats it",
+        description="`1` or `true`: write the request's `task_type` in front of a text, for text "
+        "models that have learnt it so (E5); the file `use_query_passage_prefixes` in the model "
+        "folder beats it",
     )
     max_num_patches: int | None = Field(
         default=None,
@@ -143,6 +147,26 @@ class Settings(BaseSettings):
         ge=0,
         description="vectors to remember, so that an equal text or image is answered from memory "
         "(about 25 MB at the default and 512 dimensions); `0` remembers none",
+    )
+    vector_cache_url: SecretStr | None = Field(
+        default=None,
+        description="where vectors are kept as well, so that they outlive the process and replicas "
+        "[share them](scaling.md#vectors-that-are-shared): `file:///a/folder`, `redis://` or "
+        "`rediss://` (Redis, Valkey); never shown with its password",
+    )
+    vector_cache_secret: SecretStr | None = Field(
+        default=None,
+        description="key of the digest under which each of these vectors is kept; without one "
+        "whoever can write to the store can forge vectors",
+    )
+    vector_cache_timeout_ms: float = Field(
+        default=10, gt=0, description="longest wait of a request for that store, in milliseconds"
+    )
+    vector_cache_max_bytes: int = Field(
+        default=1_000_000_000,
+        ge=64_000_000,
+        description="most bytes of the store in a folder, where the oldest vectors go first; Redis "
+        "and Valkey have `maxmemory`",
     )
     max_request_bytes: int = Field(
         default=100_000_000, ge=1, description="largest body of a request"
@@ -241,6 +265,14 @@ class Settings(BaseSettings):
         description="address to listen on; `::` is every one of IPv6 and of IPv4",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="certificate in PEM, with those between it and its root: the port then speaks "
+        "TLS (`https://`). A new one is read at the next start",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="its private key, unencrypted, where it is not in the same file"
+    )
     debug_page: Switch = Field(
         default=True, description="`1` or `true`: a page for browsers at `/` to try the model on"
     )
@@ -331,8 +363,8 @@ class DownloadSettings(BaseSettings):
     siglip_model_revision: Revision = None
     model_name: str = Field(
         default="",
-        description="a model of texts only, or a reranker, as its configuration says; counts where "
-        "no variable above names one",
+        description="a text model, or a reranker, as its configuration says; counts where no "
+        "variable above names one",
     )
     model_revision: Revision = None
     use_query_passage_prefixes: Switch = Field(
@@ -404,7 +436,12 @@ _EXPECTED = {
     "less_than_equal": "{le} or less",
     "literal_error": "{expected}",
 }
-_UNITS = {"bytes": " of bytes", "s": " of seconds", "chars": " of characters"}
+_UNITS = {
+    "bytes": " of bytes",
+    "s": " of seconds",
+    "ms": " of milliseconds",
+    "chars": " of characters",
+}
 
 
 def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
@@ -415,6 +452,8 @@ def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
         expected += _UNITS.get(field.rpartition("_")[2], "")
         default = kind.model_fields[field].default
         expected += "" if default is None else f", such as {default}"
+    if "SecretStr" in str(kind.model_fields[field].annotation):
+        return f"{field.upper()}: {expected}"
     return f"{field.upper()}: {expected}, and not {fault['input']!r}"
 
 
@@ -434,8 +473,8 @@ def doubts() -> list[str]:
         if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
-        told = "No effect here, and none is needed (see docs/migrating.md)"
-        found.append(f"{told}: {', '.join(unused)}")
+        message = "No effect here, and none is needed (see docs/migrating.md)"
+        found.append(f"{message}: {', '.join(unused)}")
     return found
 
 

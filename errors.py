@@ -91,7 +91,7 @@ class InvalidInputError(ServiceError):
     """The client sent something that cannot be embedded.
 
     Args:
-        sentence: what was wrong.
+        sentence: the message.
         reason: the metric label.
 
     Attributes:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from backends.model import Modality, ModelInfo
 from config import VERSION
 from inference.vector_cache import CacheStats
 
+if TYPE_CHECKING:
+    from inference.store.shared_cache import SharedCache
 
-def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> dict[str, object]:
+
+def meta(
+    info: ModelInfo,
+    modalities: Sequence[Modality],
+    cache: CacheStats,
+    shared: SharedCache | None = None,
+) -> dict[str, object]:
     """Return the model's configuration as in the reference, and the fields of this service."""
+    store = shared and {
+        "store": shared.shown,
+        "store_connected": shared.is_connected,
+        "store_hits": shared.stats.hits,
+    }
     return {
         **info.config,
         "service": {
@@ -31,6 +45,6 @@ def meta(info: ModelInfo, modalities: Sequence[Modality], cache: CacheStats) -> 
             "vector_space": None if info.scores else info.vector_space,
             "score_space": info.score_space or None,
             "demo": info.is_demo,
-            "cache": asdict(cache),
+            "cache": {**asdict(cache), **(store or {})},
         },
     }

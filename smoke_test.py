@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A black-box test of a running container over HTTP; it needs only Python.
 
-    ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference]
+    ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference] [--cacert FILE | --insecure]
 
 It waits until the container is ready, then sends the requests of Weaviate and of users: texts and
-images, or texts only. `--reference` skips tests that semitechnologies/multi2vec-clip and
-semitechnologies/transformers-inference are known to fail. A token goes into the URL, as in
+images, texts only, or documents to rerank. `--reference` skips tests that the containers of
+semitechnologies are known to fail. A token goes into the URL, as in
 Weaviate: http://any:TOKEN@localhost:8080. It exits with 1 if an answer is wrong.
 """
 
@@ -15,9 +15,11 @@ import argparse
 import http.client
 import json
 import math
+import ssl
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -44,15 +46,20 @@ class Container:
     Args:
         url: its URL as in Weaviate's settings; a token in it (`http://any:TOKEN@host:8080`) is
             sent.
+        tls: checks its certificate; None does so by the roots that this machine trusts.
 
     Attributes:
         url: the URL without the token.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url if "//" in url else f"//{url}")
         is_safe = parts.scheme == "https"
-        self._connect = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
+        self._connect = (
+            partial(http.client.HTTPSConnection, context=tls)
+            if is_safe
+            else http.client.HTTPConnection
+        )
         self._address = (parts.hostname or "localhost", parts.port or (443 if is_safe else 80))
         self._below = parts.path.rstrip("/")
         self.url = f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}{self._below}"
@@ -79,6 +86,23 @@ class Container:
         """Return whether its model reads images."""
         service = self.ask("GET", "/meta").body.get("service")
         return "image" in service["modalities"] if service else self.serves("/vectorize")
+
+    def ranks_documents(self) -> bool:
+        """Return whether its model is a reranker, and makes no vectors."""
+        service = self.ask("GET", "/meta").body.get("service")
+        if service:
+            return "pair" in service["modalities"]
+        return self.serves("/rerank") and not self.serves("/vectors")
+
+    def rerank(self, query: str, documents: list[str]) -> list[float]:
+        """Request the scores of documents, as Weaviate does, and check the answer's form."""
+        body = {"query": query, "documents": documents, "property": ""}
+        answer = self.ask("POST", "/rerank", body)
+        check(answer.status == 200, f"200 expected: {answer}")
+        check([one["document"] for one in answer.body["scores"]] == documents, "another order")
+        scores = [float(one["score"]) for one in answer.body["scores"]]
+        check(all(map(math.isfinite, scores)), "numbers expected")
+        return scores
 
     def vectorize(self, **body: object) -> dict[str, list[list[float]]]:
         """Request vectors by `/vectorize`, and check the answer's form."""
@@ -109,14 +133,14 @@ def check(fine: bool, otherwise: str) -> None:
 def error_message(body: Any) -> str:
     """Return the message of an error body, in any of the known forms."""
     error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
-    told = error.get("message", error) if isinstance(error, dict) else error
-    return str(told or "")[:300]
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message or "")[:300]
 
 
 def wait_until_ready(container: Container, seconds: float) -> None:
     """Poll until the container is ready, as Weaviate does; print the reason of the wait."""
     ends_s = time.monotonic() + seconds
-    told = ""
+    last_reason = ""
     while time.monotonic() < ends_s:
         try:
             answer = container.ask("GET", "/.well-known/ready")
@@ -125,11 +149,11 @@ def wait_until_ready(container: Container, seconds: float) -> None:
             reason = f"{answer.status} {error_message(answer.body)}"
         except (OSError, http.client.HTTPException) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-        if reason != told:
-            told = reason
+        if reason != last_reason:
+            last_reason = reason
             print(f"waiting for {container.url} for up to {seconds:g} s: {reason}", flush=True)
         time.sleep(0.25)
-    raise AssertionError(f"{container.url} is not ready after {seconds:g} s: {told}")
+    raise AssertionError(f"{container.url} is not ready after {seconds:g} s: {last_reason}")
 
 
 def test_probes(container: Container) -> None:
@@ -205,6 +229,42 @@ def test_a_bad_text_is_named(container: Container) -> None:
     check(answer.status == 422 and answer.body["error"].startswith("text: "), str(answer))
 
 
+def test_documents(container: Container) -> None:
+    """Documents are scored in the order of the request, an empty one too."""
+    documents = ["Flour, water, salt; then wait.", "", "A boat."]
+    together = container.rerank("How do I make bread?", documents)
+    check(len(set(together)) > 1, "documents that differ, one score")
+    for document, score in zip(documents, together, strict=True):
+        (alone,) = container.rerank("How do I make bread?", [document])
+        check(abs(alone - score) < 1e-3, "alone a document has another score")
+
+
+def test_one_document(container: Container) -> None:
+    """The old form has one document as a property."""
+    answer = container.ask("POST", "/rerank", {"query": "bread", "property": "Flour."})
+    check(answer.status == 200 and isinstance(answer.body["score"], float), str(answer))
+
+
+def test_a_bad_document_is_named(container: Container) -> None:
+    """A bad document is named, and the fault is the request's."""
+    answer = container.ask("POST", "/rerank", {"query": "bread", "documents": ["a", 5]})
+    check(answer.status == 422 and answer.body["error"].startswith("documents[1]"), str(answer))
+
+
+def test_other_ways_to_rank(container: Container) -> None:
+    """Cohere's API and NVIDIA's give the best document first."""
+    documents = ["Flour, water, salt; then wait.", "A boat."]
+    scores = container.rerank("How do I make bread?", documents)
+    best = scores.index(max(scores))
+    body = {"model": "any", "query": "How do I make bread?", "documents": documents, "top_n": 1}
+    results = container.ask("POST", "/v1/rerank", body).body["results"]
+    check([one["index"] for one in results] == [best], f"document {best} expected: {results}")
+    passages = [{"text": text} for text in documents]
+    body = {"query": {"text": "How do I make bread?"}, "passages": passages}
+    rankings = container.ask("POST", "/v1/ranking", body).body["rankings"]
+    check(rankings[0]["index"] == best, f"document {best} expected: {rankings}")
+
+
 Test = Callable[[Container], None]
 # Tests of every container, of containers with an interface or with images, and of this service
 # alone.
@@ -213,11 +273,15 @@ OF_VECTORIZE: tuple[Test, ...] = (test_a_text,)
 OF_VECTORS: tuple[Test, ...] = (test_a_text_by_itself,)
 OF_IMAGES: tuple[Test, ...] = (test_an_image, test_several, test_an_error)
 OF_THIS_SERVICE: tuple[Test, ...] = (test_the_documented_call, test_a_bad_text_is_named)
+OF_RERANKERS: tuple[Test, ...] = (test_documents, test_one_document)
+OF_ITS_RERANKERS: tuple[Test, ...] = (test_a_bad_document_is_named, test_other_ways_to_rank)
 OF_ITS_IMAGES: tuple[Test, ...] = (test_a_bad_image_is_named,)
 
 
 def tests_for(container: Container, is_reference: bool) -> tuple[Test, ...]:
     """Return the tests that fit a container and its model."""
+    if container.ranks_documents():
+        return (*OF_ALL, *OF_RERANKERS, *(() if is_reference else OF_ITS_RERANKERS))
     of_images = OF_IMAGES if is_reference else OF_IMAGES + OF_ITS_IMAGES
     return (
         *OF_ALL,
@@ -234,8 +298,13 @@ def main() -> int:
     form.add_argument("url", nargs="?", default="http://localhost:8080")
     form.add_argument("--wait", type=float, default=120, help="seconds until it must be ready")
     form.add_argument("--reference", action="store_true", help="leave out its known defects")
+    form.add_argument("--cacert", metavar="FILE", help="trust this certificate of an https:// URL")
+    form.add_argument("--insecure", action="store_true", help="trust any certificate")
     options = form.parse_args()
-    container = Container(options.url)
+    tls = ssl.create_default_context(cafile=options.cacert)
+    if options.insecure:
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    container = Container(options.url, tls)
     failures = 0
     try:
         wait_until_ready(container, options.wait)

@@ -1,11 +1,11 @@
-"""The use case: inputs of a request in, their vectors out, in its order.
+"""The use case: embeds the inputs of a request, in their order.
 
     inputs -> read -> cache: vectors, items in flight, misses -> admission of all misses, or none
                                                                   |
     vectors <- postprocess <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
 
-A pipeline for each modality, so that a search's text does not wait behind an import's images. It
-knows no wire format and no model library.
+Each modality has a pipeline, so that the text of a search does not wait behind images of an import.
+It knows no wire format and no model library.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from backends.load import load_model
 from backends.model import EmbeddingResult, GpuMemory, Modality, Model, ModelInfo, RuntimeName
@@ -39,39 +41,49 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
-from inference.work import WorkItem, error_of_request
+from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
+if TYPE_CHECKING:
+    from inference.store.shared_cache import SharedCache
+
 logger = logging.getLogger(__name__)
 
-# What rows of sentences may take beside the vectors of whole inputs, for each of these.
+# Bytes of cached sentence rows for each vector of VECTOR_CACHE_SIZE.
 _ROW_BYTES_PER_VECTOR = 1_000
-# Batches of these sizes. OpenVINO's first pass prepares them all; a second is a tenth of a start.
+# Sizes of warm-up batches. OpenVINO's first pass prepares all sizes; a second would take a tenth of
+# a start.
 _WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
 # Of threads.
 _POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
 class Vectorizer:
-    """Turns texts and images into vectors, or pairs into logits, for many requests at once.
+    """Embeds texts and images, or scores pairs, for many requests at once.
 
     Args:
-        replicas: the loaded model, once for each device.
-        settings: the limits.
+        replicas: the loaded model on each device.
+        settings: the settings, for the limits.
+        shared: the second level of the cache; None without VECTOR_CACHE_URL.
 
     Attributes:
-        info: what is loaded.
-        modalities: what it reads.
-        health: whether it can do its work.
+        info: facts about the model.
+        shared: as given.
+        modalities: modalities of the model.
+        health: health of the service.
     """
 
-    def __init__(self, replicas: Sequence[Model], settings: Settings) -> None:
-        self.info = _info_of(replicas)
+    def __init__(
+        self, replicas: Sequence[Model], settings: Settings, shared: SharedCache | None = None
+    ) -> None:
+        devices = ", ".join(replica.info.device for replica in replicas)
+        self.info = replace(replicas[0].info, device=devices)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
-        self._cache = VectorCache(settings.vector_cache_size)
+        self.shared = shared
+        self._cache = VectorCache(settings.vector_cache_size, shared.add if shared else None)
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self.modalities = tuple(self._pipelines)
         self._trial: asyncio.Task[None] | None = None
@@ -103,128 +115,142 @@ class Vectorizer:
 
     @property
     def cache_stats(self) -> CacheStats:
-        """How often inputs were met again."""
+        """Counts of cache look-ups."""
         return self._cache.stats
 
     @property
     def gpu_memory(self) -> GpuMemory | None:
-        """The memory of the devices together, now; None without a GPU."""
+        """Present memory of all GPUs together; None without a GPU."""
         memories = [memory for replica in self._replicas if (memory := replica.gpu_memory())]
         return sum(memories[1:], memories[0]) if memories else None
 
     @property
     def queue_items(self) -> Mapping[str, int]:
-        """How many inputs of each modality wait, or are preprocessed or computed."""
+        """Number of unfinished inputs by modality: waiting, preprocessed or computed."""
         return {name: pipeline.admission.items for name, pipeline in self._pipelines.items()}
 
     @property
     def queue_seconds(self) -> Mapping[str, float]:
-        """How many seconds of work of each modality wait, or are in progress."""
+        """Seconds of unfinished work by modality."""
         return {name: pipeline.admission.work_s for name, pipeline in self._pipelines.items()}
 
     @property
     def observer_failures(self) -> int:
-        """How often an observer of batches raised."""
-        return sum(one.scheduler.observers.failures for one in self._pipelines.values())
+        """Number of failed calls of observers of batches."""
+        return sum(pipeline.scheduler.observers.failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
-        """Tell `hook` of every forward pass from now on."""
+        """Call `hook` for every forward pass."""
         for modality, pipeline in self._pipelines.items():
             pipeline.scheduler.observers.add(partial(hook, modality))
 
     async def embed(
         self, inputs: Sequence[EmbedInput], request: RequestContext | None = None
     ) -> list[EmbeddingResult]:
-        """Embed the inputs of one request, in its order.
+        """Embed the inputs of a request, in order.
 
         Args:
-            inputs: of any modality that the model reads.
-            request: its priority is set, and it takes down when it passes each stage.
+            inputs: inputs of the model's modalities.
+            request: the request's context; its priority and timestamps are set.
 
         Raises:
-            InvalidInputError: one cannot be embedded; the message names it.
-            RequestTooLargeError: one is too large, or all are together.
+            InvalidInputError: an input is invalid; the message names it.
+            RequestTooLargeError: an input is too large, or all together are.
             QueueFullError: too much waits already.
             BackendError: the model failed.
-            UnhealthyError: it will fail until the process is started anew.
+            UnhealthyError: the model fails until the process is restarted.
         """
         if fault := self.health.dead:
             raise UnhealthyError(fault)
         if not inputs:
             return []
         request = request or RequestContext()
-        request.is_query = any(one.is_query for one in inputs)
+        request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
         lookup = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
-        if lookup.in_flight or lookup.misses:
-            await self._compute(lookup, request)
+        if self.shared and lookup.misses:
+            found = await self.shared.find(list(lookup.misses))
+            self._cache.take(lookup, found)
+        for item in items:
+            if item.key in lookup.vectors or item.key in lookup.in_flight:
+                item.content = None  # frees the megabytes of an image
         computed = lookup.in_flight | lookup.misses
-        for one, item in zip(inputs, items, strict=True):
-            if (work := computed.get(item.key)) and work.error:
-                raise error_of_request(work.error, one.name) from work.error
+        if computed:
+            await self._compute(lookup, request)
+            for embed_input, item in zip(inputs, items, strict=True):
+                if (work := computed.get(item.key)) and work.error:
+                    raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
-        for one, item in zip(inputs, items, strict=True):
+        for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
-            vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(one.postprocess(vector or await self._embed_by_lookup(one, item)))
+            result = work.result if work else lookup.vectors.get(item.key)
+            if result is None:
+                try:
+                    result = await self._pipelines[item.modality].embed_by_lookup(item)
+                except InvalidInputError as error:
+                    raise error.at(embed_input.name) from error
+            answers.append(embed_input.postprocess(result))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
     async def _read(self, inputs: Sequence[EmbedInput], request: RequestContext) -> list[WorkItem]:
         items = []
-        for one in inputs:
+        for embed_input in inputs:
+            await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
+            pipeline = self._pipelines.get(embed_input.modality)
+            if pipeline is None:
+                known = " and ".join(f"{name}s" for name in self._pipelines)
+                raise InvalidInputError(
+                    f"this model ({self.info.family}) has no tower for {embed_input.modality}s; "
+                    f"it embeds {known} only",
+                    "modality",
+                ).at(embed_input.name)
             try:
-                pipeline = self._pipeline_for(one.modality)
-                if pipeline.preprocessor.reads_inline(one.content):
-                    items.append(pipeline.read(one, times))
-                else:
-                    items.append(await pipeline.read_in_thread(one, times))
+                items.append(await pipeline.read(embed_input, times))
             except InvalidInputError as error:
-                raise error.at(one.name) from error
+                raise error.at(embed_input.name) from error
         return items
 
-    def _pipeline_for(self, modality: Modality) -> Pipeline:
-        if pipeline := self._pipelines.get(modality):
-            return pipeline
-        known = " and ".join(f"{name}s" for name in self._pipelines)
-        raise InvalidInputError(
-            f"this model ({self.info.family}) has no tower for {modality}s; it embeds {known} only",
-            "modality",
-        )
-
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
-        """Compute the misses, and wait for these and for the items in flight.
+        """Compute the misses, and wait for them and for the items in flight.
 
         Raises:
-            RequestTooLargeError: the misses are too much, whatever else waits.
+            RequestTooLargeError: the misses are too much even for an idle service.
             QueueFullError: too much waits already.
         """
         self._admit(list(lookup.misses.values()), request)
         work = [*lookup.in_flight.values(), *lookup.misses.values()]
         for item in work:
             item.join(request)
+        for item in lookup.misses.values():
+            self._cache.add(item)
+        unstarted = deque(lookup.misses.values())
         try:
-            for item in lookup.misses.values():
-                self._cache.add(item)
+            while unstarted:
+                await request.give_way()
+                item = unstarted.popleft()
                 self._pipelines[item.modality].start(item)
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
-        finally:  # what is computed is remembered, though the request was given up
+        finally:  # results are cached, also if the request was cancelled
             for item in work:
                 if not item.is_done:
                     item.leave(request)
                 elif item.has_rows and item.result is None:
                     self._pipelines[item.modality].collect(item)
                 self._cache.settle(item)
+            for item in unstarted:
+                if not item.is_done:  # this request was given up, and another has joined
+                    self._pipelines[item.modality].start(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
-        """Let all misses wait, or none of them."""
+        """Admit all misses, or none."""
         costs: dict[Modality, list[int]] = {}
         for item in misses:
             cost = self._pipelines[item.modality].processor.estimate(item.content)
@@ -235,14 +261,8 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def _embed_by_lookup(self, one: EmbedInput, item: WorkItem) -> EmbeddingResult:
-        try:
-            return await self._pipelines[item.modality].embed_by_lookup(item)
-        except InvalidInputError as error:
-            raise error.at(one.name) from error
-
     async def warm_up(self) -> None:
-        """Let every replica compute real shapes, so that the first request is not slow.
+        """Compute warm-up batches on every replica, so that the first request is not slow.
 
         Raises:
             DeviceUnavailableError: the model fails.
@@ -258,7 +278,7 @@ class Vectorizer:
         await all_or_first_error([pipeline.try_out(sizes) for pipeline in self._pipelines.values()])
 
     def try_again_if_failing(self) -> None:
-        """Let a model that fails try once more, beside what waits, so that its health is known."""
+        """Start a trial batch of a failing model, to update its health."""
         if self.health.failing and not self._trial:
             self._trial = background(self._trial_run(), name="trial")
 
@@ -266,28 +286,25 @@ class Vectorizer:
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self._try_out(sizes=(1,))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model fails
+        except Exception as error:  # noqa: BLE001 - any error: the model still fails
             logger.warning("The model still fails: %s", describe_error(error))
         finally:
             self._trial = None
 
     async def aclose(self) -> None:
-        """Stop; what still waits is answered with an error."""
+        """Stop; waiting requests get an error."""
         if self._trial:
             self._trial.cancel()
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
-
-
-def _info_of(replicas: Sequence[Model]) -> ModelInfo:
-    devices = ", ".join(replica.info.device for replica in replicas)
-    return replace(replicas[0].info, device=devices)
+        if self.shared:
+            await self.shared.aclose()
 
 
 def check_image_formats(settings: Settings) -> None:
-    """Refuse formats that do not exist, without a model.
+    """Check IMAGE_FORMATS, without a model.
 
     Raises:
-        ConfigurationError: there are such.
+        ConfigurationError: a format is unknown.
     """
     ImageDecoder(_image_limits(settings, shorter_side_px=1))
 
@@ -303,20 +320,55 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     )
 
 
-async def load_vectorizer(settings: Settings) -> Vectorizer:
-    """Load the model that the settings name, and warm it up.
+def check_shared_cache(settings: Settings) -> None:
+    """Refuse a store of vectors that cannot be used, without a model.
 
     Raises:
-        StartupError: something is missing that the operator must fix.
+        ConfigurationError: VECTOR_CACHE_URL names none, or one that cannot be used here.
+    """
+    if settings.vector_cache_url:
+        from inference.store.connect import address_of
+
+        address_of(settings.vector_cache_url.get_secret_value())
+
+
+def _shared_cache(settings: Settings, model: Model) -> SharedCache | None:
+    if not settings.vector_cache_url:
+        return None
+    if all(tower.is_lookup for tower in model.towers.values()):
+        logger.info("VECTOR_CACHE_URL is not used: this model looks vectors up faster than a store")
+        return None
+    from inference.store.connect import address_of, shared_cache
+
+    secret = settings.vector_cache_secret
+    return shared_cache(
+        address_of(settings.vector_cache_url.get_secret_value()),
+        model.info,
+        secret.get_secret_value() if secret else "",
+        settings.vector_cache_max_bytes,
+        settings.vector_cache_timeout_ms,
+    )
+
+
+async def load_vectorizer(settings: Settings) -> Vectorizer:
+    """Load the model of the settings, and warm it up.
+
+    Raises:
+        StartupError: the operator must fix something.
     """
     check_image_formats(settings)
+    check_shared_cache(settings)
     started_s = time.perf_counter()
-    vectorizer = Vectorizer(load_model(settings), settings)
+    replicas = load_model(settings)
+    shared = _shared_cache(settings, replicas[0])
+    vectorizer = Vectorizer(replicas, settings, shared)
     try:
         await vectorizer.warm_up()
-    except BaseException:  # a signal, too
+    except BaseException:  # also for a signal
         await vectorizer.aclose()
         raise
+    if shared:
+        await shared.open()
     freeze_gc()
     give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)

@@ -61,7 +61,7 @@ OPENCLIP = "openclip"  # its config is open_clip's `model_cfg`
 _TOWERS: Mapping[str, Sequence[_Tower]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "dpr"), _BERT),
     **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), _CLIP),
-    **dict.fromkeys(("qwen2", "qwen3", "mistral", "llama"), _DECODER),
+    **dict.fromkeys(("gemma3_text", "qwen2", "qwen3", "mistral", "llama"), _DECODER),
     "distilbert": (_Tower("transformer.layer.", "n_layers", "", _WORDS, ("vocab_size", "dim")),),
     "t5": (
         _Tower(

@@ -18,7 +18,7 @@ from backends.folder import ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
 from backends.model import Model, ModelOptions, Precision, TextMode
 from backends.precision import lacking, log_choice, log_refusal, usable
-from backends.text_folder import detect_kind, is_served_as_it_is
+from backends.text_folder import DECODERS, detect_kind, is_served_as_it_is
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
 from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
 from machine import keep_freed_memory, usable_cores
@@ -26,6 +26,11 @@ from machine import keep_freed_memory, usable_cores
 logger = logging.getLogger(__name__)
 
 _BY_TORCH = "Not served by OpenVINO but by torch, which is slower: %s"
+_DECODER = (
+    "%s in model/ is pooled as the reference pools it, by the mean of the tokens or the first "
+    "token. It was trained with another pooling and with prompts, so it finds less. For its own "
+    "vectors, download it with USE_SENTENCE_TRANSFORMERS_VECTORIZER=true"
+)
 # Advice for operators of the image without torch.
 _WITH_TORCH = "use the image with torch and the original, whose tag ends in -cuda"
 
@@ -43,6 +48,8 @@ def load_model(settings: Settings) -> list[Model]:
     keep_freed_memory()
     devices = settings.cuda_core if settings.enable_cuda else "cpu"
     replicas = load_replicas(folder, options_for(folder, settings), devices)
+    if (family := replicas[0].info.family) in DECODERS.values():
+        logger.warning(_DECODER, family)
     found, revision = folder.name
     name = settings.served_model_name or found
     return [replace(one, info=replace(one.info, name=name, revision=revision)) for one in replicas]

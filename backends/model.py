@@ -339,7 +339,7 @@ class Model:
     """A loaded model: one or two towers; a reranker has a tower of pairs only.
 
     Attributes:
-        info: what is loaded.
+        info: facts about the model.
         towers: the towers by modality.
         gpu_memory: returns the present memory of its device; None without a GPU.
     """

@@ -29,6 +29,8 @@ ENCODERS = (
     *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm"),
     *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "yoso"),
 )
+# Types of decoders that were trained to embed -> names of their families.
+DECODERS = {"gemma3_text": "Gemma 3", "qwen3": "Qwen3"}
 # Endings of `architectures` of models that were trained for other tasks than embedding.
 _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
@@ -64,7 +66,7 @@ class TextFolder:
         config = _json(self.path / "config.json")
         if not is_onnx and is_reranker(config):
             return "reranker"
-        if reason := why_no_encoder(config):
+        if reason := why_no_encoder(config, self.path):
             raise ModelFolderError(f"{self.path.absolute()} holds {reason}")
         if is_onnx:
             return "onnx"
@@ -105,16 +107,27 @@ def _class_name(module: Mapping[str, Any]) -> str:
     return name
 
 
-def why_no_encoder(config: Mapping[str, Any]) -> str | None:
-    """Return why a model is no text encoder, by its `config.json`; None if it is."""
+def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
+    """Return why a model is no text encoder; None if it is.
+
+    Args:
+        config: the model's `config.json`.
+        path: the model's folder. If it holds `modules.json`, a decoder was trained to embed, even
+            if its `architectures` say ForCausalLM.
+    """
     kind, named = config.get("model_type"), config.get("architectures") or []
+    is_decoder = kind in DECODERS
     others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
-    if not others and (kind in ENCODERS or "auto_map" in config):  # the latter brings its own code
+    if is_decoder and (path / "modules.json").is_file():
+        others = [name for name in others if not str(name).endswith("ForCausalLM")]
+    # A model with an `auto_map` brings its own code.
+    if not others and (kind in ENCODERS or is_decoder or "auto_map" in config):
         return None
     found = others[0] if others else f"a model of type {kind or 'unknown'}"
+    types = ", ".join((*ENCODERS, *DECODERS))
     return (
-        f"{found}, which does not embed texts; supported are encoders of these types, unless "
-        f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {', '.join(ENCODERS)}"
+        f"{found}, which does not embed texts; supported are models of these types, unless "
+        f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {types}"
     )
 
 

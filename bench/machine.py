@@ -38,8 +38,10 @@ def describe() -> dict[str, object]:
 
 
 def service_settings() -> dict[str, str]:
-    """Return the service's variables in this environment, which the service inherits."""
-    names = [name.upper() for name in Settings.model_fields] + ["OMP_NUM_THREADS"]
+    """Return the service's variables in this environment, without secrets."""
+    fields = Settings.model_fields.items()
+    names = [name.upper() for name, field in fields if "Secret" not in str(field.annotation)]
+    names.append("OMP_NUM_THREADS")
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 

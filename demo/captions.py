@@ -68,14 +68,14 @@ class Caption:
     """A caption and its claims: a scene with blanks for everything that the words leave open."""
 
     text: str
-    said: Scene
+    claims: Scene
 
 
 def full_caption(scene: Scene, rng: random.Random) -> Caption:
     """Describe the whole scene, sometimes without its background."""
     background = scene.background if rng.random() < 0.4 else ""
-    said = Scene(tuple(_plain_place(group) for group in scene.groups), background)
-    return Caption(_worded(said, rng), said)
+    claims = Scene(tuple(_plain_place(group) for group in scene.groups), background)
+    return Caption(_worded(claims, rng), claims)
 
 
 def partial_caption(scene: Scene, rng: random.Random) -> Caption:
@@ -86,8 +86,8 @@ def partial_caption(scene: Scene, rng: random.Random) -> Caption:
     elif len(groups) == 2 and rng.random() < 0.5:
         groups = [replace(group, column="", row="") for group in groups]
     background = scene.background if rng.random() < 0.2 else ""
-    said = Scene(tuple(_forget(group, len(groups) == 1, rng) for group in groups), background)
-    return Caption(_worded(said, rng), said)
+    claims = Scene(tuple(_forget(group, len(groups) == 1, rng) for group in groups), background)
+    return Caption(_worded(claims, rng), claims)
 
 
 def _plain_place(group: Group) -> Group:
@@ -116,8 +116,8 @@ def _forget(group: Group, place_too: bool, rng: random.Random) -> Group:
     return replace(group, **blank)  # type: ignore[arg-type]  # names and types go together above
 
 
-def _worded(said: Scene, rng: random.Random) -> str:
-    groups = list(said.groups)
+def _worded(claims: Scene, rng: random.Random) -> str:
+    groups = list(claims.groups)
     rng.shuffle(groups)
     place = _place(groups[0], rng)
     if len(groups) == 1 and place and rng.random() < 0.3:
@@ -127,7 +127,7 @@ def _worded(said: Scene, rng: random.Random) -> str:
     else:
         text = _one(groups[0], rng) if len(groups) == 1 else _two(groups[0], groups[1], rng)
         text = f"{rng.choice(_IMAGE)} {text}" if rng.random() < 0.3 else text
-    text = f"{text} {_against(said.background, rng)}" if said.background else text
+    text = f"{text} {_against(claims.background, rng)}" if claims.background else text
     return text + rng.choice(("", "", "", "."))
 
 

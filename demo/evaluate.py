@@ -51,15 +51,15 @@ def make_gallery(seed: int, size: int = GALLERY_SIZE) -> Gallery:
     rng = random.Random(seed)
     scenes: list[Scene] = []
     captions: list[str] = []
-    said: list[Scene] = []
+    claims: list[Scene] = []
     for scene in held_out_scenes(rng):
         caption = full_caption(scene, rng)
-        true = fits(encode([*said, caption.said]), encode([*scenes, scene]))
+        true = fits(encode([*claims, caption.claims]), encode([*scenes, scene]))
         if true.sum() == len(true):
-            scenes, captions, said = (
+            scenes, captions, claims = (
                 [*scenes, scene],
                 [*captions, caption.text],
-                [*said, caption.said],
+                [*claims, caption.claims],
             )
         if len(scenes) == size:
             break

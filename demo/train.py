@@ -194,7 +194,7 @@ def batches(pool: Pool, tokenizer: Any, rng: random.Random) -> Iterator[Batch]:
         yield Batch(
             pixels=(torch.from_numpy(pool.pixels[at]) / 255 - _MEAN) / _STD,
             tokens=tokens.input_ids,
-            true=torch.from_numpy(fits(encode([c.said for c in captions]), codes[at])),
+            true=torch.from_numpy(fits(encode([c.claims for c in captions]), codes[at])),
             groups=groups,
             patches=patch_codes(groups, pool.owners[at]),
         )
@@ -205,7 +205,7 @@ def _caption(scene: Scene, rng: random.Random) -> Caption:
 
 
 def losses(model: Any, readers: nn.ModuleList, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return CLIP's loss and the auxiliary heads' loss."""
+    """Return CLIP's loss, and the loss of the auxiliary heads."""
     seen = model.vision_model(pixel_values=batch.pixels, output_hidden_states=True)
     images = model.visual_projection(seen.pooler_output)
     texts = model.text_projection(model.text_model(input_ids=batch.tokens).pooler_output)

@@ -33,7 +33,9 @@ class Model:
         languages: languages of its texts.
         variables: the build variables that name it.
         dimensions: length of its vectors; 0 for a reranker, which gives scores.
-        licence: licence of a reranker's weights, by its page on the hub.
+        licence: licence of its weights; empty if unknown here.
+        gated: whether the hub gives the weights only to users who accepted their terms.
+        tried: weights that the tests of this project compute with.
     """
 
     tag: str
@@ -42,6 +44,29 @@ class Model:
     variables: dict[str, str]
     dimensions: int = 0
     licence: str = ""
+    gated: bool = False
+    tried: str = "a small random model"
+
+    @property
+    def input(self) -> str:
+        """What it reads."""
+        if not self.dimensions:
+            return "pairs of texts"
+        return "texts" if "MODEL_NAME" in self.variables else "texts, images"
+
+    @property
+    def runtime(self) -> str:
+        """What it is served by on a CPU."""
+        if self.family == "model2vec":
+            return "numpy"
+        if "TRUST_REMOTE_CODE" in self.variables:
+            return "converted if its code can be, else torch"
+        return "converted"
+
+    @property
+    def terms(self) -> str:
+        """Its licence, and whether the hub asks for an account."""
+        return f"{self.licence or '?'}{', gated' if self.gated else ''}"
 
     @property
     def build_args(self) -> str:
@@ -73,34 +98,40 @@ def find(tag: str) -> Model:
 
 
 def matrix() -> dict[str, list[dict[str, str]]]:
-    """Return a GitHub matrix: for each model its tag, its build arguments and its variables."""
+    """Return a GitHub matrix: for each model its tag, its build arguments and its variables.
+
+    A gated model needs the account of somebody who has agreed to its terms, so its image is left
+    to them.
+    """
     return {
         "include": [
             {"tag": model.tag, "build_args": model.build_args, **model.variables}
             for model in load().values()
+            if not model.gated
         ]
     }
 
 
 def table() -> str:
     """Return the table of embedders in docs/models.md, in Markdown."""
-    embedders = [model for model in load().values() if model.dimensions]
-    about = [f"{model.family} | {model.dimensions} | {model.languages}" for model in embedders]
-    return _table("family | dimensions | languages", embedders, about)
+    return _table("dimensions | ", [model for model in load().values() if model.dimensions])
 
 
 def rerankers() -> str:
     """Return the table of rerankers in docs/models.md, in Markdown."""
-    models = [model for model in load().values() if not model.dimensions]
-    about = [f"{model.family} | {model.languages} | {model.licence}" for model in models]
-    return _table("family | languages | licence", models, about)
+    return _table("", [model for model in load().values() if not model.dimensions])
 
 
-def _table(titles: str, models: Sequence[Model], about: Sequence[str]) -> str:
-    rows = [f"| tag | {titles} | variables |", "|---|---|---|---|---|"]
-    for model, said in zip(models, about, strict=True):
+def _table(number: str, models: Sequence[Model]) -> str:
+    titles = f"tag | licence | family | input | {number}languages | served | tried with | variables"
+    rows = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
+    for model in models:
+        dimensions = f"{model.dimensions} | " if number else ""
         variables = "<br>".join(f"`{name}={value}`" for name, value in model.variables.items())
-        rows.append(f"| `{model.tag}` | {said} | {variables} |")
+        rows.append(
+            f"| `{model.tag}` | {model.terms} | {model.family} | {model.input} | {dimensions}"
+            f"{model.languages} | {model.runtime} | {model.tried} | {variables} |"
+        )
     return "\n".join(rows)
 
 
@@ -125,7 +156,7 @@ def _text_for(options: argparse.Namespace) -> str:
         return find(options.build_args).build_args
     if options.table:
         return f"{table()}\n\n{rerankers()}"
-    return "\n".join(model["tag"] for model in matrix()["include"])
+    return "\n".join(load())
 
 
 if __name__ == "__main__":

@@ -93,8 +93,7 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
     for name in ("TEXT_MODEL_NAME", "CLIP_MODEL_NAME"):
         if not getattr(settings, name.lower()):
             raise DownloadError(
-                f"{name} is required, or MODEL_NAME for a model of texts alone; docs/models.md has "
-                "others"
+                f"{name} is required, or MODEL_NAME for a text model; docs/models.md has others"
             )
     clip, text = settings.clip_model_name, settings.text_model_name
     revision = settings.clip_model_revision
@@ -159,7 +158,7 @@ def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, 
         (folder / name).write_text(content)
     is_kept = wanted.as_hub_cache or config.get("model_type") in _ALWAYS_IN_A_HUB_CACHE
     if "onnx_runtime" in wanted.markers or not is_kept:
-        if reason := why_no_encoder(config):
+        if reason := why_no_encoder(config, snapshot.path):
             raise DownloadError(f"{wanted.wanted['model'].name} is {reason}")
         return {"model": snapshot.path}
     files = [path for path in snapshot.path.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""The service half: queues, batches, admission, health and memory of vectors.
+"""A loaded model at work: cache, admission, preprocessing, dynamic batching, health.
 
 It knows no HTTP and no model library.
 """

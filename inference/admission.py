@@ -1,7 +1,7 @@
-"""Which requests may wait: bounds on what waits, and on the wait itself by the measured rate.
+"""Admission control: bounds the waiting items, and the expected wait by the measured rate.
 
-Refusing at once what cannot be answered in time is kinder than a timeout: the client learns it in
-milliseconds, and the requests that wait are answered. It knows no HTTP and no model.
+A request that cannot be answered in time is refused at once, in milliseconds, and not by a timeout.
+It knows no HTTP and no model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from errors import QueueFullError, RequestTooLargeError
 from inference.capacity import Capacity
 from inference.request import RequestContext
 
-# Requests are let in as long as the wait that is expected is this share of the longest one: the
-# rate is an estimate, and an accepted request shall be answered.
+# Requests are admitted up to this share of the longest wait, as the rate is an estimate, and an
+# admitted request must be answered.
 _SHARE_OF_TIMEOUT = 0.7
 
 
 class Permit:
-    """The right of one item to wait, and what it still costs; one of its requests is charged."""
+    """The permit of one item to wait, with its remaining cost; one of its requests is charged."""
 
     __slots__ = ("_admission", "_is_released", "cost", "payer")
 
@@ -31,19 +31,19 @@ class Permit:
         admission.charge(payer, cost)
 
     def set_cost(self, cost: int) -> None:
-        """Correct the cost, as more is known of it or a part is done."""
+        """Set the remaining cost, when it is known better or a part is done."""
         if not self._is_released:
             self._admission.charge(self.payer, cost - self.cost)
             self.cost = cost
 
     def pass_to(self, payer: RequestContext) -> None:
-        """Charge another request, as the one that was charged has gone."""
+        """Charge another request, as the charged one has gone."""
         self._admission.charge(self.payer, -self.cost)
         self.payer = payer
         self._admission.charge(payer, self.cost)
 
     def release(self) -> None:
-        """Give the place back."""
+        """Release the permit."""
         if not self._is_released:
             self._admission.charge(self.payer, -self.cost)
             self._admission.items -= 1
@@ -51,20 +51,20 @@ class Permit:
 
 
 class Admission:
-    """Counts what waits for, or is in, one queue, and refuses what is too much.
+    """Counts waiting items and their cost, and refuses requests that exceed the bounds.
 
-    The wait is estimated from the batches that were run, and from nothing that clients do: neither
-    broken items nor those that are given up make the model slower. The queue is fair, so a request
-    waits for no more of each other one than it brings itself; and a query only for queries.
+    The wait is estimated from computed batches only: broken or cancelled items do not change it.
+    The queue is fair, so a request waits for no more of each other request than its own cost; and a
+    query waits for queries only.
 
     Args:
-        max_items: most items that wait or are computed at a time.
-        capacity: of the devices.
+        max_items: maximum number of waiting and computed items.
+        capacity: capacity of the devices.
 
     Attributes:
-        items: how many wait or are computed.
-        cost: what they still cost together.
-        costs: what each request that waits still costs.
+        items: number of waiting and computed items.
+        cost: their remaining cost.
+        costs: remaining cost of each waiting request.
     """
 
     def __init__(self, max_items: int, capacity: Capacity) -> None:
@@ -76,11 +76,11 @@ class Admission:
 
     @property
     def work_s(self) -> float:
-        """Seconds of work that wait, or are in progress."""
+        """Seconds of work that wait or are in progress."""
         return self._capacity.cost_s * self.cost
 
     def expected_wait_s(self, request: RequestContext, cost: int) -> float:
-        """Seconds until a request that came now would be answered."""
+        """Return the expected seconds until a new request would be answered."""
         before = sum(
             min(owed, cost)
             for other, owed in self.costs.items()
@@ -89,10 +89,10 @@ class Admission:
         return (before + cost) * self._capacity.cost_s
 
     def check(self, request: RequestContext, cost: int, items: int) -> None:
-        """Look whether a request may wait.
+        """Check whether a request may wait.
 
         Raises:
-            RequestTooLargeError: it could not be answered in time if nothing else waited.
+            RequestTooLargeError: it could not be answered in time even by an idle service.
             QueueFullError: too much waits.
         """
         if items > self._max_items:
@@ -126,7 +126,7 @@ class Admission:
             )
 
     def charge(self, request: RequestContext, cost: int) -> None:
-        """Add to what a request still costs; one that costs nothing is forgotten."""
+        """Add to a request's remaining cost; at 0 the request is removed."""
         self.cost += cost
         owed = self.costs.get(request, 0) + cost
         if owed:

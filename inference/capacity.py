@@ -1,7 +1,7 @@
-"""What the devices of one modality can do: their measured rate, and the limits of a batch.
+"""The capacity of a modality's devices: their measured rate, and the limits of a batch.
 
-The scheduler owns it and tells it of every forward pass. Admission reads it. So a limit that
-shrinks, as after a batch that the device's memory did not hold, shrinks for both.
+The scheduler owns it and reports every forward pass. Admission reads it. So a limit that shrinks,
+as after a batch that exceeded the device's memory, shrinks for both.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A batch may take this share of the longest time of a request, so that health does not take it for
-# a batch that hangs.
+# A batch may take this share of a request's timeout, so that health does not take it for hanging.
 _LONGEST_BATCH = 0.25
-# A request is judged by its own size only after so many forward passes as large as its own, not
-# long ago: one may have been held up, and a slow hour of the machine shall not refuse for ever.
+# A request is judged by its size only after so many recent forward passes of that size: one pass
+# may have been slow, and a slow hour must not refuse requests for ever.
 _PASSES_TO_JUDGE = 2
 _NOT_LONG_AGO_S = 600.0
-_HALF_LIFE_S = 10.0  # of what the rate remembers, in seconds of work
+_HALF_LIFE_S = 10.0  # of the averaged rate, in seconds of work
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStats:
-    """A forward pass, for metrics and logs; a batch that fails takes several.
+    """A forward pass, for metrics and logs; a failing batch takes several.
 
     Attributes:
-        size: number of items in it.
-        run_s: seconds that it was computed.
-        cost: of its items together, in the tower's unit.
-        failed: whether it gave no rows.
+        size: number of items.
+        run_s: seconds of computation.
+        cost: cost of its items, in the tower's unit.
+        failed: whether it raised an error.
     """
 
     size: int
@@ -43,17 +42,17 @@ class Capacity:
     """Measures a rate, in seconds a unit of cost, and keeps the limits of a batch.
 
     Args:
-        max_batch_size: most items in one batch.
-        timeout_s: longest time from a request to its answer.
-        replicas: devices that compute side by side.
-        clock: tells the time in seconds.
+        max_batch_size: maximum items of a batch.
+        timeout_s: maximum seconds from a request to its answer.
+        replicas: number of devices that compute in parallel.
+        clock: function that returns the time in seconds.
 
     Attributes:
-        max_batch_size: most items in one batch; it shrinks to what the device's memory holds.
-        max_batch_cost: most that a batch may cost; one item alone may cost more.
-        timeout_s: longest time from a request to its answer.
-        cost_s: seconds a unit of cost, lately; 0 before the first batch.
-        best_cost_s: the same of the best forward pass.
+        max_batch_size: maximum items of a batch; it shrinks to fit the device's memory.
+        max_batch_cost: maximum cost of a batch; a single item may cost more.
+        timeout_s: maximum seconds from a request to its answer.
+        cost_s: recent average of seconds a unit of cost; 0 before the first batch.
+        best_cost_s: seconds a unit of cost of the fastest forward pass.
     """
 
     def __init__(
@@ -70,16 +69,16 @@ class Capacity:
         self._clock = clock
         self._work_s = 0.0
         self._done = 0.0
-        # When the last passes were, by the magnitude of their cost.
+        # Times of the last passes, by the magnitude of their cost.
         self._passes: dict[int, deque[float]] = {}
         self.cost_s = 0.0
         self.best_cost_s = math.inf
 
     def observe(self, stats: BatchStats) -> None:
-        """Take note of a forward pass; one that failed tells nothing of the rate."""
+        """Update the rate by a forward pass; a failed pass is ignored."""
         if stats.failed:
             return
-        run_s = stats.run_s / self._replicas  # each computes side by side with the others
+        run_s = stats.run_s / self._replicas  # the replicas compute in parallel
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
         self._done = self._done * faded + stats.cost
@@ -91,10 +90,10 @@ class Capacity:
         passes.append(self._clock())
 
     def can_judge(self, cost: int, items: int) -> bool:
-        """Tell whether passes were as large as a request's own: of small ones most is overhead.
+        """Return whether there were recent passes of a request's size.
 
-        After two short texts a GPU seems a hundred times as slow as it is. A request that is let in
-        for want of knowledge brings it.
+        Small passes are mostly overhead: after two short texts a GPU seems a hundred times slower
+        than it is. A request that is admitted without such passes provides them.
         """
         own = int(min(cost, cost * self.max_batch_size / items, self.max_batch_cost / 2))
         since_s = self._clock() - _NOT_LONG_AGO_S

@@ -1,13 +1,13 @@
-"""A queue that is fair to the requests that wait, whatever each of them brings.
+"""A fair queue: requests are served in turn, independent of their numbers of entries.
 
     a: 1 2 3 4 5 6          a batch of four:  a1 b1 c1 a2
     b: 1 2                  the next:         b2 a3 a4 a5
     c: 1
 
-Requests are served in turn, one entry each, then a second of each: a request with one entry is in
-the next batch, however many entries the others have. Entries that cost more have their turn later,
-so that short texts do not wait behind every long one. Queries go before everything else. A batch
-holds entries of one bucket only. It knows no model.
+Each request has one entry served, then each a second one: a request with one entry is in the next
+batch, also if others have many. Entries of higher cost have later turns, so short texts do not wait
+behind every long text. Queries go first. A batch holds entries of one bucket only. It knows no
+model.
 
 This is self-clocked fair queueing (Golestani, 1994): an entry is due at its request's last due
 time, or at the clock where the request is new, plus its cost, and what is due first is served
@@ -26,20 +26,20 @@ from inference.request import RequestContext
 
 
 class Entry:
-    """What waits in a queue; a subclass adds what it is.
+    """An entry of a queue; subclasses add its content.
 
     Args:
-        waiters: the requests that wait for it; it has a turn of each.
-        bucket: only entries of equal buckets are taken together; one whose bucket is None, alone.
-        cost: what it weighs in a batch.
+        waiters: the requests that wait for it; it has a turn of each of them.
+        bucket: only entries of equal buckets share a batch; an entry with bucket None is alone.
+        cost: its cost in a batch.
 
     Attributes:
-        is_alone: whether it shares a batch with no other.
-        queue: that it was put into; None before.
-        number: by which its queue knows it.
+        is_alone: whether it has a batch of its own.
+        queue: the queue in which it waits; None before and after.
+        turns: numbers of its turns, by request.
     """
 
-    __slots__ = ("bucket", "cost", "is_alone", "number", "queue", "waiters")
+    __slots__ = ("bucket", "cost", "is_alone", "queue", "turns", "waiters")
 
     def __init__(
         self, waiters: Sequence[RequestContext], bucket: Hashable = 0, cost: int = 1
@@ -48,67 +48,78 @@ class Entry:
         self.is_alone = bucket is None
         self.bucket = object() if bucket is None else bucket  # equals no other
         self.cost = cost
-        self.number = -1
         self.queue: FairQueue[Any] | None = None
+        self.turns: dict[RequestContext, int] = {}
 
 
 E = TypeVar("E", bound=Entry)
 
-# When an entry is due, and its number. Not the entry itself: what is removed, with all that it
-# holds, must not wait for its turn. Entries due at one time are served as they came.
+# Due time and number of a turn. Not the entry itself, so that the memory of a removed entry is free
+# at once. Turns with equal due times are served in order of arrival.
 _Turn: TypeAlias = tuple[int, int]
-# Whether no query waits for its entries, and their bucket. A batch is made of one line's entries.
+# False for queries, and the bucket. A batch is made of the entries of one line.
 _Line: TypeAlias = tuple[bool, Hashable]
 
 
 class FairQueue(Generic[E]):
-    """Entries of many requests."""
+    """The entries of many requests, in fair order."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, E] = {}  # by their numbers
+        self._size = 0
+        self._entries: dict[int, E] = {}  # by the numbers of their turns
         self._lines: dict[_Line, list[_Turn]] = {}  # heaps
         self._clocks = {True: 0, False: 0}  # of queries, and of the others
         self._numbers = count()
 
     def __len__(self) -> int:
-        """Count the entries."""
-        return len(self._waiting)
+        """Return the number of entries."""
+        return self._size
 
     @property
     def is_query_next(self) -> bool:
-        """Whether the next batch will be of queries."""
+        """Whether the next batch holds queries."""
         line = self._next_line()
         return line is not None and not line[0]
 
     def put(self, entry: E) -> None:
-        """Let an entry wait for a turn of one of its requests."""
-        entry.queue, entry.number = self, next(self._numbers)
-        self._waiting[entry.number] = entry
+        """Add an entry, with a turn of each of its requests."""
+        entry.queue = self
+        self._size += 1
         for request in entry.waiters:
             self.give_turn(entry, request)
 
     def give_turn(self, entry: E, request: RequestContext) -> None:
-        """Give an entry, if it still waits, a turn of a request; it is taken in its first turn."""
-        if entry.number not in self._waiting:
-            return
+        """Give a waiting entry a turn of a request; it is taken in its first turn."""
         due = max(self._clocks[request.is_query], request.due.get(self, 0)) + entry.cost
+        number = next(self._numbers)
         request.due[self] = due
+        entry.turns[request] = number
+        self._entries[number] = entry
         turns = self._lines.setdefault((not request.is_query, entry.bucket), [])
-        heapq.heappush(turns, (due, entry.number))
+        heapq.heappush(turns, (due, number))
+
+    def take_turn(self, entry: E, request: RequestContext) -> None:
+        """Remove the turn of a request that has left a waiting entry."""
+        del self._entries[entry.turns.pop(request)]
 
     def remove(self, entry: E) -> None:
-        """Take an entry out, if it still waits."""
-        self._waiting.pop(entry.number, None)
+        """Remove an entry, if it still waits."""
+        if entry.queue is self:
+            entry.queue = None
+            self._size -= 1
+            for number in entry.turns.values():
+                del self._entries[number]
+            entry.turns.clear()
 
     def entries(self) -> list[E]:
-        """Return what waits."""
-        return list(self._waiting.values())
+        """Return the waiting entries."""
+        return list(dict.fromkeys(self._entries.values()))
 
     def take(self, max_size: int = 1, max_cost: float = math.inf) -> list[E]:
-        """Take a batch: of one bucket, and one entry even where that alone costs more.
+        """Take a batch of one bucket; a single entry may exceed the maximum cost.
 
         Returns:
-            An empty list where nothing waits.
+            An empty list if the queue is empty.
         """
         line = self._next_line()
         if line is None:
@@ -118,23 +129,23 @@ class FairQueue(Generic[E]):
         batch: list[E] = []
         cost = 0
         while turns and len(batch) < max_size:
-            entry = self._waiting.get(turns[0][1])
+            entry = self._entries.get(turns[0][1])
             if entry:
                 cost += entry.cost
                 if batch and cost > max_cost:
                     break
-                del self._waiting[entry.number]
+                self.remove(entry)
                 batch.append(entry)
             heapq.heappop(turns)
         return batch
 
     def _next_line(self) -> _Line | None:
-        """Return the line that the next batch will be of."""
+        """Return the line of the next batch."""
         best: tuple[bool, _Turn] | None = None
         found: _Line | None = None
         for line, turns in list(self._lines.items()):
-            while turns and turns[0][1] not in self._waiting:
-                heapq.heappop(turns)  # taken by another's turn, or removed
+            while turns and turns[0][1] not in self._entries:
+                heapq.heappop(turns)  # taken in another turn, or removed
             if not turns:
                 del self._lines[line]
             elif best is None or (line[0], turns[0]) < best:

@@ -1,4 +1,4 @@
-"""Those who are told what happened, and cannot disturb it: metrics, the log, the measured rate."""
+"""Observers of events, such as metrics and logs, whose failures do not disturb the service."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ P = ParamSpec("P")
 
 
 class Observers(Generic[P]):
-    """Tells all of them; one that raises is logged and counted, and changes nothing.
+    """Calls all observers; an observer that raises is logged and counted.
 
     Attributes:
-        failures: how often one of them raised.
+        failures: number of failed calls.
     """
 
     def __init__(self, *observers: Callable[P, None]) -> None:
@@ -23,14 +23,14 @@ class Observers(Generic[P]):
         self._observers = list(observers)
 
     def add(self, observer: Callable[P, None]) -> None:
-        """Tell this one, too, from now on."""
+        """Add an observer."""
         self._observers.append(observer)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Tell all of them."""
+        """Call all observers."""
         for observe in self._observers:
             try:
                 observe(*args, **kwargs)
-            except BaseException:  # whatever it is, it is no fault of what was observed
+            except BaseException:  # must not disturb the observed work
                 self.failures += 1
                 logger.exception("An observer failed; requests are answered all the same")

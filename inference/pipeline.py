@@ -1,4 +1,4 @@
-"""One modality of a loaded model at work: inputs are read, preprocessed, and computed in batches.
+"""The pipeline of one modality: reads and preprocesses inputs, and has them computed in batches.
 
     input -> read -> WorkItem -> preprocess (inline, or a slot and a thread) -> scheduler -> rows
     result <- collect <------------------------------------------------------------------'
@@ -31,21 +31,21 @@ class Pipeline:
     """Embeds the inputs of one modality.
 
     Args:
-        space: of the model's vectors or scores; part of the keys.
-        tower: of the model; of several replicas, any.
-        preprocessor: reads and preprocesses its inputs.
-        pool: the threads that do so.
-        admission: of requests.
-        scheduler: computes batches.
-        limiter: bounds preprocessing in threads.
-        rows: of sentences that are remembered.
+        space: the model's vector space or score space; part of cache keys.
+        tower: the model's tower; of any replica.
+        preprocessor: reads and preprocesses inputs.
+        pool: threads for preprocessing.
+        admission: the admission control.
+        scheduler: the scheduler of batches.
+        limiter: the limiter of preprocessing in threads.
+        rows: the cache of sentences' rows.
 
     Attributes:
         admission: as given.
         scheduler: as given.
-        processor: of the tower.
+        processor: the tower's input processor.
         preprocessor: as given.
-        is_lookup: whether the tower is quicker than a queue.
+        is_lookup: whether the tower only looks rows up, without a queue.
     """
 
     def __init__(
@@ -70,29 +70,33 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input of a request.
+    async def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
+        """Read an input of a request: inline, or in a thread if it is long.
 
         Raises:
-            InvalidInputError: it is not what it should be.
-            RequestTooLargeError: it is beyond the limits.
+            InvalidInputError: the input is invalid.
+            RequestTooLargeError: the input exceeds the limits.
         """
-        params = self.processor.resolve(one.params)
-        content = self.preprocessor.read(one.content, times)
-        key = hashlib.sha256(f"{self._space}/{one.modality}/{params.key}/".encode())
-        key.update(_bytes_of(content))
-        return WorkItem(one.modality, content, params, key.digest(), times)
+        if self.preprocessor.reads_inline(embed_input.content):
+            return self._read(embed_input, times)
+        return await self._pool.run(self._read, embed_input, times)
 
-    async def read_in_thread(self, one: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input as `read` does, in a thread."""
-        return await self._pool.run(self.read, one, times)
+    def _read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
+        params = self.processor.resolve(embed_input.params)
+        content = self.preprocessor.read(embed_input.content, times)
+        options = params.key  # with its length, as a task may hold any character
+        key = hashlib.sha256(
+            f"{self._space}/{embed_input.modality}/{len(options)}/{options}/".encode()
+        )
+        key.update(_key_bytes(content))
+        return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
     def start(self, item: WorkItem) -> None:
-        """Begin to compute an item that is admitted; its end comes later, or at once."""
+        """Start to compute an admitted item."""
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            except BaseException as error:  # noqa: BLE001 - any error is the item's
                 item.fail(error)
         else:
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
@@ -106,7 +110,7 @@ class Pipeline:
             item.slot.hold(chunks.nbytes)
             self._submit(item, chunks)
         except BaseException as error:
-            if item.is_done:  # it was given up
+            if item.is_done:  # no request waits for it any more
                 raise
             item.fail(error)
 
@@ -119,21 +123,18 @@ class Pipeline:
             self.scheduler.submit(entries)
 
     def collect(self, item: WorkItem) -> None:
-        """Make the result of an item whose rows are all there, or find why there is none."""
+        """Set the result of an item from its rows, or its error."""
+        chunks, rows = item.chunks, [row for row in item.rows if row is not None]
         try:
-            item.result = self._joined(item)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the item's own
+            for key, row in zip(chunks.keys, rows, strict=False):
+                self._rows.put(key, row)
+            parts = [rows[place] for place in chunks.places]
+            item.result = self.processor.join(parts, chunks.divisor)
+        except Exception as error:  # noqa: BLE001 - any error is the item's
             item.spoil(error)
 
-    def _joined(self, item: WorkItem) -> EmbeddingResult:
-        rows = [row for row in item.rows if row is not None]
-        for key, row in zip(item.chunks.keys, rows, strict=False):
-            self._rows.put(key, row)
-        parts = [rows[place] for place in item.chunks.places]
-        return self.processor.join(parts, item.chunks.divisor)
-
     async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
-        """Embed by a table, without cache and queue: inline, but for what is long.
+        """Embed by lookup, without cache and queue; inline, or in a thread if the input is long.
 
         Raises:
             InvalidInputError: the input cannot be read.
@@ -150,10 +151,10 @@ class Pipeline:
         return self.processor.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
-        """Let every replica compute batches of these sizes, beside all that waits.
+        """Let every replica compute trial batches of these sizes.
 
         Raises:
-            BackendError: the model failed, or answered numbers that are not finite.
+            BackendError: the model failed, or returned numbers that are not finite.
             UnhealthyError: nothing is computed any more.
         """
         params = self.processor.resolve(EncodeParams())
@@ -165,13 +166,13 @@ class Pipeline:
         await self.scheduler.try_out(sample, sizes)
 
     async def aclose(self) -> None:
-        """Stop; items that still wait end with an error."""
+        """Stop; waiting items end with an error."""
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
 
 
-def _bytes_of(content: Any) -> bytes:
-    """Return bytes that no other content of a modality has."""
-    if isinstance(content, Pair):  # where its query ends is told as well
+def _key_bytes(content: Any) -> bytes:
+    """Return the bytes of a content for its cache key, distinct for distinct content."""
+    if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()
     digested: bytes = content.encode() if isinstance(content, str) else content
     return digested

@@ -1,7 +1,7 @@
-"""From an input to chunks that a network can compute: read within limits, split, preprocessed.
+"""Preprocesses inputs: reads them within limits, splits them into chunks, and tokenizes these.
 
-Inline or in a thread is decided here, by size: on the event loop a long input would hold up every
-other request for a millisecond and more.
+It decides by size whether to run inline or in a thread: on the event loop a long input would block
+all requests for over a millisecond.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ from inference.request import Content
 from inference.timings import ItemTimes
 from inference.work import ChunkInputs
 
-_INLINE_CHARS = 1_000  # of a text that is tokenized in one piece
-_INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 at worst
-_INLINE_CHARS_TO_READ = 100_000  # digesting them takes a tenth of a millisecond
-_INLINE_IDS = 1_000  # of tokens that are turned into their text
-# Of a text that is split: seconds of a thread, and a chunk for each sentence.
+_INLINE_CHARS = 1_000  # of a text that is not split
+_INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 us at worst
+_INLINE_CHARS_TO_READ = 100_000  # hashing them takes 0.1 ms
+_INLINE_IDS = 1_000  # of token ids that are decoded to text
+# Limits of a text that is split: they bound a thread's seconds, and the number of chunks.
 _MAX_CHARS = 1_000_000
 _MAX_SENTENCES = 10_000
 
 
 class Preprocessor(Protocol):
-    """Reads and preprocesses the inputs of one modality; many threads may call it at a time."""
+    """Reads and preprocesses inputs of one modality; thread-safe."""
 
     def reads_inline(self, content: Content) -> bool:
-        """Tell whether `read` may be called on the event loop."""
+        """Return whether `read` may be called on the event loop."""
         ...
 
     def read(self, content: Content, times: ItemTimes) -> Any:
-        """Return the content that is preprocessed: a text, a pair, or the bytes of an image's file.
+        """Return the content to preprocess: a text, a pair, or the bytes of an image file.
 
         Raises:
-            InvalidInputError: it is not what it should be.
-            RequestTooLargeError: it is beyond the limits.
+            InvalidInputError: the content is invalid.
+            RequestTooLargeError: the content exceeds the limits.
         """
         ...
 
     def runs_inline(self, content: Any) -> bool:
-        """Tell whether it may be called on the event loop."""
+        """Return whether preprocessing may run on the event loop."""
         ...
 
     def __call__(self, content: Any, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
-        """Split and preprocess what was read.
+        """Split and preprocess a content.
 
         Raises:
-            InvalidInputError: it cannot be read.
-            RequestTooLargeError: it is beyond the limits.
+            InvalidInputError: the model cannot read the content.
+            RequestTooLargeError: the content exceeds the limits.
         """
         ...
 
     def sample(self) -> Any:
-        """Return an input, opened, to try the model on."""
+        """Return a content for a trial of the model."""
         ...
 
 
 class TextPreprocessor:
-    """Texts: split into sentences where the model wants them, and tokenized.
+    """Splits texts into sentences, if the model needs it, and tokenizes them.
 
     Args:
-        processor: of the tower.
-        max_chars: of what is tokenized in one piece.
+        processor: the tower's input processor.
+        max_chars: maximum characters of a text or a sentence.
     """
 
     def __init__(self, processor: InputProcessor, max_chars: int) -> None:
@@ -75,15 +75,15 @@ class TextPreprocessor:
         self._inline_chars = _INLINE_CHARS_TO_SPLIT if is_chunked else _INLINE_CHARS
 
     def reads_inline(self, content: Content) -> bool:
-        """Tell whether a text is not very long."""
+        """Return whether a text is not very long."""
         return len(content) <= (_INLINE_CHARS_TO_READ if isinstance(content, str) else _INLINE_IDS)
 
     def read(self, content: Content, times: ItemTimes) -> str:
-        """Return the text, which may come as token ids.
+        """Return the text; token ids are decoded.
 
         Raises:
-            InvalidInputError: an id is no token's.
-            RequestTooLargeError: it is too long.
+            InvalidInputError: an id is not in the vocabulary.
+            RequestTooLargeError: the text is too long.
         """
         if isinstance(content, Pair):
             raise InvalidInputError("expected a text, and not a query and a document", "body")
@@ -96,15 +96,15 @@ class TextPreprocessor:
         return text
 
     def runs_inline(self, content: str) -> bool:
-        """Tell whether a text is short."""
+        """Return whether a text is short."""
         return len(content) <= self._inline_chars
 
     def __call__(self, content: str, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
-        """Find the sentences, and tokenize each distinct one.
+        """Split a text into sentences, and tokenize each distinct sentence.
 
         Raises:
             InvalidInputError: the model cannot read it.
-            RequestTooLargeError: a sentence is too long, or there are too many.
+            RequestTooLargeError: a sentence is too long, or there are too many sentences.
         """
         times.preprocess_began_s = time.perf_counter()
         parts = self._processor.split(content, params)
@@ -136,11 +136,11 @@ class TextPreprocessor:
 
 
 class PairPreprocessor:
-    """Pairs of a query and a document, tokenized together.
+    """Tokenizes pairs of a query and a document.
 
     Args:
-        processor: of the tower.
-        max_chars: of either half.
+        processor: the tower's input processor.
+        max_chars: maximum characters of the query and of the document.
     """
 
     def __init__(self, processor: InputProcessor, max_chars: int) -> None:
@@ -148,15 +148,15 @@ class PairPreprocessor:
         self._max_chars = max_chars
 
     def reads_inline(self, content: Content) -> bool:
-        """Tell whether both halves together are not very long."""
+        """Return whether query and document together are not very long."""
         return sum(map(len, _pair(content))) <= _INLINE_CHARS_TO_READ
 
     def read(self, content: Content, times: ItemTimes) -> Pair:
         """Return the pair.
 
         Raises:
-            InvalidInputError: it is none.
-            RequestTooLargeError: a half of it is too long.
+            InvalidInputError: the content is no pair.
+            RequestTooLargeError: the query or the document is too long.
         """
         pair = _pair(content)
         for half, text in zip(("the query", "the document"), pair, strict=True):
@@ -168,11 +168,11 @@ class PairPreprocessor:
         return pair
 
     def runs_inline(self, content: Pair) -> bool:
-        """Tell whether a pair is short."""
+        """Return whether a pair is short."""
         return sum(map(len, content)) <= _INLINE_CHARS
 
     def __call__(self, content: Pair, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
-        """Tokenize.
+        """Tokenize a pair.
 
         Raises:
             InvalidInputError: the model cannot read it.

@@ -1,8 +1,8 @@
-"""Bounds preprocessing: so many items at a time, and so much memory of items that are ready.
+"""Limits preprocessing: the number of items at a time, and the memory of preprocessed items.
 
-Items that wait are let in by turns, so that a lone image does not wait behind another request's two
-hundred. An item that is preprocessed waits for the model and takes memory: while they take too
-much, none is let in.
+Waiting items are admitted in fair turns, so that a single image does not wait behind two hundred of
+another request. Preprocessed items wait for the model and take memory: while that is too much, no
+item is admitted.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from inference.capacity import Capacity
 from inference.fair_queue import Entry, FairQueue
 from inference.request import RequestContext
 
-AHEAD_BYTES = 16_000_000  # of items that are preprocessed and wait, or more for large ones:
-_BATCHES_AHEAD = 2  # are preprocessed, so that the model need not wait
+AHEAD_BYTES = 16_000_000  # of preprocessed items; more if items are large:
+_BATCHES_AHEAD = 2  # of preprocessed items, so that the model does not wait
 
 
 class Turn(Entry):
-    """Waits for a slot.
+    """The turn of an item that waits for a slot.
 
     Attributes:
-        granted: ends when the slot is there.
+        granted: a future that resolves to the slot.
     """
 
     __slots__ = ("granted",)
@@ -33,7 +33,7 @@ class Turn(Entry):
 
 
 class Slot:
-    """The place of one item from its preprocessing to its end."""
+    """The slot of an item, from its preprocessing to its end."""
 
     __slots__ = ("_limiter", "_nbytes")
 
@@ -42,14 +42,14 @@ class Slot:
         self._nbytes: int | None = None  # None while the item is being preprocessed
 
     def hold(self, nbytes: int) -> None:
-        """Let another item be preprocessed; from now on hold memory."""
+        """End the preprocessing; from now on the slot counts the item's memory."""
         self._limiter.busy -= 1
         self._limiter.nbytes += nbytes
         self._nbytes = nbytes
         self._limiter.grant()
 
     def release(self) -> None:
-        """Give the place back."""
+        """Release the slot."""
         if self._nbytes is None:
             self._limiter.busy -= 1
         else:
@@ -58,17 +58,17 @@ class Slot:
 
 
 class PreprocessLimiter:
-    """Lets items in to be preprocessed.
+    """Grants slots for preprocessing.
 
     Args:
-        max_busy: most that are preprocessed at a time.
-        capacity: of the devices that compute them; two batches may be ready.
+        max_busy: maximum number of items that are preprocessed at a time.
+        capacity: capacity of the devices; two batches may be preprocessed ahead.
 
     Attributes:
-        busy: how many are being preprocessed.
-        nbytes: memory of those that are ready. None is let in while it is too much, so one that is
-            larger than all of it passes, alone.
-        item_nbytes: memory of a usual item.
+        busy: number of items that are being preprocessed.
+        nbytes: memory of preprocessed items. No slot is granted while it exceeds the maximum, so an
+            item larger than the maximum passes alone.
+        item_nbytes: average memory of an item.
     """
 
     def __init__(self, max_busy: int, capacity: Capacity) -> None:
@@ -89,16 +89,16 @@ class PreprocessLimiter:
             await turn.granted
         except asyncio.CancelledError:
             self._queue.remove(turn)
-            if turn.granted.done() and not turn.granted.cancelled():  # it was let in meanwhile
+            if turn.granted.done() and not turn.granted.cancelled():  # it was granted meanwhile
                 self.busy -= 1
                 self.grant()
             raise
         return Slot(self)
 
     def grant(self) -> None:
-        """Let in as many as there is room for."""
+        """Grant slots as far as the limits allow."""
         while self._has_room() and (taken := self._queue.take()):
-            if not taken[0].granted.done():  # cancelled, and not yet removed
+            if not taken[0].granted.done():  # cancelled, but not removed yet
                 self.busy += 1
                 taken[0].granted.set_result(None)
 

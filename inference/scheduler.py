@@ -1,14 +1,14 @@
-"""Dynamic batching across requests: chunks that wait while a batch is computed share the next one.
+"""Dynamic batching across requests: chunks that wait during a batch share the next one.
 
     submit -> fair queue -> batch -> worker (a thread for each device) -> rows -> the items
 
-A lone chunk is a batch at once; what arrives while a batch is computed is the next one, in fair
-turns. Only right after a batch the scheduler lingers for the requests that usually follow: clients
-that ask one thing after the other would otherwise fall into two crowds that take turns, in batches
-of half the size, each computed while the event loop wants the same cores to answer the other.
+A single chunk is computed at once. Chunks that arrive during a batch form the next one, in fair
+turns. After a batch the scheduler lingers for the requests that usually follow. Otherwise clients
+that send one request after the other would form two groups that alternate, with batches of half the
+size, each computed while the event loop needs the same cores to answer the other group.
 
-A batch that fails is no fault of the scheduler. Whatever else ends one of its tasks ends it as a
-whole: all items that wait are told, new ones are refused, and health knows why.
+A failing batch is no fault of the scheduler. Any other error in one of its tasks ends the
+scheduler: waiting items end with an error, new ones are refused, and health reports the reason.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ from inference.worker import BatchReport, ModelWorker
 
 logger = logging.getLogger(__name__)
 
-BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # the first is the modality
+BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # (modality, stats)
 
-# Of the time that the last batch took: the longest wait for the next arrival, and for all of them
-# together. What the first can cost is that share of the throughput; the second needs arrivals all
-# the time, and what it can win is twice the batch.
+# As shares of the last batch's duration: the maximum wait for the next arrival, and for all
+# arrivals together. The first may cost that share of the throughput. The second goes on only while
+# requests arrive, and may double the batch.
 LINGER = 0.2
 MAX_LINGER = 1.0
-# Of the event loop, before an arrival is given up: it may stand in a socket while the loop answers.
+# Passes of the event loop before the wait ends: an arrival may be in a socket while the loop
+# answers.
 _LOOP_PASSES = 3
 
 
 class Scheduler:
-    """Forms batches of what waits for one modality of a model.
+    """Forms batches of the waiting chunks of one modality.
 
     Args:
-        name: of the modality.
-        towers: the same of each replica; they compute side by side.
-        health: hears how batches end.
-        capacity: of the devices; it is told of every forward pass.
+        name: the modality.
+        towers: the tower of each replica; they compute in parallel.
+        health: gets reports of batches.
+        capacity: capacity of the devices; it gets every forward pass.
 
     Attributes:
-        observers: are told of every forward pass.
-        capacity: as given; it has the limits of a batch.
+        observers: are called with every forward pass.
+        capacity: the capacity, with the limits of a batch.
     """
 
     def __init__(
@@ -72,61 +73,58 @@ class Scheduler:
         self._tasks: list[asyncio.Task[None]] = []
         self._queue: FairQueue[QueueEntry] = FairQueue()
         self._computing: dict[ModelWorker, Sequence[QueueEntry]] = {}
-        self._idle: deque[asyncio.Future[bool]] = deque()  # of workers that wait for an arrival
+        self._idle: deque[asyncio.Future[bool]] = deque()  # futures of idle workers
         self._closed: str | None = None  # why, or None
         self._arrivals = 0
-        # Of the last batch: how many requests may come back, and whether they were queries.
+        # After a batch: the number of expected arrivals, and whether they are queries.
         self._expected_arrivals = 0
         self._expects_queries = False
         self._last_run_s = 0.0
         self._last_end_s = 0.0
 
     def submit(self, entries: Sequence[QueueEntry]) -> None:
-        """Let the chunks of an item wait for batches.
+        """Queue the chunks of an item for batches.
 
         Raises:
-            UnhealthyError: nothing is computed here any more.
+            UnhealthyError: the scheduler has ended.
         """
         if self._closed:
             raise UnhealthyError(self._closed)
         if not self._tasks:
-            self._start()
+            for worker in self._workers:
+                task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
+                task.add_done_callback(partial(self._ended, worker))
+                self._tasks.append(task)
         for entry in entries:
             self._queue.put(entry)
         self._arrivals += 1
         self._wake_one()
 
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
-        """Let every worker compute batches of these sizes, beside all that waits.
+        """Let every worker compute trial batches of these sizes, besides the queue.
 
         Raises:
-            Exception: what computing them raised.
-            UnhealthyError: nothing is computed here any more.
+            Exception: raised by the computation.
+            UnhealthyError: the scheduler has ended.
         """
         if self._closed:
             raise UnhealthyError(self._closed)
         await all_or_first_error([worker.try_out(model_input, sizes) for worker in self._workers])
 
     async def aclose(self) -> None:
-        """Stop; items that still wait or are computed end with an `UnhealthyError`."""
+        """Stop; waiting and computed items end with an `UnhealthyError`."""
         self._close(f"the {self._name} scheduler is closed")
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.aclose() for worker in self._workers))
 
     # A task for each worker.
 
-    def _start(self) -> None:
-        for worker in self._workers:
-            task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
-            task.add_done_callback(partial(self._ended, worker))
-            self._tasks.append(task)
-
     async def _serve(self, worker: ModelWorker) -> None:
         while True:
             await self._serve_batch(worker)
 
     async def _serve_batch(self, worker: ModelWorker) -> None:
-        # A function of its own, so that nothing names a batch while the next is waited for.
+        # A function of its own, so that no variable keeps a batch during the wait for the next.
         batch = await self._next_batch()
         self._computing[worker] = batch
         report = await worker.run(batch)
@@ -134,7 +132,7 @@ class Scheduler:
         self._batch_ended(batch, report)
 
     async def _next_batch(self) -> list[QueueEntry]:
-        """Wait for the next batch: at least one chunk, whose item has not ended."""
+        """Wait for the next batch, of at least one chunk."""
         while True:
             if not self._queue:
                 await self._arrival()
@@ -147,13 +145,13 @@ class Scheduler:
                 return batch
 
     def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
-        answered = len({entry.item for entry in batch})  # of a text's sentences one comes back
+        answered = len({entry.item for entry in batch})  # all sentences of a text are one request
         expected = 0 if batch[0].is_alone else answered + len(self._queue)
         self._expected_arrivals = min(expected, self.capacity.max_batch_size)
         self._expects_queries = any(request.is_query for request in batch[0].waiters)
         self._last_run_s, self._last_end_s = report.run_s, time.perf_counter()
         if report.fitting and report.fitting < self.capacity.max_batch_size:
-            self.capacity.max_batch_size = report.fitting  # what did not fit will not fit
+            self.capacity.max_batch_size = report.fitting  # the larger batch would not fit again
             logger.warning(
                 "The device's memory is too small for the %s batch: from now on at most %d items",
                 self._name,
@@ -163,7 +161,7 @@ class Scheduler:
     # Arrivals, and the wait for them.
 
     async def _linger(self) -> None:
-        """Wait for the requests that usually follow a batch, as long as they come."""
+        """Wait for the requests that usually follow a batch, while they arrive."""
         until_s = self._last_end_s + MAX_LINGER * self._last_run_s
         while self._expects_arrivals() and time.perf_counter() < until_s:
             seen = self._arrivals
@@ -177,14 +175,14 @@ class Scheduler:
     def _expects_arrivals(self) -> bool:
         if len(self._queue) >= self._expected_arrivals:
             return False
-        if len(self._workers) - len(self._computing) > 1:  # two idle devices had rather share
+        if len(self._workers) - len(self._computing) > 1:  # two idle devices share instead
             return False
-        # Whatever waits: a request that comes back may be due before it. Nothing is due before a
-        # query.
+        # Also if entries wait: a returning request may be due before them. No request is due before
+        # a query.
         return self._expects_queries or not self._queue.is_query_next
 
     async def _arrival(self, within_s: float | None = None) -> bool:
-        """Wait for the next arrival; tell whether it came in time."""
+        """Wait for the next arrival; return whether it came in time."""
         loop = asyncio.get_running_loop()
         arrival: asyncio.Future[bool] = loop.create_future()
         timer = None if within_s is None else loop.call_later(within_s, _give_up, arrival)

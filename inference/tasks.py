@@ -1,6 +1,6 @@
-"""What asyncio's tasks leave to those who use them.
+"""Helpers for asyncio tasks: errors, groups of tasks, and background tasks.
 
-Errors that no task can carry, tasks that belong together, and one that nobody waits for.
+They cover errors that no task can carry, waiting for several tasks, and tasks that no code awaits.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ T = TypeVar("T")
 
 
 async def all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Wait for all; on a failure give the others up and raise it."""
-    tasks = [asyncio.create_task(one) for one in work]
+    """Wait for all coroutines; if one fails, cancel the others and raise its error."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The error knows this frame, and this frame its task: a cycle that would keep the request's
-        # images in memory until the collector comes. (A TaskGroup makes one, too.)
+        # The error refers to this frame, and the frame to its task: a cycle that would keep the
+        # request's images in memory until the garbage collector runs. (A TaskGroup has the same
+        # cycle.)
         tasks.clear()
         del task
         raise
 
 
 def background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Start what nobody waits for; should it fail, the log says so at once."""
+    """Start a background task that no code awaits; a failure is logged at once."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_log_failure)
     return task
@@ -46,25 +47,25 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         logger.error("The task %s has ended: %s", task.get_name(), error, exc_info=error)
 
 
-def exception_of(error: BaseException) -> Exception:
-    """Return what a job raised as an exception that a future and a task can carry.
+def as_exception(error: BaseException) -> Exception:
+    """Return an error of a job as an exception that futures and tasks can carry.
 
-    `StopIteration` they cannot, and what is no `Exception`, such as a panic in a tokenizer's Rust,
-    a cancellation or an exit, would end more than the request that it is the answer to.
+    They cannot carry `StopIteration`. A `BaseException`, such as a panic in a Rust tokenizer, a
+    cancellation or an exit, would end more than its request.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    carried = RuntimeError(f"{type(error).__name__} where nothing of the kind belongs: {error}")
+    carried = RuntimeError(f"unexpected {type(error).__name__}: {error}")
     carried.__cause__ = error
     return carried
 
 
 def detached(error: BaseException) -> Exception:
-    """Return an error that can be kept: without tracebacks, whose frames hold arrays and items.
+    """Return an error without tracebacks, whose frames would keep arrays and items in memory.
 
-    Of a bug the text of its traceback stays, as a note for the log.
+    For a bug the text of its traceback is kept as a note for the log.
     """
-    kept = exception_of(error)
+    kept = as_exception(error)
     if not isinstance(kept, ServiceError) and not getattr(kept, "__notes__", None):
         kept.add_note("".join(traceback.format_exception(kept)))
     for link in error_chain(kept):

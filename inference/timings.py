@@ -1,7 +1,7 @@
-"""Where the time of a request goes: stages are differences of timestamps.
+"""The durations of a request's stages, as differences of timestamps.
 
-Each request, and each item of its work, keeps the moments at which it passed from one stage to the
-next, in seconds of `time.perf_counter`; 0 says that it did not come so far.
+Requests and items record when they passed from one stage to the next, in seconds of
+`time.perf_counter`; 0 means that they did not.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class ItemTimes:
-    """When one item passed each stage.
+    """Timestamps of an item.
 
     Attributes:
-        created_s: it came from a request.
-        decoded_s: seconds that its base64 was decoded.
-        preprocess_began_s: a thread, or the event loop, began to preprocess it.
+        created_s: the item was created.
+        decoded_s: duration of decoding its base64.
+        preprocess_began_s: its preprocessing began.
         opened_s: its image file was decoded; 0 for a text.
-        preprocessed_s: it was ready for a batch.
-        batch_began_s: the forward pass of the batch began that its last part was in.
-        batch_ended_s: that forward pass ended.
-        ended_s: its result, or its error, was there.
+        preprocessed_s: its preprocessing ended.
+        batch_began_s: the forward pass of its last chunk began.
+        batch_ended_s: the forward pass of its last chunk ended.
+        ended_s: it had its result or its error.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class ItemTimes:
         self.batch_began_s = self.batch_ended_s = self.ended_s = 0.0
 
     def stages(self) -> dict[Stage, float]:
-        """Return the seconds of each stage that the item passed but for its waits."""
+        """Return the durations of the item's stages, without waits."""
         stages: dict[Stage, float] = {}
         preprocess_began_s, is_image = self.preprocess_began_s, bool(self.opened_s)
         decode_s = self.decoded_s
@@ -72,19 +72,19 @@ class ItemTimes:
 
 
 class RequestTimes:
-    """When a request passed each stage.
+    """Timestamps of a request.
 
-    Items are worked on side by side, so a request counts the stages of its slowest item only: then
-    the stages add up to the seconds that its client waited.
+    Items are processed in parallel, so only the stages of the slowest item count: then the stages
+    sum up to the time that the client waited.
 
     Attributes:
         arrived_s: its head was read.
         read_began_s: its body began to be read.
         read_ended_s: its body was parsed.
         embed_began_s: its inputs began to be embedded; 0 where it had none.
-        embed_ended_s: its vectors were there.
-        serialize_s: seconds that its answer was written.
-        items: the times of the items that were made for it.
+        embed_ended_s: its vectors were computed.
+        serialize_s: duration of serializing its answer.
+        items: timestamps of its items.
     """
 
     __slots__ = (
@@ -104,18 +104,17 @@ class RequestTimes:
         self.items: list[ItemTimes] = []
 
     def stages(self, ended_s: float) -> dict[Stage, float]:
-        """Return the seconds of each stage that was passed, in their order.
+        """Return the durations of the request's stages, in order.
 
         Args:
-            ended_s: when the request ended; it may have failed in any stage.
+            ended_s: the end of the request, which may have failed in any stage.
         """
         stages: dict[Stage, float] = {}
         if self.read_began_s:
             stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
         if self.embed_began_s:
             ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
-            slowest = self.items[ends_s.index(max(ends_s))] if ends_s else None
-            worked = slowest.stages() if slowest else {}
+            worked = self.items[ends_s.index(max(ends_s))].stages() if ends_s else {}
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
             stages |= worked

@@ -1,30 +1,30 @@
-"""Vectors that are remembered, and single flight: equal inputs are computed once.
+"""The cache of vectors, with single flight: equal inputs are computed once.
 
-It pays because one image reaches this service once for every named vector of a collection, within
-milliseconds. The cache starts nothing and calls nobody: it says what is there, and takes results.
+It helps as Weaviate sends an image once for every named vector of a collection, within
+milliseconds. The cache is passive: it returns known vectors, and takes results.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backends.model import EmbeddingResult
 from inference.work import WorkItem
 
-_OVERHEAD_BYTES = 300  # of a row that is remembered: its key, and Python's objects around it
+_OVERHEAD_BYTES = 300  # of a cached row: its key and Python objects
 
 
 @dataclass
 class CacheStats:
-    """How often an input was met again.
+    """Counts of cache look-ups.
 
     Attributes:
-        hits: answered from memory.
-        shared: joined a computation that was under way.
-        misses: computed.
-        size: values remembered now.
+        hits: inputs with a cached vector.
+        shared: inputs that joined an item in flight.
+        misses: inputs that are computed.
+        size: number of cached vectors.
     """
 
     hits: int = 0
@@ -35,12 +35,12 @@ class CacheStats:
 
 @dataclass(slots=True)
 class Lookup:
-    """What is there of the inputs of a request, by key; equal inputs share a key.
+    """The result of a look-up, by key; equal inputs share a key.
 
     Attributes:
-        vectors: that are remembered.
-        in_flight: items under way of equal inputs.
-        misses: items that are to be computed.
+        vectors: cached vectors.
+        in_flight: items in flight of equal inputs.
+        misses: items to compute.
     """
 
     vectors: dict[bytes, EmbeddingResult] = field(default_factory=dict)
@@ -49,20 +49,24 @@ class Lookup:
 
 
 class VectorCache:
-    """An LRU cache of vectors, and the items in flight that equal inputs join.
+    """An LRU cache of vectors, and of items in flight, which equal inputs join.
 
     Args:
-        capacity: the most vectors that are remembered; 0 remembers none.
+        capacity: maximum number of vectors; 0 turns the cache off.
+        keep: takes each computed result, for the second level of the cache.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self, capacity: int, keep: Callable[[bytes, EmbeddingResult], None] | None = None
+    ) -> None:
         self.stats = CacheStats()
         self._capacity = capacity
+        self._keep = keep
         self._vectors: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
         self._in_flight: dict[bytes, WorkItem] = {}
 
     def get(self, items: Sequence[WorkItem]) -> Lookup:
-        """Look the inputs of a request up."""
+        """Look up the inputs of a request."""
         lookup = Lookup()
         for item in items:
             key = item.key
@@ -81,15 +85,42 @@ class VectorCache:
         self.stats.shared += len(lookup.in_flight)
         return lookup
 
+    def take(self, lookup: Lookup, found: Mapping[bytes, EmbeddingResult]) -> None:
+        """Take what a second level knew in the place of misses, and what has come meanwhile.
+
+        Args:
+            lookup: of a request, some time ago; it has fewer misses then.
+            found: results by key, and perhaps others than were asked for.
+        """
+        for key in list(lookup.misses):
+            vector = self._vectors.get(key)
+            flight = self._in_flight.get(key)
+            if key in found:
+                self._vectors[key] = lookup.vectors[key] = found[key]
+            elif vector is not None:
+                self.stats.hits += 1
+                lookup.vectors[key] = vector
+            elif flight is not None and flight.can_be_joined:
+                self.stats.shared += 1
+                lookup.in_flight[key] = flight
+            else:
+                continue
+            del lookup.misses[key]
+        while len(self._vectors) > self._capacity:
+            self._vectors.popitem(last=False)
+        self.stats.size = len(self._vectors)
+
     def add(self, item: WorkItem) -> None:
-        """Let equal inputs join an item from now on."""
+        """Add an item in flight, which equal inputs may join."""
         self.stats.misses += 1
         self._in_flight[item.key] = item
 
     def settle(self, item: WorkItem) -> None:
-        """Remember the result of an item that has ended, if it has one; let nobody join it."""
+        """Remove an ended item from the items in flight, and store its result if it has one."""
         if item.is_done and self._in_flight.get(item.key) is item:
             del self._in_flight[item.key]
+            if item.result is not None and self._keep:
+                self._keep(item.key, item.result)
             if item.result is not None and self._capacity:
                 self._vectors[item.key] = item.result
                 if len(self._vectors) > self._capacity:
@@ -98,10 +129,10 @@ class VectorCache:
 
 
 class RowMemory:
-    """An LRU cache of the rows of sentences, as many sentences of long texts come again.
+    """An LRU cache of rows of sentences, as texts often share sentences.
 
     Args:
-        max_bytes: the most that all rows together take.
+        max_bytes: maximum memory of all rows.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -110,14 +141,14 @@ class RowMemory:
         self._rows: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
 
     def get(self, key: bytes) -> EmbeddingResult | None:
-        """Return a row, where it is remembered."""
+        """Return a cached row, or None."""
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
     def put(self, key: bytes, row: EmbeddingResult) -> None:
-        """Remember a row."""
+        """Store a row."""
         if key in self._rows or _nbytes(row) > self._max_bytes:
             return
         self._rows[key] = row

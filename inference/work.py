@@ -1,11 +1,11 @@
-"""The work item: one input on its way to its vector, and the requests that wait for it.
+"""The work item: an input on its way to its vector, and the requests that wait for it.
 
     read --> in the cache: the request takes the vector, and this item goes
         |--> in flight: the request joins the item that is under way, and this one goes
         '--> admitted (permit) -> preprocessed (slot) -> queued, in chunks -> computed -> ended
 
 An item ends with a row for each chunk, with an error, or because no request waits for it any more.
-Then its permit and its slot are given back, and the requests that wait for it are woken.
+Then its permit and its slot are released, and its waiting requests are woken.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from inference.timings import ItemTimes
 
 
 class ChunkInputs(NamedTuple):
-    """An input that is preprocessed: the parts that are computed, each once.
+    """A preprocessed input: its distinct chunks.
 
     Attributes:
-        inputs: for the model, one or more.
-        keys: digests by which their rows are remembered; empty where they are not.
-        places: for each part of the input, in its order, the place of its chunk.
-        divisor: by which the sum of the parts' rows is divided.
+        inputs: model inputs of the distinct chunks.
+        keys: cache keys of their rows; empty if rows are not cached.
+        places: for each chunk of the input, in order, its index in `inputs`.
+        divisor: the sum of the rows is divided by this number.
     """
 
     inputs: Sequence[ModelInput]
@@ -43,32 +43,32 @@ class ChunkInputs(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The memory that they take while they wait."""
-        return sum(one.nbytes for one in self.inputs)
+        """Bytes of the model inputs."""
+        return sum(model_input.nbytes for model_input in self.inputs)
 
 
 class WorkItem:
-    """One input of a model.
+    """An input on its way to its vector.
 
     Args:
-        modality: of the tower that reads it.
-        content: the text, or the bytes of the image's file.
-        params: how it is read.
-        key: a digest of all that shapes its vector.
-        times: when it passes each stage.
+        modality: the modality.
+        content: the text, the pair, or the bytes of the image file.
+        params: parameters of preprocessing and pooling.
+        key: the cache key: a digest of all that shapes its vector.
+        times: timestamps of its stages.
 
     Attributes:
         waiters: the requests that wait for it; the first is charged for it.
-        permit: to wait; None before it is admitted.
-        slot: where a thread preprocesses it; None where the event loop does.
-        task: waits for that thread.
-        entries: its places in queues; they have the turns of all its waiters.
-        chunks: its parts, once it is preprocessed.
-        rows: of the chunks; None for one that is not computed yet.
-        result: what the rows make; None before it is there.
-        error: why there is none.
-        has_rows: whether all rows are there.
-        is_done: whether it has ended, however it did.
+        permit: the permit to wait; None before it is admitted.
+        slot: the slot of its preprocessing in a thread; None if it is preprocessed inline.
+        task: the task that waits for the thread.
+        entries: its entries in queues, with turns of all waiters.
+        chunks: its chunks, once it is preprocessed.
+        rows: rows of the chunks; None for a chunk that is not computed yet.
+        result: the result from the rows; None before the end.
+        error: the error, if it failed.
+        has_rows: whether all rows are computed.
+        is_done: whether it has ended.
     """
 
     __slots__ = (
@@ -123,52 +123,57 @@ class WorkItem:
         return self.has_rows or not self.is_done
 
     def join(self, request: RequestContext) -> None:
-        """Let a request wait for it; what waits in queues gets a turn of that request, too."""
+        """Add a waiting request; queued entries get a turn of it."""
         self.waiters.append(request)
         if request.is_query and self.permit and not self.permit.payer.is_query:
-            self.permit.pass_to(request)  # it is served as a query now
+            self.permit.pass_to(request)  # now served as a query
         for entry in self.entries:
             if entry.queue is not None:
                 entry.queue.give_turn(entry, request)
 
     def leave(self, request: RequestContext) -> None:
-        """Let a request wait no longer; without any the item is given up."""
+        """Remove a waiting request, with its turns; without any request the item ends."""
         self.waiters.remove(request)
         if not self.waiters:
-            task, self.task = self.task, None  # its end would know this item
+            task, self.task = self.task, None  # avoids a reference cycle
             self._end()
             if task:
                 task.cancel()
-        elif self.permit and self.permit.payer is request:
-            self.permit.pass_to(self.waiters[0])
+            return
+        for entry in self.entries:
+            if entry.queue is not None:
+                entry.queue.take_turn(entry, request)
+        if self.permit and self.permit.payer is request:
+            queries = (other for other in self.waiters if other.is_query)
+            self.permit.pass_to(next(queries, self.waiters[0]))
 
     def expect_rows(
         self, chunks: ChunkInputs, remembered: Sequence[EmbeddingResult | None]
     ) -> None:
-        """Take what it is computed from.
+        """Set the chunks to compute.
 
         Args:
-            chunks: its parts.
-            remembered: the rows that are there already, None for each that is not.
+            chunks: its chunks.
+            remembered: cached rows of the chunks; None for a chunk to compute.
         """
         self.chunks = chunks
         self.rows = list(remembered)
         self._missing = self.rows.count(None)
         if self.permit:
             pairs = zip(chunks.inputs, self.rows, strict=True)
-            self.permit.set_cost(sum(one.cost for one, row in pairs if row is None))
+            self.permit.set_cost(sum(model_input.cost for model_input, row in pairs if row is None))
         if not self._missing:
             self.has_rows = True
             self._end()
 
     def add_row(self, place: int, row: EmbeddingResult, began_s: float, ended_s: float) -> None:
-        """Take the row of a chunk.
+        """Set the row of a chunk.
 
         Args:
-            place: of the chunk.
-            row: its vector.
-            began_s: when its forward pass began.
-            ended_s: when that ended.
+            place: index of the chunk.
+            row: the row.
+            began_s: begin of its forward pass.
+            ended_s: end of its forward pass.
         """
         if self.is_done:
             return
@@ -189,7 +194,7 @@ class WorkItem:
             self._end()
 
     def spoil(self, error: BaseException) -> None:
-        """Take an error in place of a result, as the rows cannot be joined."""
+        """Set an error in place of the result, as the rows cannot be joined."""
         self.has_rows = False
         self.error = detached(error)
 
@@ -202,22 +207,21 @@ class WorkItem:
             self.permit.release()
         if self.slot:
             self.slot.release()
-        if not self.has_rows:  # otherwise all were taken
-            for entry in self.entries:
-                if entry.queue is not None:
-                    entry.queue.remove(entry)
-        # Its entries know this item, and its content is wanted no more: an image, and its pixels.
+        for entry in self.entries:
+            if entry.queue is not None:
+                entry.queue.remove(entry)
+        # Free the content, and break the cycle with its entries.
         self.entries = []
         self.chunks = self.chunks._replace(inputs=())
         self.content = None
 
 
 class QueueEntry(Entry):
-    """A chunk that waits for a batch.
+    """A chunk in a queue for batches.
 
     Args:
-        item: that it is a chunk of.
-        place: among the item's chunks.
+        item: the chunk's item.
+        place: index among the item's chunks.
     """
 
     __slots__ = ("item", "model_input", "place")
@@ -229,14 +233,14 @@ class QueueEntry(Entry):
         self.place = place
 
 
-def error_of_request(error: Exception, name: str) -> Exception:
-    """Return an error of an item for one request to raise.
+def request_error(error: Exception, name: str) -> Exception:
+    """Return a copy of an item's error for one request to raise.
 
-    Several requests may wait for one item, and a traceback belongs to one of them.
+    Several requests may wait for an item, and a traceback belongs to one request.
 
     Args:
-        error: of the item.
-        name: by which the request knows its input.
+        error: the item's error.
+        name: the input's name in the request.
     """
     if isinstance(error, InvalidInputError):
         return error.at(name)

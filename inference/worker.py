@@ -1,9 +1,9 @@
-"""Computes batches in a thread of its own, and answers every item of each.
+"""A worker: computes batches in a thread of its own, and delivers rows or errors to items.
 
     batch -> a forward pass in the thread -> a row or an error for each entry -> its item
                '-- it fails: each half is a forward pass, until the entry at fault is alone
 
-Whatever a batch raises is that batch's failure. It knows no queue.
+Any error in a batch is the failure of that batch. It knows no queue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from inference.worker_pool import WorkerPool
 
 @dataclass(slots=True)
 class BatchReport:
-    """How a batch went.
+    """The report of a batch.
 
     Attributes:
-        run_s: seconds that its forward passes were computed.
-        succeeded: whether one of its items at least was.
-        failure: the last error of an item that was not.
-        fitting: most items that the device's memory may hold, where it did not hold all.
+        run_s: duration of its forward passes in seconds.
+        succeeded: whether at least one item was computed.
+        failure: the last error of an item.
+        fitting: maximum items that fit the device's memory, if the batch did not.
     """
 
     run_s: float = 0.0
@@ -43,22 +43,22 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True)
 class _Forward:
-    """A forward pass as the thread hands it over."""
+    """The result of a forward pass in the thread."""
 
     began_s: float
     ended_s: float
     rows: Sequence[Vector | Exception] = field(default_factory=list)
-    error: Exception | None = None  # of all its entries
+    error: Exception | None = None  # of the whole pass
 
 
 class ModelWorker:
-    """Computes batches of one tower on one device, one at a time.
+    """Computes batches of a tower on a device, one at a time.
 
     Args:
-        name: of its thread.
-        tower: that computes.
-        observers: are told of every forward pass.
-        monitor: hears once how each batch went, after all of its items were answered.
+        name: name of its thread.
+        tower: the tower.
+        observers: are called with every forward pass.
+        monitor: gets a report of each batch, after all of its items were answered.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ModelWorker:
         self._pool = WorkerPool(1, name, monitor)
 
     async def run(self, batch: Sequence[QueueEntry]) -> BatchReport:
-        """Compute a batch and answer its items: with a row, or with the error of that item."""
+        """Compute a batch, and deliver a row or an error to each item."""
         report = BatchReport()
         parts = [batch]
         while parts:
@@ -83,12 +83,12 @@ class ModelWorker:
             if done.error is None:
                 self._deliver(part, done, report)
             elif half and not isinstance(done.error, DeviceLostError):
-                parts += [part[half:], part[:half]]  # the last is tried first
+                parts += [part[half:], part[:half]]  # the last part is computed first
                 if isinstance(done.error, DeviceMemoryError):
                     report.fitting = half
             else:
                 report.failure = done.error
-                # Of a device that is lost no other pass will do better.
+                # A lost device fails every pass.
                 for entry in batch if isinstance(done.error, DeviceLostError) else part:
                     entry.item.fail(done.error)
         if report.succeeded:
@@ -98,10 +98,10 @@ class ModelWorker:
         return report
 
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
-        """Compute batches of these sizes, beside all that waits.
+        """Compute trial batches of these sizes, besides the queue.
 
         Raises:
-            Exception: what computing them raised.
+            Exception: raised by the computation.
         """
         for size in sizes:
             done = await self._compute([model_input] * size)
@@ -112,7 +112,7 @@ class ModelWorker:
             self.monitor.batch_succeeded()
 
     async def aclose(self) -> None:
-        """Stop; a forward pass that still runs is given a moment to end."""
+        """Stop; a running forward pass has a moment to end."""
         await self._pool.aclose()
 
     async def _compute(self, inputs: Sequence[ModelInput]) -> _Forward:
@@ -135,11 +135,11 @@ class ModelWorker:
 
 
 def _forward(tower: Tower, inputs: Sequence[ModelInput]) -> _Forward:
-    """Compute a batch in the thread; never raises."""
+    """Compute a batch in the thread; errors are part of the result."""
     began_s = time.perf_counter()
     try:
         rows = _rows(tower, inputs)
-    except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the batch's items
+    except BaseException as error:  # noqa: BLE001 - any error is the batch's
         return _Forward(began_s, time.perf_counter(), error=detached(error))
     return _Forward(began_s, time.perf_counter(), rows)
 
@@ -152,8 +152,8 @@ def _rows(tower: Tower, inputs: Sequence[ModelInput]) -> list[Vector | Exception
 
 
 def _checked(row: Rows, pooling_index: int) -> Vector | Exception:
-    """Return the vector of a row: [dim], or [poolings, dim] of which one is its own."""
+    """Return the vector of a row, [dim] or [poolings, dim], or an error if it is not finite."""
     vector = row[pooling_index] if row.ndim > 1 else row
     if not np.isfinite(vector).all():
         return BackendError("the model answered numbers that are not finite")
-    return vector.copy()  # a copy: a remembered row must not keep its batch in memory
+    return vector.copy()  # a copy: a cached row must not keep its batch in memory

@@ -1,8 +1,8 @@
-"""Threads that do jobs for the event loop, and never leave it waiting.
+"""A thread pool for jobs of the event loop, which always answers.
 
-The pools of the standard library do: a `StopIteration` of a job cannot be put into asyncio's
-future, so the wait for it never ends, and at the process's end every thread is joined, one that
-hangs for ever too. Here each job is answered, its time is watched, and nothing is joined.
+The standard library's pool has two faults: a `StopIteration` of a job cannot be put into asyncio's
+future, so its caller waits for ever; and at the end of the process all threads are joined, also
+hanging ones. Here every job is answered, its time is monitored, and no thread is joined.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from errors import UnhealthyError
 from inference.health import Monitor
-from inference.tasks import exception_of
+from inference.tasks import as_exception
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Of a process that ends, for jobs whose callers have gone; one that hangs shall not keep it.
+# Seconds that closing waits for running jobs; a hanging job must not keep the process.
 _LAST_JOBS_S = 5.0
 
 
@@ -39,12 +39,12 @@ class _Failure:
 
 
 class WorkerPool:
-    """Does jobs in threads, in the order in which they came.
+    """Runs jobs in threads, in order of arrival.
 
     Args:
-        threads: how many.
-        name: of the threads.
-        monitor: hears when a job begins and when it has been answered.
+        threads: number of threads.
+        name: name of the threads.
+        monitor: gets the begin and the end of each job.
     """
 
     def __init__(self, threads: int, name: str, monitor: Monitor) -> None:
@@ -58,45 +58,41 @@ class WorkerPool:
         self._closed = False
 
     async def run(self, do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Wait until a thread has done something; giving up drops what no thread has begun.
+        """Run a function in a thread; a cancelled job that has not begun is dropped.
 
         Raises:
-            Exception: whatever `do` raises, in the form that `exception_of` gives it.
+            Exception: raised by `do`, converted by `as_exception`.
             UnhealthyError: the pool is closed.
         """
-        # No local variable may name the future: its error would know this frame, and this frame
-        # the error, and both with all that they hold would wait for the garbage collector.
+        # No local variable may refer to the future: its error would refer to this frame, and the
+        # frame to the error, a cycle that waits for the garbage collector.
         return await self._submit(partial(do, *args, **kwargs))
 
     def _submit(self, do: Callable[[], R]) -> asyncio.Future[R]:
         if self._closed:
             raise UnhealthyError(f"{self._name}: closed")
-        if not self._threads:
-            self._start_threads()
+        for number in range(len(self._threads), self._size):
+            thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         answer.add_done_callback(self._unanswered.discard)
         self._jobs.put(_Job(do, answer))
         return answer
 
-    def _start_threads(self) -> None:
-        for number in range(self._size):
-            thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
     def _work(self) -> None:
         while job := self._jobs.get():
-            if not job.answer.done():  # done already: its caller has gone
+            if not job.answer.done():  # else its caller has gone
                 self._monitor.job_began(job)
                 try:
                     outcome = job.do()
-                except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
-                    outcome = _Failure(exception_of(error))
-                with suppress(RuntimeError):  # the event loop is closed: nobody waits
+                except BaseException as error:  # noqa: BLE001 - any error is the answer
+                    outcome = _Failure(as_exception(error))
+                with suppress(RuntimeError):  # the event loop is closed
                     job.answer.get_loop().call_soon_threadsafe(self._answer, job, outcome)
                 del outcome
-            del job  # what this frame names is kept, with its images, until the next one comes
+            del job  # else this frame would keep its images until the next job
 
     def _answer(self, job: _Job, outcome: Any) -> None:
         self._monitor.job_ended(job)
@@ -110,7 +106,7 @@ class WorkerPool:
             job.answer.set_result(outcome)
 
     async def aclose(self) -> None:
-        """Refuse what comes and what waits; give what runs a moment to end."""
+        """Refuse new and waiting jobs; running jobs have a moment to end."""
         self._closed = True
         for answer in [answer for answer in self._unanswered if not answer.done()]:
             answer.set_exception(UnhealthyError(f"{self._name}: closed"))

@@ -39,6 +39,7 @@ WITH_MODELS = {
             "model_name",
         ),
         *("pairs", "rerankers", "rerank_service"),
+        *("decoders", "openclip_towers", "text_models"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;

@@ -33,7 +33,7 @@ from tests.service import CONVERTED
 
 
 def convert_here(module: str, job: dict[str, Any], **options: Any) -> Answer:
-    """Convert in this process, in the place of `run_in_subprocess`; other jobs go there."""
+    """Convert in this process, in place of `run_in_subprocess`, which runs other jobs."""
     if module != conversion_cache._CONVERT:
         return run_in_subprocess(module, job, **options)
     fastpath = torch.backends.mha.get_fastpath_enabled()

@@ -1,4 +1,4 @@
-"""A model whose vectors are functions of their inputs, so that any mix-up shows."""
+"""A fake model whose vectors are functions of their inputs, so that any mix-up shows."""
 
 import hashlib
 import threading
@@ -38,7 +38,7 @@ class Vectors(NamedTuple):
 async def vectorize(
     vectorizer: Vectorizer, texts: Sequence[str] = (), images: Sequence[str] = ()
 ) -> Vectors:
-    """Ask for texts and images as `POST /vectorize` does."""
+    """Embed texts and images as `POST /vectorize` does."""
     inputs = [EmbedInput(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
     inputs += [EmbedInput(f"images[{i}]", "image", image) for i, image in enumerate(images)]
     vectors = [embedded.vector for embedded in await vectorizer.embed(inputs)]
@@ -55,7 +55,7 @@ def vector_of(content: str | bytes) -> np.ndarray:
 
 
 class AsItIs:
-    """A preparation that hands its input on: one part, one bucket, a cost of 1."""
+    """An input processor that returns its input: one chunk, one bucket, a cost of 1."""
 
     reading = ""
     is_chunked = False

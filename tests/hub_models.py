@@ -89,21 +89,28 @@ def golden_of_texts() -> dict[str, str]:
     of_name = {
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": "bert_unigram",
         "mixedbread-ai/mxbai-embed-large-v1": "sentence_transformers",
+        "Qwen/Qwen3-Embedding-0.6B": "sentence_transformers_qwen3",
     }
-    families = {
-        name: model.family
+    models = {
+        name: model
         for model in catalogue.load().values()
         if model.dimensions and (name := model.variables.get("MODEL_NAME"))
     }
     return {
-        name: of_name.get(name) or _kind_of(name) or of_family[family]
-        for name, family in families.items()
+        name: of_name.get(name) or _kind_of(model) or of_family[model.family]
+        for name, model in models.items()
     }
 
 
-def _kind_of(name: str) -> str | None:
+def _kind_of(model: catalogue.Model) -> str | None:
+    name = model.variables["MODEL_NAME"]
     kinds = {"flan-t5": "flan_t5", "dpr-question": "dpr_question"}
-    return next((golden for kind, golden in kinds.items() if kind in name), None)
+    if found := next((golden for kind, golden in kinds.items() if kind in name), None):
+        return found
+    if "USE_QUERY_PASSAGE_PREFIXES" in model.variables:
+        return "sentence_transformers_prefixes"
+    is_kept = "USE_SENTENCE_TRANSFORMERS_VECTORIZER" in model.variables
+    return "sentence_transformers" if is_kept and model.family != "model2vec" else None
 
 
 def texts(golden: str) -> Repository:

@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         if new := self.held.moved.get(name):
             self._send(307, {"Location": path.replace(name, new, 1)})
         elif name not in self.held.repositories:
-            # Who may not know whether it exists is not told.
+            # A client without access is not told whether a repository exists.
             self._fail(404 if known else 401, "RepoNotFound", "Repository not found")
         elif not self._has_revision(name, parts["rev"]):
             self._fail(404, "RevisionNotFound", f"Invalid rev id: {parts['rev']}")

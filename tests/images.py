@@ -152,7 +152,7 @@ def files_of(layers: tarfile.TarFile, member: tarfile.TarInfo) -> list[str]:
         return []
 
 
-def assert_weights_are_in_8_bits(image: str) -> None:
+def assert_weights_are_int8(image: str) -> None:
     """Look for converted models: there are some, and none has weights of another kind."""
     said = output_of(image, "cat /app/models/converted/*/model.json | grep '\"weights\":'")
     assert {line.strip(" ,") for line in said.splitlines()} == {'"weights": "int8"'}, said
@@ -289,12 +289,12 @@ def try_small(scratch: Path, hub: Hub) -> None:
 
     build_standard(IN_8_BITS, ROOT, hub, PRECISION="int8")
     try_out(IN_8_BITS)
-    assert_weights_are_in_8_bits(IN_8_BITS)
+    assert_weights_are_int8(IN_8_BITS)
 
 
 def try_custom(scratch: Path, hub: Hub) -> None:
     """The base for models of one's own, and all that is made of it."""
-    build(CUSTOM, ROOT, "-f", "custom.Dockerfile")
+    build(CUSTOM, ROOT, "--target", "custom")
     builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
     build("two-lines:folder", two_lines(scratch, TWO_LINES_BY_FOLDER))
     try_out("two-lines:folder")

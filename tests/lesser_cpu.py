@@ -1,4 +1,4 @@
-"""A CPU that has less than this one: oneDNN is kept from the instructions."""
+"""Emulates a CPU with fewer instructions, by limiting oneDNN."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from tests.service import ROOT
 
 
 def said_on_a_lesser_cpu(lesser: str, program: str, *arguments: object) -> str:
-    """Return what a program prints where there is nothing newer than `lesser`; "" for this CPU."""
+    """Return the output of a program on a CPU up to `lesser`; "" for this CPU."""
     answer = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""An interface as unlike `/vectorize` as the next ones are: what the seams of `web/` must carry.
+"""An endpoint that is as different from `/vectorize` as possible, to test the code of `web/`.
 
 Its vectors are cut, scaled and written in base64, its answers count tokens and echo a field of the
 request, it takes more items, and its errors have another shape and another status.
@@ -20,7 +20,7 @@ from backends.model import EmbeddingResult
 from errors import InvalidInputError
 from inference.request import EmbedInput, Postprocess
 from web.endpoints.base import Description, Endpoint, ParsedRequest
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import decode
 
 
@@ -43,9 +43,9 @@ class NestedErrors(ErrorFormat):
         return 400 if status == 422 else status
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
-        error = {"message": refusal.sentence, "type": kind, "code": refusal.reason}
+    def body(self, error_info: ErrorInfo) -> bytes:
+        kind = "server_error" if error_info.status >= 500 else "invalid_request_error"
+        error = {"message": error_info.message, "type": kind, "code": error_info.reason}
         return orjson.dumps({"error": error})
 
 
@@ -105,13 +105,13 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         return ParsedEmbeddings(inputs, wanted.model, wanted.encoding_format == "base64")
 
     @override
-    def serialize(self, ask: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
-        write: Any = _base64_of if ask.is_base64 else _same
+    def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
+        write: Any = _base64_of if parsed.is_base64 else _same
         content = {
             "data": [
                 {"index": i, "embedding": write(answer.vector)} for i, answer in enumerate(answers)
             ],
-            "model": ask.model,
+            "model": parsed.model,
             "usage": {"total_tokens": sum(answer.tokens for answer in answers)},
         }
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

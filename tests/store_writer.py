@@ -81,16 +81,16 @@ def kill(folder: Path, times: int) -> None:
     """Kill a writer again and again: one that opens the store, and one that writes."""
     numbers = random.Random(0)
     for start in range(times):
-        told, began = os.pipe()
+        reported, began = os.pipe()
         pid = os.fork()
         if not pid:
             write(folder, 1000 * start, 0, began)
         if start % 2:
-            os.read(told, 1)
+            os.read(reported, 1)
         time.sleep(numbers.uniform(0, 0.03))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        os.close(told)
+        os.close(reported)
         os.close(began)
         store = store_of(folder)  # as the next start does
         store.open()

@@ -112,7 +112,7 @@ def test_the_rate_forgets_what_was_long_ago() -> None:
     assert admission.expected_wait_s(RequestContext(), 1) == pytest.approx(0.1, rel=0.01)
 
 
-def test_what_cannot_be_answered_in_time_is_refused_and_told_when_to_come_back() -> None:
+def test_what_cannot_be_answered_in_time_is_refused_and_reported_when_to_come_back() -> None:
     admission = admission_with_history(seconds_per_item=1.0, timeout_s=10)
     for _ in range(7):
         permit(admission, 1)
@@ -131,7 +131,7 @@ def test_a_lone_request_is_let_in_where_it_could_be_answered_in_time() -> None:
         admission.check(RequestContext(), cost=10, items=10)
 
 
-def test_what_no_idle_service_could_answer_is_too_large_and_told_what_fits() -> None:
+def test_what_no_idle_service_could_answer_is_too_large_and_reported_what_fits() -> None:
     capacity = capacity_with_history(seconds_per_item=1.0, timeout_s=10)
     admission = Admission(1000, capacity)
 

@@ -149,7 +149,7 @@ async def test_numbers_parse_back_to_the_same_float32(client: httpx.AsyncClient)
         (json.dumps({"images": [base64_of(b"GIF")]}).encode(), "images[0]: not an image"),
     ],
 )
-async def test_a_bad_request_is_told_what_was_wrong(
+async def test_a_bad_request_is_reported_what_was_wrong(
     client: httpx.AsyncClient, body: bytes, error: str
 ) -> None:
     answer = await client.post("/vectorize", content=body)
@@ -317,7 +317,7 @@ async def test_long_base64_waits_for_a_thread_in_the_queue_and_not_in_the_decodi
     assert float(timing["queue"]) > 700 > float(timing["decode"])
 
 
-async def test_a_load_log_that_died_is_told_and_keeps_nothing_from_being_closed(
+async def test_a_load_log_that_died_is_reported_and_keeps_nothing_from_being_closed(
     backend: FakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def die(_: LoadLog) -> None:

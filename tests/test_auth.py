@@ -116,15 +116,15 @@ async def test_a_file_that_holds_none_leaves_the_tokens_and_warns_once(
     assert "first" not in warning.getMessage()
 
 
-@pytest.mark.parametrize(("text", "told"), [(None, "No such file"), (",\n", "holds no token")])
+@pytest.mark.parametrize(("text", "reported"), [(None, "No such file"), (",\n", "holds no token")])
 def test_a_start_without_the_tokens_that_were_asked_for_ends(
-    text: str | None, told: str, tmp_path: Path
+    text: str | None, reported: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tokens"
     if text is not None:
         path.write_text(text)
 
-    with pytest.raises(ConfigurationError, match=f"TOKENS_FILE=.*{told}"):
+    with pytest.raises(ConfigurationError, match=f"TOKENS_FILE=.*{reported}"):
         allowed_tokens(Settings(authentication_allowed_tokens_file=path))
 
 
@@ -161,7 +161,7 @@ def note(logins: FailedLogins, address: str, had_token: bool = False) -> None:
     logins.add("/meta\x1b[31m", {"client": (address, 1)}, had_token)
 
 
-async def test_failed_logins_are_told_once_a_minute_with_their_number(
+async def test_failed_logins_are_reported_once_a_minute_with_their_number(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     logins = FailedLogins(pause_s=0.05)

@@ -116,10 +116,10 @@ def test_texts_that_are_cut_are_counted_and_those_that_just_fit_are_not(
     fits = " ".join(["a"] * PLACES_FOR_WORDS[layout])  # a token each
     places = PLACES_FOR_WORDS[layout] + SPECIAL_TOKENS[layout]
     texts = ["a", fits, fits + " a", fits * 3]
-    told = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
+    reported = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
 
-    assert told[0] == (1 + SPECIAL_TOKENS[layout], False)
-    assert told[1:] == [(places, False), (places, True), (places, True)]
+    assert reported[0] == (1 + SPECIAL_TOKENS[layout], False)
+    assert reported[1:] == [(places, False), (places, True), (places, True)]
     assert model.gpu_memory() is None
 
 

@@ -144,7 +144,7 @@ def test_a_closed_loop_counts_what_the_server_answered() -> None:
     assert seen.client_cpu > 0
 
 
-def test_groups_run_side_by_side_and_are_told_apart() -> None:
+def test_groups_run_side_by_side_and_are_reported_apart() -> None:
     slow, fast = Request("POST", "/slow", b"{}"), Request("GET", "/ready")
     groups = [Group(lambda: slow, 2), Group(lambda: fast, 1, pause_s=0.01)]
     with serving(delay_s=0.1) as server:
@@ -414,7 +414,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert "6 HTTP 500" in report.text(figures, TINY)
 
 
-def test_a_machine_that_was_not_idle_is_told() -> None:
+def test_a_machine_that_was_not_idle_is_reported() -> None:
     steady, drifting = Figures(), Figures()
     steady.add_loop("bare/images", LoopResult(10, 1), LoopResult(11, 1))
     drifting.add_loop("bare/images", LoopResult(10, 1), LoopResult(15, 1))

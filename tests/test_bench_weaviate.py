@@ -101,11 +101,11 @@ def test_an_import_with_failures_has_no_rate(
 ) -> None:
     stand_in.bad_word = " "
     code = measure(stand_in, "text2vec-ollama")
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
 
     assert code == 1
-    assert told.out.count("none, as objects failed") == 2
-    assert "objects failed" in told.err
+    assert reported.out.count("none, as objects failed") == 2
+    assert "objects failed" in reported.err
 
 
 @pytest.mark.parametrize(("quick", "is_fault"), [(221, False), (219, True)])

@@ -1,4 +1,4 @@
-"""`python app.py --check` and `--help`: what they say, of which faults, and how fast."""
+"""`python app.py --check` and `--help`: their output, the faults they find, and their speed."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_a_pointer_in_place_of_a_tokenizer_is_recognised(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", WITH_WEIGHTS)
-def test_weights_that_are_cut_short_are_told(copied: Path) -> None:
+def test_weights_that_are_cut_short_are_reported(copied: Path) -> None:
     for path in files(copied, "model.safetensors", "open_clip_model.safetensors"):
         path.write_bytes(path.read_bytes()[:-10])
 
@@ -94,7 +94,7 @@ def test_weights_that_are_cut_short_are_told(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", WITH_WEIGHTS)
-def test_weights_that_are_missing_are_told(copied: Path) -> None:
+def test_weights_that_are_missing_are_reported(copied: Path) -> None:
     for path in files(copied, "model.safetensors", "open_clip_model.safetensors"):
         path.unlink()
 
@@ -102,21 +102,21 @@ def test_weights_that_are_missing_are_told(copied: Path) -> None:
 
 
 def changed(copied: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> list[str]:
-    """What is told once the weights of all networks are changed."""
+    """Return the output after the weights of all networks were changed."""
     for path in files(copied, "model.safetensors", "open_clip_model.safetensors"):
         save_file(change(load_file(path)), path)
     return faults(detect(copied))
 
 
 @pytest.mark.parametrize("layout", OF_KNOWN_LAYERS)
-def test_a_layer_that_is_missing_is_told(copied: Path) -> None:
-    told = changed(copied, lambda w: {name: w[name] for name in w if not LAYER.search(name)})
+def test_a_layer_that_is_missing_is_reported(copied: Path) -> None:
+    reported = changed(copied, lambda w: {name: w[name] for name in w if not LAYER.search(name)})
 
-    assert re.search(r"model\.safetensors does not fit: [\w.]+\.1 is missing", told[0])
+    assert re.search(r"model\.safetensors does not fit: [\w.]+\.1 is missing", reported[0])
 
 
 @pytest.mark.parametrize("layout", OF_KNOWN_LAYERS)
-def test_a_weight_of_one_layer_that_is_missing_is_told(copied: Path) -> None:
+def test_a_weight_of_one_layer_that_is_missing_is_reported(copied: Path) -> None:
     def without(weights: dict[str, Any]) -> dict[str, Any]:
         one = next((name for name in sorted(weights) if LAYER.search(name)), "")
         return {name: weights[name] for name in weights if name != one}
@@ -125,7 +125,7 @@ def test_a_weight_of_one_layer_that_is_missing_is_told(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", OF_KNOWN_LAYERS)
-def test_a_weight_of_another_shape_is_told(copied: Path) -> None:
+def test_a_weight_of_another_shape_is_reported(copied: Path) -> None:
     def larger(weights: dict[str, Any]) -> dict[str, Any]:
         found = [name for name in sorted(weights) if LAYER.search(name)]
         return {**weights, **{one: torch.cat([weights[one], weights[one]]) for one in found[:1]}}
@@ -134,7 +134,7 @@ def test_a_weight_of_another_shape_is_told(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["golden_text/bert", "golden_text/distilbert", "golden/openai"])
-def test_an_embedding_that_is_not_the_configs_is_told(copied: Path) -> None:
+def test_an_embedding_that_is_not_the_configs_is_reported(copied: Path) -> None:
     names = ("word_embeddings.weight", "token_embedding.weight")
 
     def fewer(weights: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_prefix_of_all_names_is_none_of_its_faults(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", WITH_TOKENIZER)
-def test_a_tokenizer_that_is_missing_is_told(copied: Path) -> None:
+def test_a_tokenizer_that_is_missing_is_reported(copied: Path) -> None:
     for path in files(copied, *TOKENIZERS):
         path.unlink()
 
@@ -158,7 +158,7 @@ def test_a_tokenizer_that_is_missing_is_told(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", WITH_TOKENIZER)
-def test_a_vocabulary_of_special_tokens_alone_is_told(copied: Path) -> None:
+def test_a_vocabulary_of_special_tokens_alone_is_reported(copied: Path) -> None:
     special = {"[PAD]": 0, "[UNK]": 1}
     added = [{"id": number, "content": token, "special": True} for token, number in special.items()]
     content = {"added_tokens": added, "model": {"type": "WordPiece", "vocab": special}}
@@ -182,28 +182,28 @@ def test_a_vocabulary_of_special_tokens_alone_is_told(copied: Path) -> None:
 def test_a_broken_file_is_named(copied: Path, file: str, content: str, said: str) -> None:
     (copied / "model" / file).write_text(content)
 
-    (told,) = faults(detect(copied))
-    assert str(copied / "model") in told
-    assert said in told
+    (reported,) = faults(detect(copied))
+    assert str(copied / "model") in reported
+    assert said in reported
 
 
 @pytest.mark.parametrize("layout", ["golden_text/sentence_transformers"])
 @pytest.mark.parametrize("modules", ["[{}]", "[1]", "{}", '[{"path": 1, "type": "a"}]'])
-def test_a_broken_list_of_modules_is_told_and_no_traceback(copied: Path, modules: str) -> None:
+def test_a_broken_list_of_modules_is_reported_and_no_traceback(copied: Path, modules: str) -> None:
     (listed,) = files(copied, "modules.json")
     listed.write_text(modules)
 
-    (told,) = faults(detect(copied))
-    assert "is broken: " in told
+    (reported,) = faults(detect(copied))
+    assert "is broken: " in reported
 
 
 @pytest.mark.parametrize("part", ["text.xml", "image.bin", "tokenizer.json"])
-def test_a_part_of_a_converted_model_that_is_missing_is_told(tmp_path: Path, part: str) -> None:
+def test_a_part_of_a_converted_model_that_is_missing_is_reported(tmp_path: Path, part: str) -> None:
     shutil.copytree(ROOT / "demo/models/converted", tmp_path / "converted")
     (tmp_path / "converted/demo" / part).unlink()
 
-    (told,) = faults(detect(tmp_path))
-    assert part.removesuffix(".json") in told
+    (reported,) = faults(detect(tmp_path))
+    assert part.removesuffix(".json") in reported
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_help_prints_every_setting_with_its_default_and_meaning() -> None:
     assert "](" not in answer.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     assert check("--version").stdout == f"{VERSION}\n"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from compare import Reply, Row, Sample
 from tests.golden_cases import GOLDEN
+from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.image_files import plain
 from tests.service import ROOT, Service, free_port, running
@@ -143,7 +144,7 @@ def test_faults_of_the_old_are_no_difference(clip: Service) -> None:
     assert "texts: NEW answers 2 for which OLD has no vectors." in verdict.sentences
 
 
-def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
+def test_what_the_new_one_has_no_vectors_for_is_reported(clip: Service) -> None:
     def without_images(path: str, body: Any) -> Answer:
         fault = {"error": "images[0]: no"}
         return (500, fault) if body.get("images") else clip.request("POST", path, body)
@@ -152,8 +153,8 @@ def test_what_the_new_one_has_no_vectors_for_is_told(clip: Service) -> None:
         verdict = compare(url(clip), new)
 
     assert verdict.status == 4
-    told = "images: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
-    assert told in verdict.sentences
+    reported = "images: NEW has no vectors for 5 that OLD answers: 500 images[0]: no"
+    assert reported in verdict.sentences
 
 
 @pytest.mark.parametrize("side", ["OLD", "NEW"])
@@ -228,7 +229,7 @@ def test_where_nobody_answers_nothing_is_compared(clip: Service) -> None:
         ([], "Port could not be cast to integer value as 'x'"),
     ],
 )
-def test_what_cannot_be_meant_is_told_in_a_sentence(
+def test_what_cannot_be_meant_ends_with_a_sentence(
     tmp_path: Path, options: list[str], sentence: str
 ) -> None:
     for name in ("empty", "latin"):
@@ -263,3 +264,37 @@ def test_vectors_are_the_same_by_their_direction_and_length(
     row = Row("/vectors", Sample("text", "a", "a"), Reply(200, old), Reply(200, new))
 
     assert row.outcome == outcome
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("reranker") / "log"
+    folder = GOLDEN_RERANKERS / "bert_new_config"
+    with running(log, MODELS_DIR=folder, TEXT_MODE="reference") as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "status", "sentence"),
+    [
+        ("bert_new_config", "reference", 0, "scores: the same scores."),
+        ("bert_new_config", "trained", 1, "scores: the same order, by other scores: set TEXT_MODE"),
+        ("roberta", "reference", 3, "scores: another order, so another model."),
+    ],
+)
+def test_rerankers_are_compared_by_their_scores(
+    reranker: Service, tmp_path: Path, folder: str, mode: str, status: int, sentence: str
+) -> None:
+    models = GOLDEN_RERANKERS / folder
+    with running(tmp_path / "log", MODELS_DIR=models, TEXT_MODE=mode) as other:
+        verdict = compare(url(reranker), url(other))
+
+    assert verdict.status == status
+    assert verdict.sentences[0].startswith(sentence)
+
+
+def test_an_embedder_in_place_of_a_reranker_has_no_scores(reranker: Service, clip: Service) -> None:
+    verdict = compare(url(reranker), url(clip))
+
+    assert verdict.status == 4
+    assert verdict.sentences == ["scores: NEW has none where OLD has them."]

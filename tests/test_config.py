@@ -1,8 +1,10 @@
 import os
 import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import Field, SecretStr
 
 from config import DownloadSettings, Settings, doubts, is_on, read
 from errors import ConfigurationError
@@ -66,7 +68,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ),
     ],
 )
-def test_a_value_that_does_not_fit_is_told_in_our_words(
+def test_a_value_that_does_not_fit_is_reported_in_our_words(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -74,6 +76,25 @@ def test_a_value_that_does_not_fit_is_told_in_our_words(
     with pytest.raises(ConfigurationError) as failure:
         read(Settings)
     assert str(failure.value) == sentence
+
+
+class Secretive(Settings):
+    vector_cache_secret: SecretStr | None = Field(default=None, min_length=99)
+
+
+def test_a_secret_that_does_not_fit_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECTOR_CACHE_SECRET", "hidden")
+    monkeypatch.setenv("VECTOR_CACHE_TIMEOUT_MS", "10s")
+    with pytest.raises(ConfigurationError) as failure:
+        read(Secretive)
+
+    told = str(failure.value)
+    assert "VECTOR_CACHE_SECRET: " in told
+    assert ("VECTOR_CACHE_TIMEOUT_MS: a number of milliseconds, such as 10, and not '10s'") in told
+    assert "hidden" not in "".join(traceback.format_exception(failure.value))
+    monkeypatch.setenv("VECTOR_CACHE_URL", "redis://:hidden@h")
+    monkeypatch.delenv("VECTOR_CACHE_TIMEOUT_MS")
+    assert "hidden" not in repr(read(Settings))
 
 
 NUMBERS = [
@@ -84,7 +105,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_no_number_is_told_of_in_words_of_the_library(
+def test_no_number_is_reported_in_words_of_the_library(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name.upper(), "?")
@@ -122,7 +143,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("alone")
-def test_a_name_within_two_edits_of_a_setting_is_told_without_its_value(
+def test_a_name_within_two_edits_of_a_setting_is_reported_without_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
     monkeypatch.setenv(name, "a secret")
@@ -131,7 +152,7 @@ def test_a_name_within_two_edits_of_a_setting_is_told_without_its_value(
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_usual_environment_of_a_pod_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_environment_of_a_pod_is_not_reported_of(monkeypatch: pytest.MonkeyPatch) -> None:
     services = ("KUBERNETES", "MULTI2VEC_CLIP", "MULTI2VEC_CLIP_BALANCER", "WEAVIATE", "MODELS")
     for service in (*services, "MODEL", "LOG", "DEBUG", "TEXT", "CUDA", "RUNTIME"):
         port = f"{service}_PORT"
@@ -161,7 +182,7 @@ def test_a_switch_says_what_it_is_by_four_values(
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", ["ENABLE_CUDA", "TRUST_REMOTE_CODE", "DEBUG_PAGE", "ONNX_RUNTIME"])
-def test_a_switch_with_another_value_is_off_and_said_to_be(
+def test_a_switch_with_another_value_is_off_and_reported(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "yes")
@@ -171,7 +192,7 @@ def test_a_switch_with_another_value_is_off_and_said_to_be(
 
 
 @pytest.mark.usefixtures("alone")
-def test_variables_of_the_references_that_mean_nothing_here_are_told(
+def test_variables_of_the_references_that_mean_nothing_here_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("WORKERS", "ENABLE_CACHE", "ONNX_CPU"):

@@ -1,4 +1,4 @@
-"""A converted model is proven, and serves without what it was made of."""
+"""A converted model is checked, and serves without its original."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_what_differs_from_the_original_is_refused() -> None:
         compare("texts", vectors, vectors * np.float32(1.001))
 
 
-def test_the_proof_sees_a_wrong_recipe() -> None:
+def test_the_parity_check_sees_a_wrong_recipe() -> None:
     """SigLIP 2's two modes: texts lower-cased and padded, or as they are."""
     trained = golden_model("siglip", "trained", "openvino")
     reference = golden_model("siglip", "reference")

@@ -166,8 +166,11 @@ def test_what_needs_torch_says_so(setting: dict[str, str], original: bool) -> No
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     sentence = answer.stderr.splitlines()[-1]
-    told = ("needs torch, which cannot be imported", "and not the original, which RUNTIME=torch")
-    assert any(words in sentence for words in told)
+    reported = (
+        "needs torch, which cannot be imported",
+        "and not the original, which RUNTIME=torch",
+    )
+    assert any(words in sentence for words in reported)
     assert sentence.endswith("the image with torch and the original, whose tag ends in -cuda")
 
 

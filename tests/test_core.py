@@ -1,4 +1,4 @@
-"""What OpenVINO does to a process, which once hung a start and once made of a stop a crash."""
+"""Faults of OpenVINO in a process: a deadlock at the start, and a crash at the stop."""
 
 import re
 import subprocess

@@ -89,7 +89,7 @@ def test_captions_are_true_of_their_own_scene() -> None:
     rng = random.Random(6)
     scenes = list(itertools.islice(held_out_scenes(rng), 500))
     for caption in (full_caption, partial_caption):
-        said = encode([caption(scene, rng).said for scene in scenes])
+        said = encode([caption(scene, rng).claims for scene in scenes])
         assert fits(said, encode(scenes)).diagonal().all()
 
 

@@ -1,6 +1,7 @@
 """What people copy to run the service: linted, valid, and true to the settings."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from config import DownloadSettings, Settings
+from config import VERSION, DownloadSettings, Settings
+from inference.store.address import Address
 from tests.service import ROOT
 
 SCRIPTS = sorted((ROOT / "cicd").glob("*.sh"))
@@ -20,7 +22,8 @@ MANIFESTS = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
 SCHEMAS = ROOT / "tests/schemas"  # of kinds that Kubernetes itself does not have
 COMPOSE = sorted([*ROOT.glob("docker-compose*.yml"), *ROOT.glob("deploy/docker-compose*.yml")])
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-DOCKERFILES = [ROOT / "Dockerfile", ROOT / "custom.Dockerfile"]
+DOCKERFILE = ROOT / "Dockerfile"
+OVERRIDES = {"docker-compose.gpu.yml", "docker-compose.tokens.yml"}  # of docker-compose.yml
 OF_THE_BUILD = {"TORCH_INDEX_URL", "PYTHON_IMAGE", "HF_ENDPOINT"}
 OF_THE_CONVERSION = {"PRECISION", "TEXT_MODE"}  # settings of the service that it depends on
 
@@ -43,7 +46,7 @@ def test_scripts_are_clean() -> None:
 
 
 def test_dockerfiles_are_clean() -> None:
-    assert_passes("hadolint", *DOCKERFILES)
+    assert_passes("hadolint", DOCKERFILE)
 
 
 def stages_of(dockerfile: Path) -> dict[str, str]:
@@ -54,21 +57,116 @@ def stages_of(dockerfile: Path) -> dict[str, str]:
     return {stage.partition("\n")[0].rpartition(" AS ")[2]: stage for stage in stages}
 
 
-def test_the_two_dockerfiles_share_all_but_their_ends() -> None:
-    """They cannot include each other; what they share must not drift apart."""
-    standard, custom = map(stages_of, DOCKERFILES)
+def test_the_base_for_models_of_ones_own_can_convert_and_serve() -> None:
+    stages = stages_of(DOCKERFILE)
 
-    assert list(custom) == ["base", "whole", "code", "service"]
-    shared = [(custom[name], standard[name]) for name in ("base", "whole", "code")]
-    assert all(one == other for one, other in shared)
     copies = ["COPY --from=whole /venv /venv", "COPY --from=code /app ."]
-    assert custom["service"].splitlines() == ["FROM base AS service", *copies]
-    bases = [re.findall(r"^ARG PYTHON_IMAGE=.+$", path.read_text(), re.M) for path in DOCKERFILES]
-    assert bases[0] == bases[1]
+    lines = [line for line in stages["custom"].splitlines() if not line.startswith("#")]
+    assert lines == ["FROM base AS custom", *copies]
+
+
+def test_packages_that_were_fetched_once_are_kept_for_the_next_build() -> None:
+    stages = stages_of(DOCKERFILE)
+
+    installing = [name for name, text in stages.items() if "pip" in text]
+    assert installing == ["whole", "packages", "original"]
+    for name in installing:
+        assert "RUN --mount=type=cache,target=/root/.cache/pip" in stages[name]
+        assert "NO_CACHE" not in stages[name].upper().replace("-", "_")
+
+
+def test_an_image_says_what_it_is() -> None:
+    labels = dict(
+        re.findall(r'org\.opencontainers\.image\.(\w+)="(.+?)"', stages_of(DOCKERFILE)["base"])
+    )
+
+    assert labels.keys() == {"title", "description", "licenses", "version"}
+    for name in ("created", "source", "revision", "base.name", "base.digest"):
+        assert f'"org.opencontainers.image.{name}=' in (ROOT / "cicd/push.sh").read_text()
+
+
+def test_all_that_tells_the_version_agrees() -> None:
+    told = subprocess.run(
+        [sys.executable, "app.py", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    (label,) = re.findall(r'image\.version="(.+?)"', DOCKERFILE.read_text())
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+    assert newest
+    assert told.stdout.strip() == label == newest[1] == VERSION
+
+
+@pytest.mark.parametrize(("tag", "ends_with"), [("9.9.9", 1), (VERSION, 7), (f"v{VERSION}", 7)])
+def test_images_are_pushed_under_a_tag_that_is_their_version(
+    tag: str, ends_with: int, tmp_path: Path
+) -> None:
+    """Whatever comes after the look at the tag ends in a docker that is none."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexit 7\n")
+    docker.chmod(0o755)
+    answer = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "source cicd/push.sh; push name linux/amd64"],
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "GIT_TAG": tag,
+            "REMOTE_REPO": "r",
+            "DOCKER_USERNAME": "u",
+            "DOCKER_PASSWORD": "p",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+    assert answer.returncode == ends_with, answer.stderr
+    assert ("VERSION in config.py" in answer.stderr) == (ends_with == 1)
+
+
+def test_compose_files_come_back_bound_memory_and_are_open_to_this_machine_alone() -> None:
+    for path in COMPOSE:
+        for name, service in documents(path)[0]["services"].items():
+            where = f"{path.name}: {name}"
+            assert service.get("restart", "unless-stopped") == "unless-stopped", where
+            if path.name in OVERRIDES:
+                continue
+            assert {"restart", "mem_limit"} <= service.keys(), where
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), where
+
+
+def test_a_token_of_compose_reaches_both_ends_and_no_environment_of_the_service() -> None:
+    override = documents(ROOT / "docker-compose.tokens.yml")[0]
+    service = override["services"]["multi2vec-clip"]
+    variable = override["secrets"]["inference-token"]["environment"]
+
+    assert service["secrets"] == ["inference-token"]
+    file = service["environment"]["AUTHENTICATION_ALLOWED_TOKENS_FILE"]
+    assert file == "/run/secrets/inference-token"
+    assert (
+        f"${{{variable}:?" in override["services"]["weaviate"]["environment"]["CLIP_INFERENCE_API"]
+    )
+
+
+def test_the_secret_of_kubernetes_is_mounted_as_a_folder_where_the_service_looks() -> None:
+    (pod,) = (pod_of(d) for d in documents(ROOT / "deploy/kubernetes/with-tokens.yaml"))
+    (secret,) = documents(ROOT / "deploy/kubernetes/tokens.yaml")
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    (variable,) = pod["containers"][0]["env"]
+    volume = pod["volumes"][0]["secret"]
+
+    assert volume["secretName"] == secret["metadata"]["name"]
+    assert "subPath" not in mount
+    assert variable["name"] == "AUTHENTICATION_ALLOWED_TOKENS_FILE"
+    assert variable["value"] == f"{mount['mountPath']}/{volume['items'][0]['path']}"
+    assert volume["items"][0]["key"] in secret["stringData"]
 
 
 def test_what_serves_on_cpus_has_no_torch_and_no_original() -> None:
-    stages = stages_of(DOCKERFILES[0])
+    stages = stages_of(DOCKERFILE)
     sources = {name: re.findall(r"--from=(\w+) (\S+)", text) for name, text in stages.items()}
 
     assert list(stages)[-1] == "service"  # what is built where no target is named
@@ -81,7 +179,7 @@ def test_what_serves_on_cpus_has_no_torch_and_no_original() -> None:
 
 
 def test_a_model_is_converted_on_the_machine_that_builds() -> None:
-    stages = stages_of(DOCKERFILES[0])
+    stages = stages_of(DOCKERFILE)
 
     assert "FROM --platform=$BUILDPLATFORM" in stages["original"]
     assert "FROM original AS converted" in stages["converted"]
@@ -89,7 +187,7 @@ def test_a_model_is_converted_on_the_machine_that_builds() -> None:
 
 
 def test_the_image_takes_every_variable_that_names_a_model() -> None:
-    declared = set(re.findall(r"([A-Z_]+)=", " ".join(arg_lines(DOCKERFILES[0]))))
+    declared = set(re.findall(r"([A-Z_]+)=", " ".join(arg_lines(DOCKERFILE))))
     names = {name.upper() for name in DownloadSettings.model_fields} - {"MODELS_DIR", "HF_TOKEN"}
 
     assert declared - OF_THE_BUILD - OF_THE_CONVERSION == names
@@ -102,7 +200,7 @@ def arg_lines(dockerfile: Path) -> list[str]:
 
 
 def test_the_weights_come_before_the_code_that_does_not_make_them() -> None:
-    stages = stages_of(DOCKERFILES[0])
+    stages = stages_of(DOCKERFILE)
 
     for name in ("service", "cuda"):
         copied = re.findall(r"^COPY .+$", stages[name], re.M)
@@ -113,7 +211,7 @@ def test_the_weights_come_before_the_code_that_does_not_make_them() -> None:
 
 
 def test_no_secret_is_an_argument() -> None:
-    assert not [line for path in DOCKERFILES for line in arg_lines(path) if "TOKEN" in line]
+    assert not [line for line in arg_lines(DOCKERFILE) if "TOKEN" in line]
 
 
 def is_custom(path: Path) -> bool:
@@ -176,6 +274,23 @@ def container_of(name: str) -> dict[str, Any]:
     (pod,) = (pod_of(d) for d in documents(ROOT / f"deploy/kubernetes/{name}") if pod_of(d))
     container: dict[str, Any] = pod["containers"][0]
     return container
+
+
+def test_the_replicas_of_compose_share_a_valkey_that_bounds_itself() -> None:
+    replicas = documents(ROOT / "deploy/docker-compose.replicas.yml")[0]["services"]
+    added = documents(ROOT / "deploy/docker-compose.valkey.yml")[0]["services"]
+    environment = added["multi2vec-clip"]["environment"]
+    address = Address.of_url(environment["VECTOR_CACHE_URL"])
+    command = added["valkey"]["command"]
+    policy = command[command.index("--maxmemory-policy") + 1]
+
+    assert added.keys() - replicas.keys() == {"valkey"}
+    assert replicas["multi2vec-clip"]["deploy"]["replicas"] == 3
+    assert replicas["multi2vec-clip"]["environment"].keys().isdisjoint(environment)
+    assert address.shown == "redis://valkey:6379/0"
+    assert added["multi2vec-clip"]["depends_on"]["valkey"] == {"condition": "service_started"}
+    assert "--maxmemory" in command
+    assert policy == "allkeys-lru"  # others refuse what is new, or delete nothing that never ends
 
 
 HELD_S = 49  # for which the balancer holds a request: `timeout` in envoy.yaml
@@ -267,14 +382,14 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
         service
         for path in COMPOSE
         for name, service in documents(path)[0]["services"].items()
-        if name not in {"weaviate", "balancer"}
+        if name not in {"weaviate", "balancer", "valkey"}
     ]
     in_compose = {name for service in services for name in service["environment"]}
     settings = {name.upper() for name in Settings.model_fields}
 
     assert in_kubernetes | in_compose <= settings
     assert {"ENABLE_CUDA", "DRAIN_DELAY_S"} <= in_kubernetes | in_compose
-    arguments = {name for service in services for name in service["build"].get("args", [])}
+    arguments = {name for service in services for name in service.get("build", {}).get("args", [])}
     assert arguments <= OF_THE_BUILD | OF_THE_CONVERSION | {
         name.upper() for name in DownloadSettings.model_fields
     }
@@ -327,7 +442,7 @@ def test_every_direct_dependency_and_its_licence_are_listed() -> None:
     listed = dict(
         re.findall(r"^\| ([\w.-]+) \| (.+) \|$", (ROOT / "LICENSES.md").read_text(), re.M)
     )
-    lists = (ROOT / "requirements-serve.in", ROOT / "requirements.in")
+    lists = [ROOT / f"requirements{kind}.in" for kind in ("-serve", "", "-redis")]
     direct = re.findall(r"^([\w.-]+)==", "\n".join(one.read_text() for one in lists), re.M)
 
     assert set(direct) == set(listed) - {"package"}

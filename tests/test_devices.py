@@ -96,7 +96,7 @@ def test_every_input_reaches_the_models_device(layout: str, elsewhere: str) -> N
     assert embed_images(model, [image, image]).shape == (2, model.info.dimensions)
 
 
-def test_memory_that_really_runs_out_is_told_so() -> None:
+def test_memory_that_really_runs_out_is_reported_so() -> None:
     network = TorchNetwork(lambda _: torch.empty(1 << 50), "cpu")
 
     with pytest.raises(DeviceMemoryError, match="allocate"):

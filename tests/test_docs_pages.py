@@ -1,18 +1,22 @@
 """The documentation: short where it must be, with links that lead somewhere."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import errors
 from config import Settings
-from documentation import hooks, settings
+from documentation import drawings, hooks, settings
 from tests.service import ROOT
+from web.errors import STATUS
 
 README = ROOT / "README.md"
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
@@ -91,3 +95,118 @@ def test_the_site_has_every_page_in_its_menu() -> None:
     assert {str(page) for page in pages} | set(hooks.PAGES.values()) == set(
         re.findall(r"[\w/]+\.md", menu)
     )
+
+
+def sentences_of(text: str) -> Iterator[str]:
+    """Split prose into sentences; a span of code is one word, and tables and headings are none."""
+    text = re.sub(r"<!--.*?-->", "", _CODE_BLOCK.sub("\n\n", text), flags=re.DOTALL)
+    text = re.sub(r"^\s*(\||#).*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n", text):
+        plain = re.sub(r"``.*?``|`[^`]*`", "code", " ".join(paragraph.split()))
+        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", plain).replace("*", "")
+        yield from filter(str.strip, re.split(r"(?<=[.!?])[\")]*\s+(?=[A-Z(\"\d]|code\b)", plain))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nearly_all_sentences_are_short(document: Path) -> None:
+    sentences = list(sentences_of(document.read_text(encoding="utf-8")))
+    long = [one for one in sentences if len(re.findall(r"\S*\w\S*", one)) > 25]
+
+    assert len(long) <= 0.05 * len(sentences), "\n".join(long)
+
+
+def test_a_long_sentence_is_found() -> None:
+    rest = f"| {'cell ' * 30} |\n\n```sh\n{'x ' * 30}\n```\n"
+    text = f"One. Two words.\n\n- {'word ' * 26}end.\n\n{rest}"
+
+    assert [len(one.split()) for one in sentences_of(text)] == [1, 2, 27]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_word_for_one_thing(document: Path) -> None:
+    prose = re.sub(r"``.*?``|`[^`]*`", "", prose_of(document))
+
+    assert re.findall(r"(?i)\bpictures?\b|\bmodels? of texts\b(?! and)", prose) == []
+
+
+# What the service says, and where.
+SPEAKING = ["app.py", "config.py", "vectorizer.py", "download.py"]
+SPEAKING_FOLDERS = ["web", "inference", "backends", "fetch"]
+STARTUP_ERRORS = {kind.__name__ for kind in errors.StartupError.__subclasses__()}
+
+
+def messages() -> Iterator[str]:
+    """Find the longest fixed part of each startup error and each warning in the code."""
+    files = [ROOT / name for name in SPEAKING]
+    files += [path for folder in SPEAKING_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and node.args and says(node.func):
+                yield from fixed_part(node.args[0])
+
+
+def says(called: ast.expr) -> bool:
+    if isinstance(called, ast.Attribute):
+        return called.attr in {"warning", "error", "critical"} and "logger" in ast.unparse(called)
+    return isinstance(called, ast.Name) and called.id in STARTUP_ERRORS
+
+
+def fixed_part(sentence: ast.expr) -> Iterator[str]:
+    if isinstance(sentence, ast.JoinedStr):
+        parts = [part.value for part in sentence.values if isinstance(part, ast.Constant)]
+    else:
+        parts = [sentence.value] if isinstance(sentence, ast.Constant) else []
+    fixed = [piece for part in parts for piece in re.split(r"%[sd]", str(part))]
+    if fixed and len(longest := max(fixed, key=len).strip(" :.")) > 6:
+        yield longest
+
+
+def test_every_message_of_a_start_and_every_warning_is_explained() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    found = set(messages())
+
+    assert len(found) > 80
+    assert [one for one in sorted(found) if one not in page] == []
+
+
+def test_every_status_is_explained() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
+
+    assert set(map(str, STATUS.values())) <= {code for row in rows for code in row.split(", ")}
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    why = prose_of(README).partition("## Why")[2].partition("## ")[0]
+    figures = set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"`[^`]*`", "", why)))
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+
+    assert len(figures) > 5
+    assert figures <= set(re.findall(r"\d+(?:\.\d+)?", page))
+
+
+def test_files_that_the_decisions_name_are_there() -> None:
+    names = {path.as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    for page in (ROOT / "docs/decisions").glob("*.md"):
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+            assert any(path.endswith(f"/{name}") for path in names), f"{page.name}: {name}"
+
+
+def test_the_drawings_are_of_the_figures_of_today() -> None:
+    for name, drawing in drawings.drawings().items():
+        assert (drawings.ASSETS / name).read_text("utf-8") == drawing, "make docs-update"
+
+
+def test_the_chart_takes_its_figures_from_the_table() -> None:
+    rows = drawings.table_of("By precision")
+
+    assert len(rows) == 12
+    assert {row[1] for row in rows} == {"`float32`", "`bfloat16`", "`int8`"}
+    assert "1,335 a second" in drawings.precision_chart()
+
+
+@pytest.mark.parametrize("name", ["page.png", "contact-sheet.png", *drawings.drawings()])
+def test_pictures_of_the_documentation_are_small_and_shown(name: str) -> None:
+    assert (drawings.ASSETS / name).stat().st_size < 150_000
+    assert any(f"assets/{name})" in page.read_text("utf-8") for page in DOCUMENTS)

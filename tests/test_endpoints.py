@@ -1,4 +1,4 @@
-"""An interface of another shape through the same code: one file, and one line in the table."""
+"""An endpoint of another shape by the same code: one file, and one line in the table."""
 
 import asyncio
 import base64
@@ -168,7 +168,7 @@ async def test_errors_elsewhere_keep_theirs(client: httpx.AsyncClient, path: str
     assert isinstance(answer.json()["error"], str)
 
 
-async def test_a_model_that_cannot_be_cut_is_told_in_its_shape() -> None:
+async def test_a_model_that_cannot_be_cut_is_reported_in_its_shape() -> None:
     async with serving_both(FakeModel()) as client:
         answer = await client.post(PATH, json={"input": "a", "dimensions": 2})
 

@@ -48,14 +48,14 @@ def test_a_hidden_folder_may_be_named_itself(tmp_path: Path) -> None:
     assert find_files(tmp_path / ".photos") == [image]
 
 
-def test_a_folder_without_images_is_told_with_what_is_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported_with_what_is_looked_for(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt")
 
     with pytest.raises(PhotosError, match=r"has no images: no file ends in .*\.png"):
         find_files(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match=r"nowhere is no folder\."):
         find_files(tmp_path / "nowhere")
 
@@ -78,7 +78,7 @@ def test_equal_files_are_one_image(tmp_path: Path) -> None:
     assert unreadable == {}
 
 
-def test_what_cannot_be_read_is_told_beside_what_can(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported_beside_what_can(tmp_path: Path) -> None:
     empty, gone, good = write(tmp_path / "a.png", b""), tmp_path / "b.png", tmp_path / "c.png"
     images, unreadable = identify([empty, gone, write(good)])
 
@@ -112,12 +112,12 @@ def photos_of(tmp_path: Path, *names: str) -> list[Photo]:
 
 def test_only_what_failed_is_sent_again(tmp_path: Path) -> None:
     sender = Sender({"b": [UNREACHABLE], "c": [UNREACHABLE, UNREACHABLE]})
-    told: list[str] = []
+    reported: list[str] = []
     images = photos_of(tmp_path, "a", "b", "c")
 
-    assert import_in_rounds(images, sender, told.append, [0, 0, 0]) == {}
+    assert import_in_rounds(images, sender, reported.append, [0, 0, 0]) == {}
     assert sender.rounds == [["a", "b", "c"], ["b", "c"], ["c"]]
-    assert told == [
+    assert reported == [
         f"2 failed:\n  {UNREACHABLE}: b, c\nTrying 2 of them again in 0 s.",
         f"1 failed:\n  {UNREACHABLE}: c\nTrying 1 of them again in 0 s.",
     ]
@@ -148,7 +148,7 @@ def test_it_ends_after_the_last_pause_with_the_last_reasons(tmp_path: Path) -> N
     assert failures == {tmp_path / "a": "third"}
 
 
-def test_failures_are_told_by_their_reasons_with_some_of_the_names() -> None:
+def test_failures_are_reported_by_their_reasons_with_some_of_the_names() -> None:
     failures = {Path(f"{number}.png"): UNREACHABLE for number in range(7)}
 
     assert describe(failures | {Path("x/y.png"): REFUSED}) == (
@@ -228,7 +228,7 @@ def test_its_copies_are_small_and_turned_as_the_camera_was_held() -> None:
     assert [image.size for image in images_of(page)] == [(240, 480)]
 
 
-def test_an_image_that_cannot_be_read_here_is_told_in_its_place() -> None:
+def test_an_image_that_cannot_be_read_here_is_reported_in_its_place() -> None:
     page = Reader(contact_sheet("a ring", [Match(Path("a.heic"), b"unknown here", 0.5)]))
 
     assert {"no preview", "a.heic", "0.500"} <= set(page.texts)

@@ -97,6 +97,6 @@ def test_where_torch_is_not_nothing_is_downloaded(tmp_path: Path) -> None:
 
     assert answer.returncode == 1
     assert answer.stderr == (
-        "Fatal: download.py needs torch, which looks whether a model works: install "
+        "Fatal: download.py needs torch, which checks that a model works: install "
         "requirements.txt, or run it in the custom image\n"
     )

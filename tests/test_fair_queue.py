@@ -1,4 +1,4 @@
-"""Whose turn it is: properties of the queue, by what it hands out."""
+"""Properties of the fair queue: the order of its entries."""
 
 import weakref
 

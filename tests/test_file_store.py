@@ -292,7 +292,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
     assert file_system(tmp_path, tmp_path / "none") == ""
 
 
-def test_the_kind_of_a_real_file_system_is_told(small_disk: Path) -> None:
+def test_the_kind_of_a_real_file_system_is_reported(small_disk: Path) -> None:
     assert file_system(small_disk) == "tmpfs"
     assert file_system(Path("/proc")) == "proc"
     assert file_store._NETWORK.isdisjoint({"tmpfs", "ext4", "xfs", "btrfs", "overlay", "zfs"})

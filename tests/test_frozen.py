@@ -1,4 +1,4 @@
-"""What callers of the service rely on stays as it is when the code behind it is rewritten."""
+"""Recorded data and the frozen tests do not change."""
 
 import hashlib
 from pathlib import Path

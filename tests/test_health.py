@@ -41,7 +41,7 @@ def test_failures_in_a_row_make_it_unready_and_a_success_ends_that() -> None:
     assert seen == [(None, None), (None, None), (None, fault), (None, None)]
 
 
-def test_a_success_in_one_lane_excuses_no_other() -> None:
+def test_a_success_in_one_scheduler_excuses_no_other() -> None:
     health = Health()
     texts, images = health.monitor("text"), health.monitor("image")
     for _ in range(3):
@@ -51,7 +51,7 @@ def test_a_success_in_one_lane_excuses_no_other() -> None:
     assert health.unready == "image: the last 3 batches failed: no"
 
 
-def test_failures_of_several_lanes_do_not_add_up() -> None:
+def test_failures_of_several_modalities_do_not_add_up() -> None:
     health = Health()
     for monitor in (health.monitor("text"), health.monitor("image")):
         for _ in range(2):

@@ -242,11 +242,11 @@ def test_what_is_written_about_a_png_does_not_break_it(chunk: tuple[bytes, bytes
         (b"\0\0\1\0\0", "a broken image: its parts do not fit together"),
     ],
 )
-def test_a_broken_file_is_told_in_words_about_it(raw: bytes, sentence: str) -> None:
-    with pytest.raises(InvalidInputError) as told:
+def test_a_broken_file_is_reported_in_words_about_it(raw: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidInputError) as reported:
         READER.open(raw)
 
-    assert str(told.value) == sentence
+    assert str(reported.value) == sentence
 
 
 @pytest.mark.parametrize("brightest", [200, 40_000])
@@ -259,7 +259,7 @@ def test_grey_beyond_8_bits_is_white_and_the_log_says_so_once(
     for _ in range(2):
         preprocess(raw, EncodeParams(), ItemTimes())
 
-    assert caplog.text.count("brighter than 255") == (brightest > 255)
+    assert caplog.text.count("Values above 255") == (brightest > 255)
 
 
 def test_the_image_in_an_icon_is_checked_before_it_is_decoded(

@@ -1,4 +1,4 @@
-"""A fault at every step of a scheduler: each caller is answered, and the health tells the truth."""
+"""A fault at every step of a scheduler: each request is answered, and health reports it."""
 
 import asyncio
 import concurrent.futures
@@ -235,7 +235,7 @@ LANE: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("step", LANE)
-async def test_a_fault_of_the_lane_itself_is_told_to_all(
+async def test_a_fault_of_the_scheduler_itself_is_reported_to_all(
     fault: type[BaseException], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, name = LANE[step]
@@ -253,7 +253,7 @@ async def test_a_fault_of_the_lane_itself_is_told_to_all(
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_fault_while_a_failure_is_delivered_is_told_to_all(
+async def test_a_fault_while_a_failure_is_delivered_is_reported_to_all(
     fault: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Eyes(step="halve")
@@ -334,7 +334,7 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_step_harms_nobody(
 
 
 @pytest.mark.parametrize("step", ["idle", "linger", "compute", "halve"])
-async def test_a_lane_that_is_cancelled_in_the_middle_of_a_step_answers_all(step: str) -> None:
+async def test_a_scheduler_that_is_cancelled_in_the_middle_of_a_step_answers_all(step: str) -> None:
     backend = Halving() if step == "halve" else Eyes()
     async with serving(backend) as client:
         if step == "idle":
@@ -364,7 +364,7 @@ async def test_a_lane_that_is_cancelled_in_the_middle_of_a_step_answers_all(step
 # --- a scheduler that dies: who waits, who comes, and the drain
 
 
-async def test_a_dead_lane_answers_who_waits_refuses_who_comes_and_drains() -> None:
+async def test_a_dead_scheduler_answers_who_waits_refuses_who_comes_and_drains() -> None:
     replicas = [FakeModel(), FakeModel()]
     for replica in replicas:
         replica.gate.clear()
@@ -386,7 +386,7 @@ async def test_a_dead_lane_answers_who_waits_refuses_who_comes_and_drains() -> N
     assert all(len(replica.text_batches) == 1 for replica in replicas)  # and no more
 
 
-async def test_a_lane_answers_on_while_another_fault_is_told(
+async def test_a_scheduler_answers_on_while_another_fault_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Eyes()) as client:

@@ -1,4 +1,4 @@
-"""8 bits: made at conversion or at a start, the same bits, and served as such or not at all."""
+"""int8: quantized at the conversion or at a start with equal results, and served as int8 or not."""
 
 import logging
 import shutil
@@ -51,19 +51,19 @@ def name_of(folder: Path) -> str:
     return "demo" if folder == DEMO else folder.name
 
 
-def has_8_bits(path: Path) -> bool:
+def is_int8(path: Path) -> bool:
     return Description.read(path).weights == "int8"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def exact() -> Path:
-    """The demo model in float32: always there, so that none of 8 bits alone gets to other tests."""
+    """The demo model in float32, converted first, so that other tests find not only int8."""
     return converted(detect(DEMO), FLOAT32)
 
 
 @pytest.fixture(scope="module")
-def baked(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model in 8 bits, as it is written without torch."""
+def quantized(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model in int8, quantized without torch."""
     cache = tmp_path_factory.mktemp("cache")
     shutil.copytree(exact, cache / "exact")
     path = converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
@@ -72,7 +72,7 @@ def baked(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @EVERY_LAYOUT
-def test_every_family_is_served_in_8_bits(layout: str) -> None:
+def test_every_family_is_served_in_int8(layout: str) -> None:
     space = load_replica(detect(GOLDEN / layout), FLOAT32).info.vector_space
     info = load_replica(detect(GOLDEN / layout), INT8).info
 
@@ -80,7 +80,7 @@ def test_every_family_is_served_in_8_bits(layout: str) -> None:
     assert info.vector_space != space
 
 
-def test_an_encoder_of_texts_is_served_in_8_bits() -> None:
+def test_an_encoder_of_texts_is_served_in_int8() -> None:
     precisions = [
         load_replica(detect(GOLDEN_TEXTS / "bert"), options).info.precision
         for options in (FLOAT32, INT8)
@@ -88,12 +88,17 @@ def test_an_encoder_of_texts_is_served_in_8_bits() -> None:
     assert precisions == ["float32", "int8"]
 
 
-def test_baked_or_derived_it_has_the_same_bits_and_the_same_space(exact: Path, baked: Path) -> None:
-    by_start, by_download = load_replica(detect(DEMO), INT8), load_replica(detect(baked), OPENVINO)
+def test_quantized_before_or_at_start_it_has_the_same_bits_and_the_same_space(
+    exact: Path, quantized: Path
+) -> None:
+    by_start, by_download = (
+        load_replica(detect(DEMO), INT8),
+        load_replica(detect(quantized), OPENVINO),
+    )
     gallery = make_gallery(seed=1, size=4)
 
-    assert not has_8_bits(exact)
-    assert has_8_bits(baked)
+    assert not is_int8(exact)
+    assert is_int8(quantized)
     assert by_start.info == by_download.info
     given: dict[Modality, Sequence[Any]] = {"text": gallery.captions, "image": gallery.images}
     for modality, contents in given.items():
@@ -101,9 +106,9 @@ def test_baked_or_derived_it_has_the_same_bits_and_the_same_space(exact: Path, b
         assert np.array_equal(one, other)
 
 
-def test_it_takes_a_quarter_of_what_the_products_took(exact: Path, baked: Path) -> None:
-    """And half of what tables took; the rest is small."""
-    before, after = ((path / "image.bin").stat().st_size for path in (exact, baked))
+def test_it_takes_a_quarter_of_what_the_products_took(exact: Path, quantized: Path) -> None:
+    """Tables take half; the rest is small."""
+    before, after = ((path / "image.bin").stat().st_size for path in (exact, quantized))
 
     assert after < 0.35 * before
 
@@ -133,7 +138,7 @@ def test_a_start_writes_nothing(exact: Path, tmp_path: Path) -> None:
 @NEEDS_VNNI
 @pytest.mark.parametrize("tower", ["text", "image"])
 @pytest.mark.parametrize("folder", [DEMO, *(GOLDEN / layout for layout in LAYOUTS)], ids=name_of)
-def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -> None:
+def test_on_vnni_every_product_is_one_of_int8(folder: Path, tower: Modality) -> None:
     path = converted(detect(folder), FLOAT32)
     networks = [read_network(path / name) for name in Description.read(path).towers[tower].files]
     products = []
@@ -156,8 +161,8 @@ def test_on_vnni_every_product_is_one_of_8_bits(folder: Path, tower: Modality) -
 @pytest.mark.parametrize(
     ("lesser", "known"), [("AVX2", "False"), ("AVX512_CORE", "False"), ("", "True")]
 )
-def test_it_is_known_where_sums_of_8_bits_are_cut_off(lesser: str, known: str) -> None:
-    """As by the instructions of CPUs that are older than VNNI, here imitated."""
+def test_it_is_known_where_sums_of_int8_are_cut_off(lesser: str, known: str) -> None:
+    """Emulates the instructions of CPUs that are older than VNNI."""
     program = "from backends.quantization import int8; print(int8.multiplies())"
 
     assert said_on_a_lesser_cpu(lesser, program) == known
@@ -173,7 +178,7 @@ def few(model: Model) -> dict[Modality, Rows]:
 
 
 @NEEDS_VNNI
-def test_without_vnni_weights_alone_have_8_bits_and_the_space_says_so(
+def test_without_vnni_weights_alone_have_int8_and_the_space_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     by_vnni = load_replica(detect(DEMO), INT8)
@@ -306,10 +311,10 @@ def test_a_trained_encoder_finds_what_it_finds_in_float32(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
-def test_a_folder_of_8_bits_alone_gives_them_and_nothing_else(
-    precision: Precision | None, baked: Path, tmp_path: Path
+def test_a_folder_of_int8_alone_gives_them_and_nothing_else(
+    precision: Precision | None, quantized: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(baked, tmp_path / CONVERSIONS / baked.name)
+    shutil.copytree(quantized, tmp_path / CONVERSIONS / quantized.name)
     options = ModelOptions(runtime="openvino", precision=precision)
     if precision is None:
         assert load_replica(detect(tmp_path), options).info.precision == "int8"
@@ -319,20 +324,20 @@ def test_a_folder_of_8_bits_alone_gives_them_and_nothing_else(
 
 
 def test_unset_it_is_what_the_folder_holds_and_float32_first(
-    exact: Path, baked: Path, tmp_path: Path
+    exact: Path, quantized: Path, tmp_path: Path
 ) -> None:
     original = tmp_path / "models"
     shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
     cache = tmp_path / "cache"
     options = replace(OPENVINO, cache_dir=cache)
-    shutil.copytree(baked, cache / baked.name)
+    shutil.copytree(quantized, cache / quantized.name)
     assert load_replica(detect(original), options).info.precision == "int8"
     shutil.copytree(exact, cache / exact.name)
     assert load_replica(detect(original), options).info.precision == "float32"
-    assert converted(detect(original), replace(options, precision="int8")) == cache / baked.name
+    assert converted(detect(original), replace(options, precision="int8")) == cache / quantized.name
 
 
-def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
+def test_what_is_not_the_same_model_in_int8_is_served_in_float32(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(int8, "_LARGEST", 3)  # as many steps as 3 bits have
@@ -345,7 +350,7 @@ def test_what_is_not_the_same_model_in_8_bits_is_served_in_float32(
     assert replace(model.info, refused="") == load_replica(detect(DEMO), FLOAT32).info
 
 
-def test_a_model_without_products_that_8_bits_are_for_says_so(
+def test_a_model_without_products_that_int8_are_for_says_so(
     exact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(int8, "quantize_weights", lambda _network: None)
@@ -359,8 +364,8 @@ def test_a_model_without_products_that_8_bits_are_for_says_so(
 
 
 @pytest.fixture
-def without_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that has no code for them."""
+def without_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without code for int8."""
     monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
 
 
@@ -375,21 +380,21 @@ def test_a_machine_without_code_for_it_serves_float32(caplog: pytest.LogCaptureF
 
 @pytest.mark.usefixtures("without_8_bits")
 @pytest.mark.parametrize("precision", [None, "int8"])
-def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
+def test_there_a_folder_of_int8_gives_float32_if_it_can_and_a_sentence_if_not(
     precision: Precision | None,
     exact: Path,
-    baked: Path,
+    quantized: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     options = replace(OPENVINO, precision=precision)
-    shutil.copytree(baked, tmp_path / CONVERSIONS / baked.name)
+    shutil.copytree(quantized, tmp_path / CONVERSIONS / quantized.name)
     with pytest.raises(ModelFolderError, match=r"this CPU cannot compute.*PRECISION=float32"):
         load_replica(detect(tmp_path), options)
 
     shutil.copytree(exact, tmp_path / CONVERSIONS / exact.name)
     info = load_replica(detect(tmp_path), options).info
-    # Where it holds both, 8 bits are served if they are asked for.
+    # If it holds both, int8 is served if it is requested.
     assert info.refused == (LACKING if precision else "")
     assert warnings_of(caplog) == [LACKING] * bool(precision)
     assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
@@ -397,18 +402,18 @@ def test_there_a_folder_of_8_bits_gives_float32_if_it_can_and_a_sentence_if_not(
 
 @pytest.mark.usefixtures("without_8_bits")
 @pytest.mark.parametrize("precision", [None, "int8"])
-def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
+def test_there_float32_is_made_where_the_original_is_and_only_int8_were_kept(
     precision: Precision | None,
     exact: Path,
-    baked: Path,
+    quantized: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who kept 8 bits and nothing else asked for them, whatever this start is told."""
+    """A cache of int8 alone was requested as such, also if this start does not set PRECISION."""
     original, cache = tmp_path / "models", tmp_path / "cache"
     shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
-    shutil.copytree(baked, cache / baked.name)
+    shutil.copytree(quantized, cache / quantized.name)
     monkeypatch.setattr(
         conversion_cache, "_convert", lambda *given: shutil.copytree(exact, given[-1])
     )
@@ -419,22 +424,22 @@ def test_there_float32_is_made_where_the_original_is_and_only_8_bits_were_kept(
     assert warnings_of(caplog) == [LACKING]
 
 
-def test_a_cpu_with_avx2_alone_computes_8_bits_too(baked: Path, tmp_path: Path) -> None:
+def test_a_cpu_with_avx2_alone_computes_int8_too(quantized: Path, tmp_path: Path) -> None:
     """Slower than float32, in a quarter of the memory."""
-    told = running(tmp_path / "log", MODELS_DIR=baked, ONEDNN_MAX_CPU_ISA="AVX2")
-    with told as service:
+    reported = running(tmp_path / "log", MODELS_DIR=quantized, ONEDNN_MAX_CPU_ISA="AVX2")
+    with reported as service:
         status, said = service.request("GET", "/meta")
         vector = service.request("POST", "/vectorize", {"texts": ["a red circle"], "images": []})
 
     assert (status, vector[0], said["service"]["precision"]) == (200, 200, "int8")
-    assert "are not faster" in service.log.read_text()
+    assert "but is not faster" in service.log.read_text()
 
 
-def test_where_8_bits_are_all_there_is_float32_is_not_recommended(
-    exact: Path, baked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_where_int8_are_all_there_is_float32_is_not_recommended(
+    exact: Path, quantized: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        load_replica(detect(baked), OPENVINO)
+        load_replica(detect(quantized), OPENVINO)
         assert "Computing in int8" in caplog.text
         assert "PRECISION=float32" not in caplog.text
         load_replica(detect(DEMO), INT8)
@@ -444,7 +449,7 @@ def test_where_8_bits_are_all_there_is_float32_is_not_recommended(
 def test_both_jobs_of_a_start_share_its_time(
     exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is timed by what the other left."""
+    """The second job has the time that the first left."""
     original = tmp_path / "models"
     shutil.copytree(DEMO, original, ignore=shutil.ignore_patterns(CONVERSIONS))
     given: list[float] = []
@@ -465,7 +470,7 @@ def test_both_jobs_of_a_start_share_its_time(
     assert left_s <= conversion_cache._TIMEOUT_S - 0.2
 
 
-def test_a_download_that_cannot_be_turned_into_8_bits_keeps_float32(
+def test_a_download_that_cannot_be_turned_into_int8_keeps_float32(
     exact: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -510,9 +515,9 @@ def test_a_start_says_why_a_download_kept_float32(
     assert (path / DESCRIPTION).stat().st_mode & 0o777 == 0o604
     assert {one.name for one in path.iterdir()} == {one.name for one in exact.iterdir()}
     # Another download may succeed, and neither folder says any longer that one did not.
-    baked = converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
-    assert [Description.read(one).refused for one in (path, baked)] == ["", ""]
-    assert has_8_bits(baked)
+    quantized = converted(detect(DEMO), replace(INT8, cache_dir=cache), written=True)
+    assert [Description.read(one).refused for one in (path, quantized)] == ["", ""]
+    assert is_int8(quantized)
     assert starts(None) == ""
 
 
@@ -527,7 +532,7 @@ def test_torch_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture)
     assert warnings_of(caplog) == [model.info.refused]
 
 
-def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_8_bits(
+def test_a_model_that_torch_has_to_serve_says_that_it_is_not_in_int8(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
@@ -547,7 +552,7 @@ _DEVIATIONS = np.array([60, 65, 70], np.float32).reshape(1, 3, 1, 1)
 
 
 class _Images(NamedTuple):
-    """A tower of images that ends with its patches, and what it computes in float32."""
+    """An image tower that ends with its patches, and its result in float32."""
 
     network: ov.Model
     exact: Any
@@ -569,7 +574,7 @@ def kinds_of(network: ov.Model) -> Counter[str]:
 
 
 def test_patches_are_products_of_bytes_and_those_are_not_rounded() -> None:
-    """With weights that 8 bits can hold, nothing is."""
+    """With weights that are exact in int8, nothing is rounded."""
     weights = np.random.default_rng(0).integers(-127, 128, (5, 3, 4, 4)).astype(np.float32)
     weights[:, 0, 0, 0] = 127
     images = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 12)).astype(np.uint8)

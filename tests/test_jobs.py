@@ -1,4 +1,4 @@
-"""A job that goes to a process of its own, and every way in which it can end."""
+"""Jobs in processes of their own, and all their ends."""
 
 import pytest
 

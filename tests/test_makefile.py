@@ -53,7 +53,7 @@ def calls(project: Path) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("jobs", ["-j1", "-j4"])
-def test_a_misspelt_model_is_told_before_anything_is_installed(
+def test_a_misspelt_model_is_reported_before_anything_is_installed(
     project: Path, typed: str, nearest: str, jobs: str
 ) -> None:
     code, said = make(project, "run", f"MODEL={typed}", jobs)

@@ -1,4 +1,4 @@
-"""What passes leave in memory: what the largest needs, however many smaller ones came before."""
+"""Forward passes keep no more memory than the largest needs."""
 
 import sys
 from pathlib import Path

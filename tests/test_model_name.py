@@ -56,19 +56,24 @@ def test_one_in_a_hub_cache_is_called_as_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("setting", "name"), [("", "org/fetched"), ("ours", "ours")])
-def test_the_name_is_told_everywhere(setting: str, name: str, tmp_path: Path) -> None:
+def test_the_name_is_reported_everywhere(setting: str, name: str, tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(GOLDEN_TEXTS / "model2vec", root)
     (root / "download.json").write_text(json.dumps(fetched(("MODEL_NAME", "org/fetched@"))))
     log = tmp_path / "log"
     with running(log, MODELS_DIR=root, SERVED_MODEL_NAME=setting) as service:
         url = f"http://127.0.0.1:{service.port}"
-        told = httpx.get(f"{url}/meta").json()["service"]
+        reported = httpx.get(f"{url}/meta").json()["service"]
         (listed,) = httpx.get(f"{url}/v1/models").json()["data"]
         answered = httpx.post(f"{url}/v1/embeddings", json={"input": "a"}).json()["model"]
         metrics = httpx.get(f"{url}/metrics").text
 
-    assert (told["model"], told["revision"], listed["id"], answered) == (name, COMMIT, name, name)
+    assert (reported["model"], reported["revision"], listed["id"], answered) == (
+        name,
+        COMMIT,
+        name,
+        name,
+    )
     (line,) = [one for one in metrics.splitlines() if one.startswith("inference_model_info{")]
     assert f'model="{name}"' in line
     assert f'revision="{COMMIT}"' in line

@@ -116,7 +116,7 @@ def test_another_model_of_colpali_engine_is_refused(root: Path) -> None:
         load_replica(detect(root), ModelOptions())
 
 
-def test_a_cache_without_the_named_model_is_told(root: Path) -> None:
+def test_a_cache_without_the_named_model_is_reported(root: Path) -> None:
     (root / "model_name").write_text("org/another")
 
     with pytest.raises(ModelFolderError, match="holds no files of org/another"):

@@ -1,7 +1,7 @@
-"""Names that others hold, whatever is renamed within: vector spaces, converted models, schemas.
+"""Names that users store must not change: vector spaces, keys of converted models, schemas.
 
-A vector space that changes makes every collection look foreign, and a key of `model.json` that
-changes has every model converted again.
+A changed vector space makes every collection look foreign. A changed key of `model.json` makes
+every model convert again.
 """
 
 import json

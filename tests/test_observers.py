@@ -5,7 +5,7 @@ import pytest
 from inference.observers import Observers
 
 
-def test_one_that_fails_is_logged_and_counted_and_the_others_are_told(
+def test_one_that_fails_is_logged_and_counted_and_the_others_are_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(_: int) -> None:

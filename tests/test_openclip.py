@@ -131,9 +131,9 @@ def test_of_a_text_that_a_hugging_face_tower_cuts_it_says_so(foreign: tuple[Path
     model = load(foreign[0])
     fits = " ".join(["a"] * (77 - 2))
     texts = ["a", fits, fits + " a", fits * 3]
-    told = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
+    reported = [(one.tokens, one.truncated) for one in embed_all(model.towers["text"], texts)]
 
-    assert told == [(3, False), (77, False), (77, True), (77, True)]
+    assert reported == [(3, False), (77, False), (77, True), (77, True)]
 
 
 def test_a_tower_beside_the_weights_is_found_too(foreign: tuple[Path, Any]) -> None:

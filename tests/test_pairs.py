@@ -108,7 +108,7 @@ def test_blanks_at_the_ends_make_no_difference(name: str) -> None:
     )
 
 
-def test_the_halves_are_told_apart_only_where_the_network_takes_it() -> None:
+def test_the_halves_are_reported_apart_only_where_the_network_takes_it() -> None:
     assert len(prepare(processor("roberta", typed=False), "a", "b").arrays) == 2
     assert len(prepare(processor("bert", typed=True), "a", "b").arrays) == 3
 

@@ -1,4 +1,4 @@
-"""What a converted model does in place of a library, held against the library."""
+"""Compares the preprocessing of converted models with the families' libraries."""
 
 import random
 from pathlib import Path
@@ -53,7 +53,7 @@ def sayings() -> list[str]:
 
 
 def carried_over(library: Any, padding: Padding, folder: Path) -> InputProcessor:
-    """The preparation that a converted model has in place of a tokenizer of open_clip's."""
+    """The input processor of a converted model, in place of open_clip's tokenizer."""
     recipe = openclip_portable.describe_recipe(library, padding)
     kind = openclip_portable.save_vocabulary(library, folder)
     return read_preparation(folder, {"kind": kind, **recipe.as_json()}, ModelOptions())

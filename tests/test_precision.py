@@ -1,4 +1,4 @@
-"""Which precision is used, and the line of the log that says so."""
+"""The choice of the precision, and its line in the log."""
 
 import logging
 import re
@@ -127,7 +127,7 @@ def test_nothing_is_refused_where_nothing_else_was_asked_for(
     [("AVX2", set()), ("AVX512_CORE", set()), ("", {"bfloat16", "int8"})],
 )
 def test_what_a_machine_has_no_code_for_is_not_offered(lesser: str, worth_naming: set[str]) -> None:
-    """Whatever the processor names: bfloat16 by AVX2 fails, by AVX512_CORE takes 28 times as long.
+    """Capabilities may lie: bfloat16 by AVX2 fails, and by AVX512_CORE takes 28 times as long.
 
     And int8 is slower without VNNI.
     """

@@ -222,8 +222,8 @@ def fired(alert: str, load: dict[str, str], folder: Path) -> bool:
         check=False,
         cwd=folder,
     )
-    told = answer.stdout + answer.stderr
-    assert ("SUCCESS" in told) != (f"alertname: {alert}" in told), told
+    reported = answer.stdout + answer.stderr
+    assert ("SUCCESS" in reported) != (f"alertname: {alert}" in reported), reported
     return answer.returncode != 0
 
 

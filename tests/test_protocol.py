@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -163,3 +165,16 @@ async def test_an_offer_without_a_body_is_ignored_too(port: int) -> None:
     request = b"GET / HTTP/1.1\r\nHost: x\r\n" + JDK_OFFER + b"\r\n"
 
     assert (await said(port, request, request, LAST)).count(OK) == 3
+
+
+async def test_head_and_body_of_an_answer_leave_in_one_piece(port: int) -> None:
+    """A service that is killed between two would leave its client with a head alone."""
+    data_segments_in = 152  # where Linux has them in `struct tcp_info`: an unsigned int
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    client: socket.socket = writer.get_extra_info("socket")
+    for answers in range(1, 4):
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+        await reader.readuntil(b"body")
+        info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        assert struct.unpack_from("I", info, data_segments_in) == (answers,)
+    writer.close()

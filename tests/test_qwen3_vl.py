@@ -1,10 +1,12 @@
-"""Qwen3-VL-Embedding: what the reference recorded, its folders, its template and its images."""
+"""Qwen3-VL-Embedding: recorded answers of the reference, folders, template and images."""
 
+import asyncio
 import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +31,7 @@ from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from backends.runtimes.openvino.stages import OpenVinoStages, Turns
 from config import Settings
-from errors import ModelFolderError, RequestTooLargeError
+from errors import ModelFolderError, QueueFullError, RequestTooLargeError
 from inference.request import EmbedInput
 from tests.asgi import serving
 from tests.golden_cases import (
@@ -166,7 +168,7 @@ def test_weights_in_shards_are_read(root: Path) -> None:
     assert_golden_texts(root)
 
 
-def test_weights_that_are_missing_are_told(root: Path) -> None:
+def test_weights_that_are_missing_are_reported(root: Path) -> None:
     path = snapshot_in(root) / "model.safetensors"
     weights = load_file(path)
     del weights["model.language_model.norm.weight"]
@@ -299,9 +301,9 @@ def test_no_image_has_more_pixels_than_the_bound(bound: int) -> None:
 
 @pytest.mark.parametrize("grid", [Grid(1, 12), Grid(2, 3), Grid(7, 5), Grid(30, 60)])
 def test_patches_have_the_places_of_transformers(grid: Grid) -> None:
-    told = torch.tensor([[1, grid.rows * 2, grid.columns * 2]])
+    reported = torch.tensor([[1, grid.rows * 2, grid.columns * 2]])
     places, shares = get_vision_interpolation_indices_and_weights(
-        told, num_grid_per_side=12, align_corners=True, spatial_merge_size=2
+        reported, num_grid_per_side=12, align_corners=True, spatial_merge_size=2
     )
     corners = AS_TRAINED.corners(grid)
 
@@ -310,7 +312,7 @@ def test_patches_have_the_places_of_transformers(grid: Grid) -> None:
     assert (np.where(counts, corners[0].reshape(-1, 4) - places.numpy(), 0) == 0).all()
     np.testing.assert_allclose(corners[1].reshape(-1, 4), shares.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(
-        AS_TRAINED.places(grid).reshape(-1, 2), get_vision_position_ids(told, 2).numpy()
+        AS_TRAINED.places(grid).reshape(-1, 2), get_vision_position_ids(reported, 2).numpy()
     )
 
 
@@ -359,24 +361,49 @@ def test_a_bound_on_the_pixels_is_part_of_the_vector_space_where_it_binds(runtim
     np.testing.assert_allclose(vectors[0][1], vectors[1][1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.anyio
-async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+@asynccontextmanager
+async def on_a_slow_machine(timeout_s: float) -> AsyncIterator[Vectorizer]:
     model = golden_model("qwen3_vl", "trained")
     tower = model.towers["image"]
 
-    def as_on_a_slow_machine(*arrays: np.ndarray) -> Rows:
+    def compute(*arrays: np.ndarray) -> Rows:
         time.sleep(0.1 * arrays[0].shape[1] / 64)
         return tower.network(*arrays)
 
-    towers = {**model.towers, "image": replace(tower, network=as_on_a_slow_machine)}
-    vectorizer = Vectorizer([replace(model, towers=towers)], Settings(request_timeout_s=1.0))
-    large = file_of(Image.new("RGB", (1300, 1300)))[:40]  # what comes after its header is missing
+    towers = {**model.towers, "image": replace(tower, network=compute)}
+    vectorizer = Vectorizer([replace(model, towers=towers)], Settings(request_timeout_s=timeout_s))
     try:
         await vectorizer.warm_up()
-        with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
-            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(large))])
+        yield vectorizer
     finally:
         await vectorizer.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_image_that_takes_too_long_by_itself_is_refused_by_its_header() -> None:
+    large = file_of(Image.new("RGB", (1300, 1300)))[:40]  # what comes after its header is missing
+    async with on_a_slow_machine(timeout_s=1.0) as vectorizer:
+        with pytest.raises(RequestTooLargeError, match=r"at least \d+ s here.* a smaller one"):
+            await vectorizer.embed([EmbedInput("images[0]", "image", base64_of(large))])
+
+
+@pytest.mark.anyio
+async def test_an_image_that_would_be_answered_too_late_is_refused_at_once_by_its_cost() -> None:
+    images = [file_of(Image.new("RGB", (640, 480), (level, 0, 0))) for level in range(6)]
+    async with on_a_slow_machine(timeout_s=2.0) as vectorizer:
+        answers = await asyncio.gather(
+            *(
+                vectorizer.embed([EmbedInput("images[0]", "image", base64_of(image))])
+                for image in images
+            ),
+            return_exceptions=True,
+        )
+    refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
+
+    # Each takes half a second at least, and an answer is promised for no later than 1.4 s.
+    assert len(refused) >= 3
+    assert all("an answer would take about" in str(one) for one in refused)
+    assert all(one.retry_after_s >= 1 for one in refused)
 
 
 # Stages.

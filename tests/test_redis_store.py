@@ -79,7 +79,7 @@ def test_a_full_server_still_answers(tmp_path: Path) -> None:
 
 
 @needs_redis
-def test_what_a_server_evicts_is_told(tmp_path: Path) -> None:
+def test_what_a_server_evicts_is_reported(tmp_path: Path) -> None:
     with redis_server(
         tmp_path, "--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru"
     ) as server:
@@ -93,7 +93,7 @@ def test_what_a_server_evicts_is_told(tmp_path: Path) -> None:
 
 
 @needs_redis
-def test_a_wrong_password_is_told_without_it(server: RedisServer) -> None:
+def test_a_wrong_password_is_reported_without_it(server: RedisServer) -> None:
     wrong = Address.of_url(server.url.replace(":p%40ss", ":wr%40ng-secret"))
     store = RedisStore(wrong, timeout_s=5)
     with pytest.raises(StoreError) as raised:
@@ -104,7 +104,7 @@ def test_a_wrong_password_is_told_without_it(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_a_server_that_is_not_there_is_told_without_the_secret(scheme: str) -> None:
+def test_a_server_that_is_not_there_is_reported_without_the_secret(scheme: str) -> None:
     address = Address.of_url(f"{scheme}://user:hidden@127.0.0.1:{free_port()}/0")
     store = RedisStore(address, timeout_s=1)
     with pytest.raises(StoreError, match="refused") as raised:

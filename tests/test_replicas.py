@@ -39,7 +39,7 @@ async def test_replicas_compute_side_by_side_and_each_answer_finds_its_caller() 
     await vectorizer.aclose()
 
 
-def test_their_devices_and_their_memory_are_told_together() -> None:
+def test_their_devices_and_their_memory_are_reported_together() -> None:
     replicas = [FakeModel(), FakeModel()]
     for count, replica in enumerate(replicas, start=1):
         replica.memory = GpuMemory(allocated=count, reserved=2 * count, total=GIGABYTE)
@@ -83,7 +83,7 @@ def test_a_gpu_that_is_not_there_ends_the_start_with_a_sentence(wanted: str) -> 
         load_replicas(detect(GOLDEN / "openai"), ModelOptions(), wanted)
 
 
-def test_a_torch_without_cuda_is_told_from_a_machine_without_a_gpu(
+def test_a_torch_without_cuda_is_reported_from_a_machine_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -133,7 +133,7 @@ def test_a_gpu_that_cannot_run_this_torch_ends_the_start_with_a_sentence(
 def test_half_precision_gives_nearly_the_same_vectors(
     layout: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a GPU would compute them; this machine may have to imitate it."""
+    """As on a GPU; this machine may emulate the precision."""
     every = ("float32", "bfloat16", "float16")
     monkeypatch.setattr(torch_devices, "precisions", lambda _: every)
     folder = detect(GOLDEN / layout)

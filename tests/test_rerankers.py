@@ -278,7 +278,7 @@ def test_a_pair_is_cut_where_the_tokenizer_or_the_model_says(
 @pytest.mark.parametrize(
     ("name", "typed"), [("bert", True), ("deberta_v3", False), ("roberta", False)]
 )
-def test_the_network_is_told_of_halves_only_where_it_has_learnt_of_them(
+def test_the_network_is_reported_halves_only_where_it_has_learnt_of_them(
     name: str, typed: bool
 ) -> None:
     prepared = reranker(name).towers["pair"].processor.prepare(Pair("a", "b"), EncodeParams())
@@ -297,7 +297,7 @@ def test_the_network_is_told_of_halves_only_where_it_has_learnt_of_them(
         ({"tokenizer_class": "X", "model_input_names": ["input_ids", "token_type_ids"]}, True),
     ],
 )
-def test_the_tokenizer_says_whether_halves_are_told_apart(
+def test_the_tokenizer_says_whether_halves_are_reported_apart(
     said: dict[str, object], typed: bool, tmp_path: Path
 ) -> None:
     root = copy_of("bert", tmp_path)
@@ -481,7 +481,7 @@ def test_in_fewer_bits_no_score_depends_on_its_batch_mates(name: str, precision:
 
 
 @pytest.mark.usefixtures("converting_here")
-def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
+def test_a_trained_network_keeps_the_order_in_int8(tmp_path: Path) -> None:
     """Its head is random, as no package carries a trained reranker; its body is not."""
     torch.manual_seed(0)
     network = transformers.BertForSequenceClassification.from_pretrained(
@@ -503,15 +503,15 @@ def test_a_trained_network_keeps_the_order_in_8_bits(tmp_path: Path) -> None:
     assert same_order(score(exact, pairs), score(given, pairs)) >= 0.97
 
 
-def test_scores_that_8_bits_move_too_far_are_refused() -> None:
+def test_scores_that_int8_move_too_far_are_refused() -> None:
     logits = np.random.default_rng(4).normal(0, 3, (50, 1)).astype(np.float32)
     spread = float(logits.std())
     strange, far = logits.copy(), logits.copy()
     strange[7], far[7] = np.nan, far[7] + 0.6 * spread
 
-    told = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
-    assert told.startswith("scores differ from float32 by 0.050 of their standard deviation")
-    assert told.endswith("1.000 of all pairs keep their order")
+    reported = compare_rough({"pair": logits}, {"pair": logits + np.float32(0.05 * spread)})
+    assert reported.startswith("scores differ from float32 by 0.050 of their standard deviation")
+    assert reported.endswith("1.000 of all pairs keep their order")
     for given in (logits + np.float32(0.2 * spread), strange, far):
         with pytest.raises(ConversionError, match="scores differ too much from those in float32"):
             compare_rough({"pair": logits}, {"pair": given})

@@ -1,4 +1,4 @@
-"""Towers of other kinds through the unchanged core: parts, poolings, ragged arrays, a table.
+"""Towers of other kinds: chunks, poolings, ragged arrays, a lookup model.
 
 Documents are split into sentences at full stops. A word is a number, the length of a sentence its
 cost; the arrays of a batch are concatenated, and the network gives two poolings of each sentence.
@@ -269,7 +269,7 @@ async def test_a_document_that_failed_stays_in_no_memory(vectorizer: Vectorizer)
         gc.enable()
 
 
-async def test_what_the_model_does_not_know_is_told_by_name(vectorizer: Vectorizer) -> None:
+async def test_what_the_model_does_not_know_is_reported_by_name(vectorizer: Vectorizer) -> None:
     with pytest.raises(InvalidInputError, match="input: pooling 'max'; expected sum or last"):
         await vectorizer.embed([document("1", "max")])
     with pytest.raises(InvalidInputError, match=r"a: this model \(fake\) has no tower for images"):

@@ -110,10 +110,12 @@ def test_vectors_are_cut_where_the_folder_says_so(
 
 @pytest.mark.parametrize("name", ["sentence_transformers", "model2vec"])
 @pytest.mark.parametrize("dimensions", [0, -2, "6", True, 1.5])
-def test_a_number_of_dimensions_that_is_none_is_told(
+def test_a_number_of_dimensions_that_is_none_is_reported(
     name: str, dimensions: object, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelFolderError, match=r"truncate_dim in .* expected how many dimensions"):
+    with pytest.raises(
+        ModelFolderError, match=r"truncate_dim in .* expected a number of dimensions"
+    ):
         load_replica(detect(changed(tmp_path, cut_to(dimensions), name)), ModelOptions())
 
 
@@ -133,7 +135,7 @@ def test_texts_and_images_of_a_clip_are_cut_alike(runtime: Runtime, tmp_path: Pa
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_a_clip_whose_texts_alone_are_cut_is_told(
+def test_a_clip_whose_texts_alone_are_cut_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(GOLDEN / "sentence_transformers_multilingual", tmp_path, dirs_exist_ok=True)

@@ -60,7 +60,7 @@ def test_many_threads_may_split_at_a_time() -> None:
 def test_no_text_takes_much_longer_than_its_length(
     monkeypatch: pytest.MonkeyPatch, unit: str
 ) -> None:
-    monkeypatch.setattr(sentences, "_MOST_ENDS", 50_000)
+    monkeypatch.setattr(sentences, "_MAX_ENDS", 50_000)
 
     def seconds(characters: int) -> float:
         started_s = time.process_time()

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 
 from backends.model import EmbeddingResult
+from config import Settings
 from inference.store import shared_cache
 from inference.store.base import Entry, Store, StoreError, Usage
 from inference.store.entry import EntryFormat
 from inference.store.file_store import MIN_BYTES, FileStore
 from inference.store.redis_store import RedisStore
 from inference.store.shared_cache import SharedCache
+from tests.fakes import FakeModel, vector_of, vectorize
 from tests.redis_server import needs_redis, redis_server
+from vectorizer import Vectorizer
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +32,7 @@ PATIENT_S = 5.0  # tests share their cores
 
 
 class MadeUpStore:
-    """A store in memory that fails, or takes its time, as it is told."""
+    """A store in memory that fails, or takes its time, as a test sets it."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
@@ -317,3 +320,35 @@ async def test_a_redis_that_goes_and_comes_back(
     assert len(warnings) == 1
     assert re.match(r"The vector cache redis://\*\*\*@127\.0\.0\.1:\d+/0 fails: ", warnings[0])
     assert "word" not in caplog.text
+
+
+async def test_equal_inputs_of_requests_that_ask_the_store_at_once_are_computed_once(
+    cache: SharedCache, store: MadeUpStore
+) -> None:
+    backend = FakeModel()
+    vectorizer = Vectorizer([backend.model], Settings(), cache)
+    store.gate.clear()
+    asked = [asyncio.create_task(vectorize(vectorizer, ["a", "b"])) for _ in range(5)]
+    await until(lambda: store.reads)
+    store.gate.set()
+    answers = await asyncio.gather(*asked)
+    await until(lambda: cache.stats.written == 2)
+    again = Vectorizer([backend.model], Settings(), cache)
+    found = await vectorize(again, ["a", "b", "a"])
+
+    assert sorted(text for batch in backend.text_batches for text in batch) == ["a", "b"]
+    for answer in (*answers, found):
+        np.testing.assert_array_equal(answer.texts[:2], [vector_of("a"), vector_of("b")])
+    assert again.cache_stats.misses == 0
+    assert again.cache_stats.size == 2
+
+
+async def test_a_store_that_fails_changes_no_answer(cache: SharedCache, store: MadeUpStore) -> None:
+    store.failure = StoreError("gone")
+    vectorizer = Vectorizer([FakeModel().model], Settings(), cache)
+    for number in range(30):
+        texts = [f"text {number}", "the same"]
+        answer = await vectorize(vectorizer, texts)
+        np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
+
+    assert not cache.is_connected

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.golden_cases import GOLDEN
+from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.service import ROOT, running
 
 
 @pytest.mark.parametrize(
-    ("folder", "passed"), [(GOLDEN / "openai", 10), (GOLDEN_TEXTS / "bert", 6)]
+    ("folder", "passed"),
+    [(GOLDEN / "openai", 10), (GOLDEN_TEXTS / "bert", 6), (GOLDEN_RERANKERS / "bert", 6)],
 )
 def test_it_asks_what_fits_the_model(folder: Path, passed: int, tmp_path: Path) -> None:
     token = {"AUTHENTICATION_ALLOWED_TOKENS": "secret"}

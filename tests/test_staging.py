@@ -104,7 +104,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
             pass
 
 
-def test_a_full_disk_is_recognised_whoever_says_so() -> None:
+def test_a_full_disk_is_recognised_by_any_library() -> None:
     rust = RuntimeError("I/O error: No space left on device (os error 28)")
     wrapped = ValueError("could not download")
     wrapped.__cause__ = OSError(122, "Disk quota exceeded")

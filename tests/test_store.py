@@ -1,4 +1,4 @@
-"""Where converted models are kept: found again, made once, and given up for torch."""
+"""The conversion cache: models are found again, converted once, or left to torch."""
 
 import json
 import logging

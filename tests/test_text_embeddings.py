@@ -92,7 +92,9 @@ async def test_a_text_is_cut_at_its_end_or_refused(options: dict[str, Any], agai
         ({"inputs": "a", "prompt_name": "sts"}, "prompt_name: no prompt 'sts'; `query` and "),
     ],
 )
-async def test_what_does_not_fit_is_told_by_its_kind(body: dict[str, Any], sentence: str) -> None:
+async def test_what_does_not_fit_is_reported_by_its_kind(
+    body: dict[str, Any], sentence: str
+) -> None:
     answer = await ask(body)
 
     assert answer.status_code == 422

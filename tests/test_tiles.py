@@ -43,10 +43,10 @@ def test_tiles_are_those_of_transformers(size: tuple[int, int]) -> None:
         do_normalize=False,
     )
     (image,) = images(size)
-    told = processor(image, return_tensors="np", return_row_col_info=True)
+    reported = processor(image, return_tensors="np", return_row_col_info=True)
 
-    np.testing.assert_array_equal(SMALL.cut(image), told["pixel_values"][0])
-    assert SMALL.grid_for(size) == (told["rows"][0][0], told["cols"][0][0])
+    np.testing.assert_array_equal(SMALL.cut(image), reported["pixel_values"][0])
+    assert SMALL.grid_for(size) == (reported["rows"][0][0], reported["cols"][0][0])
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_tokens_that_are_bytes_are_letters_again(name: str, runtime: Runtime) ->
 
 @EVERY_RUNTIME
 @EVERY_MODEL
-def test_what_is_no_id_is_told(name: str, runtime: Runtime) -> None:
+def test_what_is_no_id_is_reported(name: str, runtime: Runtime) -> None:
     processor = texts_of(name, runtime)
 
     for strange in (-1, 500_000, 2**32, 2**70):

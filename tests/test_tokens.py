@@ -136,7 +136,7 @@ def test_parts_are_added_up_and_divided() -> None:
     assert SinglePart().join([EmbeddingResult(one, 3)], divisor=1) == EmbeddingResult(one, 3)
 
 
-def test_no_family_of_images_and_texts_reads_a_shaping() -> None:
+def test_no_family_of_images_and_texts_uses_parameters() -> None:
     for tower in golden_model("openai", "trained").towers.values():
         assert tower.processor.resolve(EncodeParams(pooling="cls", task="query")) == EncodeParams()
         assert tower.processor.split("a", EncodeParams()) == (["a"], 1)

@@ -1,4 +1,4 @@
-"""What is counted of a request's way, of the code, and of the time beside the passes."""
+"""The counts of `bench.trace`, `bench.shape` and `bench.floor`."""
 
 import asyncio
 import sys
@@ -112,7 +112,7 @@ def test_functions_that_are_called_from_one_place() -> None:
     assert sorted(name for _, name in shape.once([MADE_UP])) == ["", "_once", "inner"]
 
 
-def test_the_rooms_add_up() -> None:
+def test_the_folders_add_up() -> None:
     shapes = shape.shapes(shape.product())
 
     service, rest, everything = (shapes[name] for name in ("the service half", "the rest", "all"))

@@ -1,4 +1,4 @@
-"""Folders whose files are not what they seem: told in a sentence, before anything is loaded."""
+"""Folders whose files are not what they seem: reported in a sentence, before anything is loaded."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from backends.conversion.conversion_cache import converted
 from backends.folder import detect
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
-from backends.text_folder import ENCODERS, detect_kind, why_no_encoder
+from backends.text_folder import DECODERS, ENCODERS, detect_kind, why_no_encoder
 from config import Settings
 from errors import DownloadError, ModelFolderError
 from fetch.hub import Snapshot, Wanted
@@ -77,11 +77,13 @@ def test_a_pointer_of_git_lfs_is_named_within_a_second(
     path.write_bytes(POINTER)
 
     started_s = time.perf_counter()
-    with pytest.raises(ModelFolderError, match="is a pointer of Git LFS and not the file") as told:
+    with pytest.raises(
+        ModelFolderError, match="is a pointer of Git LFS and not the file"
+    ) as reported:
         detect(root)
 
     assert time.perf_counter() - started_s < 1
-    assert str(path) in str(told.value)
+    assert str(path) in str(reported.value)
 
 
 def test_a_pointer_in_a_converted_model_is_named(tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_what_is_no_encoder_is_refused_with_its_type_and_the_list(
     if form == "onnx":
         shutil.copy(GOLDEN_TEXTS / "onnx/model/model_quantized.onnx", root / "model")
 
-    with pytest.raises(ModelFolderError, match=f"holds {found}, which does not give") as told:
+    with pytest.raises(ModelFolderError, match=f"holds {found}, which does not embed") as reported:
         options_for(detect(root), Settings())
-    assert "bert, big_bird" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "bert, big_bird" in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_reranker_by_an_onnx_file_alone_is_refused(tmp_path: Path) -> None:
@@ -185,14 +187,14 @@ def test_a_head_that_is_left_off_and_no_architecture_are_accepted(
 def test_code_of_its_own_may_be_of_any_type() -> None:
     own = {"model_type": "NewModel", "auto_map": {"AutoModel": "modeling.NewModel"}}
 
-    assert why_no_encoder(own) is None
-    assert why_no_encoder({**own, "architectures": ["NewForTokenClassification"]})
+    assert why_no_encoder(own, Path()) is None
+    assert why_no_encoder({**own, "architectures": ["NewForTokenClassification"]}, Path())
 
 
 def test_every_type_of_the_list_is_one_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    assert set(ENCODERS) <= set(MODEL_MAPPING_NAMES)
+    assert {*ENCODERS, *DECODERS} <= set(MODEL_MAPPING_NAMES)
 
 
 def test_a_download_of_what_is_no_encoder_is_refused(tmp_path: Path) -> None:

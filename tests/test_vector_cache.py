@@ -67,6 +67,39 @@ def test_equal_inputs_of_one_request_are_one_miss() -> None:
     assert lookup.misses == {b"a": items[0], b"b": items[1]}
 
 
+def test_a_second_level_answers_misses_and_what_came_meanwhile_is_taken() -> None:
+    kept: list[tuple[bytes, float]] = []
+    cache = VectorCache(2, lambda key, result: kept.append((key, float(result.vector[0]))))
+    lookup = cache.get([item_of(key) for key in (b"stored", b"joined", b"known", b"new")])
+    remember(cache, b"known", 5)  # while the store is read
+    flight = item_of(b"joined")
+    cache.add(flight)
+    cache.take(lookup, {b"stored": embedded(3), b"another's": embedded(4)})
+
+    assert list(lookup.misses) == [b"new"]
+    assert lookup.in_flight == {b"joined": flight}
+    assert {key: float(found.vector[0]) for key, found in lookup.vectors.items()} == {
+        b"stored": 3,
+        b"known": 5,
+    }
+    assert value_of(cache, b"stored") == 3
+    assert value_of(cache, b"another's") is None
+    assert kept == [(b"known", 5)]  # what was computed, and nothing that the store had
+    assert cache.stats == CacheStats(hits=2, shared=1, misses=2, size=2)
+
+
+def test_a_second_level_without_a_first_remembers_nothing() -> None:
+    kept: list[bytes] = []
+    cache = VectorCache(0, lambda key, _: kept.append(key))
+    lookup = cache.get([item_of(b"a")])
+    cache.take(lookup, {b"a": embedded(3)})
+    remember(cache, b"b")
+
+    assert list(lookup.vectors) == [b"a"]
+    assert value_of(cache, b"a") is None
+    assert kept == [b"b"]
+
+
 def test_the_least_recently_used_is_forgotten_first() -> None:
     cache = VectorCache(2)
     for key in (b"a", b"b"):

@@ -146,7 +146,7 @@ def test_a_model_that_was_converted_is_not_read_again_for_torch(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_another_precision_is_another_space(precision: Precision) -> None:
-    """And one that is not to be had is that of float32, as its vectors are."""
+    """A precision that the CPU lacks has the space of float32, like its vectors."""
     by_runtime = [
         load_replica(detect(GOLDEN / "openai"), replace(OPENVINO, precision=precision)).info,
         load_replica(detect(GOLDEN / "openai"), ModelOptions(precision=precision)).info,
@@ -173,7 +173,7 @@ def test_a_pass_shows_the_precision_that_was_asked_for(precision: Precision) -> 
     "avx512f" not in Path("/proc/cpuinfo").read_text(), reason="imitates a CPU with AVX512"
 )
 def test_a_pass_shows_that_another_precision_is_used_than_was_asked_for() -> None:
-    """As by a runtime that takes what it has: oneDNN is kept from float16's instructions."""
+    """Emulates a runtime that uses another precision: oneDNN does not use float16 instructions."""
     path = converted(detect(GOLDEN / "openai"), OPENVINO)
     program = """
 import sys

@@ -47,10 +47,10 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(name: str, tmp_path: Path) 
 
     with pytest.raises(
         ModelFolderError, match=r"no vocabulary|tokenizer\.json is missing|holds tokenizer"
-    ) as told:
+    ) as reported:
         load_replica(detect(root), ModelOptions())
-    assert "tokenizer.json" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "tokenizer.json" in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_converted_model_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
@@ -81,9 +81,7 @@ def test_an_image_processor_is_not_replaced_by_defaults(layout: str, tmp_path: P
         load_replica(detect(root), ModelOptions())
 
 
-def test_open_clips_defaults_are_said_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_open_clips_defaults_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = Path(shutil.copytree(GOLDEN / "openclip", tmp_path / "models"))
     load_replica(detect(root), ModelOptions())
     assert not warnings_of(caplog)
@@ -190,7 +188,7 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
     model = load_replica(detect(root), ModelOptions(runtime=runtime, cache_dir=tmp_path / "cache"))
 
     assert model.info.runtime == ("numpy" if name == "model2vec" else runtime)
-    warned = [one for one in warnings_of(caplog) if f"model embeddings of {rows}: a" in one]
+    warned = [one for one in warnings_of(caplog) if f"model embeddings of {rows}: texts" in one]
     assert warned
     assert all("The tokenizer has" in one for one in warned)
     for text, highest in largest.items():
@@ -209,7 +207,7 @@ def test_a_conversion_by_itself_warns_of_them(
     converted(detect(root), ModelOptions(runtime="openvino", cache_dir=tmp_path / "cache"))
 
     (warning,) = warnings_of(caplog)
-    assert "has 1900 ids, and the model embeddings of 1890: a text with one of the" in warning
+    assert "has 1900 ids, and the model embeddings of 1890: texts with any of the" in warning
 
 
 def test_an_onnx_file_with_fewer_rows_knows_them() -> None:

@@ -39,7 +39,7 @@ def folder_of(name: str) -> Path:
 
 
 def rewritten(name: str, root: Path, change: Callable[[Weights], Weights]) -> Path:
-    """A copy of a golden model whose weights are others."""
+    """A copy of a golden model with changed weights."""
     shutil.copytree(folder_of(name), root)
     for path in root.rglob("*.safetensors"):
         save_file(change(load_file(path)), path, metadata={"format": "pt"})

@@ -176,9 +176,9 @@ def shape_of(wire: Wire) -> set[str]:
 def assert_error(wire: Wire, answer: httpx.Response, status: int, sentence: str) -> None:
     content = answer.json()
     inner = content["error"] if isinstance(content["error"], dict) else {}
-    told = inner.get("message", content["error"])
+    reported = inner.get("message", content["error"])
     assert answer.status_code == status
-    assert sentence in told
+    assert sentence in reported
     assert {*content, *inner} == shape_of(wire)
 
 
@@ -284,6 +284,6 @@ async def test_a_token_in_the_address_lets_in_and_is_shown_by_nobody(
             shown.append(await client.post(wire.path, json={}))
             assert shown[-1].status_code == 401
 
-    told = [caplog.text, *(f"{answer.headers}{answer.text}" for answer in shown)]
+    reported = [caplog.text, *(f"{answer.headers}{answer.text}" for answer in shown)]
     for secret in (token, basic.removeprefix("Basic ")):
-        assert not [text for text in told if secret in text]
+        assert not [text for text in reported if secret in text]

@@ -1,4 +1,4 @@
-"""The item that travels: who waits for it, who is charged for it, and how it ends."""
+"""The work item: its waiters, its permit, and its end."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from inference.capacity import Capacity
 from inference.fair_queue import Entry, FairQueue
 from inference.request import RequestContext
 from inference.timings import ItemTimes
-from inference.work import ChunkInputs, QueueEntry, WorkItem, error_of_request
+from inference.work import ChunkInputs, QueueEntry, WorkItem, request_error
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +51,38 @@ def test_a_query_that_joins_an_imports_item_is_served_as_a_query() -> None:
 
     assert seen == [False, True]
     assert queue.take(max_size=9) == imported.entries
+
+
+def test_the_turn_and_the_priority_of_a_query_that_leaves_go_with_it() -> None:
+    admission = Admission(9, Capacity(4, timeout_s=45))
+    importer, query, other = RequestContext(), RequestContext(is_query=True), RequestContext()
+    imported = item_of(1)
+    imported.permit = Permit(admission, importer, 1)
+    imported.join(importer)
+    queue = queued(imported)
+    for _ in range(2):
+        queue.put(Entry([other]))
+    imported.join(query)
+    assert admission.costs == {query: 1}
+    imported.leave(query)
+
+    assert not queue.is_query_next
+    assert admission.costs == {importer: 1}
+    assert queue.take(max_size=1) == imported.entries  # in the turn that it had before
+    assert len(queue) == 2
+    assert len(queue.entries()) == 2
+
+
+def test_the_charge_of_a_query_that_leaves_passes_to_another_query() -> None:
+    admission = Admission(9, Capacity(4, timeout_s=45))
+    importer, *queries = RequestContext(), *(RequestContext(is_query=True) for _ in range(2))
+    item = item_of(1)
+    item.permit = Permit(admission, importer, 1)
+    for request in (importer, *queries):
+        item.join(request)
+    item.leave(queries[0])
+
+    assert admission.costs == {queries[1]: 1}
 
 
 def test_the_first_request_is_charged_and_its_charge_passes_on_when_it_leaves() -> None:
@@ -136,14 +168,14 @@ def test_an_error_keeps_no_frame_and_that_of_a_bug_keeps_their_text() -> None:
 
 def test_each_request_raises_an_error_of_its_own() -> None:
     cause = RequestTooLargeError("too long", "text_length")
-    named = error_of_request(cause, "texts[1]")
+    named = request_error(cause, "texts[1]")
     assert isinstance(named, RequestTooLargeError)
     assert (str(named), named.reason) == ("texts[1]: too long", "text_length")
     full = QueueFullError("full", retry_after_s=3)
-    copied = error_of_request(full, "texts[1]")
+    copied = request_error(full, "texts[1]")
     assert isinstance(copied, QueueFullError)
     assert copied is not full
     assert (str(copied), copied.retry_after_s) == ("full", 3)
-    bug = error_of_request(ZeroDivisionError("by 0"), "texts[1]")
+    bug = request_error(ZeroDivisionError("by 0"), "texts[1]")
     assert str(bug) == "texts[1]: ZeroDivisionError: by 0"
     assert not isinstance(bug, InvalidInputError)

@@ -1,4 +1,4 @@
-"""What the log warned of, in tests of what is said there and elsewhere alike."""
+"""Collects the warnings of the log."""
 
 import logging
 

@@ -1,1 +1,1 @@
-"""The edge: HTTP, its wire formats, the record of each request, and the page for browsers."""
+"""HTTP: routes, middleware, wire formats, errors, metrics, logs, and the debug page."""

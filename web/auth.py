@@ -1,4 +1,4 @@
-"""Who may ask: tokens, as Weaviate's other inference containers take them.
+"""Authentication by tokens, as in Weaviate's other inference containers.
 
 Source of the variable and of its form: `AUTHENTICATION_ALLOWED_TOKENS` of Weaviate's
 `text2vec-transformers` container. A token comes as `Bearer`, or as the password of HTTP Basic, the
@@ -17,17 +17,17 @@ from starlette.types import Scope
 
 from config import Settings, allowed_tokens
 from errors import ConfigurationError, UnauthorizedError
-from web.headers import header_of
 from web.logs import on_one_line
+from web.scope import read_header
 
 logger = logging.getLogger(__name__)
 
-# How a token may be brought, each in a line of its own of the answer 401: browsers ask for a user
-# and a password where Basic stands alone.
+# The challenges of a 401, each in a header of its own: browsers ask for a password only if Basic is
+# a header of its own.
 CHALLENGES = ("Bearer", 'Basic realm="the password is a token", charset="UTF-8"')
 
-PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
-METRICS = "/metrics"
+_PROBES = {"/.well-known/live", "/.well-known/ready", "/health"}  # Kubernetes sends no token
+_METRICS = "/metrics"
 
 
 class TokenAuth:
@@ -36,6 +36,9 @@ class TokenAuth:
     Args:
         settings: they name the tokens, and say whether Prometheus needs one.
 
+    Attributes:
+        open_paths: paths that need no token.
+
     Raises:
         ConfigurationError: the file of tokens cannot be read, or holds none.
     """
@@ -43,7 +46,7 @@ class TokenAuth:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tokens = allowed_tokens(settings)
-        self._open = PROBES | ({METRICS} if settings.metrics_without_token else set())
+        self.open_paths = _PROBES | ({_METRICS} if settings.metrics_without_token else set())
         self._failed_logins = FailedLogins()
 
     @property
@@ -52,15 +55,15 @@ class TokenAuth:
         return bool(self._tokens)
 
     def check(self, path: str, scope: Scope) -> None:
-        """Let a request pass, by its path below the prefix and its header `Authorization`.
+        """Check the `Authorization` header of a request, unless its path is open.
 
         Raises:
-            UnauthorizedError: it must bring a token, and brings none that is allowed.
+            UnauthorizedError: the request needs an allowed token.
         """
-        if not self._tokens or path in self._open:
+        if not self._tokens or path in self.open_paths:
             return
-        given = _token_of(header_of(scope, b"authorization"))
-        # All are compared, each in constant time: how long it takes tells nothing of them.
+        given = _read_token(read_header(scope, b"authorization"))
+        # All tokens are compared, each in constant time, so that the time reveals nothing.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):
             self._failed_logins.add(path, scope, had_token=bool(given))
@@ -71,17 +74,17 @@ class TokenAuth:
 
     async def follow_file(self, every_s: float = 10) -> None:
         """Read the file of tokens again and again, so that its tokens can be replaced."""
-        told = ""
+        reported = ""
         while True:
             await asyncio.sleep(every_s)
             try:
                 tokens = allowed_tokens(self._settings)
             except ConfigurationError as error:
-                if str(error) != told:
-                    told = str(error)
-                    logger.warning("%s; the tokens that it held before are still allowed", told)
+                if str(error) != reported:
+                    reported = str(error)
+                    logger.warning("%s; the tokens that it held before are still allowed", reported)
                 continue
-            told = ""
+            reported = ""
             if tokens != self._tokens:
                 self._tokens = tokens
                 logger.info("The tokens were replaced: %d are allowed now", len(tokens))
@@ -121,18 +124,18 @@ class FailedLogins:
             self._next = asyncio.get_running_loop().call_later(self._pause_s, self._warn)
 
 
-def _token_of(authorization: str) -> bytes:
-    """Return what is to be compared, which is nothing where no token was brought."""
+def _read_token(authorization: str) -> bytes:
+    """Return the token of a header; empty if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":
             return credentials.strip().encode()
         case "basic":
-            return _password_of(credentials.strip())
+            return _read_password(credentials.strip())
     return b""
 
 
-def _password_of(credentials: str) -> bytes:
+def _read_password(credentials: str) -> bytes:
     try:
         _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
     except ValueError:

@@ -1,14 +1,14 @@
-"""A request comes in: within bounds of size, memory and time, while its client is there."""
+"""Reads request bodies within bounds of size, memory and time, and watches for disconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from types import TracebackType
 
-from starlette.requests import Request
+from starlette.types import Receive, Scope
+from typing_extensions import override
 
 from config import Settings
 from errors import (
@@ -16,157 +16,186 @@ from errors import (
     ContentEncodingError,
     DeadlineExceededError,
     InvalidInputError,
+    QueueFullError,
     RequestTooLargeError,
+    ServiceError,
     SlowRequestError,
 )
-from inference.tasks import exception_of
-from web.budget import ByteBudget, Reservation
-from web.headers import header_of
+from inference.tasks import as_exception
+from web.scope import read_header
 
-T = TypeVar("T")
+# Seconds after which a task watches for a disconnect; most requests are answered before.
+_LOOK_OUT_AFTER_S = 0.02
 
 
 class BodyReader:
-    """Takes in the requests of one service."""
+    """Bounds requests: the size of each body, of all bodies together, and the time of each.
+
+    Attributes:
+        held_bytes: bytes of the bodies of all unfinished requests.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self.budget = ByteBudget(settings.max_queue_bytes)
+        self.held_bytes = 0
+        self.timeout_s = settings.request_timeout_s
         self._max_bytes = settings.max_request_bytes
-        self._timeout_s = settings.request_timeout_s
+        self._max_held_bytes = settings.max_queue_bytes
 
-    @asynccontextmanager
-    async def read_body(self, request: Request) -> AsyncIterator[bytearray]:
-        """Read a request's body and hold its place until it is answered, or its time is over.
+    def open(self, scope: Scope, receive: Receive) -> OpenRequest:
+        """Return a context for a request, which enforces the bounds until the answer."""
+        return OpenRequest(self, scope, receive)
 
-        It is UTF-8 then, whatever it came in; what is bounded is that.
+    def check(self, size: int, held: int) -> None:
+        """Check whether a body may have a size.
+
+        Args:
+            size: size in bytes.
+            held: bytes of the body that are counted already. A body above MAX_QUEUE_BYTES passes
+                alone.
 
         Raises:
-            InvalidInputError: the body is no text.
-            ContentEncodingError: the body is compressed.
-            RequestTooLargeError: the body is.
-            QueueFullError: the bodies of all requests together are.
-            SlowRequestError: it did not arrive in time.
-            DeadlineExceededError: it was not answered in time.
-            ClientGoneError: the client went away meanwhile.
+            RequestTooLargeError: the body is too large.
+            QueueFullError: the bodies of all requests together are too large.
         """
-        deadline = asyncio.timeout(self._timeout_s)
-        is_read = False
-        try:
-            with self.budget.reserved() as reservation:
-                async with deadline:
-                    body = await self._read(request, reservation)
-                    is_read = True
-                    yield body
-        except TimeoutError as error:
-            if not deadline.expired():  # somebody else's, and a bug
-                raise
-            if is_read:
-                late = f"not answered within {self._timeout_s:g} s"
-                raise DeadlineExceededError(late) from error
-            raise SlowRequestError(f"the body took over {self._timeout_s:g} s to arrive") from error
-
-    async def _read(self, request: Request, reservation: Reservation) -> bytearray:
-        _check_encoding(header_of(request.scope, b"content-encoding"))
-        announced = header_of(request.scope, b"content-length")
-        size = int(announced) if announced.isdecimal() else 0
-        self._check(size)
-        self.budget.check(size)  # it takes its place as it arrives: words alone keep nobody out
-        body = bytearray()
-        is_whole = False
-        while not is_whole:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            body += message.get("body", b"")
-            self._check(len(body))
-            reservation.grow_to(len(body))
-            is_whole = not message.get("more_body", False)
-        encoding = json.detect_encoding(body)
-        if encoding != "utf-8":
-            body = _in_utf8(body, encoding)
-            self._check(len(body))
-            reservation.grow_to(len(body))
-        return body
-
-    def _check(self, size: int) -> None:
         if size > self._max_bytes:
             raise RequestTooLargeError(
                 f"the request body has {size} bytes or more; at most {self._max_bytes} are allowed",
                 "too_large",
             )
+        if self.held_bytes > held and self.held_bytes + size - held > self._max_held_bytes:
+            raise QueueFullError(
+                f"overloaded: requests of {self.held_bytes / 1e6:.0f} MB wait already; "
+                "send less at a time",
+                retry_after_s=1,
+            )
 
 
-def _check_encoding(encoding: str) -> None:
-    if encoding.strip().lower() not in {"", "identity"}:
-        raise ContentEncodingError(
-            f"the request body has Content-Encoding: {encoding}; send it as it is, without one",
-            "encoding",
-        )
+class OpenRequest(AbstractContextManager["OpenRequest"]):
+    """The context of a request until its answer: bounds its body and its time.
 
-
-def _in_utf8(body: bytearray, encoding: str) -> bytearray:
-    """Return a body as UTF-8 without a byte-order mark; the parser names lone surrogates in it.
-
-    Raises:
-        InvalidInputError: it is not in that encoding.
-    """
-    try:
-        text = body.decode(encoding, "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"the request body: invalid JSON: {error}", "body") from error
-    return bytearray(text.encode("utf-8", "surrogatepass"))
-
-
-class while_connected:  # noqa: N801 - used as `asyncio.timeout` is
-    """Gives up what is done inside when the client of a request, whose body was read, goes away.
-
-    A task is given its own cancellation, as `asyncio.timeout` does: one for the work would cost
-    a remembered text more than all else that is done for it.
+    The work inside is cancelled when the time is over or, after the body was read, when the client
+    disconnects. It cancels the current task, as `asyncio.timeout` does: a task for the work would
+    cost more than a cached answer takes otherwise.
 
     Raises:
-        ClientGoneError: it did.
-        Exception: whatever was raised inside, in the form that `exception_of` gives it.
+        SlowRequestError: the body did not arrive in time.
+        DeadlineExceededError: the request was not answered in time.
+        ClientGoneError: the client disconnected meanwhile.
+        Exception: raised by the work, converted by `as_exception`.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
+        self._reader = reader
+        self._scope = scope
+        self._receive = receive
+        self._held = 0
+        self._is_read = self._is_slow = self._is_late = self._is_gone = False
         self._watcher: asyncio.Task[None] | None = None
-        self._is_gone = False
 
-    async def __aenter__(self) -> None:
-        self._task = _current_task()
-        # Once the event loop comes to it, which a remembered text does not wait for.
-        self._start = asyncio.get_running_loop().call_soon(self._start_watching)
+    @override
+    def __enter__(self) -> OpenRequest:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("outside of a task")
+        self._task = task
+        # One timer, as each takes as long as the rest: the second begins when the first has ended.
+        first_s = min(_LOOK_OUT_AFTER_S, self._reader.timeout_s)
+        self._timer = task.get_loop().call_later(first_s, self._go_on_slowly, first_s)
+        return self
 
-    async def __aexit__(
-        self, _kind: object, error: BaseException | None, _traceback: object
+    @override
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
-        self._start.cancel()
-        watcher, self._watcher = self._watcher, None  # its end would know this object
+        self._reader.held_bytes -= self._held
+        self._timer.cancel()
+        watcher, self._watcher = self._watcher, None  # avoids a reference cycle
         if watcher:
             watcher.cancel()
-        if self._is_gone:
+        if self._is_late or self._is_gone:
             self._task.uncancel()
-            if error:  # whatever it is: of a client that is gone nothing is a bug
-                raise ClientGoneError from error
+            if error:  # no error of a cancelled request is a bug
+                raise self._reason() from error
         if error is None or isinstance(error, Exception):
             return
         is_asked_for = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
-        if not is_asked_for:  # which no handler of errors would answer
-            raise exception_of(error) from error
+        if not is_asked_for:  # no error handler answers a cancellation
+            raise as_exception(error) from error
 
-    def _start_watching(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
+    async def read(self) -> bytearray:
+        """Read the body. The body is converted to UTF-8, and the bounds apply to that.
+
+        Raises:
+            InvalidInputError: the body is not valid text.
+            ContentEncodingError: the body is compressed.
+            RequestTooLargeError: the body is too large.
+            QueueFullError: the bodies of all requests together are too large.
+            ClientGoneError: the client disconnected meanwhile.
+        """
+        coding = read_header(self._scope, b"content-encoding")
+        if coding and coding.strip().lower() not in {"", "identity"}:
+            raise ContentEncodingError(
+                f"the request body has Content-Encoding: {coding}; send it as it is, without one",
+                "encoding",
+            )
+        announced = read_header(self._scope, b"content-length")
+        # Bytes count as they arrive: an announcement reserves nothing.
+        self._reader.check(int(announced) if announced.isdecimal() else 0, held=0)
+        body = bytearray()
+        is_whole = False
+        while not is_whole:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            body += message.get("body", b"")
+            self._hold(len(body))
+            is_whole = not message.get("more_body", False)
+        encoding = json.detect_encoding(body)
+        if encoding != "utf-8":
+            try:  # the parser names lone surrogates
+                text = body.decode(encoding, "surrogatepass")
+            except UnicodeDecodeError as error:
+                raise InvalidInputError(
+                    f"the request body: invalid JSON: {error}", "body"
+                ) from error
+            body = bytearray(text.encode("utf-8", "surrogatepass"))
+            self._hold(len(body))
+        self._is_read = True
+        if self._is_slow:
+            self._watcher = asyncio.create_task(self._watch())
+        return body
+
+    def _hold(self, size: int) -> None:
+        if size > self._held:
+            self._reader.check(size, self._held)
+            self._reader.held_bytes += size - self._held
+            self._held = size
+
+    def _go_on_slowly(self, after_s: float) -> None:
+        self._is_slow = True
+        left_s = self._reader.timeout_s - after_s
+        self._timer = self._task.get_loop().call_later(left_s, self._end_of_time)
+        if self._is_read:
+            self._watcher = asyncio.create_task(self._watch())
+
+    def _end_of_time(self) -> None:
+        if not self._is_gone:
+            self._is_late = True
+            self._task.cancel()
 
     async def _watch(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._is_gone = True
-        self._task.cancel()
+        if not self._is_late:
+            self._is_gone = True
+            self._task.cancel()
 
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("outside of a task")
-    return task
+    def _reason(self) -> ServiceError:
+        if self._is_gone:
+            return ClientGoneError()
+        if self._is_read:
+            return DeadlineExceededError(f"not answered within {self._reader.timeout_s:g} s")
+        return SlowRequestError(f"the body took over {self._reader.timeout_s:g} s to arrive")

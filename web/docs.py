@@ -1,4 +1,4 @@
-"""The description of the interface for browsers: Swagger UI in one file, which asks nobody else."""
+"""The page `/docs`: Swagger UI in one file, which loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
 def docs_response() -> Response:
-    """Answer the page."""
+    """Return the response with the page."""
     return html_response(*load_docs())
 
 

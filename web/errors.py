@@ -1,4 +1,4 @@
-"""From an error to its answer: the one table of status codes, and who answers by it."""
+"""Turns errors into responses, by the one table of status codes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from errors import (
     UnauthorizedError,
     UnhealthyError,
 )
-from web.addresses import read_path
 from web.auth import CHALLENGES
-from web.endpoints.error_format import ErrorFormat, Refusal, SentenceErrors
+from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.record import RequestRecord
+from web.scope import read_path
 
-# An error answers with the status of its nearest ancestor here; what is not here is a bug, and 500.
+# An error has the status of its nearest ancestor here; any other error is a bug, and 500.
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
     RequestTooLargeError: 413,
@@ -33,46 +33,50 @@ STATUS: dict[type[ServiceError], int] = {
     UnauthorizedError: 401,
     SlowRequestError: 408,
     QueueFullError: 429,
-    ClientGoneError: 499,  # as nginx counts them; nobody reads it
+    ClientGoneError: 499,  # nginx's status for metrics; no client reads it
     UnhealthyError: 503,
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
-# What their answers bring beside the sentence.
+# Further headers of error responses.
 HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After"}
 
 
 class ErrorResponder:
-    """Answers errors: it alone decides which interface's shape the errors of a path have."""
+    """Builds error responses, in the error format of the request's path."""
 
     def __init__(self, formats: Iterable[ErrorFormat]) -> None:
         known: tuple[ErrorFormat, ...] = (SentenceErrors(), *formats)
-        by_prefix = {one.prefix: one for one in known}
+        by_prefix = {error_format.prefix: error_format for error_format in known}
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
-        """Answer an error, and note it in the request's record; middleware outside has none."""
+        """Return the response of an error, and set it in the request's record if there is one."""
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
-        refusal = _refusal(request, error)
-        record.refused, record.sentence = refusal.reason, refusal.sentence
+        error_info = _describe_error(request, error)
+        record.refused, record.sentence = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
-        claimed = (one for one in self._formats if path.startswith(_folder(one.prefix)))
-        # `*` is a path that nobody claims.
+        claimed = (
+            error_format
+            for error_format in self._formats
+            if path.startswith(_folder(error_format.prefix))
+        )
+        # `*` is a path without a format.
         shape = record.errors or next(claimed, self._formats[-1])
-        status = shape.status(refusal.status)
-        response = Response(shape.body(refusal), status, media_type="application/json")
-        for name, value in _headers_of(error):
+        status = shape.status(error_info.status)
+        response = Response(shape.body(error_info), status, media_type="application/json")
+        for name, value in _error_headers(error):
             response.headers.append(name, value)
         return response
 
     async def handle(self, request: Request, error: Exception) -> Response:
-        """Answer an error, as FastAPI calls it."""
+        """Return the response of an error; the handler for FastAPI."""
         return self.respond(request, error)
 
     @property
     def handlers(self) -> dict[int | type[Exception], Any]:
-        """What FastAPI shall call, for every error that there is."""
+        """Return FastAPI's exception handlers, for all errors."""
         return dict.fromkeys((ServiceError, HTTPException, Exception), self.handle)
 
 
@@ -80,19 +84,19 @@ def _folder(prefix: str) -> str:
     return f"{prefix.rstrip('/')}/"  # `/embed` claims `/embed/x`, and not `/embedding`
 
 
-def _refusal(request: Request, error: Exception) -> Refusal:
+def _describe_error(request: Request, error: Exception) -> ErrorInfo:
     match error:
         case ServiceError():
             status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
             where = error.where if isinstance(error, InvalidInputError) else ""
-            return Refusal(status, str(error), error.reason, where)
+            return ErrorInfo(status, str(error), error.reason, where)
         case HTTPException():
             sentence = f"{request.method} {request.url.path}: {error.detail}"
-            return Refusal(error.status_code, sentence, "route")
-    return Refusal(500, "internal error; the service's log has the details", "bug")
+            return ErrorInfo(error.status_code, sentence, "route")
+    return ErrorInfo(500, "internal error; the service's log has the details", "bug")
 
 
-def _headers_of(error: Exception) -> list[tuple[str, str]]:
+def _error_headers(error: Exception) -> list[tuple[str, str]]:
     match error:
         case QueueFullError():
             return [("Retry-After", str(error.retry_after_s))]

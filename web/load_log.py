@@ -1,4 +1,4 @@
-"""The log's line about the load: one a minute while there is any, and none while there is not."""
+"""Logs the load: one line a minute while there are requests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 class LoadLog:
-    """Sums up what happened since its last line.
+    """Sums up requests and batches since its last line.
 
     Args:
-        queue_items: tells how many items wait in each modality.
-        clock: tells the seconds.
+        queue_items: function that returns the number of waiting items by modality.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class LoadLog:
         self._batched_items: Counter[str] = Counter()
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Take note of a request that was answered."""
+        """Count an answered request."""
         self._requests += 1
         self._items += record.items.total()
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
-        """Take note of a pass."""
+        """Count a forward pass."""
         self._batches[modality] += 1
         self._batched_items[modality] += stats.size
 
     def line(self) -> str | None:
-        """Sum up, and start anew; nothing where nothing was asked."""
+        """Return the line since the last call; None if there were no requests."""
         seconds = max(self._clock() - self._since_s, 1e-9)
         line = self._sum_up(seconds) if self._requests else None
         self._start()
@@ -67,7 +67,7 @@ class LoadLog:
         return "; ".join([*parts, f"queued now: {waiting}"])
 
     async def run(self, every_s: float = 60) -> None:
-        """Log the lines, until cancelled."""
+        """Log a line every `every_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             if line := self.line():

@@ -1,4 +1,4 @@
-"""The log: its form, and its line for every request. No line holds a text or an image."""
+"""Logging: format, and a line for each request. No line holds a text or an image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from web.record import MODALITIES, RequestRecord, trace_id_of
 logger = logging.getLogger(__name__)
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-# Under overload or a broken client they come by the thousand; the metrics count them, and the line
-# about the load sums them up.
+# Under overload, or from a broken client, there are thousands; metrics and the load log count them.
 _EXPECTED = {401, 404, 405, 429, 499}
 # Line breaks and colours of a client's choice.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 def configure(settings: Settings) -> None:
-    """Set up the log of the process."""
+    """Configure the logging of the process."""
     handler = logging.StreamHandler()
     if settings.log_format == "json":
         fields = ["levelname", "name", "message"]
@@ -34,7 +33,7 @@ def configure(settings: Settings) -> None:
 
 
 def log_request(record: RequestRecord) -> None:
-    """Write a line: at warning for a problem, otherwise at debug."""
+    """Log a request: as a warning if it failed, else at debug level."""
     is_problem = record.status >= 400 and record.status not in _EXPECTED
     level = logging.WARNING if is_problem else logging.DEBUG
     if not logger.isEnabledFor(level):

@@ -1,26 +1,34 @@
-"""The figures of `GET /metrics`, by Prometheus's own client.
+"""The metrics of `GET /metrics`, by Prometheus's client.
 
-Events are counted as they are observed; a state, such as the length of a queue, is read when
-someone asks. Each object has a registry of its own. It knows no HTTP and no model.
+Events are counted when they happen; states, such as the length of a queue, are read at each scrape.
+Each object has its own registry. It knows no HTTP and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from backends.model import GpuMemory, ModelInfo
 from errors import REASONS
@@ -29,12 +37,66 @@ from inference.timings import STAGES, Stage
 from vectorizer import Vectorizer
 from web.record import MODALITIES, RequestRecord
 
-# A cached text takes less than the first, Weaviate waits for the last.
+if TYPE_CHECKING:
+    from inference.store.shared_cache import SharedCache
+
+# A cached text takes less than the first bucket; Weaviate times out at the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
 _ITEMS = tuple(2**power for power in range(11))
 
-# The time when each series began would be as many lines again, which nobody reads.
+# The creation time of each series would double the lines.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _Series:
+    """The values of one series of a histogram."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # between the bounds, and beyond the last
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take note of a value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+class Histogram(Collector):
+    """A histogram as Prometheus's client has one, for values of one thread: the event loop.
+
+    That client's own takes two locks and eight calls for each value, and a request has up to eight:
+    a seventh of the time of a remembered text.
+
+    Args:
+        name: of the metric.
+        meaning: for its help.
+        bounds: upper ones of the buckets, ascending.
+        labels: their names.
+    """
+
+    def __init__(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._bounds = bounds
+        self._labels = labels
+        self._series: dict[tuple[str, ...], _Series] = {}
+
+    def labels(self, *values: str) -> _Series:
+        """Return the series of some labels; from now on it is written."""
+        return self._series.setdefault(values, _Series(self._bounds))
+
+    def collect(self) -> Iterator[Metric]:
+        """Write every series."""
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
+        bounds = (*self._bounds, math.inf)
+        names = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
+        for values, series in self._series.items():
+            buckets = list(zip(names, map(float, accumulate(series.counts)), strict=True))
+            family.add_metric(values, buckets, series.sum)
+        yield family
 
 
 class _OfAnswer(NamedTuple):
@@ -44,18 +106,18 @@ class _OfAnswer(NamedTuple):
     """
 
     answers: Counter
-    duration: Histogram
-    stages: Mapping[Stage, Histogram]
+    duration: _Series
+    stages: Mapping[Stage, _Series]
 
 
 class Metrics:
-    """Counts what happens, and writes it down for Prometheus.
+    """Counts events, and writes metrics for Prometheus.
 
     Args:
-        vectorizer: what is read when someone asks.
-        version: of the service.
-        queue_bytes: tells the bytes of all requests that wait.
-        observer_failures: tells how often one who was told of a batch or a request raised.
+        vectorizer: the vectorizer, whose state is read at each scrape.
+        version: version of the service.
+        queue_bytes: function that returns the bytes of all waiting requests.
+        observer_failures: function that returns the number of failed observer calls.
     """
 
     def __init__(
@@ -103,12 +165,20 @@ class Metrics:
             )
 
         self._series_of = cache(series_of)
-        self._batch_items = self._histogram(
+        if vectorizer.shared:
+            reads = self._histogram(
+                "vector_store_read_duration_seconds",
+                "How long a read of the store took, of all inputs that waited for it.",
+                _SECONDS,
+            )
+            vectorizer.shared.reads.add(reads.labels().observe)
+        sizes = self._histogram(
             "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
-        self._batch_seconds = self._histogram(
+        seconds = self._histogram(
             "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "modality"
         )
+        self._series_of_batches = cache(lambda name: (sizes.labels(name), seconds.labels(name)))
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"inference_{name}", meaning, labels, registry=self._registry)
@@ -116,12 +186,12 @@ class Metrics:
     def _histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        return Histogram(
-            f"inference_{name}", meaning, labels, registry=self._registry, buckets=buckets
-        )
+        histogram = Histogram(f"inference_{name}", meaning, buckets, *labels)
+        self._registry.register(histogram)
+        return histogram
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Count a request that was answered."""
+        """Count an answered request."""
         series = self._series_of(record.endpoint, record.status)
         series.answers.inc()
         series.duration.observe(record.total_s)
@@ -137,18 +207,19 @@ class Metrics:
             self._failures[record.refused].inc()
 
     def observe_batch(self, modality: str, stats: BatchStats) -> None:
-        """Count a pass."""
-        self._batch_items.labels(modality).observe(stats.size)
-        self._batch_seconds.labels(modality).observe(stats.run_s)
+        """Count a forward pass."""
+        sizes, seconds = self._series_of_batches(modality)
+        sizes.observe(stats.size)
+        seconds.observe(stats.run_s)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """Write everything down, in the format that an `Accept` header asks for, and its name."""
+        """Return all metrics in the format of an `Accept` header, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _States(Collector):
-    """What is read at the moment of asking."""
+    """The metrics that are read at each scrape."""
 
     def __init__(
         self,
@@ -188,6 +259,7 @@ class _States(Collector):
             self._observer_failures(),
         )
         yield from self._cache()
+        yield from _store(self._vectorizer.shared)
         yield from _gpu(self._vectorizer.gpu_memory)
 
     def _cache(self) -> Iterator[Metric]:
@@ -205,6 +277,45 @@ class _States(Collector):
             lookups.add_metric([result], count)
         yield lookups
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", stats.size)
+
+
+def _store(shared: SharedCache | None) -> Iterator[Metric]:
+    """Give what became of lookups in the store, beside those of the memory, and how it is."""
+    if shared is None:
+        return
+    stats = shared.stats
+    lookups = CounterMetricFamily(
+        "inference_vector_store_lookups",
+        "Inputs that memory did not know: hit (the store did), miss.",
+        labels=["result"],
+    )
+    lookups.add_metric(["hit"], stats.hits)
+    lookups.add_metric(["miss"], stats.misses)
+    yield lookups
+    errors = CounterMetricFamily(
+        "inference_vector_store_errors",
+        "Failures that cost no more than the store's help: error, timeout (of a lookup), invalid "
+        "(no vector of this service and secret), dropped (not kept, as too many waited to be).",
+        labels=["reason"],
+    )
+    for reason, count in (
+        ("error", stats.errors),
+        ("timeout", stats.timeouts),
+        ("invalid", stats.invalid),
+        ("dropped", stats.dropped),
+    ):
+        errors.add_metric([reason], count)
+    yield errors
+    for name, meaning, count in (
+        ("written", "Vectors handed over to the store.", stats.written),
+        ("evictions", "Entries deleted to make room (Redis: server's).", stats.usage.evictions),
+    ):
+        yield CounterMetricFamily(f"inference_vector_store_{name}", meaning, count)
+    for name, meaning, value in (
+        ("connected", "Whether the store answers.", float(shared.is_connected)),
+        ("bytes", "That the store takes (Redis: the server's memory).", stats.usage.nbytes),
+    ):
+        yield GaugeMetricFamily(f"inference_vector_store_{name}", meaning, value)
 
 
 def _by_modality(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:

@@ -1,7 +1,7 @@
-"""What surrounds every HTTP request, from the outside in: its record, its errors, its token.
+"""The middleware of every HTTP request: its record, its token, its errors, and HEAD.
 
-What the handlers and the errors note in the record ends here: in the headers `X-Request-ID`,
-`Server-Timing`, `X-Truncated` and `X-No-Tokens`, in the log, and with those who count.
+The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated` and `X-No-Tokens`, a
+log line, and metrics.
 """
 
 from __future__ import annotations
@@ -16,47 +16,53 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import ServiceError
-from web.addresses import read_path
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
-from web.headers import header_of
 from web.logs import log_request
 from web.record import RequestRecord
-from web.service import Service, service_of
+from web.scope import read_header, read_path
+from web.service import Service, get_service
+from web.startup import report_startup_error
 
-# In one header: those that 2,048 items can have. Some clients refuse a header over 8 kB.
+# Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
-_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # is safe in a log line
 
 
-def record_of(scope: Scope) -> RequestRecord:
-    """Return the record of a request."""
-    record: RequestRecord = scope["state"]["record"]
-    return record
+class RequestMiddleware:
+    """Keeps the record of every request, checks its token, answers its errors, and HEAD.
 
-
-class RecordMiddleware:
-    """Keeps a record of every request: it sees every answer, also that to a bug.
+    Errors are answered here, as Starlette answers bugs outside of all middleware: so the record
+    sees every answer, and other middleware sees it with all its headers. HEAD, which load balancers
+    and uptime checks send, is answered like GET, without the body.
 
     Args:
-        app: what answers.
-        endpoints: the interfaces, whose answers are counted.
+        app: the inner application.
+        endpoints: the endpoints, whose requests are counted.
+        errors: builds error responses.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
+    def __init__(
+        self, app: ASGIApp, endpoints: Sequence[type[Endpoint[Any]]], errors: ErrorResponder
+    ) -> None:
         self._app = app
         self._endpoints = {path: kind.paths[0] for kind in endpoints for path in kind.paths}
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and note how it ended."""
+        """Pass a request on, and record its end."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, report_startup_error(scope["app"].state, send))
             return
-        path = read_path(scope)
-        is_page = path == "/" and scope["method"] in {"GET", "HEAD"}
-        endpoint = "" if is_page else self._endpoints.get(path, "")
+        path, method = read_path(scope), scope["method"]
+        is_page = path == "/" and method in {"GET", "HEAD"}
+        given_id = read_header(scope, b"x-request-id")
         record = RequestRecord(
-            _request_id(scope), scope["method"], path, endpoint, scope["headers"]
+            given_id if _SANE_ID.fullmatch(given_id) else f"{getrandbits(128):032x}",
+            method,
+            path,
+            "" if is_page else self._endpoints.get(path, ""),
+            scope["headers"],
         )
         service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)
@@ -64,22 +70,32 @@ class RecordMiddleware:
         async def send_with_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.end(message["status"])
-                headers = _headers_of(record)
+                headers = _response_headers(record)
                 if service and service.vectorizer.health.draining:
-                    headers.append((b"connection", b"close"))  # clients come back elsewhere
-                message["headers"] = [*message.get("headers", []), *headers]
+                    headers.append((b"connection", b"close"))  # clients reconnect elsewhere
+                message["headers"] = [*message.get("headers", ()), *headers]
+            elif method == "HEAD" and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_record)
+            get_service(scope).access.check(path, scope)
+            inner = {**scope, "method": "GET"} if method == "HEAD" else scope
+            await self._app(inner, receive, send_with_record)
+        except Exception as error:
+            if record.status:  # the answer has begun
+                raise
+            await self._errors.respond(Request(scope), error)(scope, receive, send_with_record)
+            if not isinstance(error, ServiceError | HTTPException):
+                raise  # the server logs it with its traceback
         finally:
-            if record.status:  # without one the client was gone before there was an answer
+            if record.status:  # 0 if the client disconnected before the answer
                 if service and record.endpoint:
                     service.on_complete(record)
                 log_request(record)  # with the trace's id, which may be known by now
 
 
-def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
+def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", record.request_id.encode())]
     if record.endpoint:
         headers.append((b"server-timing", server_timing(record).encode()))
@@ -90,20 +106,14 @@ def _headers_of(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _request_id(scope: Scope) -> str:
-    """Return the id that the client gave, if it fits into a line of a log, or a new one."""
-    given = header_of(scope, b"x-request-id")
-    return given if _SANE_ID.fullmatch(given) else f"{getrandbits(128):032x}"
-
-
 def server_timing(record: RequestRecord) -> str:
-    """Write the header's value: milliseconds by stage, and in all."""
+    """Return the value of `Server-Timing`: milliseconds by stage, and in total."""
     stages = [*record.stages_s.items(), ("total", record.total_s)]
     return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stages)
 
 
 def in_ranges(places: Sequence[int]) -> str:
-    """Write ascending places: `0,3-5`; of many that lie apart the first, and `...`."""
+    """Format ascending indexes as ranges, such as `0,3-5`; too many end with `...`."""
     runs: list[list[int]] = []
     for place in places:
         if runs and place == runs[-1][-1] + 1:
@@ -112,40 +122,3 @@ def in_ranges(places: Sequence[int]) -> str:
             runs.append([place])
     shown = ["-".join(map(str, run)) for run in runs[:_MAX_RUNS]]
     return ",".join(shown + ["..."] * (len(runs) > _MAX_RUNS))
-
-
-class ErrorMiddleware:
-    """Answers what is raised, within the record: Starlette answers bugs outside all middleware."""
-
-    def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
-        self._app = app
-        self._errors = errors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or what it raised."""
-        try:
-            await self._app(scope, receive, send)
-        except Exception as error:
-            if scope["type"] != "http" or record_of(scope).status:  # it is answered, in part
-                raise
-            await self._errors.respond(Request(scope), error)(scope, receive, send)
-            if not isinstance(error, ServiceError | HTTPException):
-                raise  # to the log, with its traceback, by way of the server
-
-
-class AuthMiddleware:
-    """Lets those pass who bring a token, once there is a service."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request.
-
-        Raises:
-            UnauthorizedError: it must bring a token, and brings none that is allowed.
-            UnhealthyError: there is no service, as the lifespan does not run.
-        """
-        if scope["type"] == "http":
-            service_of(scope).access.check(record_of(scope).path, scope)
-        await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The description of the interfaces for OpenAPI, from what each says of itself."""
+"""OpenAPI: adds the endpoints, which are not routes of FastAPI, to its description."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
+from errors import Reason
+from web.auth import TokenAuth
 from web.endpoints.base import Endpoint
-from web.endpoints.error_format import ErrorFormat, SentenceErrors
+from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.endpoints.openai_api import OpenAIErrors
 from web.errors import HEADERS, STATUS
 from web.service import Service
@@ -27,6 +31,32 @@ _TRUNCATED = {
     "nothing: their places in the request, from 0. It is missing where there are none.",
     "schema": _PLACES,
 }
+_TOKENS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token that is allowed."},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A token that is allowed, as the password; any user's name will do.",
+    },
+}
+# A sentence of each status, with its reason and the field or item at fault.
+_EXAMPLES: dict[int, tuple[str, Reason, str]] = {
+    401: ("send a token that is allowed: Authorization: Bearer <token>", "token", ""),
+    404: ("GET /v1/models/clip: no such model; org/some-clip is loaded", "route", ""),
+    408: ("the body took over 45 s to arrive", "slow_body", ""),
+    413: ("300 texts and images; at most 256 are allowed in one request", "items", ""),
+    415: (
+        "the request body has Content-Encoding: gzip; send it as it is, without one",
+        "encoding",
+        "",
+    ),
+    422: ("images[1]: not an image", "not_an_image", "images[1]"),
+    429: ("overloaded: 4096 items wait already; send less at a time", "overload", ""),
+    499: ("the client has gone", "gone", ""),
+    500: ("internal error; the service's log has the details", "bug", ""),
+    503: ("the device is lost: CUDA error: unspecified launch failure", "unhealthy", ""),
+    504: ("not answered within 45 s", "timeout", ""),
+}
 _OF_VECTORS = {
     "X-Truncated": _TRUNCATED,
     "X-No-Tokens": {
@@ -38,9 +68,9 @@ _OF_VECTORS = {
 
 
 def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
-    """Let an application's description hold the interfaces, whose routes are not FastAPI's own.
+    """Add the endpoints to an application's OpenAPI description.
 
-    Once a model is loaded, these are the interfaces that it answers.
+    Once a model is loaded, only endpoints that fit the model are described.
     """
     of_fastapi = app.openapi
 
@@ -53,16 +83,39 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
             if service is None or one.scores == service.vectorizer.info.scores
         ]
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
+            _restore_nulls(described, app.routes)
             described = app.openapi_schema = with_endpoints(described, answered)
+        if service:
+            _describe_tokens(described, service.access)
         return described
 
-    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI's manual says
+    app.openapi = openapi  # type: ignore[method-assign] # as in FastAPI's manual
+
+
+def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> None:
+    """Put the examples of FastAPI's routes back as they were: it leaves out what is null."""
+    for route in routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                told = described["paths"][route.path_format][method.lower()]["responses"]
+                for status, answer in route.responses.items():
+                    told[str(status)]["content"] = answer["content"]
+
+
+def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
+    """Say how a token is brought, and whether and where it must be."""
+    described["components"]["securitySchemes"] = _TOKENS
+    anybody: list[dict[str, list[str]]] = [] if access.asks else [{}]
+    described["security"] = [*anybody, *({scheme: []} for scheme in _TOKENS)]
+    for path in access.open_paths & described["paths"].keys():
+        for operation in described["paths"][path].values():
+            operation["security"] = []
 
 
 def with_endpoints(
     described: dict[str, Any], endpoints: Sequence[type[Endpoint[Any]]]
 ) -> dict[str, Any]:
-    """Return FastAPI's description of its routes with the interfaces before them."""
+    """Return FastAPI's description with the endpoints before its own routes."""
     schemas = _schemas(endpoints)
     paths = {
         path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
@@ -85,7 +138,7 @@ def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # of other routes, too
     for endpoint in endpoints:
         for one in (endpoint, *endpoint.alternatives):
-            kinds += [one.description.request, *_answers_of(one), one.errors.schema]
+            kinds += [one.description.request, *_response_types(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
@@ -104,7 +157,9 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
             "200": {
                 "description": "The scores" if endpoint.scores else "The vectors",
                 "headers": {"X-Truncated": _TRUNCATED} if endpoint.scores else _OF_VECTORS,
-                "content": _json(_schema_of([kind for one in forms for kind in _answers_of(one)])),
+                "content": _json(
+                    _describe_types([kind for one in forms for kind in _response_types(one)])
+                ),
             },
             **error_responses(STATUS.values(), *(one.errors for one in forms)),
         },
@@ -114,15 +169,28 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
 def error_responses(
     statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers above 399, with the headers that they bring; of the first format all."""
+    """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
+    answered: dict[int, list[ErrorInfo]] = {}  # some shapes answer by one status what are two here
+    for status in sorted(statuses):
+        shown = shapes[0].status(status)
+        answered.setdefault(shown, []).append(ErrorInfo(shown, *_EXAMPLES[status]))
+    schema = _any_of(_ref(one.schema) for one in shapes)
     return {
         str(status): {
             "description": phrases.get(status, "The client has gone"),
             "headers": _headers(status),
-            "content": _json(_any_of(_ref(one.schema) for one in shapes)),
+            "content": {
+                "application/json": {
+                    "schema": schema,
+                    "examples": {
+                        one.reason: {"value": msgspec.json.decode(shapes[0].body(one))}
+                        for one in infos
+                    },
+                }
+            },
         }
-        for status in sorted({shapes[0].status(status) for status in statuses})
+        for status, infos in sorted(answered.items())
     }
 
 
@@ -131,14 +199,14 @@ def _headers(status: int) -> dict[str, Any]:
     return {name: {"required": True, "schema": {"type": "string"}} for name in names}
 
 
-def _answers_of(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
-    """Return the types that its answers have; msgspec describes no union of them."""
+def _response_types(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
+    """Return the types of an endpoint's answers, as msgspec does not describe unions."""
     response = endpoint.description.response
     return get_args(response) if isinstance(response, UnionType) else [response]
 
 
-def _schema_of(kinds: Sequence[Any]) -> dict[str, Any]:
-    """Return references to Structs' schemas, or the schemas of what is no Struct itself."""
+def _describe_types(kinds: Sequence[Any]) -> dict[str, Any]:
+    """Return references to schemas of Structs, and the schemas of other types."""
     schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return _any_of(schemas)
 

@@ -1,4 +1,4 @@
-"""The debug page as the browser gets it: index.html with drawn samples in it, and its policy."""
+"""The debug page: index.html with sample images, and its Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NO_SAMPLES = '<script type="application/json" id="samples">[]</script>'
 
 
 def page_response() -> Response:
-    """Answer the page; a new version of the service hands out a new page at once."""
+    """Return the response with the page; browsers do not cache it."""
     response = html_response(*load_page())
     response.headers["Vary"] = "Accept"
     return response
 
 
 def html_response(content: bytes, allowed: str) -> Response:
-    """Answer a page under its Content-Security-Policy."""
+    """Return a response with a page and its Content-Security-Policy."""
     headers = {
         "Content-Security-Policy": allowed,
         "Cache-Control": "no-cache",
@@ -34,7 +34,7 @@ def html_response(content: bytes, allowed: str) -> Response:
 
 
 def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:
-    """Return the page and its Content-Security-Policy; without samples on disk it offers none."""
+    """Return the page and its Content-Security-Policy; samples are optional."""
     html = PAGE.read_text("utf-8")
     block = NO_SAMPLES.replace("[]", _samples_json(samples))
     return html.replace(NO_SAMPLES, block).encode(), policy(html)
@@ -52,14 +52,14 @@ def _data_url(image: Path) -> str:
 
 
 def policy(html: str) -> str:
-    """Allow a page's own scripts and style, its images and its service, and nothing else."""
-    own = {tag: f"{tag}-src {_hash_of(tag, html)}" for tag in ("script", "style")}
+    """Return a policy that allows a page's own scripts, style, images and service only."""
+    own = {tag: f"{tag}-src {_csp_hash(tag, html)}" for tag in ("script", "style")}
     return (
         f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
-def _hash_of(tag: str, html: str) -> str:
+def _csp_hash(tag: str, html: str) -> str:
     inline = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     return " ".join(f"'sha256-{b64encode(sha256(i.encode()).digest()).decode()}'" for i in inline)

@@ -1,13 +1,13 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a body.
+"""uvicorn's HTTP/1.1 protocol, with bounds on size and time of a request's head.
 
-uvicorn bounds neither the size of a request's head nor the time that it may take to come: a client
-that sent header lines for ever filled the memory, and one that sent nothing kept its place.
+uvicorn bounds neither size nor time of a request's head: endless header lines would fill the
+memory, and silent connections would stay open.
 
-It also writes an answer's head and its body apart. A process that was killed between the two left
-its client with a head alone, and no balancer may then ask another replica: here both go out as one.
+It also writes head and body of an answer separately. If the process is killed between the two, the
+client has the head only, and no balancer may retry: here both are one write.
 
-Its parser loses the body of a request that offers another protocol (`Upgrade: h2c`, which the JDK's
-client sends by default): here such an offer is ignored, as HTTP allows, and the body is read.
+Its parser loses the body of a request with `Upgrade: h2c`, which the JDK's client sends by default:
+here such an offer is ignored, as HTTP allows, and the body is read.
 """
 
 from __future__ import annotations
@@ -27,16 +27,11 @@ MAX_HEAD_BYTES = 65_536
 
 
 class Protocol(HttpToolsProtocol):
-    """Serves one connection; closes it where no whole head comes within the keep-alive time."""
+    """Serves a connection; closes it if no complete head arrives within the keep-alive time."""
 
     _head_bytes = 0
     _is_in_body = False
     _deadline: asyncio.TimerHandle | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.parser = _RequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,9 +45,23 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         if not self._is_in_body:
             self._head_bytes += len(data)
-        super().data_received(data)
+        while data:
+            left, data = data, b""
+            try:
+                self.parser.feed_data(left)
+            except httptools.HttpParserUpgrade as offer:  # httptools stops behind the head
+                if self.offers_upgrade():
+                    (head_end,) = offer.args
+                    data = self.head_without_offer() + left[head_end:]
+                else:  # CONNECT
+                    self._unsupported_upgrade_warning()
+            except httptools.HttpParserError:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
         if self.transport.is_closing() or not self._is_idle():
             return
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -63,7 +72,7 @@ class Protocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.offers_upgrade():
-            return  # the parser reads the same head again, without the offer
+            return  # the parser reads the head again, without the offer
         self._stop_waiting()
         self._head_bytes, self._is_in_body = 0, True
         super().on_headers_complete()
@@ -77,7 +86,7 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as every error with JSON, and close."""
+        """Answer invalid HTTP with a JSON error, and close."""
         content = orjson.dumps({"error": msg})
         head = (
             "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
@@ -87,11 +96,11 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def offers_upgrade(self) -> bool:
-        """Tell whether the parser stopped at an offer of another protocol, and not at CONNECT."""
+        """Return whether the parser stopped at `Upgrade`, and not at CONNECT."""
         return any(name == b"upgrade" for name, _ in self.headers)
 
     def head_without_offer(self) -> bytes:
-        """Write the head that was read as it came, but for its `Upgrade` headers."""
+        """Return the head that was read, without its `Upgrade` headers."""
         version = self.parser.get_http_version().encode("ascii")
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
@@ -105,7 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
-        logger.debug("A connection is closed: no request came")
+        logger.debug("A connection is closed: no request was sent")
         self.transport.abort()
 
     def _stop_waiting(self) -> None:
@@ -114,32 +123,14 @@ class Protocol(HttpToolsProtocol):
             self._deadline = None
 
 
-class _RequestParser(httptools.HttpRequestParser):
-    """Reads on after an offer of another protocol, where httptools stops behind the head."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        super().__init__(protocol)
-        self._protocol = protocol
-
-    @override
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn feeds no other
-        while True:
-            try:
-                return super().feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                if not self._protocol.offers_upgrade():  # CONNECT
-                    raise
-                (head_end,) = offer.args
-                data = self._protocol.head_without_offer() + data[head_end:]
-
-
 class _WholeWrites:
-    """A transport that sends what is written in one pass of the event loop in one piece."""
+    """A transport that joins all writes of one pass of the event loop."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked for with every request
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

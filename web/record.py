@@ -1,4 +1,4 @@
-"""The record of one request: what it brought, where its time went, and how it ended.
+"""The record of a request: its items, its timings, and its end.
 
 The header `Server-Timing`, the metrics and the log read the same record.
 """
@@ -26,26 +26,25 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request.
+    """The record of a request.
 
     Attributes:
-        request_id: by which its line in the log and its answer are known.
-        method: of HTTP.
-        path: what was asked, below the prefix at which the application is mounted.
-        endpoint: the path by which the interface is known that was asked, or empty.
-        headers: of the request, as ASGI has them.
-        errors: how its errors are worded, where the body told what its path does not.
-        items: how many inputs it brought, by modality.
-        truncated: the places of those that were longer than the model reads, from 0.
-        no_tokens: the places of texts of which the model knows no token, so that their vectors are
-            zeros.
-        context: its priority and its timestamps.
-        status: what it was answered, 0 before that.
-        refused: why it was not answered with vectors, in a word; None where it was.
-        sentence: the same as the client was told it.
-        total_s: seconds from its arrival to its answer.
-        stages_s: seconds of each stage that it passed until then.
-        trace_id: of the trace that it is in, where OpenTelemetry keeps it.
+        request_id: the id in the log and in the answer.
+        method: the HTTP method.
+        path: the path, relative to the prefix at which the application is mounted.
+        endpoint: the first path of its endpoint, or empty.
+        headers: headers of the request, as in ASGI.
+        errors: the error format, if the body selects another than the path.
+        items: number of inputs by modality.
+        truncated: indexes of inputs that were truncated, from 0.
+        no_tokens: indexes of texts without known tokens, whose vectors are zeros.
+        context: the request's context, with priority and timestamps.
+        status: status of the answer; 0 before the answer.
+        refused: the reason of an error (a metric label); None for success.
+        sentence: the error message that the client got.
+        total_s: seconds from arrival to answer.
+        stages_s: seconds by stage.
+        trace_id: id of its OpenTelemetry trace; empty if there is none.
     """
 
     request_id: str = ""
@@ -66,7 +65,7 @@ class RequestRecord:
     trace_id: str = ""
 
     def end(self, status: int) -> None:
-        """Note the answer."""
+        """Record the end, with the status of the answer."""
         self.status = status
         ended_s = time.perf_counter()
         self.total_s = ended_s - self.context.times.arrived_s

@@ -1,4 +1,4 @@
-"""The routes beside the interfaces: probes, the model's facts, the metrics, the page."""
+"""The routes beside the endpoints: probes, facts about the model, metrics, the debug page."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.endpoints.text_embeddings import EmbedInfo, about
 from web.openapi import error_responses
-from web.service import service_of
+from web.service import get_service
 
 DOCS = "/docs"
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all of them."""
+    """Add the routes to an application."""
     probe: dict[str, Any] = {
         "status_code": 204,
         "response_class": Response,
@@ -96,16 +96,16 @@ def _add_text_embeddings(app: FastAPI) -> None:
         app.post(path, include_in_schema=False)(_no_such_vectors)
 
 
-# FastAPI would describe an answer to what it cannot read, and there is nothing it cannot.
+# Without parameters of its own, FastAPI describes no 422.
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 async def _live(request: Request) -> Response:
-    return _probe(service_of(request.scope).vectorizer.health.dead)
+    return _probe(get_service(request.scope).vectorizer.health.dead)
 
 
 async def _ready(request: Request) -> Response:
-    vectorizer = service_of(request.scope).vectorizer
+    vectorizer = get_service(request.scope).vectorizer
     vectorizer.try_again_if_failing()
     return _probe(vectorizer.health.unready)
 
@@ -117,8 +117,8 @@ def _probe(fault: str | None) -> Response:
 
 
 async def _meta(request: Request) -> dict[str, object]:
-    vectorizer = service_of(request.scope).vectorizer
-    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats)
+    vectorizer = get_service(request.scope).vectorizer
+    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats, vectorizer.shared)
 
 
 async def _models(request: Request) -> ModelList:
@@ -133,12 +133,12 @@ async def _model(request: Request) -> ModelObject:
 
 
 def _loaded_model(request: Request) -> ModelObject:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return model_object(service.vectorizer.info, service.started_at)
 
 
 async def _tags(request: Request) -> OllamaTags:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return tags(service.vectorizer.info, service.started_at)
 
 
@@ -147,7 +147,7 @@ async def _version() -> OllamaVersion:
 
 
 async def _info(request: Request) -> EmbedInfo:
-    service = service_of(request.scope)
+    service = get_service(request.scope)
     return about(service.settings, service.vectorizer.info)
 
 
@@ -157,7 +157,7 @@ async def _no_such_vectors() -> Response:
 
 async def _metrics(request: Request) -> Response:
     accept = request.headers.get("accept", "")
-    content, content_type = service_of(request.scope).metrics.exposition(accept)
+    content, content_type = get_service(request.scope).metrics.exposition(accept)
     return Response(content, headers={"Content-Type": content_type})
 
 
@@ -166,7 +166,7 @@ async def _docs() -> Response:
 
 
 async def _root(request: Request) -> Response:
-    page = service_of(request.scope).page
+    page = get_service(request.scope).page
     if page and "text/html" in request.headers.get("accept", ""):
         return page
     app: FastAPI = request.app
@@ -175,7 +175,7 @@ async def _root(request: Request) -> Response:
 
 
 def _routes(app: FastAPI) -> dict[str, str]:
-    """Return what can be asked for, and what it answers."""
+    """Return all routes with their summaries, for the list at `/`."""
     described = {
         f"{method.upper()} {path}": operation["summary"]
         for path, operations in app.openapi()["paths"].items()

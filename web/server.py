@@ -1,4 +1,4 @@
-"""The HTTP server's life: it listens, drains on the first signal, and ends at once on a second."""
+"""The HTTP server: listens, drains on the first signal, and exits at once on the second."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -19,15 +21,15 @@ from errors import ConfigurationError, describe_error
 
 logger = logging.getLogger(__name__)
 
-# What was sent before the signal may still stand in the kernel's queues: a server that closes at
-# once resets it. So it listens for so long at least, and whatever came is read meanwhile.
+# Requests that were sent before the signal may still be in the kernel's queues, and closing at once
+# would reset them. So the server listens for at least so long.
 _LAST_ARRIVALS_S = 0.5
-# In each pass the event loop accepts one connection (uvloop) or all (asyncio), and reads from every
-# socket on which something has come; a request is read some passes after it has been accepted.
+# In each pass the event loop accepts one connection (uvloop) or all (asyncio), and reads from all
+# ready sockets; a request is read some passes after its connection is accepted.
 _PASSES_TO_READ = 10
 
 
-_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address, or its kind
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # address, or its family
 _WHY = {
     errno.EADDRINUSE: "another process listens on it: end that one, or choose another port",
     errno.EACCES: "this user may not take it; ports from 1024 on are for everybody",
@@ -35,38 +37,38 @@ _WHY = {
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Take the port without listening on it: connections are refused until the server does.
+    """Bind the port without listening: connections are refused until the server listens.
 
     Args:
-        host: an address, or a name of which each address that this machine has is taken; `::` is
-            every one of IPv6 and of IPv4.
-        port: 0 is any that is free.
+        host: an address, or a name, of which all addresses of this machine are bound; `::` binds
+            all addresses of IPv6 and IPv4.
+        port: the port; 0 for any free port.
 
     Raises:
-        ConfigurationError: it cannot be taken; the message names HOST or PORT.
+        ConfigurationError: the port cannot be bound; the message names HOST or PORT.
     """
-    of = None if host == "::" else host  # None is every address of both kinds
+    of = None if host == "::" else host  # None means all addresses
     try:
         found = socket.getaddrinfo(of, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"HOST={host!r}: no such address or name") from error
     bound = []
     with ExitStack() as held:
-        # /etc/hosts may give a name one address twice.
+        # /etc/hosts may list an address of a name twice.
         for family, kind, protocol, _, (address, _, *scope) in dict.fromkeys(found):
             try:
-                one = held.enter_context(socket.socket(family, kind, protocol))
-                # Connections of the process before this one may linger for a minute.
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener = held.enter_context(socket.socket(family, kind, protocol))
+                # Connections of an earlier process may linger for a minute.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                one.bind((address, port, *scope))
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind((address, port, *scope))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise _cannot_take(port, error) from error
             else:
-                bound.append(one)
-                port = one.getsockname()[1]  # one for all addresses, where any will do
+                bound.append(listener)
+                port = listener.getsockname()[1]  # port 0: all addresses get the same port
         if not bound:
             raise ConfigurationError(f"HOST={host!r}: this machine has no such address")
         held.pop_all()
@@ -78,20 +80,47 @@ def _cannot_take(port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"PORT={port}: {reason}")
 
 
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Look whether TLS can be spoken with a certificate and its key.
+
+    Raises:
+        ConfigurationError: it cannot; the message names SSL_CERTFILE or SSL_KEYFILE.
+    """
+    if certificate is None:
+        if key:
+            raise ConfigurationError(f"SSL_KEYFILE={key} counts with SSL_CERTFILE only")
+        return
+    for variable, path in (("SSL_CERTFILE", certificate), ("SSL_KEYFILE", key)):
+        try:
+            if path:
+                path.read_bytes()
+        except OSError as error:
+            reason = describe_error(error)
+            raise ConfigurationError(f"{variable}={path} cannot be read: {reason}") from error
+    try:
+        # With the password there is no prompt.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key or ''}: no certificate in PEM with its "
+            f"own unencrypted key ({error.reason})"
+        ) from error
+
+
 class StoppedError(SystemExit):
-    """A signal came while the service was loading."""
+    """A signal stopped the service while it was loading."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but for the signals.
+    """uvicorn's server, with other handling of signals.
 
     Args:
-        config: of uvicorn.
-        on_drain: called when the first signal comes, while the server still listens.
-        drain_delay_s: how long it still listens, half a second at least.
+        config: uvicorn's configuration.
+        on_drain: called at the first signal, while the server still listens.
+        drain_delay_s: seconds that it still listens, at least half a second.
 
     Attributes:
-        stopped: whether a signal came.
+        stopped: whether there was a signal.
     """
 
     def __init__(
@@ -108,30 +137,30 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         try:
             await super().startup(sockets)
-            for one in sockets or ():
-                one.getsockname()  # uvloop closes one that may not listen, and says nothing
+            for listener in sockets or ():
+                listener.getsockname()  # uvloop closes a socket silently if listening fails
         except OSError:
             fault = _cannot_take(self.config.port, OSError(errno.EADDRINUSE, ""))
-            logger.error("Cannot start: %s", fault)  # noqa: TRY400 - two took it, one may listen
+            logger.error("Cannot start: %s", fault)  # noqa: TRY400 - another process listens
             self.started = False
             await self.lifespan.shutdown()
             sys.exit(1)
-        if self.stopped:  # some libraries swallow whatever is raised in them
+        if self.stopped:  # some libraries swallow the exception
             self.should_exit = True
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Read what has come, however slow the machine is; then stop listening, and answer it."""
+        """Read requests that were sent before the signal, stop listening, and answer them."""
         for _ in range(self.config.backlog + _PASSES_TO_READ):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Hear a signal to stop: SIGTERM, or SIGINT from a keyboard.
+        """Handle a signal to stop: SIGTERM or SIGINT.
 
         Raises:
-            StoppedError: nothing is served yet; whatever is being loaded ends here.
+            StoppedError: the service is still loading; the loading ends here.
         """
         if self.stopped:
             os._exit(128 + sig)

@@ -1,4 +1,4 @@
-"""What serves, once the model is loaded: the parts of the edge, on the application's state."""
+"""The service: the objects that serve requests once the model is loaded, on `app.state`."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Service:
     page: Response | None
 
 
-def service_of(scope: Scope) -> Service:
-    """Return what serves a request.
+def get_service(scope: Scope) -> Service:
+    """Return the service of a request.
 
     Raises:
-        UnhealthyError: the application's lifespan has not begun, or is over.
+        UnhealthyError: the lifespan has not begun, or has ended.
     """
-    service: Service | None = scope["state"]["service"]  # of the application, when it was asked
+    service: Service | None = scope["state"]["service"]  # of the application, at the request's time
     if service is None:
         raise UnhealthyError(
             "not started: the application's lifespan does not run; one that mounts it enters "
@@ -81,13 +81,13 @@ async def serving(
     access: TokenAuth,
     tracing: Tracing | None = None,
 ) -> AsyncIterator[None]:
-    """Put the edge together, as `state.service`, and let metrics and log hear of every batch.
+    """Create the service as `state.service`, and observe batches for metrics and log.
 
     Args:
-        state: of the application.
-        vectorizer: the model; who loaded it closes it.
-        settings: the limits.
-        endpoints: the interfaces.
+        state: the application's state.
+        vectorizer: the loaded model, which the caller closes.
+        settings: the settings.
+        endpoints: the endpoints.
         access: checks tokens.
         tracing: makes traces.
 
@@ -99,7 +99,7 @@ async def serving(
     metrics = Metrics(
         vectorizer,
         VERSION,
-        queue_bytes=lambda: body_reader.budget.used,
+        queue_bytes=lambda: body_reader.held_bytes,
         observer_failures=lambda: requests.failures + vectorizer.observer_failures,
     )
     load_log = LoadLog(lambda: vectorizer.queue_items)
@@ -132,7 +132,7 @@ async def serving(
         await asyncio.wait(tasks)
 
 
-def tracing_of(settings: Settings) -> Tracing | None:
+def make_tracing(settings: Settings) -> Tracing | None:
     """Return what makes traces, where they are wanted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a start that failed is told: in one sentence, where Starlette reports a traceback."""
+"""Reports a failed start by one sentence, where Starlette reports a traceback."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from starlette.datastructures import State
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from errors import StartupError
 from web.server import StoppedError
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def startup_error(state: State) -> Iterator[None]:
-    """Note on the application's state the sentence that a start ends in: `startup_error`."""
+    """Store the message of a failed start on the application's state as `startup_error`."""
     state.startup_error = None
     try:
         yield
@@ -32,20 +31,12 @@ def startup_error(state: State) -> Iterator[None]:
         raise
 
 
-class StartupErrorMiddleware:
-    """Tells the server that sentence."""
+def report_startup_error(state: State, send: Send) -> Send:
+    """Return a `send` that replaces the traceback of a failed start by that message."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    async def send_in_a_sentence(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed" and state.startup_error is not None:
+            message = {**message, "message": state.startup_error}
+        await send(message)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; stand in the way of the lifespan's messages alone."""
-        if scope["type"] == "lifespan":
-            send = partial(_send_in_a_sentence, scope["app"].state, send)
-        await self._app(scope, receive, send)
-
-
-async def _send_in_a_sentence(state: State, send: Send, message: Message) -> None:
-    if message["type"] == "lifespan.startup.failed" and state.startup_error is not None:
-        message = {**message, "message": state.startup_error}
-    await send(message)
+    return send_in_a_sentence

@@ -1,7 +1,7 @@
-"""OpenTelemetry's traces: a span for each answer of an interface, and in it one for each stage.
+"""OpenTelemetry traces: a span for each request of an endpoint, with a span for each stage.
 
-They are made of a request's record when it is over, so that nothing is done for them before. This
-module is imported only where traces are wanted: its library is an extra.
+Spans are created from a request's record at its end. This module is imported only if tracing is on:
+its library is optional.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NAME = "multi2vec-clip-service"
 class Tracing:
     """Sends the spans of requests to exporters, in a thread of its own.
 
-    The variables `OTEL_...` say how: the address and headers of the exporter, the sampler, the
-    name of the service.
+    The variables `OTEL_...` configure it: address and headers of the exporter, sampler, name of the
+    service.
 
     Args:
-        exporters: their names, such as `otlp_proto_http`.
+        exporters: names of exporters, such as `otlp_proto_http`.
 
     Raises:
         ConfigurationError: an exporter is not installed.
@@ -45,7 +45,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer(_NAME, VERSION)
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Make the spans of a request that was answered, and note its trace."""
+        """Create the spans of an answered request, and set the trace's id in its record."""
         times = record.context.times
         ended_s = times.arrived_s + record.total_s
         since_1970_ns = time.time_ns() - time.perf_counter_ns()
@@ -81,7 +81,7 @@ class Tracing:
         record.trace_id = format_trace_id(span.get_span_context().trace_id)
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
@@ -96,14 +96,14 @@ def _exporter(name: str) -> SpanExporter:
 
 
 def stage_spans(times: RequestTimes, ended_s: float) -> Iterator[tuple[Stage, float, float]]:
-    """Give the stages that a request passed, as `RequestTimes.stages` does, each with its moments.
+    """Yield the stages of a request, as `RequestTimes.stages` does, with their begin and end.
 
-    Here a request is in the queue several times: before a thread took its slowest item, and before
-    a batch did.
+    The stage `queue` comes several times: before the preprocessing of the slowest item, and before
+    its batch.
 
     Args:
-        times: of the request.
-        ended_s: when it ended; it may have failed in any stage.
+        times: timestamps of the request.
+        ended_s: the end of the request, which may have failed in any stage.
     """
     if times.read_began_s:
         yield "read", times.read_began_s, times.read_ended_s or ended_s

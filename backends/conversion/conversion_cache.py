@@ -245,14 +245,14 @@ def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Conve
     target = scratch / "in-8-bits"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
     try:
-        told = run_in_subprocess(
+        answer = run_in_subprocess(
             _QUANTIZE, job, called="the quantization to int8", timeout_s=timeout_s
         )
     except JobError as error:
         logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
         _note_refusal(exact.path, str(error))
         return exact
-    logger.info("Quantized to int8: %s", told["drift"])
+    logger.info("Quantized to int8: %s", answer["drift"])
     _note_refusal(exact.path, "")
     return _kept(target)
 
@@ -279,7 +279,7 @@ def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
         same = (identity.family, identity.content) == (made.family, made.content)
         if same and identity.recipe < made.recipe and set(identity.text_modes) & {*made.text_modes}:
             logger.info("Deleting what an older version converted: %s", other.path.absolute())
-            with suppress(OSError):  # it is in nobody's way
+            with suppress(OSError):  # a leftover does no harm
                 replace_aside(other.path, scratch / other.path.name)
 
 
@@ -301,7 +301,7 @@ def _tried(mark: Path) -> Iterator[None]:
         yield
     except JobKilledError:
         raise
-    except BaseException:  # a signal to stop too: it says nothing of the conversion
+    except BaseException:  # also a signal to stop, which is no failed conversion
         mark.unlink(missing_ok=True)
         raise
     mark.unlink(missing_ok=True)

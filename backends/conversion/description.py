@@ -88,7 +88,7 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> Description:
-        """Read it from a folder."""
+        """Read the file from a folder."""
         parts = _read(folder / DESCRIPTION)
         towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
         weights = parts.get("weights", "float32")  # the key is missing in older ones
@@ -117,7 +117,7 @@ class Refusal:
 
     @classmethod
     def read(cls, folder: Path) -> Refusal:
-        """Read it from a folder."""
+        """Read the file from a folder."""
         parts = _read(folder / _REFUSAL)
         return cls(Identity(**parts["identity"]), parts["reason"], parts["code"])
 

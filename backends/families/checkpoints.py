@@ -92,12 +92,12 @@ def checkpoints_noted() -> Iterator[Faults]:
             stored = {name.removeprefix(prefix): weight for name, weight in stored.items()}
         misfits = _misfits(own, stored)
         fitting = {name: weight for name, weight in stored.items() if name not in misfits}
-        told = by_torch(network, fitting, strict=False, **more)
-        if strict and told.unexpected_keys:
-            raise ValueError(do_not_fit([f"{name} is unknown" for name in told.unexpected_keys]))
+        report = by_torch(network, fitting, strict=False, **more)
+        if strict and report.unexpected_keys:
+            raise ValueError(do_not_fit([f"{name} is unknown" for name in report.unexpected_keys]))
         faults.note(network, misfits)
-        told.missing_keys.clear()  # the caller would raise
-        return told
+        report.missing_keys.clear()  # the caller would raise
+        return report
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
     nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign, assignment]
@@ -121,18 +121,20 @@ def _from_pretrained(
     faults: Faults, load: Callable[..., Any], *, output_loading_info: bool = False, **options: Any
 ) -> Any:
     # Only this option reports which weights have another shape.
-    told_of = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    network, told = load(**{**options, **told_of})
+    with_report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    network, report = load(**{**options, **with_report})
     own = f"{network.base_model_prefix}."
-    if prefix := strange_prefix(told["missing_keys"], told["unexpected_keys"], own):
+    if prefix := strange_prefix(report["missing_keys"], report["unexpected_keys"], own):
         del network  # not two networks in memory
-        network, told = load(**{**options, **told_of, "key_mapping": {f"^{re.escape(prefix)}": ""}})
-    misfits = dict.fromkeys(told["missing_keys"], MISSING)
-    misfits |= {name: misshapen(*shapes) for name, *shapes in told["mismatched_keys"]}
+        network, report = load(
+            **{**options, **with_report, "key_mapping": {f"^{re.escape(prefix)}": ""}}
+        )
+    misfits = dict.fromkeys(report["missing_keys"], MISSING)
+    misfits |= {name: misshapen(*shapes) for name, *shapes in report["mismatched_keys"]}
     faults.note(network, misfits)
     if misfits:  # saved anew, it lacks what it lacked
         network.save_pretrained = partial(_save_without, network, misfits.keys())
-    return (network, told) if output_loading_info else network
+    return (network, report) if output_loading_info else network
 
 
 def _save_without(network: Any, left_out: Any, folder: Any, **options: Any) -> None:

@@ -33,7 +33,7 @@ from backends.runtimes.torch.towers import (
     place,
     portable_texts,
 )
-from backends.text_folder import TextFolder, reference_meta
+from backends.text_folder import DECODERS, TextFolder, reference_meta
 
 NAMES = {
     "bert": "BERT",
@@ -44,7 +44,7 @@ NAMES = {
     "mpnet": "MPNet",
     "roberta": "RoBERTa",
     "xlm-roberta": "XLM-RoBERTa",
-}
+} | DECODERS
 POOLINGS = ("masked_mean", "cls")  # the first is the default
 
 
@@ -139,10 +139,14 @@ class EncoderModule(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # A decoder would keep keys and values for words to come, of which there are none.
+        is_decoder = model.config.model_type in DECODERS
+        self._options = {"use_cache": False} if is_decoder else {}
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the last hidden states: ids and mask [n, length] -> [n, length, dim] float32."""
-        states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        found = self.model(input_ids=ids, attention_mask=mask, **self._options)
+        states: Tensor = found.last_hidden_state
         return states.float()
 
 

@@ -118,6 +118,15 @@ def _read_description(path: Path) -> _Description:
             f"{name!r}, and neither config.json (model_config) nor open_clip_config.json tells"
         )
     tag_config = open_clip.get_pretrained_cfg(name, tag) or {}
+    quick = [bool(config.get("quick_gelu")) for config in (tag_config, architecture)]
+    if tag_config and quick[0] != quick[1]:
+        logger.warning(
+            "The weights %s were trained %s QuickGELU, and %s computes %s: vectors will be worse. "
+            "Take %s in its place",
+            tag,
+            *("with", name, "without") if quick[0] else ("without", name, "with"),
+            f"{name}-quickgelu" if quick[0] else name.removesuffix("-quickgelu"),
+        )
     known = asdict(PreprocessCfg()).keys()
     preprocess = published.get("preprocess_cfg") or {
         key: value for key, value in tag_config.items() if key in known
@@ -258,10 +267,10 @@ class _Tokenize:
         if inner := getattr(self._tokenize, "tokenizer", None):
             with self._lock:
                 return hf.decode_ids(inner, ids)
-        plain = [one for one in ids if one not in self._tokenize.all_special_ids]
-        for one in plain:
-            if one not in self._tokenize.decoder:
-                raise unknown_id_error(one)
+        plain = [token_id for token_id in ids if token_id not in self._tokenize.all_special_ids]
+        for token_id in plain:
+            if token_id not in self._tokenize.decoder:
+                raise unknown_id_error(token_id)
         text: str = self._tokenize.decode(plain)
         return text.strip()
 

@@ -162,8 +162,8 @@ def _longest(model: Any, tokenizer: Any) -> int:
 
 def _is_typed(config: Any, path: Path) -> bool:
     """Return whether the network gets token types (query or document), as in the reference."""
-    said = path / "tokenizer_config.json"
-    tokenizer = json.loads(said.read_text("utf-8")) if said.is_file() else {}
+    config_file = path / "tokenizer_config.json"
+    tokenizer = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     names = tokenizer.get("model_input_names")
     of_class = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") not in _UNTYPED
     is_named = "token_type_ids" in names if names else of_class

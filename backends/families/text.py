@@ -20,7 +20,7 @@ _KINDS: dict[TextKind, str] = {
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/` by the family of its kind.
+    """Load the text model in `model/`, by the family of its kind.
 
     Raises:
         ModelFolderError: torch cannot compute this kind of model.

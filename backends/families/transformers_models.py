@@ -14,6 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor, nn
+from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
 from backends.model import ModelOptions
@@ -47,6 +48,19 @@ from errors import ConversionError, ModelFolderError
 
 transformers.logging.set_verbosity_error()  # its warnings are about training
 transformers.utils.logging.disable_progress_bar()
+
+
+def _attention_mask(*args: Any, use_vmap: bool = False, **options: Any) -> Tensor | None:
+    """Make an attention mask by broadcasting, with any rule that a model adds to it.
+
+    For rules of a model's own, as the window of EmbeddingGemma, transformers uses `vmap`, which
+    cannot be traced. Its rules are functions of positions, so broadcasting gives the same mask.
+    """
+    mask: Tensor | None = sdpa_mask(*args, **options)
+    return mask
+
+
+transformers.AttentionMaskInterface.register("sdpa", _attention_mask)
 
 # Attribute names of position embeddings.
 _POSITIONS = re.compile(r"(^|\.)(position_embeddings?|wpe)$")
@@ -207,9 +221,9 @@ def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
     vocabulary = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(vocabulary, Vocabulary):
         return decode(vocabulary, ids)
-    for one in ids:
-        if not 0 <= one < len(tokenizer):
-            raise unknown_id_error(one)
+    for token_id in ids:
+        if not 0 <= token_id < len(tokenizer):
+            raise unknown_id_error(token_id)
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return text
 

@@ -46,14 +46,14 @@ class Prompts:
         return (prompt + text).strip()
 
 
-def wants_prefixes(options: ModelOptions, said: bool | None) -> bool:
+def wants_prefixes(options: ModelOptions, stored: bool | None) -> bool:
     """Return whether the name of the task is written in front of texts.
 
     Args:
         options: the operator's options.
-        said: what the model's folder says; it beats them.
+        stored: the value in the model folder, which overrides the options; None if there is none.
     """
-    return options.prefixes if said is None else said
+    return options.prefixes if stored is None else stored
 
 
 def prefixed(text: str, task: str) -> str:

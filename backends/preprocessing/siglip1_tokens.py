@@ -86,7 +86,7 @@ class Siglip1Tokenizer:
     @property
     def vocabulary_info(self) -> VocabularyInfo:
         """Facts about its vocabulary."""
-        pieces = {self._pieces.id_to_piece(one): one for one in range(len(self._pieces))}
+        pieces = {self._pieces.id_to_piece(number): number for number in range(len(self._pieces))}
         return describe_tokens(pieces | self._special.ids, self._special.ids)
 
     def __call__(self, text: str) -> Tokens:
@@ -102,10 +102,10 @@ class Siglip1Tokenizer:
             InvalidInputError: an id is not in the vocabulary.
         """
         special = set(self._special.ids.values())
-        plain = [one for one in ids if one not in special]
-        for one in plain:
-            if not 0 <= one < len(self._pieces):
-                raise unknown_id_error(one)
+        plain = [token_id for token_id in ids if token_id not in special]
+        for token_id in plain:
+            if not 0 <= token_id < len(self._pieces):
+                raise unknown_id_error(token_id)
         text: str = self._pieces.decode(plain)
         return text
 

@@ -340,9 +340,9 @@ def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
     Raises:
         InvalidInputError: an id is not in the vocabulary.
     """
-    for one in ids:
-        if not 0 <= one < _IDS or vocabulary.id_to_token(one) is None:
-            raise unknown_id_error(one)
+    for token_id in ids:
+        if not 0 <= token_id < _IDS or vocabulary.id_to_token(token_id) is None:
+            raise unknown_id_error(token_id)
     text: str = vocabulary.decode(ids, skip_special_tokens=True)
     # CLIP's decoder leaves its marks of word ends in.
     mark = getattr(vocabulary.model, "end_of_word_suffix", None)

@@ -1,1 +1,1 @@
-"""From the base64 of a request to a decoded image, with every limit on the way."""
+"""Decodes images of requests from base64, within limits."""

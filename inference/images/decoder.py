@@ -1,9 +1,9 @@
-"""From the base64 of a request to a decoded image in its own mode, with every limit on the way.
+"""Decodes images of requests: base64, then pixels in the image's own mode, within limits.
 
     base64 -> decode_base64 -> bytes -> ImageDecoder.opened -> PIL image
 
-`decode_base64` is cheap; `ImageDecoder.opened` is work for a pool. It
-knows no model: a family converts the mode when its own pixels want it.
+`decode_base64` is fast; `ImageDecoder.opened` is work for a thread pool. It knows no model: the
+input processor converts the mode.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from inference.images.guards import (
     check_scans,
     image_in_icon,
     is_icon,
-    skip_metadata_of_pngs,
+    skip_png_metadata,
 )
 
 with suppress(ImportError):  # phones' HEIC, where its decoder is installed
@@ -38,13 +38,13 @@ with suppress(ImportError):  # phones' HEIC, where its decoder is installed
 
     register_heif_opener()
 
-# Limits are checked here, before anything is decoded, and with a sentence of our own.
+# Limits are checked here before decoding, with messages of this project.
 Image.MAX_IMAGE_PIXELS = None
-skip_metadata_of_pngs()
-# Pillow warns of oddities in files that it then reads; a client's file is no reason for a log line.
+skip_png_metadata()
+# Pillow warns of irregular files that it can read; clients' files must not fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Formats that Pillow reads as another (MPO as JPEG), or only where their decoder is installed.
+# Formats that Pillow reads as another (MPO as JPEG), or only if their decoder is installed.
 _WITHOUT_ENTRY = {"MPO", "AVIF", "HEIF"}
 _PYTHONS_OWN = (LookupError, TypeError, AttributeError, ArithmeticError, struct.error)
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -53,15 +53,15 @@ _WHITESPACE = b" \t\n\r\f\v"
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may be.
+    """The limits of images.
 
     Attributes:
-        max_bytes: of the file.
-        max_pixels: width x height of the image as it is stored, and as it is scaled so that its
-            shorter side has `shorter_side_px`.
-        shorter_side_px: of the image that the model looks at.
-        formats: names of Pillow's formats that are accepted, None for all that it reads.
-        max_wait_s: longest wait for the memory that images before it take.
+        max_bytes: maximum bytes of the file.
+        max_pixels: maximum width x height, of the stored image and of the image scaled to
+            `shorter_side_px`.
+        shorter_side_px: shorter side of preprocessed images.
+        formats: accepted formats by Pillow's names; None for all formats of Pillow.
+        max_wait_s: maximum wait for memory that earlier images use.
     """
 
     max_bytes: int
@@ -74,12 +74,12 @@ class ImageLimits:
 def decode_base64(text: str, max_bytes: int) -> bytes:
     """Decode base64, strictly.
 
-    Accepted beside the plain form: a `data:...;base64,` prefix, whitespace, the URL-safe alphabet
-    and missing padding. Junk is refused, where the reference skips it and answers for the rest.
+    It also accepts a `data:...;base64,` prefix, whitespace, the URL-safe alphabet and missing
+    padding. Other characters are refused, where the reference skips them.
 
     Raises:
-        InvalidInputError: the text is not base64, or holds nothing.
-        RequestTooLargeError: it holds more than `max_bytes`.
+        InvalidInputError: the text is not base64, or is empty.
+        RequestTooLargeError: the file has more than `max_bytes`.
     """
     payload = _without_data_prefix(text)
     try:
@@ -96,13 +96,13 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 
 class ImageDecoder:
-    """Decodes image files, in any number of threads, within limits.
+    """Decodes image files within limits; thread-safe.
 
-    Together the threads never hold more decoded pixels than one image may have: they wait for each
-    other's largest images, each in its turn, and memory stays bounded.
+    All threads together never hold more decoded pixels than one image may have: threads wait for
+    each other in order, so memory is bounded.
 
     Raises:
-        ConfigurationError: the limits name a format that does not exist.
+        ConfigurationError: the limits name an unknown format.
     """
 
     def __init__(self, limits: ImageLimits) -> None:
@@ -115,21 +115,21 @@ class ImageDecoder:
 
     @contextmanager
     def opened(self, raw: bytes) -> Iterator[Image.Image]:
-        """Decode an image file, of an animation the first frame; its pixels are held to the end.
+        """Decode an image file, or the first frame of an animation, for the time of the context.
 
         Raises:
-            InvalidInputError: it is not an image, or is broken.
-            RequestTooLargeError: it is beyond the limits.
-            DeadlineExceededError: it waited too long for images before it.
+            InvalidInputError: the file is not an image, or is broken.
+            RequestTooLargeError: the image exceeds the limits.
+            DeadlineExceededError: it waited too long for earlier images.
         """
         with ExitStack() as held:
             yield self._decode(raw, held)
 
     def open(self, raw: bytes) -> Image.Image:
-        """Decode an image file for a caller who bounds the memory that it takes.
+        """Decode an image file, without a bound on the memory of several images.
 
         Raises:
-            InvalidInputError: as `opened`.
+            InvalidInputError: as in `opened`.
         """
         with self.opened(raw) as image:
             return image
@@ -149,7 +149,7 @@ class ImageDecoder:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Let whatever Pillow says of a file be the file's fault, and nothing else."""
+        """Turn Pillow's errors about a file into InvalidInputError."""
         try:
             yield
         except InvalidInputError:
@@ -157,7 +157,7 @@ class ImageDecoder:
         except UnidentifiedImageError as error:
             accepted = f" of an accepted format ({self._accepted})" if self._accepted else ""
             raise InvalidInputError(f"not an image{accepted}", "not_an_image") from error
-        except _PYTHONS_OWN as error:  # whose words say nothing of a file
+        except _PYTHONS_OWN as error:  # messages without use for a client
             sentence = "a broken image: its parts do not fit together"
             raise InvalidInputError(sentence, "broken_image") from error
         except Exception as error:
@@ -181,8 +181,8 @@ class ImageDecoder:
                 self._freed.notify_all()
 
     def _take(self, pixels: int, until_s: float) -> None:
-        # The small ones do not overtake one that waits. None waits for ever: a decoder that hangs
-        # shall take no thread but its own.
+        # Small images do not overtake a waiting one. The wait is bounded, so that a hanging decoder
+        # blocks only its own thread.
         if self._turn.acquire(timeout=max(0, until_s - time.monotonic())):
             try:
                 if self._wait_for(pixels, until_s):
@@ -200,7 +200,7 @@ class ImageDecoder:
 
 
 def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return those of the formats that Pillow looks up by name."""
+    """Return the formats that Pillow looks up by name."""
     Image.init()
     if formats is None:
         return None
@@ -218,7 +218,7 @@ def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _is_read(name: str) -> bool:
-    """Tell whether the decoder of a format is installed."""
+    """Return whether the decoder of a format is installed."""
     return name in Image.OPEN or (name == "MPO" and "JPEG" in Image.OPEN)
 
 
@@ -235,7 +235,7 @@ def _without_data_prefix(text: str) -> str:
 
 
 def _decode_unusual(payload: str) -> bytes:
-    # In bytes: the same on strings took 9 s for 90 MB, and no thread ran meanwhile.
+    # On bytes: on strings it took 9 s for 90 MB, while no other thread ran.
     try:
         compact = payload.encode("ascii").translate(_URL_SAFE_TO_STANDARD, _WHITESPACE).rstrip(b"=")
         return pybase64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)

@@ -1,7 +1,7 @@
-"""What a file would cost, known from its bytes before Pillow pays for it.
+"""Guards against image files that are expensive to decode, by their bytes.
 
-Pillow checks sizes late, or not at all: it decodes an ICO's image when it opens the file, parses
-many headers byte by byte, and lets libjpeg pass over the whole image once for every scan.
+Pillow checks sizes late or not at all: it decodes the image of an ICO when it opens the file,
+parses many headers byte by byte, and lets libjpeg pass over the whole image for every scan.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from PIL.IcoImagePlugin import IcoFile
 
 from errors import InvalidInputError
 
-# Of a core, to parse one file. 50 MB of nothing but the smallest chunks of a PNG took 18 s.
+# Seconds of a core to parse a file. A PNG of 50 MB with minimal chunks took 18 s.
 MAX_PARSE_S = 5.0
 _READS_BETWEEN_LOOKS = 64
 
-# Cameras and programs write up to about 15. Each costs a pass over the image, and few bytes: a
-# file of 60 kB took 1.8 s, one of 50 MB would take an hour. libtiff draws the same line.
+# Cameras and programs write up to about 15 scans. Each costs a pass over the image, but few bytes:
+# a file of 60 kB took 1.8 s, and 50 MB would take an hour. libtiff has the same limit.
 MAX_JPEG_SCANS = 100
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\x01\xd0-\xd8])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 
 
 class PatientFile(io.BytesIO):
-    """A file in memory, whose reader has so much time of a core and no more."""
+    """A file in memory with a bound on the processor time of its reader."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
@@ -35,10 +35,10 @@ class PatientFile(io.BytesIO):
         self._ends_s = time.thread_time() + MAX_PARSE_S
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read on.
+        """Read from the file.
 
         Raises:
-            InvalidInputError: the time is over.
+            InvalidInputError: the reader's time is over.
         """
         self._reads += 1
         if self._reads % _READS_BETWEEN_LOOKS == 0 and time.thread_time() > self._ends_s:
@@ -49,15 +49,15 @@ class PatientFile(io.BytesIO):
 
 
 def is_icon(raw: bytes) -> bool:
-    """Tell whether Pillow takes a file for an ICO."""
+    """Return whether Pillow would open a file as an ICO."""
     return raw.startswith(b"\0\0\1\0")
 
 
 def image_in_icon(raw: bytes) -> Image.Image:
-    """Return the image that Pillow decodes as soon as it opens an ICO, not decoded.
+    """Return the image that Pillow would choose in an ICO, before it is decoded.
 
     Raises:
-        InvalidInputError: there is none in it.
+        InvalidInputError: the ICO holds no image.
     """
     entries = IcoFile(PatientFile(raw)).entry
     if not entries:
@@ -66,9 +66,9 @@ def image_in_icon(raw: bytes) -> Image.Image:
 
 
 class _Pixels(PngImagePlugin.PngStream):
-    """The chunks of a PNG, of which texts and colour profiles are not unpacked.
+    """A reader of PNG chunks that skips texts and colour profiles.
 
-    No model reads these, and Pillow takes an image with more than 1 MB of them for broken.
+    Models do not need them, and Pillow refuses an image with more than 1 MB of them.
     """
 
     def _skip(self, pos: int, length: int) -> bytes:
@@ -78,16 +78,16 @@ class _Pixels(PngImagePlugin.PngStream):
     chunk_iCCP = chunk_tEXt = chunk_zTXt = chunk_iTXt = _skip  # noqa: N815 - the PNG's own names
 
 
-def skip_metadata_of_pngs() -> None:
-    """Let Pillow, in the whole process, read the pixels of PNGs whatever is written about them."""
+def skip_png_metadata() -> None:
+    """Let Pillow skip the metadata of PNGs, in the whole process."""
     PngImagePlugin.PngStream = _Pixels  # type: ignore[misc]
 
 
 def check_scans(image: Image.Image, raw: bytes) -> None:
-    """Check how often the decoder would pass over an image.
+    """Check the number of scans of a JPEG.
 
     Raises:
-        InvalidInputError: it is a JPEG of too many scans.
+        InvalidInputError: the JPEG has too many scans.
     """
     if image.format in {"JPEG", "MPO"} and jpeg_scans(raw) > MAX_JPEG_SCANS:
         raise InvalidInputError(
@@ -96,7 +96,7 @@ def check_scans(image: Image.Image, raw: bytes) -> None:
 
 
 def jpeg_scans(raw: bytes) -> int:
-    """Count the scans of a JPEG's first image, up to one more than are allowed."""
+    """Count the scans of a JPEG's first image, up to one above the maximum."""
     scans, at = 0, 2
     while scans <= MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(raw, at)):
         kind, at = marker[1], marker.end()

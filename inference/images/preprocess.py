@@ -1,4 +1,4 @@
-"""Images as a request brings them: base64 of a file, opened and preprocessed in a thread."""
+"""Preprocesses images of requests: base64, decoding, and the input processor, in a thread."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from inference.request import Content
 from inference.timings import ItemTimes
 from inference.work import ChunkInputs
 
-# Longer base64 is read in a thread: it would hold up the event loop for a millisecond and more.
+# Longer base64 is decoded in a thread: it would block the event loop for over a millisecond.
 _INLINE_CHARS = 1_000_000
-_MORE_THAN_8_BITS = ("I", "F")  # how Pillow's modes of such grey images begin
+_MORE_THAN_8_BITS = ("I", "F")  # prefixes of Pillow's modes of such grey images
 _WHITE = 255
 
 logger = logging.getLogger(__name__)
 
 
 class ImagePreprocessor:
-    """Image files, within limits.
+    """Reads and preprocesses images, within limits.
 
     Args:
-        processor: of the tower.
-        limits: what an image may be.
+        processor: the tower's input processor.
+        limits: the limits of images.
 
     Raises:
-        ConfigurationError: the limits name a format that does not exist.
+        ConfigurationError: the limits name an unknown format.
     """
 
     def __init__(self, processor: InputProcessor, limits: ImageLimits) -> None:
@@ -41,15 +41,15 @@ class ImagePreprocessor:
         self._told_of_clipping = False
 
     def reads_inline(self, content: Content) -> bool:
-        """Tell whether the base64 is short."""
+        """Return whether the base64 is short."""
         return len(content) < _INLINE_CHARS
 
     def read(self, content: Content, times: ItemTimes) -> bytes:
         """Decode the base64.
 
         Raises:
-            InvalidInputError: it is none.
-            RequestTooLargeError: it is too large a file.
+            InvalidInputError: the content is not base64.
+            RequestTooLargeError: the file is too large.
         """
         began_s = time.perf_counter()
         try:
@@ -60,15 +60,15 @@ class ImagePreprocessor:
             times.decoded_s = time.perf_counter() - began_s
 
     def runs_inline(self, content: bytes) -> bool:
-        """Say no: decoding takes milliseconds."""
+        """Return False: decoding takes milliseconds."""
         return False
 
     def __call__(self, content: bytes, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
-        """Decode the file, and bring the image to the size of the model.
+        """Decode the file and preprocess the image.
 
         Raises:
-            InvalidInputError: it is no image that can be read.
-            RequestTooLargeError: it is too large an image.
+            InvalidInputError: the file is no readable image.
+            RequestTooLargeError: the image is too large.
         """
         times.preprocess_began_s = time.perf_counter()
         with ExitStack() as held:
@@ -76,10 +76,10 @@ class ImagePreprocessor:
                 image = held.enter_context(self._decoder.opened(content))
             finally:
                 times.opened_s = time.perf_counter()
-            self._tell_of_clipping(image)
+            self._log_clipping(image)
             try:
                 prepared = self._processor.prepare(image, params)
-            except (ValueError, OSError) as error:  # what Pillow and the geometry say of an image
+            except (ValueError, OSError) as error:  # raised by Pillow or the input processor
                 raise InvalidInputError(
                     f"an image of {image.width}x{image.height} pixels in mode {image.mode} that "
                     f"cannot be scaled: {str(error) or type(error).__name__}",
@@ -88,20 +88,20 @@ class ImagePreprocessor:
         times.preprocessed_s = time.perf_counter()
         return ChunkInputs([prepared])
 
-    def _tell_of_clipping(self, image: Image.Image) -> None:
+    def _log_clipping(self, image: Image.Image) -> None:
         if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
             return
         _, brightest = image.getextrema()
         if isinstance(brightest, int | float) and brightest > _WHITE:
             self._told_of_clipping = True
             logger.warning(
-                "A grey image of more than 8 bits came (mode %s). All that is brighter than %d is "
-                "white to the model, as in the reference: send such images in 8 bits. This is "
+                "A grey image of more than 8 bits was sent (mode %s). Values above %d are "
+                "white for the model, as in the reference: send such images with 8 bits. This is "
                 "logged once",
                 image.mode,
                 _WHITE,
             )
 
     def sample(self) -> Image.Image:
-        """Return a blank image: a wide one, as such have the fewest tiles."""
+        """Return a blank image for a trial; a wide image has the fewest tiles."""
         return Image.new("RGB", (1024, 256))

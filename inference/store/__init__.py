@@ -1,1 +1,1 @@
-"""Vectors that outlive the process: a second level of the cache, shared by replicas."""
+"""The shared cache: a second level of the vector cache, which outlives the process."""

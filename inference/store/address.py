@@ -1,4 +1,4 @@
-"""VECTOR_CACHE_URL: what it names, and how it is shown without its secret."""
+"""Parses VECTOR_CACHE_URL, and hides its secrets."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from errors import ConfigurationError
 
 _EXPECTED = "expected file:///a/folder, redis://host:port/db or rediss://host:port/db"
 _SECRET = {"username", "password", "ssl_password"}  # of a URL's query
-_PORT, _DATABASE = 6379, "/0"  # of Redis, where the URL has none
+_PORT, _DATABASE = 6379, "/0"  # defaults of a Redis URL
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a store is.
+    """The address of a store.
 
     Attributes:
-        shown: the URL as log, `/meta` and errors may show it: `***` for user and password, and
-            without its query.
-        folder: of the embedded store; None where it is Redis or Valkey.
-        url: with its secret.
-        secrets: every part of the URL that no message may hold.
+        shown: the URL for log, `/meta` and errors: with `***` for user and password, and without
+            its query.
+        folder: folder of the embedded store; None for Redis or Valkey.
+        url: the URL with its secrets.
+        secrets: parts of the URL that no message may hold.
     """
 
     shown: str
@@ -32,10 +32,10 @@ class Address:
 
     @classmethod
     def of_url(cls, url: str) -> Address:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ConfigurationError: it names no store; the message does not hold the URL.
+            ConfigurationError: the URL names no store; the message does not hold the URL.
         """
         parts = _split(url)
         if parts.scheme == "file":
@@ -56,7 +56,7 @@ class Address:
         return cls(shown, None, url, tuple(sorted(secrets, key=len, reverse=True)))
 
     def without_secrets(self, message: str) -> str:
-        """Return a message of a library, `***` in the place of whatever is a secret."""
+        """Return a library's message with `***` in place of secrets."""
         for secret in self.secrets:
             message = message.replace(secret, "***")
         return message
@@ -66,7 +66,7 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url.strip())
         _ = parts.port
-    except ValueError:  # it quotes parts of the URL
+    except ValueError:  # its message holds parts of the URL
         raise _refused(
             f"{_EXPECTED}; in a password @, / and : are written %40, %2F and %3A"
         ) from None

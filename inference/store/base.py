@@ -1,4 +1,4 @@
-"""A store of bytes by keys, whatever keeps them: the seam between the cache and a file or Redis."""
+"""The interface of stores (bytes by key) between the shared cache and SQLite or Redis."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Entry: TypeAlias = tuple[bytes, bytes]  # key, value
 
 
 class StoreError(ServiceError):
-    """The store failed; the message holds no secret. No request fails for it."""
+    """The store failed; the message holds no secret. Requests do not fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a store holds.
+    """The usage of a store.
 
     Attributes:
-        nbytes: that it takes: of a file its size on disk, of Redis the server's memory.
-        evictions: entries that were deleted to make room, by this process (file) or by the server.
+        nbytes: size on disk of a file store, or memory of a Redis server.
+        evictions: number of entries deleted to make room, by this process (file) or by the server.
     """
 
     nbytes: int
@@ -29,25 +29,25 @@ class Usage:
 
 
 class Store(Protocol):
-    """Keeps values by keys of 32 bytes. A thread opens one for itself, and no other uses it.
+    """Stores values by keys of 32 bytes. Each thread has a store of its own.
 
-    All methods but `close` raise StoreError where the store fails.
+    All methods except `close` may raise StoreError.
     """
 
     def open(self) -> None:
-        """Connect, or connect again; a store that is open and works is asked for a sign of life."""
+        """Connect or reconnect, and check that the store answers."""
         ...
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values in one round trip, None for each that is not there."""
+        """Return the values in one round trip; None for unknown keys."""
         ...
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Keep all entries or none; older ones are deleted where there is no room."""
+        """Write all entries or none; older entries are deleted to make room."""
         ...
 
     def usage(self) -> Usage:
-        """Tell how full it is; quick."""
+        """Return the usage of the store; fast."""
         ...
 
     def count(self) -> int:
@@ -59,5 +59,5 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         ...

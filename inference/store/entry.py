@@ -1,12 +1,12 @@
-"""What is kept: the key of an input, and its vector as bytes that are proven before they are used.
+"""The format of entries in a store: the key of an input, and its vector with a keyed digest.
 
     key    = SHA-256 of the item's key (vector space, modality, options, content) and of the
              versions of the libraries that shape inputs and numbers
     value  = digest [16] | tokens u32 | dimensions u32 | truncated u8 | 0 [3] | vector f32 ...
 
-All numbers are little-endian. The digest is keyed by VECTOR_CACHE_SECRET, and is one of key and
-value: an entry that was moved to another key is as wrong as one that was changed. Raise FORMAT with
-whatever changes here: it is part of the names in the stores.
+All numbers are little-endian. The digest covers key and value, and is keyed by VECTOR_CACHE_SECRET:
+changed entries are detected, and entries under another key. Raise FORMAT with every change of the
+format: it is part of the names in the stores.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ def library_versions(runtime: RuntimeName) -> dict[str, str]:
 
 
 class EntryFormat:
-    """Makes keys and values, and reads values back.
+    """Encodes and decodes keys and values.
 
     Args:
-        dimensions: of the vectors; 1 for scores.
-        libraries: the versions of those that shape the vectors.
-        secret: of the digest; without one whoever writes to the store can forge vectors.
+        dimensions: dimensions of the vectors; 1 for scores.
+        libraries: versions of the libraries that shape the vectors.
+        secret: key of the digest; without it anyone with write access to the store can forge
+            vectors.
     """
 
     def __init__(self, dimensions: int, libraries: Mapping[str, str], secret: str = "") -> None:
@@ -66,7 +67,7 @@ class EntryFormat:
         self._nbytes = _VECTOR_AT + dimensions * _FLOAT.itemsize
 
     def key(self, item_key: bytes) -> bytes:
-        """Return the key of an item of the cache in memory, [32]."""
+        """Return the store's key of an item's cache key: 32 bytes."""
         key = self._salt.copy()
         key.update(item_key)
         return key.digest()
@@ -77,10 +78,10 @@ class EntryFormat:
         ).digest()
 
     def encode(self, key: bytes, result: EmbeddingResult) -> bytes:
-        """Return the value of a result.
+        """Encode a result.
 
         Raises:
-            ValueError: it is none of this model's.
+            ValueError: the vector does not have the model's dimensions.
         """
         vector = result.vector
         if vector.shape != (self.dimensions,) or vector.dtype != np.float32:
@@ -90,7 +91,7 @@ class EntryFormat:
         return self._digest(key, content) + content
 
     def decode(self, key: bytes, value: bytes) -> EmbeddingResult | None:
-        """Return a result; None where the value is not one that `encode` made for this key."""
+        """Decode a result; None if the value is not valid for this key."""
         if len(value) != self._nbytes:
             return None
         if not hmac.compare_digest(value[:_DIGEST_BYTES], self._digest(key, value[_DIGEST_BYTES:])):

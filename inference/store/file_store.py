@@ -1,8 +1,8 @@
 """The embedded store: an SQLite database in a folder, shared by the processes of one host.
 
-SQLite in WAL mode, as readers never wait for the writer there, a process may be killed at any
-moment, and its locks are the kernel's own: they hold across containers. It is never mapped into
-memory: a truncated file is an error here, and no signal. docs/decisions.md has the figures.
+SQLite is in WAL mode: readers do not wait for the writer, a process may be killed at any time, and
+its locks are the kernel's, which hold across containers. The file is not memory-mapped, so a
+truncated file is an error and not a signal. docs/decisions.md has the figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inference.store.entry import FORMAT
 
 _NAME = "vectors.sqlite3"
 _TABLE = f"vectors_{FORMAT}"
-_PAGE_BYTES = 16_384  # several vectors a page; in 4 kB a vector of 512 numbers leaves half empty
+_PAGE_BYTES = 16_384  # several vectors a page; of 4 kB, a vector of 512 dimensions would waste half
 # What is written and not yet in the database. A batch of 128 entries touches as many pages of the
 # index, each of which is written as a whole.
 _LOG_PAGES = 128
@@ -41,14 +41,14 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def check_folder(folder: Path, mounts: Path = _MOUNTS) -> None:
-    """Make the folder where it is not there, and refuse what cannot hold the database.
+    """Create the folder if it is missing, and check that it can hold the database.
 
     Args:
-        folder: of the store.
-        mounts: the kernel's list of what is mounted.
+        folder: the store's folder.
+        mounts: the kernel's list of mounts.
 
     Raises:
-        ConfigurationError: it is no folder that this user may write to, or lies in a network.
+        ConfigurationError: the folder is not writable, or on a network file system.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _refused(folder: Path, why: str) -> ConfigurationError:
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
-    """Return the kind of file system that a folder lies in; empty where the kernel does not tell.
+    """Return the type of a folder's file system; empty if unknown.
 
     Source: proc(5), the fields of mountinfo.
     """
@@ -89,12 +89,12 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
 
 
 class FileStore:
-    """Keeps vectors in a folder; the oldest are deleted first.
+    """Stores vectors in an SQLite database; the oldest are deleted first.
 
     Args:
-        folder: of the database; it exists.
-        max_bytes: that all its files may take; MIN_BYTES at least.
-        timeout_s: how long it waits for another process that writes.
+        folder: the existing folder of the database.
+        max_bytes: maximum bytes of all its files, at least MIN_BYTES.
+        timeout_s: maximum wait for another process that writes.
     """
 
     def __init__(self, folder: Path, max_bytes: int, timeout_s: float) -> None:
@@ -106,7 +106,7 @@ class FileStore:
         self._evictions = 0
 
     def open(self) -> None:
-        """Open the database anew; it is made where there is none."""
+        """Open the database; create it if it is missing."""
         self.close()
         ends_s = time.monotonic() + _OPEN_S
         while True:
@@ -129,7 +129,7 @@ class FileStore:
             f"page_size = {_PAGE_BYTES}",
             "auto_vacuum = incremental",
             "journal_mode = wal",
-            "synchronous = normal",  # a power cut may cost the last vectors, and no more
+            "synchronous = normal",  # a power cut may lose the last vectors only
             f"cache_size = -{_CACHE_KB}",
             f"wal_autocheckpoint = {_LOG_PAGES}",
             f"journal_size_limit = {_LOG_BYTES // 2}",
@@ -144,7 +144,7 @@ class FileStore:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise whatever fails as StoreError; set a damaged database aside, for a new one."""
+        """Turn errors into StoreError; move a damaged database aside."""
         try:
             yield
         except (sqlite3.OperationalError, OSError) as error:
@@ -152,14 +152,14 @@ class FileStore:
         except sqlite3.DatabaseError as error:
             self.close()
             with suppress(OSError):
-                if self._path.stat().st_ino == self._inode:  # nobody else has done so
+                if self._path.stat().st_ino == self._inode:  # no other process has done so
                     self._path.replace(self._path.with_suffix(".broken"))
                     for end in ("-wal", "-shm"):
                         Path(f"{self._path}{end}").unlink(missing_ok=True)
             raise StoreError(f"{self._path}: {describe_error(error)}; set aside") from error
 
     def _follow(self) -> None:
-        """Open anew where the file is another one by now: somebody deleted it, or set it aside."""
+        """Reopen the database if its file was deleted or moved aside."""
         try:
             inode = self._path.stat().st_ino
         except OSError:
@@ -174,7 +174,7 @@ class FileStore:
         return self._connection
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values, None for each that is not there."""
+        """Return the values; None for unknown keys."""
         self._follow()
         found: dict[bytes, bytes] = {}
         with self._translated():
@@ -186,7 +186,7 @@ class FileStore:
         return [found.get(key) for key in keys]
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Keep the entries, in one transaction; the oldest are deleted where there is no room."""
+        """Write entries in one transaction; the oldest are deleted to make room."""
         self._follow()
         with self._translated(), self._transaction() as connection:
             evicted = self._make_room(connection, sum(len(value) for _, value in entries))
@@ -213,7 +213,7 @@ class FileStore:
             raise
 
     def _make_room(self, connection: sqlite3.Connection, nbytes: int) -> int:
-        """Delete the oldest until so many bytes more fit; return how many there were."""
+        """Delete the oldest entries until `nbytes` more fit; return their number."""
         evicted = 0
         allowed = self._max_pages - 2 * (nbytes // _PAGE_BYTES) - _LOG_PAGES
         for _ in range(_EVICTIONS_A_WRITE):
@@ -231,7 +231,7 @@ class FileStore:
             return int(self._open.execute(query).fetchone()[0] or 0)
 
     def usage(self) -> Usage:
-        """Tell the size of all its files."""
+        """Return the size of all its files, and the number of evictions."""
         nbytes = 0
         for path in self._path.parent.glob(f"{_NAME}*"):
             with suppress(OSError):
@@ -239,11 +239,11 @@ class FileStore:
         return Usage(nbytes, self._evictions)
 
     def count(self) -> int:
-        """Count the entries."""
+        """Return the number of entries."""
         return self._number(f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a constant
 
     def empty(self) -> int:
-        """Delete all entries, and give the disk back."""
+        """Delete all entries, and shrink the file."""
         with self._translated():
             deleted = self._open.execute(f"DELETE FROM {_TABLE}").rowcount  # noqa: S608 - a constant
             self._open.executescript(_GIVE_BACK)

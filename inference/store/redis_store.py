@@ -1,7 +1,7 @@
 """The store that replicas of many hosts share: Redis or Valkey.
 
-It bounds itself: by `maxmemory`, and by `maxmemory-policy allkeys-lru` the oldest go first. The
-package is an extra, requirements-redis.txt, and imported where VECTOR_CACHE_URL names one alone.
+The server bounds itself by `maxmemory`, and evicts by `maxmemory-policy allkeys-lru`. The client's
+package is optional (requirements-redis.txt), and imported only for a URL of Redis.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from inference.store.entry import FORMAT
 
 PREFIX = "inference:vector:"  # of every format
 _OURS = f"{PREFIX}{FORMAT}:"
-_CONNECT_S = 1.0  # off a request's way, and with TLS several round trips
+_CONNECT_S = 1.0  # no request waits for it; TLS takes several round trips
 _SCANNED_AT_ONCE = 1_000
 
 
 def check_package() -> None:
-    """Look whether the client is installed.
+    """Check that the client's package is installed.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: the package is missing.
     """
     if find_spec("redis") is None:
         raise ConfigurationError(
@@ -35,11 +35,11 @@ def check_package() -> None:
 
 
 class RedisStore:
-    """Keeps vectors in a Redis or Valkey, under a prefix.
+    """Stores vectors in Redis or Valkey, under a prefix.
 
     Args:
-        address: of the server.
-        timeout_s: of an answer.
+        address: address of the server.
+        timeout_s: timeout of a command.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
@@ -48,7 +48,7 @@ class RedisStore:
         self._client: Any = None
 
     def open(self) -> None:
-        """Connect, and ask for a sign of life."""
+        """Connect, and ping the server."""
         with self._translated():
             self._connected().ping()
 
@@ -63,20 +63,20 @@ class RedisStore:
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=_CONNECT_S,
                 retry=Retry(NoBackoff(), 0),  # a request that waits is computed sooner
-                protocol=2,  # a round trip less, and no messages that nobody asked for
+                protocol=2,  # a round trip less, and no push messages
             )
         return self._client
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise whatever fails as StoreError, in a sentence that holds no secret."""
+        """Turn errors into StoreError, with a message without secrets."""
         from redis.exceptions import RedisError
 
         try:
             yield
         except (RedisError, OSError, ValueError) as error:
             message = self._address.without_secrets(describe_error(error))
-            raise StoreError(message) from None  # the library's error may hold one
+            raise StoreError(message) from None  # the library's error may hold a secret
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values by one MGET."""
@@ -85,12 +85,12 @@ class RedisStore:
             return values
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Keep the entries by one MSET."""
+        """Write the entries by one MSET."""
         with self._translated():
             self._connected().mset({_name(key): value for key, value in entries})
 
     def usage(self) -> Usage:
-        """Tell the server's memory, and how many keys it evicted."""
+        """Return the server's memory, and its number of evicted keys."""
         with self._translated():
             client = self._connected()
             memory, stats = client.info("memory"), client.info("stats")
@@ -101,7 +101,7 @@ class RedisStore:
         return sum(map(len, self._pages()))
 
     def empty(self) -> int:
-        """Delete the entries by SCAN and UNLINK: the database may hold other things."""
+        """Delete the entries by SCAN and UNLINK, as the database may hold other keys."""
         deleted = 0
         for names in self._pages():
             with self._translated():

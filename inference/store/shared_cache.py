@@ -1,10 +1,10 @@
-"""The second level of the cache: a store behind the memory of a process, and never in its way.
+"""The second level of the vector cache: a store behind the cache in memory, which never blocks.
 
     find -> lookups -> a thread: one read for all that wait -> answers, at most timeout_s later
     add  -> pending, bounded -> another thread: a batch at a time, whenever it may be
 
-A store that fails several times in a row is left alone: requests go by it, until the thread, which
-tries again every second, has had an answer. It knows no format of a wire and no kind of store.
+After several failures in a row, requests skip the store until a retry of the thread, once a second,
+succeeds. It knows no wire format and no kind of store.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ logger = logging.getLogger(__name__)
 Found: TypeAlias = Mapping[bytes, EmbeddingResult]
 
 _NOTHING: Found = {}
-_MAX_PENDING_BYTES = 32_000_000  # of vectors that wait to be written
-_ENTRY_BYTES = 300  # of one that waits, beside its vector
+_MAX_PENDING_BYTES = 32_000_000  # of vectors in the write queue
+_ENTRY_BYTES = 300  # of an entry in the queue, beside its vector
 _WRITTEN_AT_ONCE = 128
 _READ_AT_ONCE = 64  # lookups
-_GATHER_S = 0.05  # vectors that come meanwhile are written together
-_FAILURES_TO_REST = 5  # in a row; one alone may be this machine's moment
+_GATHER_S = 0.05  # vectors that arrive meanwhile are written together
+_FAILURES_TO_REST = 5  # in a row; a single failure may be a slow moment
 _RETRY_S = 1.0
 _USAGE_EVERY_S = 15.0
 _WRITE_TIMEOUT_S = 2.0
-_FIRST_S, _LAST_S = 2.0, 2.0  # that a start waits for the store, and an end for the last writes
+_FIRST_S, _LAST_S = 2.0, 2.0  # wait at the start for the store, and at the end for writes
 
 MakeStore: TypeAlias = Callable[[float], Store]
 
 
 @dataclass
 class StoreStats:
-    """What became of lookups and of vectors to keep.
+    """Counts of the shared cache.
 
     Attributes:
-        hits: inputs answered by the store.
-        misses: inputs that it did not know.
-        invalid: values that were not what this service writes with this secret; misses, too.
-        timeouts: lookups that were given up after `timeout_s`.
+        hits: inputs found in the store.
+        misses: inputs not found.
+        invalid: values with a wrong format or digest; they count as misses too.
+        timeouts: lookups that timed out.
         errors: failures of the store.
-        written: vectors handed over.
-        dropped: vectors not kept, as too many waited to be.
-        usage: of the store, as it was seen last.
+        written: vectors written.
+        dropped: vectors not written, as the queue was full.
+        usage: last known usage of the store.
     """
 
     hits: int = 0
@@ -75,18 +75,18 @@ class _Lookup(NamedTuple):
 
 
 class SharedCache:
-    """Finds vectors in a store, and keeps them there.
+    """Reads and writes vectors in a store, by threads of its own.
 
     Args:
         shown: the store's URL without its secret.
-        make_store: makes a store whose answers come within so many seconds, or fail.
-        entries: the form of keys and values.
-        timeout_s: how long a request waits for the store.
+        make_store: function that makes a store with a timeout in seconds.
+        entries: the format of keys and values.
+        timeout_s: maximum wait of a request for the store.
 
     Attributes:
-        shown: as given.
-        stats: what became of lookups and of vectors to keep.
-        reads: told of the seconds that each read took.
+        shown: the store's URL without its secret.
+        stats: counts of lookups and writes.
+        reads: observers of the duration of each read.
     """
 
     def __init__(
@@ -111,28 +111,27 @@ class SharedCache:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the store answered last, and is asked."""
+        """Whether the store is in use, as its last answer was no failure."""
         return self._is_up
 
     async def open(self) -> None:
-        """Connect; a store that does not answer keeps nobody from starting."""
+        """Connect; if the store does not answer, the service starts without it."""
         self._loop = asyncio.get_running_loop()
         first: asyncio.Future[None] = self._loop.create_future()
         for name, work in (("reader", self._read_all), ("writer", self._write_all)):
             self._threads.append(Thread(target=work, name=f"store-{name}", daemon=True))
         self._first = first
+        self._has_pending.set()  # so that the writer looks how full the store is
         for thread in self._threads:
             thread.start()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
-        if self._is_up:
-            logger.info("Vectors are kept in %s", self.shown)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
-        """Return the results that the store holds, and perhaps others; nothing when it is late.
+        """Return known results of keys; nothing if the store does not answer in time.
 
         Args:
-            keys: of items of the cache in memory.
+            keys: cache keys of items.
         """
         if not self._is_up:
             return _NOTHING
@@ -159,7 +158,7 @@ class SharedCache:
             self._read_failed(f"no answer within {self._timeout_s * 1000:g} ms")
 
     def add(self, key: bytes, result: EmbeddingResult) -> None:
-        """Keep a result, some time; never wait for it."""
+        """Queue a result to be written."""
         if len(self._pending) >= self._max_pending:
             self.stats.dropped += 1
             return
@@ -167,13 +166,13 @@ class SharedCache:
         if not self._has_pending.is_set():
             self._has_pending.set()
 
-    # The reader's thread, and what it tells the event loop.
+    # The reader's thread, and its calls on the event loop.
 
     def _read_all(self) -> None:
         store = self._make_store(self._timeout_s)
         while not self._closed.is_set():
             if not self._is_up:
-                failure = _failure_of(store.open)
+                failure = _try(store.open)
                 self._is_up = failure is None
                 self._on_loop(self._tried_to_open, failure)
                 if failure:
@@ -189,7 +188,7 @@ class SharedCache:
         store.close()
 
     def _next_lookups(self) -> list[_Lookup]:
-        """Wait for lookups, and take all that are there; none where it was only woken."""
+        """Wait for lookups, and take all; none if the thread was only woken."""
         taken = [self._lookups.get()]
         with suppress(Empty):
             while len(taken) < _READ_AT_ONCE:
@@ -200,7 +199,7 @@ class SharedCache:
         items = list(dict.fromkeys(key for one in asked for key in one.keys))
         keys = [self._entries.key(item) for item in items]
         values: list[bytes | None] = []
-        if failure := _failure_of(lambda: values.extend(store.read(keys))):
+        if failure := _try(lambda: values.extend(store.read(keys))):
             return _NOTHING, failure
         found = {}
         for item, key, value in zip(items, keys, values, strict=True):
@@ -230,17 +229,19 @@ class SharedCache:
         if self._failures >= _FAILURES_TO_REST and self._is_up:
             self._is_up = False
             self._lookups.put(None)  # the thread may wait for the next
-            self._tell("reads", why)
+            self._log_once("reads", why)
 
     def _tried_to_open(self, failure: str | None) -> None:
         self._failures = 0
         self.stats.errors += failure is not None
-        self._tell("reads", failure)
+        self._log_once("reads", failure)
         if not self._first.done():
             self._first.set_result(None)
+            if failure is None:
+                logger.info("Vectors are kept in %s", self.shown)
 
-    def _tell(self, side: str, failure: str | None) -> None:
-        """Say once that the store fails, however it does, and once that it works again."""
+    def _log_once(self, side: str, failure: str | None) -> None:
+        """Log once that the store fails, and once that it works again."""
         if failure is None:
             if side in self._failing:
                 self._failing.remove(side)
@@ -256,9 +257,9 @@ class SharedCache:
             )
         self._failing.add(side)
 
-    def _on_loop(self, tell: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(tell, *arguments)
+    def _on_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     # The writer's thread.
 
@@ -269,14 +270,14 @@ class SharedCache:
             self._has_pending.wait(_USAGE_EVERY_S)
             self._has_pending.clear()
             is_last = self._closed.wait(_GATHER_S)
-            failure = None if is_open else _failure_of(store.open)
+            failure = None if is_open else _try(store.open)
             is_open = failure is None
             while is_open and self._pending and not failure:
                 failure = self._write_some(store)
             if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
                 seen_s = time.monotonic()
-                failure = _failure_of(lambda: self._look(store))
-            self._on_loop(self._tell_write, failure)
+                failure = _try(lambda: self._look(store))
+            self._on_loop(self._write_ended, failure)
             if is_last:
                 break
             if failure:
@@ -286,14 +287,14 @@ class SharedCache:
         store.close()
 
     def _write_some(self, store: Store) -> str | None:
-        """Write a batch of what waits; put it back, and say why, where the store fails."""
+        """Write a batch of the queue; if the store fails, put it back and return the failure."""
         taken = [self._pending.popleft() for _ in range(min(_WRITTEN_AT_ONCE, len(self._pending)))]
         entries: list[Entry] = []
         for item_key, result in taken:
             key = self._entries.key(item_key)
             with suppress(ValueError):  # not of the model's dimensions: never kept
                 entries.append((key, self._entries.encode(key, result)))
-        failure = _failure_of(lambda: store.write(entries))
+        failure = _try(lambda: store.write(entries))
         if failure:
             self._pending.extendleft(reversed(taken))
         else:
@@ -303,12 +304,12 @@ class SharedCache:
     def _look(self, store: Store) -> None:
         self.stats.usage = store.usage()
 
-    def _tell_write(self, failure: str | None) -> None:
+    def _write_ended(self, failure: str | None) -> None:
         self.stats.errors += failure is not None
-        self._tell("writes", failure)
+        self._log_once("writes", failure)
 
     async def aclose(self) -> None:
-        """Write what waits, within two seconds, and stop."""
+        """Write the queue, within two seconds, and stop."""
         self._closed.set()
         self._has_pending.set()
         self._lookups.put(None)
@@ -320,12 +321,12 @@ class SharedCache:
             thread.join(max(0.0, ends_s - time.monotonic()))
 
 
-def _failure_of(do: Callable[[], None]) -> str | None:
-    """Do something with a store, and say why it failed; None where it did not."""
+def _try(do: Callable[[], None]) -> str | None:
+    """Call a function of a store; return its failure as a message, or None."""
     try:
         do()
     except StoreError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor tell a secret
+    except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor show a secret
         return f"a bug ({type(error).__name__})"
     return None

@@ -170,7 +170,7 @@ def assert_nothing_is_lost_and_the_load_is_even(story: Story) -> None:
     assert max(story.spread.values()) < 0.2
 
 
-def test_no_object_is_lost_whatever_befalls_the_replicas(
+def test_no_object_is_lost_when_replicas_fail(
     known: Known, replicas: list[Replica], tmp_path: Path
 ) -> None:
     with told(known, replicas, tmp_path / "envoy", calm_s=4) as story:

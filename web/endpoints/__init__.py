@@ -1,4 +1,4 @@
-"""The interfaces: one module for each wire format, and the table of them."""
+"""The endpoints: one module for each wire format, and the table of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an interface is: one wire format, and nothing else. One handler serves all of them.
+"""The base of endpoints: each is one wire format, and one handler serves all of them.
 
-    body -> parse -> Ask(inputs) -> vectorizer.embed -> [EmbeddingResult] -> serialize -> body
+    body -> parse -> ParsedRequest -> vectorizer.embed -> [EmbeddingResult] -> serialize -> body
 
-It is made once the model is loaded, and registered by a line in `web/endpoints/__init__.py`.
+An endpoint is created when the model is loaded. `web/endpoints/__init__.py` registers its class.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from web.endpoints.error_format import ErrorFormat, SentenceErrors
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """What a request asks for; an interface adds fields that its answer needs.
+    """A parsed request; an endpoint adds fields that its answer needs.
 
     Attributes:
-        inputs: what shall become vectors or scores, in the order of the answers.
+        inputs: the inputs to embed or score, in the order of the answers.
     """
 
     inputs: Sequence[EmbedInput]
@@ -33,13 +33,13 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An interface, described to those who use it.
+    """The OpenAPI description of an endpoint.
 
     Attributes:
-        summary: what it is for, in a few words.
-        request: the fields of a body; what they are for is said by `msgspec.Meta`.
-        response: the type of an answer: a Struct, a list, or a union of them.
-        examples: bodies that work with any model of the modalities that they name.
+        summary: its purpose in a few words.
+        request: the type of a body; `msgspec.Meta` describes its fields.
+        response: the type of an answer: a Struct, a list, or a union.
+        examples: example bodies, for any model of their modalities.
     """
 
     summary: str
@@ -52,19 +52,19 @@ ParsedT = TypeVar("ParsedT", bound=ParsedRequest)
 
 
 class Endpoint(ABC, Generic[ParsedT]):
-    """An interface.
+    """An endpoint: parses and serializes one wire format.
 
     Args:
-        settings: its limits.
-        info: what is loaded.
+        settings: the settings, for the limits.
+        info: facts about the loaded model.
 
     Attributes:
-        paths: where it is asked by POST: the first is counted, the others mean it, and have the
-            shape of its errors. GET of `/` stays the page's.
-        description: of it, for OpenAPI.
-        errors: how errors are worded below its prefix.
-        alternatives: other interfaces that are asked on its paths as well; see `of_body`.
-        scores: whether it asks for scores, which rerankers alone give, and not for vectors.
+        paths: the paths of its POST routes. The first is its name in metrics; all have its error
+            format. GET of `/` is the debug page's.
+        description: its description for OpenAPI.
+        errors: the error format of paths below its prefix.
+        alternatives: other endpoints on the same paths; see `of_body`.
+        scores: whether it returns scores of a reranker, and not vectors.
     """
 
     paths: ClassVar[tuple[str, ...]]
@@ -79,36 +79,36 @@ class Endpoint(ABC, Generic[ParsedT]):
 
     @classmethod
     def operation_id(cls) -> str:
-        """Name the interface, for its route and for OpenAPI."""
+        """Return the endpoint's name for its route and OpenAPI."""
         return cls.paths[0].strip("/").replace("/", "_")
 
     @property
     def max_items(self) -> int:
-        """Most inputs of one request."""
+        """Maximum number of inputs in a request."""
         settings = self.settings
         return settings.max_request_documents if self.scores else settings.max_request_items
 
     def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
-        """Return the interface that a body is meant for: this one, or an alternative.
+        """Return the endpoint of a body: this endpoint, or an alternative.
 
         Raises:
-            InvalidInputError: it could be meant for several.
+            InvalidInputError: the body fits several endpoints.
         """
         return self
 
     @abstractmethod
     def parse(self, body: bytes | bytearray) -> ParsedT:
-        """Read a request; the body is emptied afterwards.
+        """Parse a body, which is cleared afterwards.
 
         Raises:
-            InvalidInputError: it is not what it should be; the message says where.
-            RequestTooLargeError: it holds too much.
+            InvalidInputError: the body is invalid; the message names the place.
+            RequestTooLargeError: the body holds too much.
         """
 
     @abstractmethod
-    def serialize(self, ask: ParsedT, answers: Sequence[EmbeddingResult]) -> bytes:
-        """Write the JSON of an answer, which has the ask's order.
+    def serialize(self, parsed: ParsedT, answers: Sequence[EmbeddingResult]) -> bytes:
+        """Serialize an answer to JSON, in the order of the request.
 
         Raises:
-            InvalidInputError: the request forbids what its texts would have needed.
+            InvalidInputError: a text was truncated, and the request forbids that.
         """

@@ -1,4 +1,4 @@
-"""`POST /vectorize`, as Weaviate's `multi2vec-clip` module asks it: texts and images together."""
+"""`POST /vectorize`, for Weaviate's `multi2vec-clip` module: texts and images together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from web.endpoints.json_body import decode
 
 
 class VectorizeRequest(msgspec.Struct):
-    """What `POST /vectorize` takes; Weaviate leaves an empty list out altogether."""
+    """The body of `POST /vectorize`; Weaviate omits empty lists."""
 
     texts: Annotated[list[str] | None, msgspec.Meta(description="texts to embed")] = None
     images: Annotated[
@@ -31,7 +31,7 @@ class VectorizeRequest(msgspec.Struct):
 
 
 class VectorizeResponse(msgspec.Struct):
-    """What `POST /vectorize` answers: both lists, in the order of the request."""
+    """The answer of `POST /vectorize`: both lists, in the order of the request."""
 
     textVectors: list[list[float]]  # noqa: N815 - the wire format of Weaviate
     imageVectors: list[list[float]]  # noqa: N815
@@ -39,10 +39,10 @@ class VectorizeResponse(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ParsedVectorize(ParsedRequest):
-    """Texts, then images.
+    """A parsed request: texts, then images.
 
     Attributes:
-        texts: how many of the inputs are texts.
+        texts: number of texts among the inputs.
     """
 
     texts: int
@@ -52,7 +52,7 @@ _DECODER = msgspec.json.Decoder(VectorizeRequest)
 
 
 class Vectorize(Endpoint[ParsedVectorize]):
-    """The interface of Weaviate's `multi2vec-clip` module."""
+    """The endpoint of Weaviate's `multi2vec-clip` module."""
 
     paths = ("/vectorize",)
     description = Description(
@@ -65,15 +65,15 @@ class Vectorize(Endpoint[ParsedVectorize]):
     @override
     def parse(self, body: bytes | bytearray) -> ParsedVectorize:
         wanted = decode(_DECODER, body)
-        # Each may be missing, null or empty.
+        # Both lists may be missing, null or empty.
         texts, images = wanted.texts or [], wanted.images or []
         inputs = [EmbedInput(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
         inputs += [EmbedInput(f"images[{i}]", "image", image) for i, image in enumerate(images)]
         return ParsedVectorize(inputs, len(texts))
 
     @override
-    def serialize(self, ask: ParsedVectorize, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedVectorize, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
-        content = {"textVectors": vectors[: ask.texts], "imageVectors": vectors[ask.texts :]}
+        content = {"textVectors": vectors[: parsed.texts], "imageVectors": vectors[parsed.texts :]}
         # Each number as the shortest decimal that parses back to the same float32.
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

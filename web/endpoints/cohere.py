@@ -1,7 +1,7 @@
-"""`POST /v2/rerank` and `/v1/rerank`, as clients of Cohere's and of Jina's API ask them.
+"""`POST /v2/rerank` and `/v1/rerank`, the rerank APIs of Cohere and Jina.
 
 Source: the API references of both, and the package `cohere`. Open WebUI and Weaviate's
-`reranker-cohere` ask the same way.
+`reranker-cohere` use the same API.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from typing_extensions import override
 from backends.model import EmbeddingResult
 from backends.scores import sigmoid
 from web.endpoints.base import Description, Endpoint, ParsedRequest
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import decode
-from web.endpoints.ranking import logits_of, pairs_of, ranking_of
+from web.endpoints.ranking import join_logits, make_pairs, rank
 
 
 class CohereErrorResponse(msgspec.Struct):
-    """What an answer above 399 holds."""
+    """The body of an error."""
 
     message: str
 
 
 class CohereErrors(ErrorFormat):
-    """Errors as clients of Cohere's API read them."""
+    """The error format of Cohere's API."""
 
     prefix = "/v2/"
     schema = CohereErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        return orjson.dumps({"message": refusal.sentence})
+    def body(self, error_info: ErrorInfo) -> bytes:
+        return orjson.dumps({"message": error_info.message})
 
 
 class CohereDocument(msgspec.Struct):
-    """A document; other fields of it mean nothing here."""
+    """A document; other fields are ignored."""
 
     text: str
 
 
 class CohereRequest(msgspec.Struct):
-    """What `POST /v2/rerank` takes; other fields, such as `max_tokens_per_doc`, mean nothing."""
+    """The body of `POST /v2/rerank`; other fields, such as `max_tokens_per_doc`, are ignored."""
 
     query: Annotated[str, msgspec.Meta(description="what the documents shall answer")]
     documents: Annotated[
@@ -66,7 +66,7 @@ class CohereRequest(msgspec.Struct):
 
 
 class CohereResult(msgspec.Struct, omit_defaults=True):
-    """A document by its place in the request, and how relevant it is, from 0 to 1."""
+    """A document by its index in the request, and its relevance from 0 to 1."""
 
     index: int
     relevance_score: float
@@ -80,27 +80,27 @@ class CohereVersion(msgspec.Struct):
 
 
 class CohereTokens(msgspec.Struct):
-    """The tokens that the model read, the query's for each document, special ones included."""
+    """Number of tokens that the model read, with the query for each document and special tokens."""
 
     input_tokens: int
 
 
 class CohereMeta(msgspec.Struct):
-    """What Cohere's clients read of an answer beside its results."""
+    """The `meta` of an answer for Cohere's clients."""
 
     api_version: CohereVersion
     tokens: CohereTokens
 
 
 class JinaUsage(msgspec.Struct):
-    """The same tokens, as Jina's clients read them."""
+    """The number of tokens for Jina's clients."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class CohereResponse(msgspec.Struct):
-    """What `POST /v2/rerank` answers: the documents that were asked for, the best first."""
+    """The answer of `POST /v2/rerank`: the best `top_n` documents, the best first."""
 
     id: str
     model: str
@@ -110,12 +110,12 @@ class CohereResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class CohereAsk(ParsedRequest):
-    """Pairs, and how the answer is written.
+class ParsedCohere(ParsedRequest):
+    """A parsed request of pairs, with the options of its answer.
 
     Attributes:
         texts: the documents.
-        wanted: the request.
+        wanted: the body.
     """
 
     texts: Sequence[str]
@@ -125,8 +125,8 @@ class CohereAsk(ParsedRequest):
 _DECODER = msgspec.json.Decoder(CohereRequest)
 
 
-class CohereRerank(Endpoint[CohereAsk]):
-    """The interface of Cohere's and of Jina's rerankers."""
+class CohereRerank(Endpoint[ParsedCohere]):
+    """The endpoint of Cohere's and Jina's rerankers."""
 
     paths = ("/v2/rerank", "/v1/rerank")
     scores = True
@@ -146,19 +146,19 @@ class CohereRerank(Endpoint[CohereAsk]):
     errors = CohereErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> CohereAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedCohere:
         wanted = decode(_DECODER, body)
         texts = [one if isinstance(one, str) else one.text for one in wanted.documents]
-        return CohereAsk(pairs_of(wanted.query, texts, "documents"), texts, wanted)
+        return ParsedCohere(make_pairs(wanted.query, texts, "documents"), texts, wanted)
 
     @override
-    def serialize(self, ask: CohereAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        wanted, logits = ask.wanted, logits_of(answers)
+    def serialize(self, parsed: ParsedCohere, answers: Sequence[EmbeddingResult]) -> bytes:
+        wanted, logits = parsed.wanted, join_logits(answers)
         scores, tokens = sigmoid(logits), sum(answer.tokens for answer in answers)
         results = [
             {"index": place, "relevance_score": scores[place]}
-            | ({"document": {"text": ask.texts[place]}} if wanted.return_documents else {})
-            for place in ranking_of(logits)[: wanted.top_n]
+            | ({"document": {"text": parsed.texts[place]}} if wanted.return_documents else {})
+            for place in rank(logits)[: wanted.top_n]
         ]
         content = {
             "id": str(uuid4()),

@@ -1,4 +1,4 @@
-"""How many numbers of a vector a request asks for, and whether the model allows it."""
+"""Checks the number of dimensions that a request wants of its vectors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from errors import InvalidInputError
 
 
 def kept(dimensions: int | None, info: ModelInfo, name: str = "dimensions") -> int | None:
-    """Return how many of a vector's first numbers are kept; None for all.
+    """Return the number of dimensions to keep; None for all.
 
     Args:
-        dimensions: as many are asked for.
-        info: the model.
-        name: by which an error calls them.
+        dimensions: the requested number; None for all.
+        info: facts about the model.
+        name: the field's name in errors.
 
     Raises:
-        InvalidInputError: the model's vectors cannot be cut, or have fewer numbers.
+        InvalidInputError: the model's vectors cannot be truncated, or are shorter.
     """
     whole = info.dimensions
     if dimensions is None or dimensions == whole:

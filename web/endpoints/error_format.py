@@ -1,4 +1,4 @@
-"""How errors are worded: one sentence for all interfaces, in the shape that each of them has."""
+"""Error formats: the JSON shapes of errors of the different wire formats."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from typing_extensions import override
 from errors import Reason
 
 
-class Refusal(NamedTuple):
-    """Why a request got no vectors.
+class ErrorInfo(NamedTuple):
+    """An error of a request, for its error format.
 
     Attributes:
-        status: by the one table of `web/errors.py`.
-        sentence: what is wrong, for the person who can fix it.
-        reason: the same in a word or two.
-        where: the item or field at fault; empty where it is none of them.
+        status: the status, by the table of `web/errors.py`.
+        message: the error message, for the person who can fix the error.
+        reason: the metric label of the error.
+        where: the item or field at fault; empty for the whole request.
     """
 
     status: int
-    sentence: str
+    message: str
     reason: Reason
     where: str = ""
 
 
 class ErrorFormat(ABC):
-    """The shape of the errors of all paths that begin alike.
+    """The error format of all paths with a prefix.
 
     Attributes:
-        prefix: how they begin; of several that fit a path, the longest counts.
-        schema: describes a body for OpenAPI.
+        prefix: the prefix; the longest prefix of a path counts.
+        schema: the type of an error body, for OpenAPI.
     """
 
     prefix: ClassVar[str]
     schema: ClassVar[type[msgspec.Struct]]
 
     def status(self, status: int) -> int:
-        """Return the status that stands here for one of the table; most often itself."""
+        """Return this format's status for a status of the table; by default the same."""
         return status
 
     @abstractmethod
-    def body(self, refusal: Refusal) -> bytes:
-        """Write the JSON of an error."""
+    def body(self, error_info: ErrorInfo) -> bytes:
+        """Serialize an error to JSON."""
 
 
 class ErrorResponse(msgspec.Struct):
-    """What every answer above 399 holds: Weaviate shows its user this string and nothing else."""
+    """The body of every error; Weaviate shows its user only this string."""
 
     error: Annotated[str, msgspec.Meta(examples=["images[1]: not an image"])]
 
 
 class SentenceErrors(ErrorFormat):
-    """One sentence, as Weaviate reads it; of every path that no other format claims."""
+    """The default error format: one sentence, as Weaviate expects it."""
 
     prefix = "/"
     schema = ErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        return orjson.dumps({"error": refusal.sentence})
+    def body(self, error_info: ErrorInfo) -> bytes:
+        return orjson.dumps({"error": error_info.message})

@@ -1,4 +1,4 @@
-"""Images in a request: how a string is known to be one, and what OpenAPI says of them."""
+"""Images in a request: detects base64 and data URLs, and describes images for OpenAPI."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ EXAMPLE_IMAGE = (  # a red circle
 
 _DATA_URL = re.compile(r"\s*data:(?:image/|[^,\s]*;base64,)", re.IGNORECASE)
 
-# No text has so many of these without a space: base64 of a file does, in lines or in one.
+# No text has so many such characters without a space; the base64 of a file has.
 _FILE_CHARS = 256
 _FILE = rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}"
-# What people leave around an image: Markdown, HTML, CSS; then quotes, or Python's b'...'.
+# Markup that users leave around an image: Markdown, HTML, CSS; then quotes, or Python's b'...'.
 _MARKUP = r"\[?!?\[[^\[\]]{0,1000}+\][(:]\s*+<?|<img\b[^>]{0,1000}?\bsrc\s*+=|url\("
 _AROUND = rf"(?:{_MARKUP})?\s*+(?:b?[\"'`]{{1,3}}+)?\s*+"
-# The beginning of a data URL, be it with spaces, or the end of that beginning.
+# The beginning of a data URL, also with spaces, or the end of that beginning.
 _TYPE = r"[\w.+-]{1,100}+/[\w.+-]{1,100}+"
 _HEAD = rf"data:(?:image/|[^,\s]*;base64,|\s*+{_TYPE}[^,]{{0,200}};\s*+base64\s*+,)|{_TYPE};base64,"
 _HIDDEN_URL = re.compile(rf"{_AROUND}(?:{_HEAD})", re.IGNORECASE)
@@ -42,12 +42,12 @@ _HEAD_CHARS = 2_000
 
 
 def is_data_url(content: str) -> bool:
-    """Tell whether a string is the data URL of an image, or of any file in base64."""
+    """Return whether a string is the data URL of an image, or of any file in base64."""
     return bool(_DATA_URL.match(content))
 
 
 def is_hidden_image(text: str) -> bool:
-    """Tell whether a text is a file in base64, plain or as its data URL, in quotes or markup."""
+    """Return whether a text is a file's base64 or data URL, also in quotes or markup."""
     head = text.lstrip().removeprefix("\ufeff").lstrip()[:_HEAD_CHARS]
     in_a_line = head.replace("\r", "").replace("\n", "")
     return bool(_HIDDEN_URL.match(head) or _HIDDEN_FILE.match(in_a_line))

@@ -1,4 +1,4 @@
-"""Reads a JSON body into the fields of an interface, within bounds of memory."""
+"""Decodes JSON bodies within bounds of memory."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from errors import InvalidInputError, RequestTooLargeError
 
 T = TypeVar("T")
 
-# How an input shall be read. It may be written in front of a text, and errors repeat it: a long one
-# would be another way to send a long text, past all bounds of texts.
+# A parameter such as a task. It may be written in front of a text, and errors repeat it, so its
+# length is bounded as that of texts is.
 Word = Annotated[str, msgspec.Meta(max_length=64)]
 
-# A string takes 50 bytes and more, however short it is: 100 MB of them would grow to 2 GB.
+# Even a short string takes 50 bytes and more: a body of 100 MB would grow to 2 GB.
 _MAX_QUOTES = 2_000_000
-# Largest body that is read a second time, by Python's own parser: it builds all that it reads, for
-# which it takes 0.1 s at most then.
+# Largest body that Python's own parser reads again: it builds all values, which takes 0.1 s at
+# most.
 _MAX_SECOND_READING_BYTES = 1_000_000
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # or half of a pair
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # or a half of a pair
 _NO_UNICODE = "not valid Unicode (lone surrogate)"
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
-    """Read a body, whatever its content type says.
+    """Decode a body, independent of its content type.
 
-    What a decoder does not know is skipped without being built: otherwise 15 MB of `[],[],...`
-    under a name of no meaning would grow to 160 MB.
+    Unknown fields are skipped and not built: otherwise 15 MB of `[],[],...` in an unknown field
+    would grow to 160 MB.
 
     Raises:
-        InvalidInputError: the body is not what it should be; the message says where.
-        RequestTooLargeError: it holds too many strings.
+        InvalidInputError: the body is invalid; the message names the place.
+        RequestTooLargeError: the body holds too many strings.
     """
-    if body.count(b'"') > _MAX_QUOTES:
+    if len(body) > _MAX_QUOTES and body.count(b'"') > _MAX_QUOTES:
         raise RequestTooLargeError("the request body: it holds over a million strings", "body")
     try:
         try:
@@ -58,7 +58,7 @@ class FieldFinder:
     """Tells which of some fields a body holds, without building their values.
 
     Args:
-        names: of the fields.
+        names: names of the fields.
     """
 
     def __init__(self, *names: str) -> None:
@@ -67,7 +67,7 @@ class FieldFinder:
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Fields", fields))
 
     def find(self, body: bytes | bytearray) -> set[str]:
-        """Return those that are there and not null; none of a body that cannot be read."""
+        """Return the fields that are present and not null; none if the body is invalid."""
         try:
             raw = msgspec.structs.asdict(self._decoder.decode(body))
             starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}
@@ -84,18 +84,18 @@ class FieldFinder:
 
 
 class NaN:
-    """`NaN` or `Infinity`: no JSON, and no value that any field takes."""
+    """`NaN` or `Infinity`, which is no JSON and which no field accepts."""
 
 
 def _decode_as_python_does(
     decoder: msgspec.json.Decoder[T], body: bytes | bytearray, fault: Exception
 ) -> T:
-    """Read what the references' `json.loads` reads beside JSON, where it stands in no known field.
+    """Decode like Python's `json.loads`, which the references use and which accepts more than JSON.
 
     Raises:
-        InvalidInputError: a known field holds a lone surrogate, of which no vector can be made.
-        msgspec.ValidationError: a known field is not what it should be.
-        Exception: `fault`, where this is no JSON for Python either.
+        InvalidInputError: a known field holds a lone surrogate, which cannot be embedded.
+        msgspec.ValidationError: a known field has an invalid value.
+        Exception: `fault`, if Python cannot decode the body either.
     """
     try:
         content = json.loads(body, parse_constant=lambda _: NaN())
@@ -103,7 +103,7 @@ def _decode_as_python_does(
         raise fault from None
     try:
         wanted = msgspec.convert(content, decoder.type, strict=decoder.strict)
-    except UnicodeEncodeError as error:  # where a word or a number was expected
+    except UnicodeEncodeError as error:  # in a field of another type than text
         raise InvalidInputError(f"the request body: {_NO_UNICODE}", "body") from error
     if _SURROGATE.search(body) and (where := _lone_surrogate(wanted)):
         raise InvalidInputError(_NO_UNICODE, "body").at(where)
@@ -111,7 +111,7 @@ def _decode_as_python_does(
 
 
 def _lone_surrogate(value: Any, where: str = "") -> str:
-    """Return where a string stands that has no UTF-8, or an empty string where there is none."""
+    """Return the place of a lone surrogate; empty if there is none."""
     if isinstance(value, str):
         try:
             value.encode()

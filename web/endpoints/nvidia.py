@@ -1,7 +1,7 @@
-"""`POST /v1/ranking` and `/v1/retrieval/nvidia/reranking`, as clients of NVIDIA's API ask them.
+"""`POST /v1/ranking` and `/v1/retrieval/nvidia/reranking`, NVIDIA's rerank API.
 
 Source: the reference of NVIDIA's NIM for rerankers, and the package
-`llama-index-postprocessor-nvidia-rerank`. Weaviate's `reranker-nvidia` asks the longer path, and
+`llama-index-postprocessor-nvidia-rerank`. Weaviate's `reranker-nvidia` uses the longer path, and
 reads the `msg` of a 422, but no other error.
 """
 
@@ -18,14 +18,14 @@ from typing_extensions import override
 
 from backends.model import EmbeddingResult
 from web.endpoints.base import Description, Endpoint, ParsedRequest
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import decode
-from web.endpoints.ranking import logits_of, pairs_of, ranking_of
+from web.endpoints.ranking import join_logits, make_pairs, rank
 from web.endpoints.truncation import refuse_cut
 
 
 class NvidiaFault(msgspec.Struct):
-    """What is wrong with a request: where, in a sentence, and in a word."""
+    """A fault of a request: location, message and type."""
 
     loc: list[str | int]
     msg: str
@@ -33,23 +33,25 @@ class NvidiaFault(msgspec.Struct):
 
 
 class NvidiaErrorResponse(msgspec.Struct):
-    """What an answer above 399 holds: the faults of a request (422), or a sentence."""
+    """The body of an error: the faults of a request (422), or a sentence."""
 
     detail: str | list[NvidiaFault]
 
 
 class NvidiaErrors(ErrorFormat):
-    """Errors as clients of NVIDIA's API read them."""
+    """The error format of NVIDIA's API."""
 
     prefix = "/v1/ranking"
     schema = NvidiaErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        detail: object = refusal.sentence
-        if refusal.status == 422:
-            place = [int(one) if one.isdecimal() else one for one in _STEP.findall(refusal.where)]
-            fault = {"loc": ["body", *place], "msg": refusal.sentence, "type": refusal.reason}
+    def body(self, error_info: ErrorInfo) -> bytes:
+        detail: object = error_info.message
+        if error_info.status == 422:
+            place = [
+                int(one) if one.isdecimal() else one for one in _STEP.findall(error_info.where)
+            ]
+            fault = {"loc": ["body", *place], "msg": error_info.message, "type": error_info.reason}
             detail = [fault]
         return orjson.dumps({"detail": detail})
 
@@ -64,7 +66,7 @@ class NvidiaText(msgspec.Struct):
 
 
 class NvidiaRequest(msgspec.Struct):
-    """What `POST /v1/ranking` takes; other fields mean nothing here."""
+    """The body of `POST /v1/ranking`; other fields are ignored."""
 
     query: Annotated[NvidiaText, msgspec.Meta(description="what the passages shall answer")]
     passages: Annotated[list[NvidiaText], msgspec.Meta(description="texts to rank")]
@@ -76,24 +78,24 @@ class NvidiaRequest(msgspec.Struct):
 
 
 class NvidiaRanking(msgspec.Struct):
-    """A passage by its place in the request, and its logit: any number, the higher the better."""
+    """A passage by its index in the request, and its logit; a higher logit is better."""
 
     index: int
     logit: float
 
 
 class NvidiaResponse(msgspec.Struct):
-    """What `POST /v1/ranking` answers: all passages, the best first."""
+    """The answer of `POST /v1/ranking`: all passages, the best first."""
 
     rankings: list[NvidiaRanking]
 
 
 @dataclass(frozen=True, slots=True)
-class NvidiaAsk(ParsedRequest):
-    """Pairs.
+class ParsedNvidia(ParsedRequest):
+    """A parsed request of pairs.
 
     Attributes:
-        uncut: what forbids a pair to be cut; empty where nothing does.
+        uncut: the option that forbids truncation; empty if it is allowed.
     """
 
     uncut: str
@@ -102,8 +104,8 @@ class NvidiaAsk(ParsedRequest):
 _DECODER = msgspec.json.Decoder(NvidiaRequest)
 
 
-class NvidiaRerank(Endpoint[NvidiaAsk]):
-    """The interface of NVIDIA's rerankers."""
+class NvidiaRerank(Endpoint[ParsedNvidia]):
+    """The endpoint of NVIDIA's rerankers."""
 
     paths = ("/v1/ranking", "/v1/retrieval/nvidia/reranking")
     scores = True
@@ -122,15 +124,15 @@ class NvidiaRerank(Endpoint[NvidiaAsk]):
     errors = NvidiaErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> NvidiaAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedNvidia:
         wanted = decode(_DECODER, body)
         texts = [one.text for one in wanted.passages]
         uncut = '`"truncate": "NONE"`' if wanted.truncate == "NONE" else ""
-        return NvidiaAsk(pairs_of(wanted.query.text, texts, "passages"), uncut)
+        return ParsedNvidia(make_pairs(wanted.query.text, texts, "passages"), uncut)
 
     @override
-    def serialize(self, ask: NvidiaAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        refuse_cut(ask, answers, ask.uncut)
-        logits = logits_of(answers)
-        rankings = [{"index": place, "logit": logits[place]} for place in ranking_of(logits)]
+    def serialize(self, parsed: ParsedNvidia, answers: Sequence[EmbeddingResult]) -> bytes:
+        refuse_cut(parsed, answers, parsed.uncut)
+        logits = join_logits(answers)
+        rankings = [{"index": place, "logit": logits[place]} for place in rank(logits)]
         return orjson.dumps({"rankings": rankings}, option=orjson.OPT_SERIALIZE_NUMPY)

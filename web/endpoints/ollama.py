@@ -1,7 +1,7 @@
-"""`/api/`, as clients of Ollama ask it: Weaviate's `text2vec-ollama` for one, which sends batches.
+"""The API of Ollama (`/api/`), for clients such as Weaviate's `text2vec-ollama`.
 
-Source: Ollama's `server/routes.go` and `docs/api.md`. No task is said here, and a search looks like
-an import of one text: so a request with one text goes before all that have more.
+Source: Ollama's `server/routes.go` and `docs/api.md`. Requests have no task, and a search looks
+like an import of one text. So a request with one text counts as a query, which has priority.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8
 
 
 class OllamaErrors(SentenceErrors):
-    """Errors as Ollama words them; what cannot be read is 400."""
+    """The error format of Ollama; invalid bodies are 400."""
 
     prefix = "/api/"
 
@@ -43,7 +43,7 @@ class OllamaErrors(SentenceErrors):
 
 
 class OllamaRequest(msgspec.Struct):
-    """What `POST /api/embed` takes; other fields mean nothing here."""
+    """The body of `POST /api/embed`; other fields are ignored."""
 
     model: ModelName = None
     input: Annotated[
@@ -59,7 +59,7 @@ class OllamaRequest(msgspec.Struct):
 
 
 class OllamaResponse(msgspec.Struct):
-    """What `POST /api/embed` answers, in the order of the request; vectors have length 1."""
+    """The answer of `POST /api/embed`, in the order of the request; vectors have length 1."""
 
     model: str
     embeddings: list[list[float]]
@@ -67,24 +67,24 @@ class OllamaResponse(msgspec.Struct):
 
 
 class OllamaPromptRequest(msgspec.Struct):
-    """What `POST /api/embeddings` takes; other fields mean nothing here."""
+    """The body of `POST /api/embeddings`; other fields are ignored."""
 
     model: ModelName = None
     prompt: Annotated[str | None, msgspec.Meta(description="a text")] = None
 
 
 class OllamaPromptResponse(msgspec.Struct):
-    """What `POST /api/embeddings` answers: the vector as the model gives it."""
+    """The answer of `POST /api/embeddings`: the model's vector, not normalized."""
 
     embedding: list[float]
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaAsk(ParsedRequest):
-    """Texts.
+class ParsedOllama(ParsedRequest):
+    """A parsed request of texts.
 
     Attributes:
-        model: its name, as the client said it.
+        model: the model's name in the request.
     """
 
     model: str
@@ -94,8 +94,8 @@ _DECODER = msgspec.json.Decoder(OllamaRequest)
 _PROMPT_DECODER = msgspec.json.Decoder(OllamaPromptRequest)
 
 
-class OllamaEmbed(Endpoint[OllamaAsk]):
-    """The interface of Ollama for several texts."""
+class OllamaEmbed(Endpoint[ParsedOllama]):
+    """Ollama's endpoint for several texts."""
 
     paths = ("/api/embed",)
     description = Description(
@@ -107,9 +107,9 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
     errors = OllamaErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> OllamaAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedOllama:
         wanted = decode(_DECODER, body)
-        given = wanted.input or []  # Ollama answers none to an empty text that stands alone, too
+        given = wanted.input or []  # Ollama also returns no vectors for a single empty text
         texts = [given] if isinstance(given, str) else given
         postprocess = self._postprocess(wanted.dimensions or 0)
         inputs = [
@@ -119,16 +119,16 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
             for i, text in enumerate(texts)
         ]
         model = self.info.name if wanted.model is None else wanted.model
-        return OllamaAsk(inputs, model)
+        return ParsedOllama(inputs, model)
 
     def _postprocess(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions
         return Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
 
     @override
-    def serialize(self, ask: OllamaAsk, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedOllama, answers: Sequence[EmbeddingResult]) -> bytes:
         content = {
-            "model": ask.model,
+            "model": parsed.model,
             "embeddings": [answer.vector for answer in answers],
             "prompt_eval_count": sum(answer.tokens for answer in answers),
         }
@@ -136,7 +136,7 @@ class OllamaEmbed(Endpoint[OllamaAsk]):
 
 
 class OllamaEmbeddings(Endpoint[ParsedRequest]):
-    """The older interface of Ollama, for one text: as there, its vector is not scaled."""
+    """Ollama's older endpoint for one text; as there, the vector is not normalized."""
 
     paths = ("/api/embeddings",)
     description = Description(
@@ -155,14 +155,14 @@ class OllamaEmbeddings(Endpoint[ParsedRequest]):
         )
 
     @override
-    def serialize(self, ask: ParsedRequest, answers: Sequence[EmbeddingResult]) -> bytes:
-        # Without a text Ollama only loads the model, and answers no number.
+    def serialize(self, parsed: ParsedRequest, answers: Sequence[EmbeddingResult]) -> bytes:
+        # Without a text Ollama only loads the model, and returns an empty vector.
         embedding = answers[0].vector if answers else ()
         return orjson.dumps({"embedding": embedding}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class OllamaDetails(TypedDict):
-    """What a model is made of."""
+    """Details of a model: family and size."""
 
     parent_model: str
     format: str
@@ -173,7 +173,7 @@ class OllamaDetails(TypedDict):
 
 
 class OllamaModel(TypedDict):
-    """A model, as `GET /api/tags` lists it."""
+    """An entry of `GET /api/tags`."""
 
     name: str
     model: str
@@ -184,19 +184,19 @@ class OllamaModel(TypedDict):
 
 
 class OllamaTags(TypedDict):
-    """What `GET /api/tags` answers."""
+    """The answer of `GET /api/tags`."""
 
     models: list[OllamaModel]
 
 
 class OllamaVersion(TypedDict):
-    """What `GET /api/version` answers: the version of this service, not of an Ollama."""
+    """The answer of `GET /api/version`: the version of this service."""
 
     version: str
 
 
 def tags(info: ModelInfo, loaded_at: int) -> OllamaTags:
-    """List the model that is loaded; its size is that of its weights in memory."""
+    """Return the loaded model as the only entry; its size is that of the weights in memory."""
     name = info.name
     tagged = name if ":" in name else f"{name}:latest"
     model: OllamaModel = {

@@ -1,7 +1,7 @@
-"""`POST /v1/embeddings`, as clients of OpenAI's API ask it.
+"""`POST /v1/embeddings`, OpenAI's API.
 
-Beside that API's texts it takes images, as the clients of Jina and Voyage (`{"image": ...}`) and
-of infinity (`"modality": "image"`) send them.
+It also accepts images, in the forms of Jina and Voyage (`{"image": ...}`) and of infinity
+(`"modality": "image"`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from web.endpoints.openai_api import OpenAIErrors
 from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
 
-_MAX_INPUTS = 2048  # of a request, by OpenAI's API; clients send that many at a time
+_MAX_INPUTS = 2048  # in a request, as in OpenAI's API
 
 _OTHER_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
@@ -49,7 +49,7 @@ class EmbeddingInput(msgspec.Struct):
 
 
 class EmbeddingsOptions(msgspec.Struct, kw_only=True):
-    """How to embed, and how to answer; other fields mean nothing here."""
+    """Options of a request; other fields are ignored."""
 
     model: Annotated[
         str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
@@ -77,7 +77,7 @@ class EmbeddingsOptions(msgspec.Struct, kw_only=True):
 
 
 class EmbeddingsRequest(EmbeddingsOptions):
-    """What `POST /v1/embeddings` takes."""
+    """The body of `POST /v1/embeddings`."""
 
     input: Annotated[
         str | EmbeddingInput | list[str | EmbeddingInput],
@@ -89,13 +89,13 @@ class EmbeddingsRequest(EmbeddingsOptions):
 
 
 class TokenIdsRequest(EmbeddingsOptions):
-    """What it also takes, where the operator says whose token ids they are."""
+    """The body with token ids, if EMBEDDINGS_TOKEN_IDS accepts them."""
 
     input: TokenIds
 
 
 class Embedding(msgspec.Struct):
-    """A vector."""
+    """A vector with its index in the request."""
 
     object: Literal["embedding"]
     index: int
@@ -103,14 +103,14 @@ class Embedding(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """The tokens that the model read, special ones included; an image has none."""
+    """The number of tokens that the model read, with special tokens; an image has none."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsResponse(msgspec.Struct):
-    """What `POST /v1/embeddings` answers, in the order of the request."""
+    """The answer of `POST /v1/embeddings`, in the order of the request."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -120,11 +120,11 @@ class EmbeddingsResponse(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEmbeddings(ParsedRequest):
-    """What is asked for, and how the answer is written.
+    """A parsed request, with the form of its answer.
 
     Attributes:
-        model: its name, as the client said it.
-        is_base64: whether vectors are base64.
+        model: the model's name in the request.
+        is_base64: whether vectors are encoded as base64.
     """
 
     model: str
@@ -136,10 +136,11 @@ _IDS_DECODER = msgspec.json.Decoder(TokenIdsRequest)
 
 
 class Embeddings(Endpoint[ParsedEmbeddings]):
-    """The interface of OpenAI's embeddings.
+    """The endpoint of OpenAI's embeddings.
 
     Raises:
-        ConfigurationError: the settings want vectors cut, and the model's cannot be.
+        ConfigurationError: EMBEDDINGS_DIMENSIONS is set, and the model's vectors cannot be
+            truncated.
     """
 
     paths = ("/v1/embeddings",)
@@ -172,7 +173,7 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         is_query = params.task == "query"
         inputs = [
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
-            for i, (modality, content) in enumerate(_contents_of(wanted))
+            for i, (modality, content) in enumerate(_read_inputs(wanted))
         ]
         model = self.info.name if wanted.model is None else wanted.model
         return ParsedEmbeddings(inputs, model, wanted.encoding_format == "base64")
@@ -182,8 +183,8 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         return Postprocess(dimensions, normalize=wanted.normalized is not False)
 
     @override
-    def serialize(self, ask: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
-        write = _base64_of if ask.is_base64 else _as_it_is
+    def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
+        write = _encode_base64 if parsed.is_base64 else _as_it_is
         tokens = sum(answer.tokens for answer in answers)
         content = {
             "object": "list",
@@ -191,52 +192,52 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
                 {"object": "embedding", "index": i, "embedding": write(answer.vector)}
                 for i, answer in enumerate(answers)
             ],
-            "model": ask.model,
+            "model": parsed.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _contents_of(
+def _read_inputs(
     wanted: EmbeddingsRequest | TokenIdsRequest,
 ) -> Iterator[tuple[Modality, Content]]:
-    """Tell what each item is, and return it.
+    """Yield the modality and the content of each item.
 
     Raises:
-        InvalidInputError: there is none, or one is an image's address, or a file that claims to be
-            a text.
+        InvalidInputError: there are no items, or an item is a URL, or a text that is a file in
+            base64.
     """
     if isinstance(wanted, TokenIdsRequest):
-        yield from (("text", ids) for ids in token_ids.texts_of(wanted.input, "input"))
+        yield from (("text", ids) for ids in token_ids.split_texts(wanted.input, "input"))
         return
     inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
     if not inputs:
         raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
-    for i, one in enumerate(inputs):
+    for i, item in enumerate(inputs):
         try:
-            yield _content_of(one, wanted.modality)
+            yield _read_input(item, wanted.modality)
         except InvalidInputError as error:
             raise error.at(f"input[{i}]") from error
 
 
-def _content_of(one: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
-    if isinstance(one, EmbeddingInput):
-        return _item_of(one)
-    if modality == "image" or is_data_url(one):
-        return "image", _image(one)
-    return "text", _text(one)
+def _read_input(item: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
+    if isinstance(item, EmbeddingInput):
+        return _read_object(item)
+    if modality == "image" or is_data_url(item):
+        return "image", _image(item)
+    return "text", _text(item)
 
 
-def _item_of(one: EmbeddingInput) -> tuple[Modality, str]:
-    if one.image is not None:
-        return "image", _image(one.image)
-    return "text", _text(one.text or "")
+def _read_object(item: EmbeddingInput) -> tuple[Modality, str]:
+    if item.image is not None:
+        return "image", _image(item.image)
+    return "text", _text(item.text or "")
 
 
 def _image(content: str) -> str:
     if _OTHER_URL.match(content):
         raise InvalidInputError(
-            "a URL, and none is ever fetched here: send the image itself, as base64 or as a "
+            "a URL, and none is ever fetched here: send the content of the image, as base64 or a "
             "data URL",
             "base64",
         )
@@ -257,5 +258,5 @@ def _as_it_is(vector: Vector) -> Vector:
     return vector
 
 
-def _base64_of(vector: Vector) -> str:
+def _encode_base64(vector: Vector) -> str:
     return pybase64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()

@@ -1,4 +1,4 @@
-"""What everything below `/v1/` has in common with OpenAI's API: its errors, and its models."""
+"""Shared by all paths of OpenAI's API (`/v1/`): its error format, and its list of models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import orjson
 from typing_extensions import TypedDict, override
 
 from backends.model import ModelInfo
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 
 
 class ErrorDetail(msgspec.Struct):
-    """What is wrong: in a sentence, by its kind, where, and in a word."""
+    """An error: message, type, parameter and code."""
 
     message: str
     type: str
@@ -22,13 +22,13 @@ class ErrorDetail(msgspec.Struct):
 
 
 class OpenAIErrorResponse(msgspec.Struct):
-    """What every answer above 399 holds below `/v1/`."""
+    """The body of errors below `/v1/`."""
 
     error: ErrorDetail
 
 
 class OpenAIErrors(ErrorFormat):
-    """Errors as clients of OpenAI's API read them."""
+    """The error format of OpenAI's API."""
 
     prefix = "/v1/"
     schema = OpenAIErrorResponse
@@ -39,19 +39,19 @@ class OpenAIErrors(ErrorFormat):
         return 400 if status == 422 else status
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        fault = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    def body(self, error_info: ErrorInfo) -> bytes:
+        fault = "server_error" if error_info.status >= 500 else "invalid_request_error"
         error = {
-            "message": refusal.sentence,
-            "type": self._TYPES.get(refusal.status, fault),
-            "param": refusal.where or None,
-            "code": refusal.reason,
+            "message": error_info.message,
+            "type": self._TYPES.get(error_info.status, fault),
+            "param": error_info.where or None,
+            "code": error_info.reason,
         }
         return orjson.dumps({"error": error})
 
 
 class ModelObject(TypedDict):
-    """A model, as `GET /v1/models` lists it."""
+    """An entry of `GET /v1/models`."""
 
     id: str
     object: Literal["model"]
@@ -60,12 +60,12 @@ class ModelObject(TypedDict):
 
 
 class ModelList(TypedDict):
-    """What `GET /v1/models` answers."""
+    """The answer of `GET /v1/models`."""
 
     object: Literal["list"]
     data: list[ModelObject]
 
 
 def model_object(info: ModelInfo, created: int) -> ModelObject:
-    """Describe the model that is loaded."""
+    """Return the entry of the loaded model."""
     return {"id": info.name, "object": "model", "created": created, "owned_by": "local"}

@@ -1,4 +1,4 @@
-"""What all wires of rerankers have in common: pairs of a query and a document, and their order."""
+"""Shared by the wire formats of rerankers: pairs of query and document, and their ranking."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from backends.scores import Scores
 from inference.request import EmbedInput
 
 
-def pairs_of(query: str, documents: Sequence[str], field: str) -> list[EmbedInput]:
-    """Pair a query with each document of a field; a reranker's requests are searches."""
+def make_pairs(query: str, documents: Sequence[str], field: str) -> list[EmbedInput]:
+    """Return an input for each pair of query and document; all are queries, with priority."""
     return [
         EmbedInput(f"{field}[{i}]", "pair", Pair(query, text), is_query=True)
         for i, text in enumerate(documents)
     ]
 
 
-def logits_of(answers: Sequence[EmbeddingResult]) -> Scores:
+def join_logits(answers: Sequence[EmbeddingResult]) -> Scores:
     """Return the logits of pairs, in the order of the documents."""
     return np.array([answer.vector[0] for answer in answers], np.float32)
 
 
-def ranking_of(logits: Scores) -> list[int]:
-    """Return the places of the documents, the best first; equal ones stay in their order.
+def rank(logits: Scores) -> list[int]:
+    """Return the indexes of documents, the best first; equal documents keep their order.
 
-    It is made of logits, as the scores from 0 to 1 of large ones are equal.
+    It ranks by logits, as the scores of large logits are equal.
     """
     places: list[int] = np.argsort(-logits, kind="stable").tolist()
     return places

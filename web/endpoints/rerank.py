@@ -1,4 +1,4 @@
-"""`POST /rerank`, as Weaviate's `reranker-transformers` module asks it: scores of documents.
+"""`POST /rerank`, for Weaviate's `reranker-transformers` module: scores of documents.
 
 Source: that module, which reads the scores by their position, and the container behind it. Clients
 of other APIs ask the same path: the fields of a body tell them apart.
@@ -22,12 +22,12 @@ from inference.request import EmbedInput
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.cohere import CohereRerank
 from web.endpoints.json_body import FieldFinder, decode
-from web.endpoints.ranking import logits_of, pairs_of
+from web.endpoints.ranking import join_logits, make_pairs
 from web.endpoints.rerank_texts import RerankTexts
 
 
 class RerankRequest(msgspec.Struct):
-    """What `POST /rerank` takes: a query, and documents; or one document as a property."""
+    """The body of `POST /rerank`: a query, and documents or a single document as a property."""
 
     query: Annotated[str, msgspec.Meta(description="what the documents shall answer")]
     documents: Annotated[
@@ -39,14 +39,14 @@ class RerankRequest(msgspec.Struct):
 
 
 class DocumentScore(msgspec.Struct):
-    """A document as it was sent, and its score: the higher, the better it answers the query."""
+    """A document and its score; a higher score is a better answer to the query."""
 
     document: str
     score: float
 
 
 class RerankResponse(msgspec.Struct):
-    """What `POST /rerank` answers: a score for each document in their order, or one."""
+    """The answer of `POST /rerank`: the scores of documents in order, or a single score."""
 
     query: str
     scores: list[DocumentScore] | None
@@ -55,11 +55,11 @@ class RerankResponse(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class RerankAsk(ParsedRequest):
-    """Pairs of the query and each document.
+class ParsedRerank(ParsedRequest):
+    """A parsed request: pairs of the query and each document.
 
     Attributes:
-        wanted: the request.
+        wanted: the body.
     """
 
     wanted: RerankRequest
@@ -70,8 +70,8 @@ _OF_COHERE = {"model", "top_n", "return_documents"}  # beside the documents
 _FIELDS = FieldFinder("texts", "documents", *_OF_COHERE)
 
 
-class Rerank(Endpoint[RerankAsk]):
-    """The interface of Weaviate's `reranker-transformers` module."""
+class Rerank(Endpoint[ParsedRerank]):
+    """The endpoint of Weaviate's `reranker-transformers` module."""
 
     paths = ("/rerank",)
     alternatives = (RerankTexts, CohereRerank)
@@ -100,10 +100,10 @@ class Rerank(Endpoint[RerankAsk]):
         return self._cohere if "documents" in given and given & _OF_COHERE else self
 
     @override
-    def parse(self, body: bytes | bytearray) -> RerankAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedRerank:
         wanted = decode(_DECODER, body)
         if wanted.documents is not None:
-            pairs = pairs_of(wanted.query, wanted.documents, "documents")
+            pairs = make_pairs(wanted.query, wanted.documents, "documents")
         elif wanted.property is not None:
             pair = Pair(wanted.query, wanted.property)
             pairs = [EmbedInput("property", "pair", pair, is_query=True)]
@@ -111,12 +111,12 @@ class Rerank(Endpoint[RerankAsk]):
             raise InvalidInputError(
                 'the request body: expected "documents" beside the "query", or a "property"', "body"
             )
-        return RerankAsk(pairs, wanted)
+        return ParsedRerank(pairs, wanted)
 
     @override
-    def serialize(self, ask: RerankAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        scores = ACTIVATIONS[self.info.activation](logits_of(answers))
-        wanted = ask.wanted
+    def serialize(self, parsed: ParsedRerank, answers: Sequence[EmbeddingResult]) -> bytes:
+        scores = ACTIVATIONS[self.info.activation](join_logits(answers))
+        wanted = parsed.wanted
         content: dict[str, object] = {"query": wanted.query}
         if wanted.documents is None:
             content |= {"scores": None, "property": wanted.property, "score": scores[0]}

@@ -1,4 +1,4 @@
-"""`POST /rerank` with `texts`, as text-embeddings-inference answers it.
+"""`POST /rerank` with `texts`, the API of text-embeddings-inference.
 
 Source: `router/src/http` of Hugging Face's text-embeddings-inference.
 """
@@ -17,13 +17,13 @@ from backends.model import EmbeddingResult
 from backends.scores import identity, sigmoid
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.json_body import decode
-from web.endpoints.ranking import logits_of, pairs_of, ranking_of
+from web.endpoints.ranking import join_logits, make_pairs, rank
 from web.endpoints.text_embeddings import EmbedErrors, Truncation, cut_forbidden_by
 from web.endpoints.truncation import refuse_cut
 
 
 class RerankTextsRequest(Truncation, kw_only=True):
-    """What `POST /rerank` takes in the form of text-embeddings-inference."""
+    """The body of `POST /rerank` in the form of text-embeddings-inference."""
 
     query: Annotated[str, msgspec.Meta(description="what the texts shall answer")]
     texts: Annotated[list[str], msgspec.Meta(description="texts to rank")]
@@ -36,7 +36,7 @@ class RerankTextsRequest(Truncation, kw_only=True):
 
 
 class TextRank(msgspec.Struct, omit_defaults=True):
-    """A text by its place in the request, and its score."""
+    """A text by its index in the request, and its score."""
 
     index: int
     score: float
@@ -44,11 +44,11 @@ class TextRank(msgspec.Struct, omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
-class RerankTextsAsk(ParsedRequest):
-    """Pairs.
+class ParsedRerankTexts(ParsedRequest):
+    """A parsed request of pairs.
 
     Attributes:
-        wanted: the request.
+        wanted: the body.
     """
 
     wanted: RerankTextsRequest
@@ -57,8 +57,8 @@ class RerankTextsAsk(ParsedRequest):
 _DECODER = msgspec.json.Decoder(RerankTextsRequest)
 
 
-class RerankTexts(Endpoint[RerankTextsAsk]):
-    """The interface of text-embeddings-inference for rerankers."""
+class RerankTexts(Endpoint[ParsedRerankTexts]):
+    """The endpoint of text-embeddings-inference for rerankers."""
 
     paths = ("/rerank",)
     scores = True
@@ -71,18 +71,18 @@ class RerankTexts(Endpoint[RerankTextsAsk]):
     errors = EmbedErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> RerankTextsAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedRerankTexts:
         wanted = decode(_DECODER, body)
-        return RerankTextsAsk(pairs_of(wanted.query, wanted.texts, "texts"), wanted)
+        return ParsedRerankTexts(make_pairs(wanted.query, wanted.texts, "texts"), wanted)
 
     @override
-    def serialize(self, ask: RerankTextsAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        wanted, logits = ask.wanted, logits_of(answers)
-        refuse_cut(ask, answers, cut_forbidden_by(wanted))
+    def serialize(self, parsed: ParsedRerankTexts, answers: Sequence[EmbeddingResult]) -> bytes:
+        wanted, logits = parsed.wanted, join_logits(answers)
+        refuse_cut(parsed, answers, cut_forbidden_by(wanted))
         scores = (identity if wanted.raw_scores else sigmoid)(logits)
         ranks = [
             {"index": place, "score": scores[place]}
             | ({"text": wanted.texts[place]} if wanted.return_text else {})
-            for place in ranking_of(logits)
+            for place in rank(logits)
         ]
         return orjson.dumps(ranks, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""What clients say a vector is for, and the same in the words of a `EncodeParams`."""
+"""The tasks of requests in the different APIs, as tasks of `EncodeParams`."""
 
 from __future__ import annotations
 

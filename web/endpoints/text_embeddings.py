@@ -1,9 +1,9 @@
-"""`POST /embed` and `POST /`, as text-embeddings-inference answers them.
+"""`POST /embed` and `POST /`, the API of text-embeddings-inference.
 
 Source: `router/src/http` of Hugging Face's text-embeddings-inference. Weaviate's
-`text2vec-huggingface` posts to the address that it is given, without a path. No task is said there,
-and a search looks like an import of one text: so a request with one text goes before all that have
-more.
+`text2vec-huggingface` posts to its configured address, without a path. Its requests have no task,
+and a search looks like an import of one text. So a request with one text counts as a query, which
+has priority.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
 from web.endpoints.base import Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
-from web.endpoints.error_format import ErrorFormat, Refusal
+from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import Word
 from web.endpoints.tasks import TASKS
 from web.endpoints.token_ids import TokenIds
@@ -35,27 +35,27 @@ ErrorType: TypeAlias = Literal["Unhealthy", "Backend", "Overloaded", "Validation
 
 
 class EmbedErrorResponse(msgspec.Struct):
-    """What an answer above 399 holds: a sentence, and its kind."""
+    """The body of an error: a sentence, and its type."""
 
     error: str
     error_type: ErrorType
 
 
 class EmbedErrors(ErrorFormat):
-    """Errors as clients of text-embeddings-inference read them."""
+    """The error format of text-embeddings-inference."""
 
     prefix = "/embed"
     schema = EmbedErrorResponse
 
     @override
-    def body(self, refusal: Refusal) -> bytes:
-        fault = "Backend" if refusal.status >= 500 else "Validation"
-        kind = _TYPES.get(refusal.status, fault)
-        return orjson.dumps({"error": refusal.sentence, "error_type": kind})
+    def body(self, error_info: ErrorInfo) -> bytes:
+        fault = "Backend" if error_info.status >= 500 else "Validation"
+        kind = _TYPES.get(error_info.status, fault)
+        return orjson.dumps({"error": error_info.message, "error_type": kind})
 
 
 class Truncation(msgspec.Struct, kw_only=True):
-    """What shall become of a text that is longer than the model reads."""
+    """Options for texts that are longer than the model's maximum."""
 
     truncate: Annotated[
         bool | None, msgspec.Meta(description="`false`: refuse a text that is too long, uncut")
@@ -85,24 +85,24 @@ class EmbedOptions(Truncation, kw_only=True):
 
 
 class EmbedRequest(EmbedOptions):
-    """What `POST /embed` takes."""
+    """The body of `POST /embed`."""
 
     inputs: Annotated[str | list[str], msgspec.Meta(description="a text, or a list of them")]
 
 
 class EmbedIdsRequest(EmbedOptions):
-    """What it also takes, where the operator says whose token ids they are."""
+    """The body with token ids, if EMBEDDINGS_TOKEN_IDS accepts them."""
 
     inputs: TokenIds
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedAsk(ParsedRequest):
-    """Texts, and what of the request the answer needs.
+class ParsedEmbed(ParsedRequest):
+    """A parsed request of texts.
 
     Attributes:
-        first: keep so many numbers of vectors that are not scaled; None for all.
-        uncut: what forbids a text to be cut at its end; empty where nothing does.
+        first: number of dimensions to keep of vectors that are not normalized; None for all.
+        uncut: the option that forbids to truncate a text; empty if truncation is allowed.
     """
 
     first: int | None
@@ -113,8 +113,8 @@ _DECODER = msgspec.json.Decoder(EmbedRequest)
 _IDS_DECODER = msgspec.json.Decoder(EmbedIdsRequest)
 
 
-class Embed(Endpoint[EmbedAsk]):
-    """The interface of Hugging Face's text-embeddings-inference."""
+class Embed(Endpoint[ParsedEmbed]):
+    """The endpoint of Hugging Face's text-embeddings-inference."""
 
     paths = ("/embed", "/")
     description = Description(
@@ -126,10 +126,10 @@ class Embed(Endpoint[EmbedAsk]):
     errors = EmbedErrors()
 
     @override
-    def parse(self, body: bytes | bytearray) -> EmbedAsk:
+    def parse(self, body: bytes | bytearray) -> ParsedEmbed:
         ids_mode = self.settings.embeddings_token_ids
         wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "inputs", ids_mode)
-        texts = _contents_of(wanted)
+        texts = _read_inputs(wanted)
         if not texts:
             raise InvalidInputError("an empty list: there is nothing to embed", "body").at("inputs")
         params = EncodeParams(task=_task(wanted.prompt_name))
@@ -141,18 +141,18 @@ class Embed(Endpoint[EmbedAsk]):
             EmbedInput(f"inputs[{i}]", "text", text, params, postprocess, is_query)
             for i, text in enumerate(texts)
         ]
-        return EmbedAsk(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
+        return ParsedEmbed(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
 
     @override
-    def serialize(self, ask: EmbedAsk, answers: Sequence[EmbeddingResult]) -> bytes:
-        refuse_cut(ask, answers, ask.uncut)
-        vectors = [answer.vector[: ask.first] for answer in answers]
+    def serialize(self, parsed: ParsedEmbed, answers: Sequence[EmbeddingResult]) -> bytes:
+        refuse_cut(parsed, answers, parsed.uncut)
+        vectors = [answer.vector[: parsed.first] for answer in answers]
         return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _contents_of(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
+def _read_inputs(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
     if isinstance(wanted, EmbedIdsRequest):
-        return token_ids.texts_of(wanted.inputs, "inputs")
+        return token_ids.split_texts(wanted.inputs, "inputs")
     return [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
 
 
@@ -171,12 +171,12 @@ def cut_forbidden_by(wanted: Truncation) -> str:
     if wanted.truncate is False:
         return "`truncate: false`"
     if wanted.truncation_direction in {"left", "Left"}:
-        return "`truncation_direction: left`, which is not to be had here"
+        return "`truncation_direction: left`, which is not supported here"
     return ""
 
 
 class EmbedInfo(TypedDict):
-    """What `GET /info` answers."""
+    """The answer of `GET /info`."""
 
     model_id: str
     model_sha: str | None
@@ -189,7 +189,7 @@ class EmbedInfo(TypedDict):
 
 
 def about(settings: Settings, info: ModelInfo) -> EmbedInfo:
-    """Describe the model that is loaded, by the names that text-embeddings-inference has."""
+    """Return facts about the loaded model, with the names of text-embeddings-inference."""
     name = info.name
     label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     most = settings.max_request_documents if info.scores else settings.max_request_items

@@ -1,7 +1,7 @@
-"""Token ids in place of texts, which some APIs take: refused, or read as the model's own.
+"""Token ids in place of texts, which some APIs allow: rejected, or read as the model's own ids.
 
-Clients make them by a vocabulary of OpenAI's. Read by another one they are another text, whose
-vector is wrong without a word; so they are read only where the operator says whose they are.
+Clients use OpenAI's vocabularies. By another vocabulary the ids are another text, with a wrong
+vector and no error. So ids are accepted only if the operator sets EMBEDDINGS_TOKEN_IDS.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from web.endpoints.json_body import decode
 T = TypeVar("T")
 U = TypeVar("U")
 
-# Found where texts were expected, so that no list of a million numbers is built to be refused.
+# Detected by the decoder of texts, so that no list of a million numbers is built only to be
+# rejected.
 _START = re.compile(rb'"inputs?"\s*:\s*\[[\s\[]*-?\d')
-_MAX_IDS = 300_000  # of a request, by OpenAI's API; each takes 40 bytes once it is read
+_MAX_IDS = 300_000  # in a request, as in OpenAI's API; each takes 40 bytes in memory
 
 TokenIds = Annotated[
     list[int | list[int]], msgspec.Meta(description="ids of one text, or a list of them for each")
@@ -34,18 +35,18 @@ def decode_either(
     field: str,
     mode: Literal["reject", "accept"],
 ) -> T | U:
-    """Read a body whose texts may be sent as token ids.
+    """Decode a body with texts, or with token ids in place of texts.
 
     Args:
-        texts: decodes one with texts.
-        ids: decodes one with token ids.
-        body: what was sent.
-        field: holds either.
+        texts: the decoder of bodies with texts.
+        ids: the decoder of bodies with token ids.
+        body: the body.
+        field: the name of the field with texts or ids.
         mode: `EMBEDDINGS_TOKEN_IDS`.
 
     Raises:
-        InvalidInputError: the body is not what it should be, or it holds ids and must not.
-        RequestTooLargeError: it holds too much.
+        InvalidInputError: the body is invalid, or holds token ids that are rejected.
+        RequestTooLargeError: the body holds too much.
     """
     try:
         return decode(texts, body)
@@ -54,9 +55,9 @@ def decode_either(
             raise
         if mode == "reject":
             raise _refused().at(field) from error
-    if body.count(b",") > _MAX_IDS:  # before they are read, whatever they stand between
+    if body.count(b",") > _MAX_IDS:  # a bound on ids before they are decoded
         raise RequestTooLargeError(
-            f"the request body: over {_MAX_IDS} commas, and so many token ids are allowed in one "
+            f"the request body: over {_MAX_IDS} commas; at most so many token ids are allowed in a "
             "request",
             "body",
         )
@@ -73,11 +74,11 @@ def _refused() -> InvalidInputError:
     )
 
 
-def texts_of(ids: TokenIds, field: str) -> list[Sequence[int]]:
-    """Return the ids of each text; `field` is where they were sent.
+def split_texts(ids: TokenIds, field: str) -> list[Sequence[int]]:
+    """Return the ids of each text; `field` is the field's name in errors.
 
     Raises:
-        InvalidInputError: one has none, or lists and numbers are mixed.
+        InvalidInputError: a list is empty, or lists and numbers are mixed.
     """
     texts = [one for one in ids if isinstance(one, list)]
     if not texts:

@@ -1,8 +1,8 @@
-"""`POST /vectors`, as Weaviate asks it for one text or one image, or for a list of texts.
+"""`POST /vectors`, for Weaviate's modules of one text or one image a request.
 
 Source: Weaviate's modules `text2vec-transformers` and `text2vec-model2vec`, which send a text and
-its config, and `img2vec-neural`, which sends an id and an image; and the containers behind them.
-The list is that of an open change of Weaviate's, https://github.com/weaviate/weaviate/pull/9982.
+its config, and `img2vec-neural`, which sends an id and an image; and their containers. The list of
+texts is an open pull request of Weaviate, https://github.com/weaviate/weaviate/pull/9982.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from web.endpoints.json_body import Word, decode
 
 
 class VectorConfig(msgspec.Struct):
-    """How a text is read; each model reads what it knows, and ignores the rest."""
+    """Parameters of a text; each model uses those that it knows."""
 
     pooling_strategy: Annotated[
         Word | None,
@@ -41,7 +41,7 @@ class VectorConfig(msgspec.Struct):
 
 
 class VectorsRequest(msgspec.Struct):
-    """What `POST /vectors` takes: a text, a list of texts, or an image and its id."""
+    """The body of `POST /vectors`: a text, a list of texts, or an image and its id."""
 
     text: Annotated[str | None, msgspec.Meta(description="text to embed")] = None
     texts: Annotated[list[str] | None, msgspec.Meta(description="in place of a text: several")] = (
@@ -56,7 +56,7 @@ class VectorsRequest(msgspec.Struct):
 
 
 class VectorsResponse(msgspec.Struct, omit_defaults=True):
-    """What `POST /vectors` answers: the text or the id as it was sent, and the vector."""
+    """The answer of `POST /vectors`: the text or the id of the request, and the vector."""
 
     vector: list[float]
     dim: int
@@ -65,7 +65,7 @@ class VectorsResponse(msgspec.Struct, omit_defaults=True):
 
 
 class VectorsOfTextsResponse(msgspec.Struct):
-    """What it answers to a list of texts, in the order of the request."""
+    """The answer to a list of texts, in the order of the request."""
 
     vectors: list[list[float]]
     dims: int
@@ -73,22 +73,22 @@ class VectorsOfTextsResponse(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ParsedVectors(ParsedRequest):
-    """One input, or a list of texts.
+    """A parsed request: one input, or a list of texts.
 
     Attributes:
-        given: what comes back with the vector: the text, or the id; None where texts were sent.
+        given: the text or the id to return with the vector; None for a list of texts.
     """
 
     given: dict[str, str | None] | None
 
 
-# Not strict, as the text container takes numbers in quotes.
+# Not strict, as the text container accepts numbers in quotes.
 _DECODER = msgspec.json.Decoder(VectorsRequest, strict=False)
 _NO_CONFIG = VectorConfig()
 
 
 class Vectors(Endpoint[ParsedVectors]):
-    """The interface of Weaviate's modules for one text, one image or some texts a request."""
+    """The endpoint of Weaviate's modules for one text, one image or several texts a request."""
 
     paths = ("/vectors",)
     description = Description(
@@ -146,10 +146,10 @@ class Vectors(Endpoint[ParsedVectors]):
         return Postprocess(dimensions=dimensions if cuts else None)
 
     @override
-    def serialize(self, ask: ParsedVectors, answers: Sequence[EmbeddingResult]) -> bytes:
+    def serialize(self, parsed: ParsedVectors, answers: Sequence[EmbeddingResult]) -> bytes:
         vectors = [answer.vector for answer in answers]
         dimensions = len(vectors[0]) if vectors else 0
         content: dict[str, object] = {"vectors": vectors, "dims": dimensions}
-        if ask.given is not None:
-            content = {**ask.given, "vector": vectors[0], "dim": dimensions}
+        if parsed.given is not None:
+            content = {**parsed.given, "vector": vectors[0], "dim": dimensions}
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""Requests that forbid a text to be cut: they are refused where the model cuts one all the same."""
+"""Refuses requests that forbid truncation, if the model truncates a text."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from errors import InvalidInputError
 from web.endpoints.base import ParsedRequest
 
 
-def refuse_cut(ask: ParsedRequest, answers: Sequence[EmbeddingResult], forbidden_by: str) -> None:
-    """Refuse the first item that was cut, where something forbids it.
+def refuse_cut(
+    parsed: ParsedRequest, answers: Sequence[EmbeddingResult], forbidden_by: str
+) -> None:
+    """Refuse a request that forbids truncation, if an item was truncated.
 
     Args:
-        ask: the request.
-        answers: of its items.
-        forbidden_by: the part of the request that does; empty where nothing does.
+        parsed: the request.
+        answers: the results of its items.
+        forbidden_by: the option that forbids truncation; empty if it is allowed.
 
     Raises:
-        InvalidInputError: the item is named.
+        InvalidInputError: an item was truncated; the message names it.
     """
-    for one, answer in zip(ask.inputs, answers, strict=True):
+    for one, answer in zip(parsed.inputs, answers, strict=True):
         if forbidden_by and answer.truncated:
             raise InvalidInputError(
-                "longer than the model reads, and it would be cut at its end, against "
-                f"{forbidden_by}",
+                f"longer than the model reads; truncation is forbidden by {forbidden_by}",
                 "text_length",
             ).at(one.name)

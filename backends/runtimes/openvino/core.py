@@ -57,7 +57,7 @@ def compile_network(
         cores: maximum number of cores; None for all cores of this process.
 
     Raises:
-        RuntimeError: OpenVINO cannot compile it. If the CPU lacks instructions, only the first pass
+        RuntimeError: OpenVINO cannot compile it. For some missing instructions only the first pass
             raises.
     """
     threads = {"INFERENCE_NUM_THREADS": cores or usable_cores()}

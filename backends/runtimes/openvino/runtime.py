@@ -96,7 +96,7 @@ def _load_checked(path: Path, description: Description, options: ModelOptions) -
     expected = embed_few(load_converted(path, exact))  # not both models in memory
     model = load_converted(path, options)
     try:
-        logger.info("In 8 bits: %s", compare_rough(expected, embed_few(model)))
+        logger.info("Quantized to int8: %s", compare_rough(expected, embed_few(model)))
     except ConversionError as error:
         return load_converted(path, exact), str(error)
     return model, ""

@@ -1,0 +1,56 @@
+"""From VECTOR_CACHE_URL to the store that it names, and to the cache in front of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from backends.model import ModelInfo
+from inference.store.address import Address
+from inference.store.base import Store
+from inference.store.entry import EntryFormat, library_versions
+from inference.store.shared_cache import SharedCache
+
+
+def address_of(url: str) -> Address:
+    """Read a URL, and look whether its store can be used at all; nothing is asked of a server.
+
+    Raises:
+        ConfigurationError: it names no store, or one that this host or installation cannot use.
+    """
+    address = Address.of_url(url)
+    if address.folder:
+        from inference.store.file_store import check_folder
+
+        check_folder(address.folder)
+    else:
+        from inference.store.redis_store import check_package
+
+        check_package()
+    return address
+
+
+def store_of(address: Address, max_bytes: int, timeout_s: float) -> Store:
+    """Return the store, not yet open.
+
+    Args:
+        address: of it.
+        max_bytes: that it may take where it is a file.
+        timeout_s: in which it answers, or fails.
+    """
+    if address.folder:
+        from inference.store.file_store import FileStore
+
+        return FileStore(address.folder, max_bytes, timeout_s)
+    from inference.store.redis_store import RedisStore
+
+    return RedisStore(address, timeout_s)
+
+
+def shared_cache(
+    address: Address, info: ModelInfo, secret: str, max_bytes: int, timeout_ms: float
+) -> SharedCache:
+    """Return the second level of a model's cache, not yet open."""
+    dimensions = 1 if info.scores else info.dimensions
+    entries = EntryFormat(dimensions, library_versions(info.runtime), secret)
+    make_store = partial(store_of, address, max_bytes)
+    return SharedCache(address.shown, make_store, entries, timeout_ms / 1000)

@@ -1,0 +1,37 @@
+"""Reads the path and the headers of an ASGI scope; extra slashes in a path are ignored.
+
+Weaviate puts `/vectorize` behind whatever `CLIP_INFERENCE_API` holds, so that a slash at its end
+makes `//vectorize`; a redirect of `/vectorize/` is not followed by `curl -d`.
+"""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+
+def read_path(scope: Scope) -> str:
+    """Return the request's path, relative to the prefix at which the application is mounted.
+
+    `//vectorize` and `/vectorize/` are read as `/vectorize`. The scope holds the same path
+    afterwards, with the prefix, for the router.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    is_below = root and f"{path}/".startswith(f"{root}/")  # some proxies remove the prefix
+    if is_below:
+        path = path[len(root) :]
+    if "//" in path or path.endswith("/") or not path:
+        path = "/" + "/".join(part for part in path.split("/") if part)
+    if root:
+        scope["root_path"] = root
+    scope["path"] = root + path if is_below else path
+    return path
+
+
+def read_header(scope: Scope, name: bytes) -> str:
+    """Return the first value of a header, by its name in lower case; empty if missing."""
+    for key, value in scope["headers"]:  # a list, as few headers are read
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
