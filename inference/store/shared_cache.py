@@ -126,8 +126,6 @@ class SharedCache:
             thread.start()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
-        if self._is_up:
-            logger.info("Vectors are kept in %s", self.shown)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
         """Return known results of keys; nothing if the store does not answer in time.
@@ -239,6 +237,8 @@ class SharedCache:
         self._log_once("reads", failure)
         if not self._first.done():
             self._first.set_result(None)
+            if failure is None:
+                logger.info("Vectors are kept in %s", self.shown)
 
     def _log_once(self, side: str, failure: str | None) -> None:
         """Log once that the store fails, and once that it works again."""
