@@ -160,7 +160,10 @@ class Settings(BaseSettings):
         "whoever can write to the store can forge vectors",
     )
     vector_cache_timeout_ms: float = Field(
-        default=10, gt=0, description="longest wait of a request for that store, in milliseconds"
+        default=10,
+        gt=0,
+        description="time in which that store answers, in milliseconds; otherwise the vector is "
+        "computed",
     )
     vector_cache_max_bytes: int = Field(
         default=1_000_000_000,

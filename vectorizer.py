@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,7 +77,8 @@ class Vectorizer:
     def __init__(
         self, replicas: Sequence[Model], settings: Settings, shared: SharedCache | None = None
     ) -> None:
-        self.info = _join_info(replicas)
+        devices = ", ".join(replica.info.device for replica in replicas)
+        self.info = replace(replicas[0].info, device=devices)
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
@@ -171,24 +173,26 @@ class Vectorizer:
         )
         if self.shared and lookup.misses:
             found = await self.shared.find(list(lookup.misses))
-            await request.give_way()  # not between this look and the start of the misses
             self._cache.take(lookup, found)
         for item in items:
             if item.key in lookup.vectors or item.key in lookup.in_flight:
                 item.content = None  # frees the megabytes of an image
-        if lookup.in_flight or lookup.misses:
-            await self._compute(lookup, request)
         computed = lookup.in_flight | lookup.misses
-        for embed_input, item in zip(inputs, items, strict=True):
-            if (work := computed.get(item.key)) and work.error:
-                raise request_error(work.error, embed_input.name) from work.error
+        if computed:
+            await self._compute(lookup, request)
+            for embed_input, item in zip(inputs, items, strict=True):
+                if (work := computed.get(item.key)) and work.error:
+                    raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
         for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
-            vector = work.result if work else lookup.vectors.get(item.key)
-            answers.append(
-                embed_input.postprocess(vector or await self._embed_by_lookup(embed_input, item))
-            )
+            result = work.result if work else lookup.vectors.get(item.key)
+            if result is None:
+                try:
+                    result = await self._pipelines[item.modality].embed_by_lookup(item)
+                except InvalidInputError as error:
+                    raise error.at(embed_input.name) from error
+            answers.append(embed_input.postprocess(result))
         request.times.embed_ended_s = time.perf_counter()
         return answers
 
@@ -198,24 +202,19 @@ class Vectorizer:
             await request.give_way()
             times = ItemTimes()
             request.times.items.append(times)
+            pipeline = self._pipelines.get(embed_input.modality)
+            if pipeline is None:
+                known = " and ".join(f"{name}s" for name in self._pipelines)
+                raise InvalidInputError(
+                    f"this model ({self.info.family}) has no tower for {embed_input.modality}s; "
+                    f"it embeds {known} only",
+                    "modality",
+                ).at(embed_input.name)
             try:
-                pipeline = self._pipeline_for(embed_input.modality)
-                if pipeline.preprocessor.reads_inline(embed_input.content):
-                    items.append(pipeline.read(embed_input, times))
-                else:
-                    items.append(await pipeline.read_in_thread(embed_input, times))
+                items.append(await pipeline.read(embed_input, times))
             except InvalidInputError as error:
                 raise error.at(embed_input.name) from error
         return items
-
-    def _pipeline_for(self, modality: Modality) -> Pipeline:
-        if pipeline := self._pipelines.get(modality):
-            return pipeline
-        known = " and ".join(f"{name}s" for name in self._pipelines)
-        raise InvalidInputError(
-            f"this model ({self.info.family}) has no tower for {modality}s; it embeds {known} only",
-            "modality",
-        )
 
     async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
         """Compute the misses, and wait for them and for the items in flight.
@@ -228,11 +227,14 @@ class Vectorizer:
         work = [*lookup.in_flight.values(), *lookup.misses.values()]
         for item in work:
             item.join(request)
+        for item in lookup.misses.values():
+            self._cache.add(item)
+        unstarted = deque(lookup.misses.values())
         try:
-            for item in lookup.misses.values():
-                self._cache.add(item)
+            while unstarted:
+                await request.give_way()
+                item = unstarted.popleft()
                 self._pipelines[item.modality].start(item)
-                await request.give_way()  # not before: an equal input would be computed, too
             running = sum(not item.is_done for item in work)
             if running and not any(item.error for item in work):
                 await request.wait(running)
@@ -243,6 +245,9 @@ class Vectorizer:
                 elif item.has_rows and item.result is None:
                     self._pipelines[item.modality].collect(item)
                 self._cache.settle(item)
+            for item in unstarted:
+                if not item.is_done:  # this request was given up, and another has joined
+                    self._pipelines[item.modality].start(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
         """Admit all misses, or none."""
@@ -255,12 +260,6 @@ class Vectorizer:
         for item in misses:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
-
-    async def _embed_by_lookup(self, embed_input: EmbedInput, item: WorkItem) -> EmbeddingResult:
-        try:
-            return await self._pipelines[item.modality].embed_by_lookup(item)
-        except InvalidInputError as error:
-            raise error.at(embed_input.name) from error
 
     async def warm_up(self) -> None:
         """Compute warm-up batches on every replica, so that the first request is not slow.
@@ -299,11 +298,6 @@ class Vectorizer:
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
         if self.shared:
             await self.shared.aclose()
-
-
-def _join_info(replicas: Sequence[Model]) -> ModelInfo:
-    devices = ", ".join(replica.info.device for replica in replicas)
-    return replace(replicas[0].info, device=devices)
 
 
 def check_image_formats(settings: Settings) -> None:

@@ -8,8 +8,10 @@ with a folder, one with Redis, where redis-server is installed. Images are 640x4
                     a store
     import again    requests a second by 8 clients for images that the store holds and the memory
                     does not, over those for images that the memory holds
+    faults          milliseconds that the 99th percentile of new texts is above the one without a
+                    store, while Redis is frozen (SIGSTOP), gone, or full; from the 21st request on
 
-A figure is the median over the rounds of the ratio in each round.
+A figure is the median over the rounds of the ratio, or the difference, in each round.
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from bench import inputs, wire
+from bench import inputs, tiny, wire
 from bench.client import Connection, Target
 from bench.families import model_folder
-from bench.load import Group, Timing, closed_loop
+from bench.load import Group, Timing, closed_loop, percentile
 from bench.report import table
-from bench.service import ROOT, Service, free_port, running
+from bench.service import Service, free_port, running
 from bench.wire import Request
 
 _SIZE = (640, 480)
@@ -44,6 +48,9 @@ _TIMING = Timing(seconds=3, burn_in_s=0.5)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _WRITTEN_S = 2.0  # after which the last vectors are in the store
 _MEMORY = "memory"
+_FIRST = 20  # requests that may notice a fault
+_TEXTS_OF_FAULTS = 520
+_FAULTS = {"frozen": (), "gone": (), "full": ("--maxmemory", "100kb")}
 
 Services = Mapping[str, Service]
 
@@ -122,35 +129,76 @@ async def import_again(
     return found
 
 
+async def p99_ms(targets: Sequence[Target], numbers: Sequence[int]) -> list[float]:
+    """Send each text to each service; return the 99th percentiles of the times after the first 20.
+
+    Raises:
+        RuntimeError: a service did not answer.
+    """
+    connections = [Connection(target) for target in targets]
+    times_ms: list[list[float]] = [[] for _ in targets]
+    for number in numbers:
+        for connection, found in zip(connections, times_ms, strict=True):
+            began_s = time.perf_counter()
+            status, content = await connection.ask(text(number))
+            if status != HTTPStatus.OK:
+                raise RuntimeError(f"status {status}: {content!r}")
+            found.append(1e3 * (time.perf_counter() - began_s))
+    for connection in connections:
+        connection.close()
+    return [percentile(found[_FIRST:], 99) for found in times_ms]
+
+
+def fault_rows(folder: Path, rounds: int) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each fault of Redis: a model whose pass takes no time, beside one without."""
+    for fault, options in _FAULTS.items():
+        with redis_running(folder, *options) as (process, url):
+            urls = {_MEMORY: "", "redis": url}
+            with services_of(tiny.SETTINGS, urls, {}) as services:
+                if fault == "frozen":
+                    os.kill(process.pid, signal.SIGSTOP)
+                elif fault == "gone":
+                    process.kill()
+                found = []
+                targets = [service.target for service in services.values()]
+                for number in range(rounds):
+                    texts = range(number * _TEXTS_OF_FAULTS, (number + 1) * _TEXTS_OF_FAULTS)
+                    without, behind = asyncio.run(p99_ms(targets, texts))
+                    found.append(behind - without)
+        yield "text", f"p99, Redis {fault}, ms above", "redis", _median(found)
+
+
 @contextmanager
-def stores(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the URL of each store that there is here; Redis runs meanwhile."""
-    urls = {_MEMORY: "", "file": f"file://{folder}/vectors"}
-    server = shutil.which("redis-server")
-    if server is None:
-        print("redis-server is not installed: no figures of Redis")
-        yield urls
-        return
+def redis_running(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a redis-server; yield the process and its URL."""
     port = free_port()
-    command = (server, "--port", str(port), "--bind", "127.0.0.1", "--save", "")
+    command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
     try:
-        yield {**urls, "redis": f"redis://127.0.0.1:{port}/0"}
+        yield process, f"redis://127.0.0.1:{port}/0"
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 
 @contextmanager
+def stores(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield the URL of each store that there is here; Redis runs meanwhile."""
+    urls = {_MEMORY: "", "file": f"file://{folder}/vectors"}
+    if not shutil.which("redis-server"):
+        print("redis-server is not installed: no figures of Redis")
+        yield urls
+        return
+    with redis_running(folder) as (_, url):
+        yield {**urls, "redis": url}
+
+
+@contextmanager
 def services_of(
-    family: str, urls: Mapping[str, str], settings: Mapping[str, str]
+    model: Mapping[str, str], urls: Mapping[str, str], settings: Mapping[str, str]
 ) -> Iterator[Services]:
-    """Run a service for each store."""
-    common = {
-        "MODELS_DIR": str(model_folder(family)),
-        "RUNTIME_CACHE_DIR": str(ROOT / "build" / "bench-models" / "converted"),
-        "LOG_LEVEL": "warning",
-    }
+    """Run a service for each store, those with one with more settings."""
+    common = {**model, "LOG_LEVEL": "warning"}
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(
@@ -167,26 +215,31 @@ def _median(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-def measure(folder: Path, rounds: int, images: int, texts: int) -> list[tuple[str, ...]]:
-    """Measure everything; return the rows of the table."""
-    rows: list[tuple[str, ...]] = []
+def measure(folder: Path, rounds: int, images: int, texts: int) -> Iterator[tuple[str, ...]]:
+    """Measure everything; yield the rows of the table."""
     for kind, family, count in (("image", "openai", images), ("text", "minilm", texts)):
         own = folder / family
         own.mkdir()
+        model = {
+            "MODELS_DIR": str(model_folder(family)),
+            "RUNTIME_CACHE_DIR": tiny.SETTINGS["RUNTIME_CACHE_DIR"],
+        }
         with stores(own) as urls:
-            with services_of(family, urls, {}) as services:
+            with services_of(model, urls, {}) as services:
                 numbers = itertools.count()
                 found = asyncio.run(first_import(services, numbers, kind, rounds, count))
-                rows += [(kind, "first import, CPU", name, _median(r)) for name, r in found.items()]
+                for name, ratios in found.items():
+                    yield kind, "first import, CPU", name, _median(ratios)
                 time.sleep(_WRITTEN_S)
             if kind == "image":  # without memory every request is the first after a restart
-                with services_of(family, urls, {"VECTOR_CACHE_SIZE": "0"}) as services:
+                with services_of(model, urls, {"VECTOR_CACHE_SIZE": "0"}) as services:
                     again = asyncio.run(import_again(services, range(_BURN_IN, images), rounds))
                 for name, of_rounds in again.items():
                     rate = statistics.median(rate for rate, _ in of_rounds)
                     ratio = _median([ratio for _, ratio in of_rounds])
-                    rows.append((kind, f"import again, {rate:.0f} a second", name, ratio))
-    return rows
+                    yield kind, f"import again, {rate:.0f} a second", name, ratio
+    if shutil.which("redis-server"):
+        yield from fault_rows(folder, rounds)
 
 
 def main() -> None:
@@ -197,7 +250,10 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="that are new, in a round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), options.rounds, options.images, options.texts)
+        rows = []
+        for row in measure(Path(folder), options.rounds, options.images, options.texts):
+            print("  " + ", ".join(row), file=sys.stderr)
+            rows.append(row)
     print(table(("input", "measured", "store", "over memory alone"), rows))
 
 

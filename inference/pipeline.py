@@ -70,13 +70,18 @@ class Pipeline:
         self._limiter = limiter
         self._rows = rows
 
-    def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input of a request.
+    async def read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
+        """Read an input of a request: inline, or in a thread if it is long.
 
         Raises:
             InvalidInputError: the input is invalid.
             RequestTooLargeError: the input exceeds the limits.
         """
+        if self.preprocessor.reads_inline(embed_input.content):
+            return self._read(embed_input, times)
+        return await self._pool.run(self._read, embed_input, times)
+
+    def _read(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
         params = self.processor.resolve(embed_input.params)
         content = self.preprocessor.read(embed_input.content, times)
         options = params.key  # with its length, as a task may hold any character
@@ -85,10 +90,6 @@ class Pipeline:
         )
         key.update(_key_bytes(content))
         return WorkItem(embed_input.modality, content, params, key.digest(), times)
-
-    async def read_in_thread(self, embed_input: EmbedInput, times: ItemTimes) -> WorkItem:
-        """Read an input in a thread."""
-        return await self._pool.run(self.read, embed_input, times)
 
     def start(self, item: WorkItem) -> None:
         """Start to compute an admitted item."""
@@ -123,17 +124,14 @@ class Pipeline:
 
     def collect(self, item: WorkItem) -> None:
         """Set the result of an item from its rows, or its error."""
+        chunks, rows = item.chunks, [row for row in item.rows if row is not None]
         try:
-            item.result = self._joined(item)
+            for key, row in zip(chunks.keys, rows, strict=False):
+                self._rows.put(key, row)
+            parts = [rows[place] for place in chunks.places]
+            item.result = self.processor.join(parts, chunks.divisor)
         except Exception as error:  # noqa: BLE001 - any error is the item's
             item.spoil(error)
-
-    def _joined(self, item: WorkItem) -> EmbeddingResult:
-        rows = [row for row in item.rows if row is not None]
-        for key, row in zip(item.chunks.keys, rows, strict=False):
-            self._rows.put(key, row)
-        parts = [rows[place] for place in item.chunks.places]
-        return self.processor.join(parts, item.chunks.divisor)
 
     async def embed_by_lookup(self, item: WorkItem) -> EmbeddingResult:
         """Embed by lookup, without cache and queue; inline, or in a thread if the input is long.

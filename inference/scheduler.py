@@ -91,7 +91,10 @@ class Scheduler:
         if self._closed:
             raise UnhealthyError(self._closed)
         if not self._tasks:
-            self._start()
+            for worker in self._workers:
+                task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
+                task.add_done_callback(partial(self._ended, worker))
+                self._tasks.append(task)
         for entry in entries:
             self._queue.put(entry)
         self._arrivals += 1
@@ -115,12 +118,6 @@ class Scheduler:
         await asyncio.gather(*(worker.aclose() for worker in self._workers))
 
     # A task for each worker.
-
-    def _start(self) -> None:
-        for worker in self._workers:
-            task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
-            task.add_done_callback(partial(self._ended, worker))
-            self._tasks.append(task)
 
     async def _serve(self, worker: ModelWorker) -> None:
         while True:

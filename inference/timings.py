@@ -114,8 +114,7 @@ class RequestTimes:
             stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
         if self.embed_began_s:
             ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
-            slowest = self.items[ends_s.index(max(ends_s))] if ends_s else None
-            worked = slowest.stages() if slowest else {}
+            worked = self.items[ends_s.index(max(ends_s))].stages() if ends_s else {}
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
             stages |= worked

@@ -71,19 +71,15 @@ class WorkerPool:
     def _submit(self, do: Callable[[], R]) -> asyncio.Future[R]:
         if self._closed:
             raise UnhealthyError(f"{self._name}: closed")
-        if not self._threads:
-            self._start_threads()
+        for number in range(len(self._threads), self._size):
+            thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         answer.add_done_callback(self._unanswered.discard)
         self._jobs.put(_Job(do, answer))
         return answer
-
-    def _start_threads(self) -> None:
-        for number in range(self._size):
-            thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
 
     def _work(self) -> None:
         while job := self._jobs.get():

@@ -133,8 +133,8 @@ LOWEST_CONTRAST = """() => {
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const cell = document.querySelector("#matrix td.cell");
-    const contrasts = Array.from({ length: 101 }, (_, percent) => {
-        cell.style.setProperty("--t", percent / 100);
+    const contrasts = Array.from({ length: 10001 }, (_, step) => {  // each that the page writes
+        cell.style.setProperty("--t", step / 10000);
         const style = getComputedStyle(cell);
         const [a, b] = [luminance(style.color), luminance(style.backgroundColor)];
         return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);

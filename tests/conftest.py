@@ -23,7 +23,8 @@ WITH_MODELS = {
     f"test_{name}.py"
     for name in (
         *("attention", "backends", "balancer", "catalogue", "chaos", "compare", "conversion"),
-        *("converted_folder", "core", "demo_model", "devices", "docs", "download", "end_to_end"),
+        *("converted_folder", "core", "demo_model", "devices", "docs", "docs_commands"),
+        *("download", "end_to_end"),
         *("export", "folder", "image_fuzz", "int8", "memory", "modernvbert", "openapi"),
         *("openclip", "page", "parity", "patches", "pixels", "portable", "precision"),
         *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),

@@ -48,11 +48,12 @@ async def answer_vectorize(request: Request) -> Response:
         "textVectors": [text_vector(text) for text in wanted["texts"]],
         "imageVectors": [],
     }
-    for number, image in enumerate(wanted["images"]):
+    for number, image in enumerate(wanted.get("images", [])):
         try:
             answer["imageVectors"].append(image_vector(image))
         except UnidentifiedImageError:
-            return JSONResponse({"error": f"images[{number}]: not an image"}, 422)
+            formats = "of an accepted format (JPEG, PNG, GIF)"
+            return JSONResponse({"error": f"images[{number}]: not an image {formats}"}, 422)
     timing = "queue;dur=0.4, decode;dur=1.5, preprocess;dur=0.7, encode;dur=3.2, serialize;dur=0.1"
     return JSONResponse(answer, headers={"Server-Timing": timing})
 

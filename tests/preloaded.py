@@ -59,7 +59,7 @@ def _main(
 
 
 def _run_job(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a job of this project in a fork, and any other command as ever."""
+    """Run a job of this project in a fork, without its time limit; other commands as ever."""
     if tuple(command[:2]) != _JOB:
         return _run_process(command, **options)
     return run(command[1:], options["env"] or os.environ, options["input"])

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -54,3 +55,39 @@ def test_an_example_is_tried_in_the_browser(tmp_path: Path) -> None:
         expect(answered.locator(".response-col_status")).to_contain_text("200")
         expect(answered).to_contain_text("textVectors")
         page.screenshot(path=SHOTS / "docs.png", full_page=True)
+
+
+# By WCAG's formula, of the title with what is behind it.
+CONTRAST = r"""() => {
+    const luminance = (colour) => {
+        const [r, g, b] = colour.match(/[\d.]+/g).map((byte) => byte / 255)
+            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let behind = document.querySelector(".info .title");
+    const front = luminance(getComputedStyle(behind).color);
+    const ground = () => getComputedStyle(behind).backgroundColor;
+    while (behind && /^rgba\(.*, 0\)$/.test(ground())) behind = behind.parentElement;
+    const back = behind ? luminance(ground()) : 1;  // where nothing has a colour it is white
+    return [back, (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05)];
+}"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: apt-get install chromium")
+@pytest.mark.timeout(120)
+def test_it_is_dark_where_the_reader_wants_it(tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "log", MODELS_DIR=ROOT / "demo/models") as service,
+        launched() as browser,
+    ):
+        shades = {}
+        for theme in ("light", "dark"):
+            options: Any = {"color_scheme": theme, "viewport": SIZES["desk"]}
+            with watching(browser, **options) as page:
+                page.goto(f"http://127.0.0.1:{service.port}/docs")
+                expect(page.locator(".info .title")).to_be_visible()
+                shades[theme], contrast = page.evaluate(CONTRAST)
+                page.screenshot(path=SHOTS / f"docs-{theme}.png")
+                assert contrast > 7
+
+    assert shades["dark"] < 0.1 < 0.8 < shades["light"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fetch import catalogue
 from tests import images
 from tests.service import ROOT, Service, running
 
@@ -107,6 +108,16 @@ def test_the_example_of_openai_runs(demo: Service) -> None:
     assert (run.returncode, run.stdout.strip()) == (0, "2"), run.stderr
 
 
+@pytest.mark.clients
+@pytest.mark.parametrize("block", values("js"))
+def test_javascript_is_javascript(block: Block, tmp_path: Path) -> None:
+    module = tmp_path / "example.mjs"
+    module.write_text(block.text)
+    run = subprocess.run(["node", "--check", module], capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("block", values("yaml"))
 def test_compose_files_are_valid(block: Block, tmp_path: Path) -> None:
     """`docker compose config` wants Docker, so the schema of Compose judges."""
@@ -129,6 +140,19 @@ def test_each_make_target_is_there() -> None:
 
     assert len(named) > 8
     assert named - targets == set()
+
+
+def test_each_model_of_the_readme_is_in_the_catalogue() -> None:
+    models = (ROOT / "README.md").read_text("utf-8").partition("## Models")[2]
+    section = models.partition("|---")[2].partition("## ")[0]
+    tags = {
+        tag
+        for row in re.findall(r"^\| [^`|]+ \|[^|]+\|(.+)\|$", section, re.MULTILINE)
+        for tag in re.findall(r"`(.+?)`", row)
+    }
+
+    assert len(tags) > 5
+    assert tags <= catalogue.load().keys()
 
 
 def test_each_build_names_what_the_dockerfile_has() -> None:

@@ -256,7 +256,10 @@ def test_one_that_still_has_the_damaged_file_leaves_the_new_one_alone(
     fresh.close()
 
 
-def test_a_folder_that_is_deleted_under_a_service_is_made_anew(tmp_path: Path) -> None:
+def test_a_folder_that_is_deleted_under_a_service_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_store, "_FOLLOW_EVERY_S", 0)
     folder = tmp_path / "cache"
     store = store_of(folder)
     store.open()

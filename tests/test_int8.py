@@ -266,6 +266,7 @@ print((np.linalg.norm(alone - together, axis=1) / np.linalg.norm(alone, axis=1))
 """
 
 
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize("lesser", ["AVX2", ""])
 def test_no_text_of_a_trained_encoder_depends_on_its_batch_mates(
     lesser: str, tmp_path: Path

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import prometheus_client
 import pytest
 from PIL import Image
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,12 +21,33 @@ from errors import REASONS
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
 from tests.image_files import base64_of, plain
+from web.metrics import Histogram
 
 pytestmark = pytest.mark.anyio
 
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana-dashboard.json"
 IMAGE = base64_of(plain((9, 8, 7)))
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_a_histogram_is_written_as_the_clients_own_would_be(accept: str) -> None:
+    meaning, bounds, labels = "What it is.", (0.5, 1, 2.5), ("path", "kind")
+    theirs, ours = CollectorRegistry(), CollectorRegistry()
+    empty = Histogram("empty", meaning, bounds, *labels)
+    histogram = Histogram("seconds", meaning, bounds, *labels)
+    for one in (empty, histogram):
+        ours.register(one)
+    prometheus_client.Histogram("empty", meaning, labels, registry=theirs, buckets=bounds)
+    other = prometheus_client.Histogram("seconds", meaning, labels, registry=theirs, buckets=bounds)
+    for path, value in [("/a", 0.5), ("/a", 0.25), ("/a", 2.6), ("/b", 1.5), ("/a", 1.0)]:
+        histogram.labels(path, "x").observe(value)
+        other.labels(path, "x").observe(value)
+    histogram.labels("/c", "unused")
+    other.labels("/c", "unused")
+    encode, _ = choose_encoder(accept)
+
+    assert encode(ours) == encode(theirs)
 
 
 @pytest.fixture

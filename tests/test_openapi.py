@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import given, settings
@@ -210,3 +211,26 @@ async def test_how_a_token_is_brought_is_described(is_asked: bool) -> None:
         if all(one.get("security") == [] for one in operations.values())
     }
     assert is_open == {"/.well-known/live", "/.well-known/ready", "/health"}
+
+
+@pytest.mark.anyio
+async def test_each_status_has_an_example_of_its_own_in_the_shape_of_its_interface() -> None:
+    async with serving(FakeModel()) as client:
+        described = (await client.get("/openapi.json")).json()
+
+    schemas = described["components"]["schemas"]
+    for path, operation in (
+        (path, one) for path, all_of in described["paths"].items() for one in all_of.values()
+    ):
+        examples = {
+            status: [one["value"] for one in content["examples"].values()]
+            for status, answer in operation["responses"].items()
+            if int(status) >= 400 and (content := answer["content"]["application/json"])
+        }
+        told = [str(one) for several in examples.values() for one in several]
+        assert len(told) == len(set(told)), path
+        for status, several in examples.items():
+            content = operation["responses"][status]["content"]["application/json"]
+            schema = {**content["schema"], "components": {"schemas": schemas}}
+            for one in several:
+                jsonschema_rs.validate(schema, one)

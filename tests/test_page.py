@@ -33,7 +33,8 @@ from tests.browser import (
 )
 from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
-from tests.page_stand_in import draw_samples, serving, stand_in
+from tests.image_files import plain
+from tests.page_stand_in import COLOURS, draw_samples, serving, stand_in
 from tests.service import ROOT, running
 from web.page import SAMPLES, load_page
 
@@ -85,6 +86,12 @@ def page(browser: Browser) -> Iterator[Page]:
 # --- tests
 
 
+def test_no_two_parts_have_one_name() -> None:
+    names = re.findall(r' id="([^"]+)"', load_page()[0].decode())
+
+    assert len(names) == len(set(names))
+
+
 def test_shows_documents_before_and_after_a_reranker(page: Page, tmp_path: Path) -> None:
     documents = ["Wait a day.", "Flour, water, salt.", "A boat.", "Bake it at 230 °C. " * 200]
     with running(tmp_path / "log", MODELS_DIR=GOLDEN_RERANKERS / "bert") as service:
@@ -118,7 +125,8 @@ def test_says_what_model_is_served_and_that_it_is_ready(page: Page, service: str
     page.goto(f"{service}/plain/")
 
     expect(page.locator("#status")).to_have_text("Ready")
-    expect(page.locator("#facts")).to_contain_text("org/some-clip")
+    for place in ("header #model", "#facts"):
+        expect(page.locator(place)).to_contain_text("org/some-clip")
     for fact in ("transformers-clip", "151M parameters", "cpu", "float32, openvino", "trained"):
         expect(page.locator("#facts")).to_contain_text(fact)
     expect(page.locator("#throughput")).to_have_count(0)
@@ -154,7 +162,7 @@ def test_a_broken_image_shows_the_services_sentence_and_spares_the_others(
     broken: FilePayload = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
     add(page, ["a red thing"], [image("red"), broken])
 
-    expect(page.locator("#tray .error")).to_have_text("images[1]: not an image")
+    expect(page.locator("#tray .error")).to_have_text("not an image")
     expect(page.locator("#tray li")).to_contain_text("broken.png")
     expect(page.locator("#matrix td.cell")).to_have_count(1)
     page.get_by_role("button", name="Dismiss broken.png").click()
@@ -291,7 +299,123 @@ def test_fits_its_window_and_every_number_can_be_read(
         assert page.evaluate(LOWEST_CONTRAST) >= 4.5
 
 
+def test_a_file_keeps_its_name_where_a_sample_is_the_same_image(page: Page, service: str) -> None:
+    page.goto(f"{service}/demo/")
+    expect(header(page, "drawn sample 1")).to_be_visible()
+    same = plain(COLOURS["red"], (64, 64))
+    add(page, [], [{"name": "holiday.png", "mimeType": "image/png", "buffer": same}])
+
+    expect(header(page, "holiday.png")).to_be_visible()
+    expect(header(page, "drawn sample 1")).to_have_count(0)
+    expect(page.locator("#matrix td.cell")).to_have_count(3 * 3)
+
+
+def test_results_survive_a_reload_until_they_are_forgotten(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    add(page, ["a blue thing", "a red thing"], [image("red"), image("blue")])
+    header(page, "a red thing").click()
+    page.wait_for_timeout(500)  # it is written a moment later
+    page.reload()
+
+    expect(page.locator("#matrix td.cell")).to_have_count(2 * 2)
+    expect(page.locator("#selected .subject")).to_contain_text("a red thing")
+    expect(ranking(page, "Closest images").first).to_contain_text("red.png")
+    add(page, ["a green thing"], [])  # with a number of its own
+    expect(page.locator("#matrix th[scope=row] .face")).to_have_text(["T1", "T2", "T3"])
+    assert len(json.loads(copied(page, "Copy vector", within="#selected"))) == 4
+    page.get_by_role("button", name="Forget all").click()
+    for place in ("#map", "#selected", "#request", "#clear", "#forget"):
+        expect(page.locator(place)).to_be_hidden()
+    page.wait_for_timeout(500)
+    page.reload()
+    expect(page.locator("#status")).to_have_text("Ready")
+    expect(page.locator("#matrix td.cell, #map .point")).to_have_count(0)
+
+
+def test_results_of_another_model_are_not_brought_back(page: Page, service: str) -> None:
+    page.goto(f"{service}/plain/")
+    add(page, ["one", "two"], [])
+    page.wait_for_timeout(500)
+    page.route("**/meta", lambda route: route.fulfill(json=another_model(route.fetch().json())))
+    page.reload()
+
+    expect(page.locator("#status")).to_have_text("Ready")
+    expect(page.locator("#model")).to_have_text("another")
+    expect(page.locator("#matrix td.cell")).to_have_count(0)
+
+
+def another_model(meta: dict[str, Any]) -> dict[str, Any]:
+    return {"service": {**meta["service"], "model": "another"}}
+
+
+def test_on_a_phone_what_was_added_comes_into_sight(browser: Browser, service: str) -> None:
+    with watching(browser, viewport=SIZES["phone"]) as page:
+        page.goto(f"{service}/plain/")
+        add(page, [f"text {number}" for number in range(30)], [])
+        add(page, ["the last one"], [])
+
+        expect(page.locator("th[scope=row]", has_text="the last one")).to_be_in_viewport()
+
+
+def folder_of(root: Path) -> Path:
+    (root / "trip" / "day 2").mkdir(parents=True)
+    for place, colour in (("red", "red"), ("green", "green"), ("day 2/blue", "blue")):
+        (root / "trip" / f"{place}.png").write_bytes(image(colour)["buffer"])
+    (root / "trip" / "broken.png").write_bytes(b"no picture")
+    (root / "trip" / "notes.txt").write_text("no image")
+    return root / "trip"
+
+
+def test_a_folder_is_searched_by_a_sentence_and_by_an_image(
+    page: Page, service: str, tmp_path: Path
+) -> None:
+    page.goto(f"{service}/drawn/")
+    page.locator("#tabs").get_by_text("Gallery").click()
+    expect(page.locator("main")).to_be_hidden()
+    page.get_by_label("Choose a folder").set_input_files(folder_of(tmp_path))
+    tiles = page.locator("#album .name")
+    expect(page.locator("#album-status")).to_have_text("4 of 4 images read, 1 failed: not an image")
+    expect(tiles).to_have_count(3)
+
+    page.get_by_label("Sentence to search by").fill("a blue thing")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(tiles.first).to_have_text("trip/day 2/blue.png")
+    expect(page.locator("#announcer")).to_contain_text("Closest to a blue thing: trip/day 2/blue")
+    page.screenshot(path=SHOTS / "gallery.png", full_page=True)
+    page.get_by_label("Image to search by").set_input_files([image("green")])
+    expect(tiles.first).to_have_text("trip/green.png")
+    page.locator("#album button", has_text="trip/red.png").click()
+    expect(tiles.first).to_have_text("trip/red.png")
+    page.evaluate(BRING_IN, ["drop", list(image("red")["buffer"])])
+    expect(tiles).to_have_count(4)
+    page.get_by_role("button", name="Forget the folder").click()
+    expect(tiles).to_have_count(0)
+
+
 # --- the service itself
+
+
+def test_metrics_are_shown_while_they_change(browser: Browser, tmp_path: Path) -> None:
+    slow_service = (sys.executable, "-m", "tests.slow_service")
+    with running(tmp_path / "log", slow_service) as service, watching(browser) as page:
+        page.goto(f"http://127.0.0.1:{service.port}/#live")
+        gauge = page.locator("#gauges > div")
+        expect(gauge).to_have_count(9)
+        for number in range(20):
+            service.vectorize(texts=[f"text {number}", "known"])
+        service.vectorize(texts=1)
+
+        row = page.locator("#by-endpoint tbody tr")
+        expect(row).to_contain_text("/vectorize")
+        expect(row.locator("td").nth(1)).to_have_text("21")
+        expect(row.locator("td").nth(2)).to_have_text("1")
+        expect(gauge.filter(has_text="Half of the answers")).to_contain_text(" ms")
+        expect(gauge.filter(has_text="Known already")).to_contain_text(" %")
+        expect(gauge.filter(has_text="Items in a pass")).to_contain_text(".")
+        page.screenshot(path=SHOTS / "metrics.png", full_page=True)
+        page.reload()
+        expect(page.locator("#live")).to_be_visible()
+        expect(page.locator("main")).to_be_hidden()
 
 
 def test_with_tokens_the_browser_asks_for_one_and_the_page_works(

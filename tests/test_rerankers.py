@@ -491,7 +491,7 @@ def test_a_trained_network_keeps_the_order_in_int8(tmp_path: Path) -> None:
     shutil.copytree(trained_model(), tmp_path / "model")
     network.save_pretrained(tmp_path / "model")
     options = ModelOptions(runtime="openvino", cache_dir=tmp_path / "converted")
-    texts = docstrings()[:60]
+    texts = docstrings()[:32]
     pairs = [Pair(query, text) for query in texts[:4] for text in texts[4:]]
 
     exact, given = (

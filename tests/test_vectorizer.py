@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.model import Rows
+from backends.model import EncodeParams, Model, Rows, Tower
 from config import Settings
 from errors import (
     BackendError,
@@ -21,7 +21,7 @@ from errors import (
 from inference.pipeline import Pipeline
 from inference.request import EmbedInput, RequestContext
 from inference.work import WorkItem
-from tests.fakes import FakeModel, vector_of, vectorize
+from tests.fakes import AsItIs, FakeModel, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer, load_vectorizer
@@ -69,6 +69,7 @@ async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     plain_step, turns, seen = getattr(Pipeline, step), Turns(), []
 
     def noted(*given: Any) -> Any:
@@ -86,6 +87,7 @@ async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     texts, started = [f"text {i}" for i in range(50)], []
     plain_start = Pipeline.start
 
@@ -105,6 +107,32 @@ async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
 
     answer = await vectorize(vectorizer, texts)
     np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
+
+
+async def test_equal_inputs_join_while_others_have_the_event_loop(
+    vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
+    texts = [f"text {i}" for i in range(50)]
+    started: list[WorkItem] = []
+    plain_start = Pipeline.start
+
+    def start(pipeline: Pipeline, item: WorkItem) -> None:
+        started.append(item)
+        plain_start(pipeline, item)
+        if len(started) == 20:
+            first.cancel()  # the other waits for all of its items
+
+    monkeypatch.setattr(Pipeline, "start", start)
+    first, second = (asyncio.create_task(vectorize(vectorizer, texts)) for _ in range(2))
+    async with asyncio.timeout(10):
+        await asyncio.wait([first, second])
+
+    assert first.cancelled()
+    np.testing.assert_array_equal(second.result().texts, [vector_of(text) for text in texts])
+    assert len(started) == 50
+    assert vectorizer.cache_stats.misses == 50
 
 
 async def test_an_input_that_needs_no_work_of_its_own_keeps_no_file(
@@ -192,18 +220,41 @@ async def test_requests_share_batches(vectorizer: Vectorizer, backend: FakeModel
     assert len(backend.text_batches) <= 2  # some, and all that came meanwhile
 
 
+class ReadsTasks(AsItIs):
+    """Reads any task, as a family does that writes it in front of the text."""
+
+    def resolve(self, params: EncodeParams) -> EncodeParams:
+        return params
+
+
+async def test_a_task_and_a_text_are_told_apart_wherever_a_slash_stands(backend: FakeModel) -> None:
+    tower = Tower(ReadsTasks(), lambda texts: backend.encode_text(texts.tolist()))
+    vectorizer = Vectorizer([Model(backend.info, {"text": tower})], Settings())
+    asked = [("a", "/b"), ("a/", "b"), ("a", "b")]
+    answers = await vectorizer.embed(
+        [EmbedInput(text, "text", text, EncodeParams(task=task)) for task, text in asked]
+    )
+    await vectorizer.aclose()
+
+    np.testing.assert_array_equal(
+        [answer.vector for answer in answers], [vector_of("/b"), vector_of("b"), vector_of("b")]
+    )
+    assert vectorizer.cache_stats.misses == 3
+
+
 async def test_equal_images_that_are_slow_to_read_are_computed_once(
     vectorizer: Vectorizer, backend: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After such a wait a request gives way to others, and must not do so with a miss in hand."""
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     pipeline = vectorizer._pipelines["image"]
-    read = pipeline.read
+    read = pipeline._read
 
     def read_slowly(*arguments: Any) -> WorkItem:
         time.sleep(0.05)
         return read(*arguments)
 
-    monkeypatch.setattr(pipeline, "read", read_slowly)
+    monkeypatch.setattr(pipeline, "_read", read_slowly)
     backend.gate.clear()
     asked = [asyncio.create_task(vectorize(vectorizer, [], [base64_of(RED)])) for _ in range(5)]
     await asyncio.sleep(0.5)

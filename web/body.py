@@ -89,8 +89,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         self._scope = scope
         self._receive = receive
         self._held = 0
-        self._is_read = self._is_late = self._is_gone = False
-        self._look_out: asyncio.TimerHandle | None = None
+        self._is_read = self._is_slow = self._is_late = self._is_gone = False
         self._watcher: asyncio.Task[None] | None = None
 
     @override
@@ -99,8 +98,9 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         if task is None:
             raise RuntimeError("outside of a task")
         self._task = task
-        self._loop = task.get_loop()
-        self._deadline = self._loop.call_later(self._reader.timeout_s, self._end_of_time)
+        # One timer, as each takes as long as the rest: the second begins when the first has ended.
+        first_s = min(_LOOK_OUT_AFTER_S, self._reader.timeout_s)
+        self._timer = task.get_loop().call_later(first_s, self._go_on_slowly, first_s)
         return self
 
     @override
@@ -111,9 +111,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         _traceback: TracebackType | None,
     ) -> None:
         self._reader.held_bytes -= self._held
-        self._deadline.cancel()
-        if self._look_out:
-            self._look_out.cancel()
+        self._timer.cancel()
         watcher, self._watcher = self._watcher, None  # avoids a reference cycle
         if watcher:
             watcher.cancel()
@@ -138,7 +136,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             ClientGoneError: the client disconnected meanwhile.
         """
         coding = read_header(self._scope, b"content-encoding")
-        if coding.strip().lower() not in {"", "identity"}:
+        if coding and coding.strip().lower() not in {"", "identity"}:
             raise ContentEncodingError(
                 f"the request body has Content-Encoding: {coding}; send it as it is, without one",
                 "encoding",
@@ -166,7 +164,8 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             body = bytearray(text.encode("utf-8", "surrogatepass"))
             self._hold(len(body))
         self._is_read = True
-        self._look_out = self._loop.call_later(_LOOK_OUT_AFTER_S, self._start_watching)
+        if self._is_slow:
+            self._watcher = asyncio.create_task(self._watch())
         return body
 
     def _hold(self, size: int) -> None:
@@ -175,13 +174,17 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             self._reader.held_bytes += size - self._held
             self._held = size
 
+    def _go_on_slowly(self, after_s: float) -> None:
+        self._is_slow = True
+        left_s = self._reader.timeout_s - after_s
+        self._timer = self._task.get_loop().call_later(left_s, self._end_of_time)
+        if self._is_read:
+            self._watcher = asyncio.create_task(self._watch())
+
     def _end_of_time(self) -> None:
         if not self._is_gone:
             self._is_late = True
             self._task.cancel()
-
-    def _start_watching(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

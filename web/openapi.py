@@ -9,10 +9,13 @@ from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
+from errors import Reason
 from web.auth import TokenAuth
 from web.endpoints.base import Endpoint
-from web.endpoints.error_format import ErrorFormat, SentenceErrors
+from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.endpoints.openai_api import OpenAIErrors
 from web.errors import HEADERS, STATUS
 from web.service import Service
@@ -35,6 +38,24 @@ _TOKENS = {
         "scheme": "basic",
         "description": "A token that is allowed, as the password; any user's name will do.",
     },
+}
+# A sentence of each status, with its reason and the field or item at fault.
+_EXAMPLES: dict[int, tuple[str, Reason, str]] = {
+    401: ("send a token that is allowed: Authorization: Bearer <token>", "token", ""),
+    404: ("GET /v1/models/clip: no such model; org/some-clip is loaded", "route", ""),
+    408: ("the body took over 45 s to arrive", "slow_body", ""),
+    413: ("300 texts and images; at most 256 are allowed in one request", "items", ""),
+    415: (
+        "the request body has Content-Encoding: gzip; send it as it is, without one",
+        "encoding",
+        "",
+    ),
+    422: ("images[1]: not an image", "not_an_image", "images[1]"),
+    429: ("overloaded: 4096 items wait already; send less at a time", "overload", ""),
+    499: ("the client has gone", "gone", ""),
+    500: ("internal error; the service's log has the details", "bug", ""),
+    503: ("the device is lost: CUDA error: unspecified launch failure", "unhealthy", ""),
+    504: ("not answered within 45 s", "timeout", ""),
 }
 _OF_VECTORS = {
     "X-Truncated": _TRUNCATED,
@@ -62,12 +83,23 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
             if service is None or one.scores == service.vectorizer.info.scores
         ]
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
+            _restore_nulls(described, app.routes)
             described = app.openapi_schema = with_endpoints(described, answered)
         if service:
             _describe_tokens(described, service.access)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign] # as in FastAPI's manual
+
+
+def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> None:
+    """Put the examples of FastAPI's routes back as they were: it leaves out what is null."""
+    for route in routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                told = described["paths"][route.path_format][method.lower()]["responses"]
+                for status, answer in route.responses.items():
+                    told[str(status)]["content"] = answer["content"]
 
 
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
@@ -139,13 +171,26 @@ def error_responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
+    answered: dict[int, list[ErrorInfo]] = {}  # some shapes answer by one status what are two here
+    for status in sorted(statuses):
+        shown = shapes[0].status(status)
+        answered.setdefault(shown, []).append(ErrorInfo(shown, *_EXAMPLES[status]))
+    schema = _any_of(_ref(one.schema) for one in shapes)
     return {
         str(status): {
             "description": phrases.get(status, "The client has gone"),
             "headers": _headers(status),
-            "content": _json(_any_of(_ref(one.schema) for one in shapes)),
+            "content": {
+                "application/json": {
+                    "schema": schema,
+                    "examples": {
+                        one.reason: {"value": msgspec.json.decode(shapes[0].body(one))}
+                        for one in infos
+                    },
+                }
+            },
         }
-        for status in sorted({shapes[0].status(status) for status in statuses})
+        for status, infos in sorted(answered.items())
     }
 
 

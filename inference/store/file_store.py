@@ -32,6 +32,7 @@ _KEYS_AT_ONCE = 500
 _GIVE_BACK = "PRAGMA incremental_vacuum"
 _EVICTED_AT_ONCE = 256
 _EVICTIONS_A_WRITE = 8
+_FOLLOW_EVERY_S = 1.0  # interval in which reads check that the file is still the same
 _OPEN_S = 5.0  # two processes that make the database at the same moment wait for each other
 # What the kernel calls file systems whose locks or shared memory end at the host.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "lustre", "gpfs"}
@@ -103,6 +104,7 @@ class FileStore:
         self._timeout_s = timeout_s
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._followed_s = 0.0
         self._evictions = 0
 
     def open(self) -> None:
@@ -160,6 +162,7 @@ class FileStore:
 
     def _follow(self) -> None:
         """Reopen the database if its file was deleted or moved aside."""
+        self._followed_s = time.monotonic()
         try:
             inode = self._path.stat().st_ino
         except OSError:
@@ -175,7 +178,8 @@ class FileStore:
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values; None for unknown keys."""
-        self._follow()
+        if time.monotonic() - self._followed_s >= _FOLLOW_EVERY_S:
+            self._follow()
         found: dict[bytes, bytes] = {}
         with self._translated():
             for begin in range(0, len(keys), _KEYS_AT_ONCE):

@@ -37,6 +37,7 @@ _READ_AT_ONCE = 64  # lookups
 _GATHER_S = 0.05  # vectors that arrive meanwhile are written together
 _FAILURES_TO_REST = 5  # in a row; a single failure may be a slow moment
 _RETRY_S = 1.0
+_PATIENCE = 10  # times `timeout_s` that a lookup waits for this machine, and not for the store
 _USAGE_EVERY_S = 15.0
 _WRITE_TIMEOUT_S = 2.0
 _FIRST_S, _LAST_S = 2.0, 2.0  # wait at the start for the store, and at the end for writes
@@ -126,8 +127,6 @@ class SharedCache:
             thread.start()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
-        if self._is_up:
-            logger.info("Vectors are kept in %s", self.shown)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
         """Return known results of keys; nothing if the store does not answer in time.
@@ -138,8 +137,9 @@ class SharedCache:
         if not self._is_up:
             return _NOTHING
         answer: asyncio.Future[Found] = self._loop.create_future()
-        # After what has come by then: this thread may be as late as the other.
-        timer = self._loop.call_later(self._timeout_s, self._loop.call_soon, self._give_up, answer)
+        timer = self._loop.call_later(
+            self._timeout_s, self._give_up, answer, time.monotonic() + _PATIENCE * self._timeout_s
+        )
         self._lookups.put(_Lookup(keys, answer))
         try:
             found = await answer
@@ -150,13 +150,22 @@ class SharedCache:
         self.stats.misses += len(keys) - hits
         return found
 
-    def _give_up(self, answer: asyncio.Future[Found]) -> None:
+    def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
+        """Answer a lookup with nothing, if the store hangs.
+
+        A store that does not answer in time fails in its thread. Otherwise the thread waits for a
+        core, and the input would wait longer for its batch.
+        """
         if answer.done():
+            return
+        now_s, since_s = time.monotonic(), self._reading_since_s
+        hangs = since_s is not None and now_s - since_s >= 2 * self._timeout_s
+        if not hangs and now_s < ends_s:
+            self._loop.call_later(self._timeout_s, self._give_up, answer, ends_s)
             return
         answer.set_result(_NOTHING)
         self.stats.timeouts += 1
-        since_s = self._reading_since_s
-        if since_s is not None and time.monotonic() - since_s >= self._timeout_s:
+        if hangs:
             self._read_failed(f"no answer within {self._timeout_s * 1000:g} ms")
 
     def add(self, key: bytes, result: EmbeddingResult) -> None:
@@ -239,6 +248,8 @@ class SharedCache:
         self._log_once("reads", failure)
         if not self._first.done():
             self._first.set_result(None)
+            if failure is None:
+                logger.info("Vectors are kept in %s", self.shown)
 
     def _log_once(self, side: str, failure: str | None) -> None:
         """Log once that the store fails, and once that it works again."""
