@@ -276,7 +276,7 @@ class SharedCache:
 
     def _write_all(self) -> None:
         store = self._make_store(_WRITE_TIMEOUT_S)
-        is_open, seen_s = False, 0.0
+        is_open, seen_s, most = False, 0.0, _WRITTEN_AT_ONCE
         while True:
             self._has_pending.wait(_USAGE_EVERY_S)
             self._has_pending.clear()
@@ -284,7 +284,8 @@ class SharedCache:
             failure = None if is_open else _try(store.open)
             is_open = failure is None
             while is_open and self._pending and not failure:
-                failure = self._write_some(store)
+                failure = self._write_some(store, most)
+                most = 1 if failure else _WRITTEN_AT_ONCE  # a full store is tried with little
             if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
                 seen_s = time.monotonic()
                 failure = _try(lambda: self._look(store))
@@ -297,9 +298,9 @@ class SharedCache:
                 self._has_pending.set()
         store.close()
 
-    def _write_some(self, store: Store) -> str | None:
+    def _write_some(self, store: Store, most: int) -> str | None:
         """Write a batch of the queue; if the store fails, put it back and return the failure."""
-        taken = [self._pending.popleft() for _ in range(min(_WRITTEN_AT_ONCE, len(self._pending)))]
+        taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
         entries: list[Entry] = []
         for item_key, result in taken:
             key = self._entries.key(item_key)
