@@ -54,15 +54,8 @@ RUN MODEL_NAME=distilroberta-base ./download.py
 TWO_LINES_OF_TEXTS_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-model /app/models/model
 """
-# As docs/images.md has it: a model that nobody else shall have, in a small image.
-PRIVATE = f"""FROM {CUSTOM} AS converted
-COPY ./my-text-model /app/models/text
-COPY ./my-clip-model /app/models/clip
-RUN ./download.py --convert --export /tmp/export
-
-FROM {SERVING}
-COPY --from=converted /tmp/export /app/models
-"""
+# A private model in a small image.
+PRIVATE = (ROOT / "custom.Dockerfile").read_text("utf-8")
 UNCONVERTED = f"""FROM {SERVING}
 COPY ./my-text-model /app/models/text
 COPY ./my-clip-model /app/models/clip

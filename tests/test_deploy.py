@@ -46,7 +46,7 @@ def test_scripts_are_clean() -> None:
 
 
 def test_dockerfiles_are_clean() -> None:
-    assert_passes("hadolint", DOCKERFILE)
+    assert_passes("hadolint", DOCKERFILE, ROOT / "custom.Dockerfile")
 
 
 def stages_of(dockerfile: Path) -> dict[str, str]:
