@@ -416,10 +416,11 @@ def main() -> int:
             rows.append(row)
             print(show(row), flush=True)
     except RefusedError as error:
-        print(f"\n{error}")
+        print(f"\n{error}" if rows else error)
         return 4
     except (OSError, HTTPException) as error:
-        print(f"\nNo comparison of {options.old} and {options.new}: {error}")
+        message = f"No comparison of {options.old} and {options.new}: {error}"
+        print(f"\n{message}" if rows else message)
         return 2
     return conclude(rows)
 

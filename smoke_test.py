@@ -82,16 +82,21 @@ class Container:
         """Return whether it serves a path."""
         return self.ask("POST", path, {}).status not in {404, 405}
 
+    def modalities(self) -> list[str]:
+        """Return the modalities that `GET /meta` lists; the references list none."""
+        meta = self.ask("GET", "/meta").body
+        service = meta.get("service") if isinstance(meta, dict) else None
+        return service["modalities"] if service else []
+
     def reads_images(self) -> bool:
         """Return whether its model reads images."""
-        service = self.ask("GET", "/meta").body.get("service")
-        return "image" in service["modalities"] if service else self.serves("/vectorize")
+        modalities = self.modalities()
+        return "image" in modalities if modalities else self.serves("/vectorize")
 
     def ranks_documents(self) -> bool:
         """Return whether its model is a reranker, and makes no vectors."""
-        service = self.ask("GET", "/meta").body.get("service")
-        if service:
-            return "pair" in service["modalities"]
+        if modalities := self.modalities():
+            return "pair" in modalities
         return self.serves("/rerank") and not self.serves("/vectors")
 
     def rerank(self, query: str, documents: list[str]) -> list[float]:

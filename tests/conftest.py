@@ -59,9 +59,10 @@ FROZEN = {
 SLOWEST = [
     f"test_{name}.py"
     for name in (
-        *("download", "text_parity", "parity", "int8", "weights", "rerankers", "tokens"),
-        *("vocabularies", "overload", "openapi", "converted_folder", "demo_model", "backends"),
-        *("store", "qwen3_vl", "openclip", "sentence_texts", "tiles", "page", "unfit_folders"),
+        *("download", "balancer", "text_parity", "parity", "int8", "weights", "rerankers"),
+        *("tokens", "vocabularies", "overload", "openapi", "converted_folder", "demo_model"),
+        *("backends", "store", "qwen3_vl", "openclip", "sentence_texts", "tiles", "page"),
+        "unfit_folders",
     )
 ]
 

@@ -32,7 +32,9 @@ def compare(old: str, new: str, *options: str) -> Verdict:
     command = [sys.executable, "-E", "-s", "compare.py", old, new, *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not run.stderr, run.stderr
-    table, _, conclusion = run.stdout.partition("\n\n")
+    table, end, conclusion = run.stdout.partition("\n\n")
+    if not end:  # nothing was compared, so there is no table
+        table, conclusion = "", table
     return Verdict(run.returncode, table.splitlines()[1:], conclusion.splitlines())
 
 

@@ -369,7 +369,7 @@ def without_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "precisions", lambda: ("float32",))
 
 
-@pytest.mark.usefixtures("without_8_bits")
+@pytest.mark.usefixtures("without_int8")
 def test_a_machine_without_code_for_it_serves_float32(caplog: pytest.LogCaptureFixture) -> None:
     info = load_replica(detect(DEMO), INT8).info
 
@@ -378,7 +378,7 @@ def test_a_machine_without_code_for_it_serves_float32(caplog: pytest.LogCaptureF
     assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
 
 
-@pytest.mark.usefixtures("without_8_bits")
+@pytest.mark.usefixtures("without_int8")
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_there_a_folder_of_int8_gives_float32_if_it_can_and_a_sentence_if_not(
     precision: Precision | None,
@@ -400,7 +400,7 @@ def test_there_a_folder_of_int8_gives_float32_if_it_can_and_a_sentence_if_not(
     assert replace(info, refused="") == load_replica(detect(DEMO), FLOAT32).info
 
 
-@pytest.mark.usefixtures("without_8_bits")
+@pytest.mark.usefixtures("without_int8")
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_there_float32_is_made_where_the_original_is_and_only_int8_were_kept(
     precision: Precision | None,
