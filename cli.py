@@ -96,7 +96,7 @@ def vector_cache(*, empties: bool) -> NoReturn:
     try:
         settings = read(Settings)
         if not settings.vector_cache_url:
-            raise ConfigurationError("not set: vectors are remembered by a process alone")
+            raise ConfigurationError("not set: vectors are cached in memory only")
         from inference.store.connect import address_of, store_of
 
         address = address_of(settings.vector_cache_url.get_secret_value())

@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     max_request_items: int = Field(
         default=256,
         ge=1,
-        description="most texts and images in one request; to `/v1/embeddings` they are 2,048",
+        description="most texts and images in one request; the limit of `/v1/embeddings` is 2,048",
     )
     max_request_documents: int = Field(
         default=1_000, ge=1, description="most documents that one request may have ranked"
@@ -245,8 +245,8 @@ class Settings(BaseSettings):
     authentication_allowed_tokens: Tokens = Field(
         default=(),
         description="tokens, with commas between them, of which every request but the probes must "
-        "bring one, as `Bearer` or as the password of HTTP Basic; none asks for none. Weaviate "
-        "and `smoke_test.py` send [what their URL says](quickstart.md#use-it-from-weaviate), a "
+        "bring one, as `Bearer` or as the password of HTTP Basic; without any, no token is needed. "
+        "Weaviate and `smoke_test.py` send [what their URL says](quickstart.md#a-token), a "
         "browser asks for a user and a password",
     )
     authentication_allowed_tokens_file: Path | None = Field(
@@ -265,7 +265,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container serves every interface
-        description="address to listen on; `::` is every one of IPv6 and of IPv4",
+        description="address to listen on; `::` listens on all addresses of IPv6 and IPv4",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     ssl_certfile: Path | None = Field(
@@ -300,7 +300,7 @@ class Settings(BaseSettings):
     )
     otel_traces_exporter: str = Field(
         default="",
-        description="`otlp`, which it is where an address is set; `console`; or `none`",
+        description="`otlp`, the default if an address is set; `console`; or `none`",
     )
     otel_sdk_disabled: Switch = Field(
         default=False, description="`true`: no traces, whatever else is set"
@@ -523,7 +523,7 @@ def _edits(name: str, other: str) -> int:
 
 
 def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
-    """Return the tokens of which a request must bring one; none lets everybody ask.
+    """Return the allowed tokens; if there are none, every request is allowed.
 
     Raises:
         ConfigurationError: their file cannot be read, or holds none.

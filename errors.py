@@ -167,7 +167,7 @@ class ClientGoneError(NotServedError):
 
 
 class UnhealthyError(NotServedError):
-    """The service cannot compute until its process is restarted."""
+    """The service cannot compute: it has not started, has ended, or must be restarted."""
 
     reason = "unhealthy"
 

@@ -321,10 +321,10 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
 
 
 def check_shared_cache(settings: Settings) -> None:
-    """Refuse a store of vectors that cannot be used, without a model.
+    """Check VECTOR_CACHE_URL; this needs no loaded model and asks no server.
 
     Raises:
-        ConfigurationError: VECTOR_CACHE_URL names none, or one that cannot be used here.
+        ConfigurationError: the URL is invalid, or its store cannot be used on this host.
     """
     if settings.vector_cache_url:
         from inference.store.connect import address_of

@@ -1,9 +1,9 @@
 """Replaces the content of a model folder at once: a crash leaves the old content or the new.
 
-    root/.download-xyz/      written to, checked; no start takes it for a model
-    root/<parts>             moved there at the end, the part that a start looks for last
+    root/.download-xyz/      files are written and checked here; it is never loaded as a model
+    root/<parts>             files move here at the end; the part that marks a model moves last
 
-It knows no families and no hub.
+This module depends on no model family and on no hub.
 """
 
 from __future__ import annotations

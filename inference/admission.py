@@ -1,7 +1,7 @@
 """Admission control: bounds the waiting items, and the expected wait by the measured rate.
 
 A request that cannot be answered in time is refused at once, in milliseconds, and not by a timeout.
-It knows no HTTP and no model.
+It knows no HTTP and no model: `web/errors.py` answers its errors with 413 and 429.
 """
 
 from __future__ import annotations

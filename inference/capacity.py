@@ -23,7 +23,7 @@ _HALF_LIFE_S = 10.0  # of the averaged rate, in seconds of work
 
 @dataclass(frozen=True, slots=True)
 class BatchStats:
-    """A forward pass, for metrics and logs; a failing batch takes several.
+    """Statistics of a forward pass; a batch that fails is split and computed again, in several.
 
     Attributes:
         size: number of items.

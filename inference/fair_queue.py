@@ -10,8 +10,8 @@ behind every long text. Queries go first. A batch holds entries of one bucket on
 model.
 
 This is self-clocked fair queueing (Golestani, 1994): an entry is due at its request's last due
-time, or at the clock where the request is new, plus its cost, and what is due first is served
-first. The clock shows when the entry was due that is being served.
+time, or at the clock if the request is new, plus its cost. The entry with the earliest due time is
+served first. The clock is the due time of the entry in service.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Postprocess:
 # A text, the base64 of an image file, token ids of the model's vocabulary, or a pair.
 Content: TypeAlias = str | Sequence[int] | Pair
 
-# Of the event loop, that the inputs of a request take before others have their turn: a text is
+# Longest time that a request holds the event loop before others have their turn: a text is
 # tokenized in 50 us, a small image's base64 decoded in 200, and a request may bring thousands.
 # A few inputs are never parted, so that they share a batch.
 _SLICE_S = 0.002

@@ -31,7 +31,7 @@ _METRICS = "/metrics"
 
 
 class TokenAuth:
-    """Checks tokens; without any, everybody may ask.
+    """Checks tokens; if there are none, every request is allowed.
 
     Args:
         settings: they name the tokens, and say whether Prometheus needs one.
@@ -104,7 +104,7 @@ class FailedLogins:
         self._next: asyncio.TimerHandle | None = None
 
     def add(self, path: str, scope: Scope, had_token: bool) -> None:
-        """Count one."""
+        """Count a failed login; log a warning if the last is over a minute old."""
         host, _ = scope.get("client") or ("an unknown address", 0)  # uvicorn knows trusted proxies
         brought = "a token that is not allowed" if had_token else "no token"
         self._count += 1

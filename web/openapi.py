@@ -97,9 +97,9 @@ def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> No
     for route in routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
-                told = described["paths"][route.path_format][method.lower()]["responses"]
+                responses = described["paths"][route.path_format][method.lower()]["responses"]
                 for status, answer in route.responses.items():
-                    told[str(status)]["content"] = answer["content"]
+                    responses[str(status)]["content"] = answer["content"]
 
 
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
@@ -129,7 +129,7 @@ def with_endpoints(
         schemas.pop(kind.description.request.__name__, None)
     return {
         **described,
-        "paths": {**paths, **described["paths"], **paths},  # first, and with GET where both are
+        "paths": {**paths, **described["paths"], **paths},  # endpoints come first, with their GET
         "components": {"schemas": {**described["components"]["schemas"], **schemas}},
     }
 
@@ -171,7 +171,7 @@ def error_responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Describe error responses, with their headers; the first format is that of all statuses."""
     shapes = errors or (SentenceErrors(),)
-    answered: dict[int, list[ErrorInfo]] = {}  # some shapes answer by one status what are two here
+    answered: dict[int, list[ErrorInfo]] = {}  # some formats merge two statuses
     for status in sorted(statuses):
         shown = shapes[0].status(status)
         answered.setdefault(shown, []).append(ErrorInfo(shown, *_EXAMPLES[status]))

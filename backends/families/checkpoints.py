@@ -132,7 +132,7 @@ def _from_pretrained(
     misfits = dict.fromkeys(report["missing_keys"], MISSING)
     misfits |= {name: misshapen(*shapes) for name, *shapes in report["mismatched_keys"]}
     faults.note(network, misfits)
-    if misfits:  # saved anew, it lacks what it lacked
+    if misfits:  # a copy that is saved leaves these weights out too
         network.save_pretrained = partial(_save_without, network, misfits.keys())
     return (network, report) if output_loading_info else network
 

@@ -173,14 +173,16 @@ def beginning(text: str, tokens: int) -> str:
     return text[:end]
 
 
-# Step of padded lengths, in tokens. OpenVINO prepares every new shape, and texts of equal length
-# are rare. For ViT-B/32's text tower in float32, on 2 cores with AMX, by the measured times of its
-# passes (texts of 3 to 77 tokens, most of them short, 16 waiting): rounded to 1, 2, 4, 8 and 16
-# tokens 104, 121, 135, 147 and 141 texts a second; 82 where a batch is padded to its longest. With
-# 4 waiting 84, 89, 93, 102 and 104, against 102. After all shapes of 1 to 16 texts it takes 98, 72
-# and 55 MB more for 4, 8 and 16; one seen for the first time about 5 ms more. A lone text of 8
-# tokens takes 10 ms, of 16 12, of 77 28. To short texts 8 is much: of ten words each, 16 clients
-# got 0.83 of what they get where 4 is the step.
+# Lengths are padded to a multiple of a step: 4 tokens below 32, else 8. OpenVINO prepares every new
+# shape (5 ms), and texts of equal length are rare. Texts a second of ViT-B/32's text tower in
+# float32, on 2 cores with AMX, from the times of its passes (3 to 77 tokens, most texts short):
+#
+#   step                     1    2    4    8   16   the longest text of the batch
+#   16 texts wait          104  121  135  147  141   82
+#   4 texts wait            84   89   93  102  104  102
+#   MB of all shapes                  98   72   55
+#
+# For texts of ten words, 16 clients get 0.83 times as many with a step of 8 as with 4.
 _SHORT, _ROUNDED_SHORT, _ROUNDED = 32, 4, 8
 
 

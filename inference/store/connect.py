@@ -33,9 +33,9 @@ def store_of(address: Address, max_bytes: int, timeout_s: float) -> Store:
     """Return the store, not yet open.
 
     Args:
-        address: of it.
-        max_bytes: that it may take where it is a file.
-        timeout_s: in which it answers, or fails.
+        address: address of the store.
+        max_bytes: largest size of a file store.
+        timeout_s: time in which the store must answer.
     """
     if address.folder:
         from inference.store.file_store import FileStore
