@@ -532,7 +532,7 @@ def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
     if path := settings.authentication_allowed_tokens_file:
         variable = f"AUTHENTICATION_ALLOWED_TOKENS_FILE={path}"
         try:
-            in_file = _parts(path.read_text("utf-8").replace("\n", ","))
+            in_file = _parts(path.read_text("utf-8-sig").replace("\n", ","))
         except (OSError, UnicodeError) as error:
             reason = describe_error(error)
             raise ConfigurationError(f"{variable} cannot be read: {reason}") from error

@@ -116,7 +116,17 @@ async def test_a_file_that_holds_none_leaves_the_tokens_and_warns_once(
     assert "first" not in warning.getMessage()
 
 
-@pytest.mark.parametrize(("text", "reported"), [(None, "No such file"), (",\n", "holds no token")])
+async def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path: Path) -> None:
+    access = access_by(Secret(tmp_path, "\ufefffirst\nzw\u00f6lf").path)
+
+    assert is_allowed(access, "first")
+    assert is_allowed(access, "zw\u00f6lf")  # as bytes of UTF-8, which ASGI decodes as Latin-1
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [(None, "No such file"), (",\n", "holds no token"), ("\ufeff", "holds no token")],
+)
 def test_a_start_without_the_tokens_that_were_asked_for_ends(
     text: str | None, reported: str, tmp_path: Path
 ) -> None:

@@ -326,7 +326,6 @@ def test_results_survive_a_reload_until_they_are_forgotten(page: Page, service: 
     page.get_by_role("button", name="Forget all").click()
     for place in ("#map", "#selected", "#request", "#clear", "#forget"):
         expect(page.locator(place)).to_be_hidden()
-    page.wait_for_timeout(500)
     page.reload()
     expect(page.locator("#status")).to_have_text("Ready")
     expect(page.locator("#matrix td.cell, #map .point")).to_have_count(0)

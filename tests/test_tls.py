@@ -73,6 +73,8 @@ def test_the_smoke_test_checks_the_certificate(service: Service, pair: tuple[Pat
 
 def test_the_health_check_follows(service: Service, pair: tuple[Path, Path]) -> None:
     assert run(service, "healthcheck.py", SSL_CERTFILE=pair[0]) == 0
+    assert run(service, "healthcheck.py", SSL_CERTFILE=pair[0], HOST="0.0.0.0") == 0
+    assert run(service, "healthcheck.py", SSL_CERTFILE=pair[0], HOST="::1") == 1  # asked there
     assert run(service, "healthcheck.py") == 1
     assert run(service, "healthcheck.py", SSL_CERTFILE=pair[0], PORT=9) == 1
 

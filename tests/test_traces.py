@@ -31,6 +31,7 @@ TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
         (f"cc-{TRACE}-{PARENT}-01-what-comes-later", TRACE),
         ("", ""),
         (f"00-{TRACE}-{PARENT}", ""),
+        (f"00-{TRACE}-{PARENT}-01-more", ""),  # version 00 has nothing more
         (f"ff-{TRACE}-{PARENT}-01", ""),
         (f"00-{'0' * 32}-{PARENT}-01", ""),
         (f"00-{TRACE}-{'0' * 16}-01", ""),

@@ -129,7 +129,7 @@ def _read_token(authorization: str) -> bytes:
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":
-            return credentials.strip().encode()
+            return credentials.strip().encode("latin-1")  # as ASGI servers decode headers
         case "basic":
             return _read_password(credentials.strip())
     return b""
