@@ -56,7 +56,7 @@ def create_app(
     """Build the application; its lifespan loads the model and puts a `Service` on `app.state`.
 
     Args:
-        settings: the settings; by default, read from the environment at start.
+        settings: the settings; None reads them from the environment at startup.
         make_vectorizer: function that loads the model; tests pass their own.
         endpoints: the endpoints; tests add their own.
     """
@@ -93,7 +93,7 @@ async def _lifespan(
     async with AsyncExitStack() as held:
         with startup_error(app.state):
             settings = settings or _read_settings()
-            access = TokenAuth(settings)  # before minutes of loading
+            access = TokenAuth(settings)  # checked before the model loads
             tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
@@ -122,7 +122,7 @@ app = create_app()
 
 
 def main() -> None:
-    """Serve until a signal comes; if the start fails, exit with 1 and a sentence."""
+    """Serve until a signal stops the service; if startup fails, exit with 1 and one sentence."""
     if cli.wants_check():
         cli.check()
     try:
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer) -> NoReturn:
-    """Serve until a signal comes, and end the process."""
+    """Serve until a signal stops the service, and exit; the status is 1 if startup fails."""
     configure(settings)
     for doubt in doubts():
         logger.warning("%s", doubt)
@@ -164,7 +164,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
         on_drain=partial(_drain, app),
         drain_delay_s=settings.drain_delay_s,
     )
-    with suppress(SystemExit):  # a signal during the start, or a failed start
+    with suppress(SystemExit):  # a signal during startup, or a failed startup
         server.run(sockets)
     sys.exit(0 if server.started or server.stopped else 1)
 

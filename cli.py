@@ -1,4 +1,4 @@
-"""The command line of `python app.py`: `--help` prints the settings, `--check` looks at the model.
+"""The command line of `python app.py`: `--help` prints the settings, `--check` checks the model.
 
 Settings come from the environment alone, so that a container and a shell start alike.
 """
@@ -21,13 +21,14 @@ from errors import ConfigurationError, ServiceError, StartupError
 from vectorizer import check_image_formats, check_shared_cache
 
 _WIDTH = 96
-_STORE_S = 5.0  # that a store has for each answer, where nobody waits for a vector
+_STORE_S = 5.0  # maximum wait for each answer of the store; no request waits for it
 
 
 def wants_check(arguments: Sequence[str] | None = None) -> bool:
-    """Read the command line; return whether it asks for a check (`--check`).
+    """Read the command line, and return whether it has `--check`.
 
-    `--help` and `--version` print and exit with 0; any other argument exits with 2.
+    `--help` and `--version` print a text and exit with 0. `--vector-cache` shows or empties the
+    store, and exits. An unknown argument exits with 2.
     """
     form = argparse.ArgumentParser(
         prog="app.py",
@@ -70,7 +71,7 @@ def _about(name: str) -> Iterator[str]:
 
 
 def check() -> NoReturn:
-    """Check settings and model folder, print the faults, and exit with 0 or 1."""
+    """Check settings and model folder, print all faults, and exit with 0 (no faults) or 1."""
     for doubt in doubts():
         print(f"Warning: {doubt}", file=sys.stderr)
     try:
@@ -91,7 +92,10 @@ def check() -> NoReturn:
 
 
 def vector_cache(*, empties: bool) -> NoReturn:
-    """Print the usage of a store of vectors, or empty it; exit with 0, or with 1 and the error."""
+    """Print the usage of the vector store, after emptying it if `empties`; then exit.
+
+    The exit status is 0, or 1 with an error message.
+    """
     shown = "VECTOR_CACHE_URL"
     try:
         settings = read(Settings)

@@ -308,7 +308,7 @@ class Settings(BaseSettings):
 
     @property
     def trace_exporters(self) -> tuple[str, ...]:
-        """The exporters of traces that are wanted, by OpenTelemetry's names; none is no traces."""
+        """OpenTelemetry's names of the exporters to send traces to; empty if tracing is off."""
         address = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
         asked = self.otel_traces_exporter or ("otlp" if address else "")
         otlp = (
@@ -325,7 +325,7 @@ _WITHOUT_EFFECT = (
     *("CUDA_PER_PROCESS_MEMORY_FRACTION", "USE_SENTENCE_TRANSFORMERS_MULTI_PROCESS"),
     *("ENABLE_CACHE", "WORKERS", "FORCE_AUTOMODEL", "USE_QUERY_PROMPT", "ONNX_CPU"),
 )
-_OF_OTHERS = {"CUDA_HOME", "SSL_CERT_FILE"}  # similar to a setting, but of CUDA and of OpenSSL
+_OF_OTHERS = {"CUDA_HOME", "SSL_CERT_FILE"}  # variables of CUDA and OpenSSL, similar to a setting
 _OF_A_SERVICE = "_PORT"  # Kubernetes sets such variables for services, such as CUDA_PORT
 _MIN_LETTERS, _MAX_EDITS = 8, 2  # shorter names are similar to too many others
 _NO_HUB = {
@@ -338,7 +338,7 @@ _NO_HUB = {
 
 
 class DownloadSettings(BaseSettings):
-    """The settings of download.py: the reference's variables, and revisions."""
+    """The settings of download.py: the reference container's variables, and revisions."""
 
     model_config = _CONFIG
 
@@ -406,7 +406,7 @@ class DownloadSettings(BaseSettings):
         return is_on(self.trust_remote_code)
 
     def check_environment(self, scratch: Path) -> dict[str, str]:
-        """Return the environment of the check of a download: without token and network."""
+        """Return the environment for checking a downloaded model, without tokens and network."""
         kept = {name: value for name, value in os.environ.items() if name not in _TOKENS}
         caches = {"HF_HUB_CACHE": scratch / "hub", "HF_MODULES_CACHE": scratch / "modules"}
         return {**kept, **_NO_HUB, **{name: str(path) for name, path in caches.items()}}
@@ -461,7 +461,7 @@ def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
 
 
 def doubts() -> list[str]:
-    """Return a warning for each variable that has no effect, or another than its user may expect.
+    """Return a warning for each variable that has no effect, or an unexpected effect.
 
     Warnings do not contain values.
     """
@@ -526,7 +526,7 @@ def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
     """Return the allowed tokens; if there are none, every request is allowed.
 
     Raises:
-        ConfigurationError: their file cannot be read, or holds none.
+        ConfigurationError: the file of tokens cannot be read, or holds no token.
     """
     tokens = [token.get_secret_value() for token in settings.authentication_allowed_tokens]
     if path := settings.authentication_allowed_tokens_file:
@@ -545,11 +545,11 @@ def allowed_tokens(settings: Settings) -> tuple[bytes, ...]:
 def forbid_hub_access() -> None:
     """Forbid the model libraries to use the network.
 
-    It must run before they are imported, as they read these variables once.
+    Call this function before the libraries are imported: they read the environment once.
     """
     os.environ.update(_NO_HUB)
 
 
 def limit_compute_threads(cores: int) -> None:
-    """Limit the threads of numeric libraries; it must run before they are imported."""
+    """Limit the threads of numeric libraries; call this function before they are imported."""
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))

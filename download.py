@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build time: downloads the model that the variables name into the model folder.
+"""Downloads the model that the environment names into the model folder, at build time.
 
     environment, or --model TAG -> plan -> fetch from the hub -----------> staging folder
                                         save in the layout, load, embed <--'
@@ -66,7 +66,7 @@ def download(settings: DownloadSettings) -> None:
         answer = _finish(settings, wanted.family, folder, sources)
         (parts / "trust_remote_code").write_text(settings.trust_remote_code)
         write_record(parts, request, hub.commits)
-        # A start detects a layout by its first part.
+        # Startup detects a layout by its first part, so that part is installed last.
         of_layout = reversed(LAYOUTS[wanted.family].parts)
         install(parts, root, [RECORD, "trust_remote_code", *of_layout])
     logger.info("The model is in %s: %s, %s", root.absolute(), answer["family"], answer["gives"])
@@ -103,7 +103,7 @@ def _finish(
 
 
 def convert(settings: DownloadSettings) -> None:
-    """Convert the model in the model folder, so that no start has to.
+    """Convert the model in the model folder for OpenVINO, so that startup does not have to.
 
     A model that cannot be converted is logged and left as it is: torch will serve it.
 
@@ -145,7 +145,7 @@ def settings_for_tag(settings: DownloadSettings, tag: str) -> DownloadSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Download the model of the settings; if that fails, exit with 1 and a sentence."""
+    """Download, convert or export the model; on failure, print one sentence and exit with 1."""
     parser = argparse.ArgumentParser(
         description="Fetch the model that the environment names into ./models (MODELS_DIR)."
     )

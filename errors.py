@@ -2,11 +2,11 @@
 
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be embedded
-    │   ├── RequestTooLargeError     ... or more of it than one request may hold
+    │   ├── RequestTooLargeError     ... or sent more than one request may hold
     │   └── ContentEncodingError     ... or sent it compressed
     ├── NotServedError               the service does not answer a valid request
-    │   ├── UnauthorizedError        ... as it brings no valid token
-    │   ├── QueueFullError           ... as too much waits already
+    │   ├── UnauthorizedError        ... as it has no valid token
+    │   ├── QueueFullError           ... as the queue is full or too long
     │   ├── DeadlineExceededError    ... as its time was over before it was computed
     │   ├── SlowRequestError         ... as its time was over before it had arrived
     │   ├── ClientGoneError          ... as its client has gone
@@ -21,7 +21,7 @@
         ├── ConversionError          ... nothing: another runtime serves
         └── DownloadError            ... the download at build time
 
-It knows no status codes: `web/errors.py` holds the one table from error to status.
+This module knows no status codes: `web/errors.py` holds the one table from error to status.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ Reason: TypeAlias = Literal[
     "not_an_image",
     "broken_image",
     "slow_image",  # would take too long to read
-    "pixels",  # has too many pixels, or none
-    "format",  # of the pixels, which cannot be scaled
+    "pixels",  # has too many pixels, or no pixels
+    "format",  # has a pixel format that cannot be scaled
     # the service's state
     "route",  # unknown path or method
     "token",
@@ -126,13 +126,13 @@ class NotServedError(ServiceError):
 
 
 class UnauthorizedError(NotServedError):
-    """The request brings no valid token."""
+    """The request has no valid token."""
 
     reason = "token"
 
 
 class QueueFullError(NotServedError):
-    """Too much waits already for the request to be answered in time.
+    """The queue is full, or too long for an answer in time.
 
     Attributes:
         retry_after_s: seconds until the client should try again.
@@ -189,7 +189,7 @@ class DeviceLostError(BackendError):
     """The device failed, and is unusable until the process is restarted."""
 
 
-# Faults that end a start.
+# Faults that end startup.
 
 
 class StartupError(ServiceError):

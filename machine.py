@@ -33,10 +33,10 @@ def usable_cores(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> in
 def _cpu_limit(cgroups: Path, membership: Path) -> float:
     """Return the lowest CPU limit of the process's control groups, in cores; infinity for none.
 
-    Source: a quota and a period in microseconds, in `cpu.max` of cgroup v2 and in two files of v1;
-    Kubernetes sets them from `limits.cpu`, and neither Python nor torch looks at them. The groups
-    Parent groups limit their children too. In a container its own group is usually mounted as the
-    root, also if `membership` has another path.
+    Source: a quota and a period in microseconds, in `cpu.max` of cgroup v2 and in two files of v1.
+    Kubernetes sets them from `limits.cpu`, but neither Python nor torch reads them. Parent groups
+    limit their children too. A container's own group is usually mounted as the root, even if
+    `membership` has another path.
     """
     limits = [math.inf]
     lines = membership.read_text().splitlines() if membership.is_file() else []
@@ -75,10 +75,10 @@ def keep_freed_memory() -> None:
     """Let the allocator keep freed memory, as the next batch needs it again.
 
     glibc returns large blocks to the kernel at once, and the kernel clears every page again: for a
-    batch of 16 images 13,000 page faults, a tenth of the pass. glibc also gives each thread a heap
-    (arena), which cannot use memory that others freed; with few arenas a worker's passes take half
-    the page faults. With a single arena, two towers that are compiled at once wait for each other,
-    so there are two. Elsewhere (musl, macOS) this does nothing.
+    batch of 16 images 13,000 page faults, a tenth of the forward pass. glibc also gives each thread
+    a heap (arena), which cannot use memory that other threads freed; with few arenas a worker's
+    passes take half the page faults. With a single arena, two towers that are compiled at once wait
+    for each other, so there are two. Elsewhere (musl, macOS) this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -98,7 +98,7 @@ def give_freed_memory_back() -> None:
 
 
 def freeze_gc() -> None:
-    """Exclude the present objects, of libraries and model, from garbage collection.
+    """Exclude all objects that exist now, such as libraries and the model, from garbage collection.
 
     With the model libraries these are 440,000 objects; collecting them stops every thread for 200
     ms.

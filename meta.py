@@ -1,4 +1,4 @@
-"""The body of `GET /meta`: the reference's fields for the family, and fields of this service."""
+"""The body of `GET /meta`: the reference container's fields, and fields of this service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def meta(
     cache: CacheStats,
     shared: SharedCache | None = None,
 ) -> dict[str, object]:
-    """Return the model's configuration as in the reference, and the fields of this service."""
+    """Return the model's configuration as the reference container does, and more fields."""
     store = shared and {
         "store": shared.shown,
         "store_connected": shared.is_connected,

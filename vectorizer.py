@@ -5,7 +5,7 @@
     vectors <- postprocess <- cache <- collect <- wait <- pipelines: preprocess, batch, compute
 
 Each modality has a pipeline, so that the text of a search does not wait behind images of an import.
-It knows no wire format and no model library.
+This module knows no wire format and no model library.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ logger = logging.getLogger(__name__)
 
 # Bytes of cached sentence rows for each vector of VECTOR_CACHE_SIZE.
 _ROW_BYTES_PER_VECTOR = 1_000
-# Sizes of warm-up batches. OpenVINO's first pass prepares all sizes; a second would take a tenth of
-# a start.
+# Sizes of warm-up batches. OpenVINO's first pass prepares all sizes; a second pass would take a
+# tenth of the startup time.
 _WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2), "numpy": (1,)}
-# Of threads.
+# The name of each modality's thread pool.
 _POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
@@ -69,7 +69,7 @@ class Vectorizer:
 
     Attributes:
         info: facts about the model.
-        shared: as given.
+        shared: the second level of the cache, or None.
         modalities: modalities of the model.
         health: health of the service.
     """
@@ -120,7 +120,7 @@ class Vectorizer:
 
     @property
     def gpu_memory(self) -> GpuMemory | None:
-        """Present memory of all GPUs together; None without a GPU."""
+        """Current memory of all GPUs together; None without a GPU."""
         memories = [memory for replica in self._replicas if (memory := replica.gpu_memory())]
         return sum(memories[1:], memories[0]) if memories else None
 
@@ -131,16 +131,16 @@ class Vectorizer:
 
     @property
     def queue_seconds(self) -> Mapping[str, float]:
-        """Seconds of unfinished work by modality."""
+        """Estimated seconds of unfinished work by modality."""
         return {name: pipeline.admission.work_s for name, pipeline in self._pipelines.items()}
 
     @property
     def observer_failures(self) -> int:
-        """Number of failed calls of observers of batches."""
+        """Number of failed calls of the observers that receive batches."""
         return sum(pipeline.scheduler.observers.failures for pipeline in self._pipelines.values())
 
     def observe_batches(self, hook: BatchHook) -> None:
-        """Call `hook` for every forward pass."""
+        """Call `hook` with the modality and the statistics of every forward pass."""
         for modality, pipeline in self._pipelines.items():
             pipeline.scheduler.observers.add(partial(hook, modality))
 
@@ -155,8 +155,8 @@ class Vectorizer:
 
         Raises:
             InvalidInputError: an input is invalid; the message names it.
-            RequestTooLargeError: an input is too large, or all together are.
-            QueueFullError: too much waits already.
+            RequestTooLargeError: one input, or all inputs together, are too large.
+            QueueFullError: the queue holds too much work already.
             BackendError: the model failed.
             UnhealthyError: the model fails until the process is restarted.
         """
@@ -221,7 +221,7 @@ class Vectorizer:
 
         Raises:
             RequestTooLargeError: the misses are too much even for an idle service.
-            QueueFullError: too much waits already.
+            QueueFullError: the queue holds too much work already.
         """
         self._admit(list(lookup.misses.values()), request)
         work = [*lookup.in_flight.values(), *lookup.misses.values()]
@@ -246,7 +246,7 @@ class Vectorizer:
                     self._pipelines[item.modality].collect(item)
                 self._cache.settle(item)
             for item in unstarted:
-                if not item.is_done:  # this request was given up, and another has joined
+                if not item.is_done:  # this request was cancelled, but another waits
                     self._pipelines[item.modality].start(item)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
@@ -278,7 +278,7 @@ class Vectorizer:
         await all_or_first_error([pipeline.try_out(sizes) for pipeline in self._pipelines.values()])
 
     def try_again_if_failing(self) -> None:
-        """Start a trial batch of a failing model, to update its health."""
+        """If the model fails, start a trial batch, which updates the health."""
         if self.health.failing and not self._trial:
             self._trial = background(self._trial_run(), name="trial")
 
@@ -321,7 +321,7 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
 
 
 def check_shared_cache(settings: Settings) -> None:
-    """Check VECTOR_CACHE_URL; this needs no loaded model and asks no server.
+    """Check VECTOR_CACHE_URL; this needs no loaded model, and sends no request to a server.
 
     Raises:
         ConfigurationError: the URL is invalid, or its store cannot be used on this host.
@@ -351,7 +351,7 @@ def _shared_cache(settings: Settings, model: Model) -> SharedCache | None:
 
 
 async def load_vectorizer(settings: Settings) -> Vectorizer:
-    """Load the model of the settings, and warm it up.
+    """Load the model that the settings name, and warm it up.
 
     Raises:
         StartupError: the operator must fix something.
@@ -364,7 +364,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     vectorizer = Vectorizer(replicas, settings, shared)
     try:
         await vectorizer.warm_up()
-    except BaseException:  # also for a signal
+    except BaseException:  # a signal is handled, too
         await vectorizer.aclose()
         raise
     if shared:

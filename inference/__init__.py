@@ -1,4 +1,4 @@
 """A loaded model at work: cache, admission, preprocessing, dynamic batching, health.
 
-It knows no HTTP and no model library.
+This package knows no HTTP and no model library.
 """

@@ -1,7 +1,8 @@
-"""Admission control: bounds the waiting items, and the expected wait by the measured rate.
+"""Admission control: bounds the number of waiting items, and their expected wait.
 
-A request that cannot be answered in time is refused at once, in milliseconds, and not by a timeout.
-It knows no HTTP and no model: `web/errors.py` answers its errors with 413 and 429.
+The wait is estimated from the measured rate. A request that cannot be answered in time is refused
+within milliseconds, and not by a timeout. This module knows no HTTP and no model: `web/errors.py`
+answers its errors with 413 and 429.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from errors import QueueFullError, RequestTooLargeError
 from inference.capacity import Capacity
 from inference.request import RequestContext
 
-# Requests are admitted up to this share of the longest wait, as the rate is an estimate, and an
-# admitted request must be answered.
+# A request is admitted if its expected wait is at most this share of the timeout: the rate is an
+# estimate, and an admitted request must be answered in time.
 _SHARE_OF_TIMEOUT = 0.7
 
 
 class Permit:
-    """The permit of one item to wait, with its remaining cost; one of its requests is charged."""
+    """The permit of one item to wait in the queue.
+
+    The item's remaining cost is charged to one of the requests that wait for the item.
+    """
 
     __slots__ = ("_admission", "_is_released", "cost", "payer")
 
@@ -31,19 +35,19 @@ class Permit:
         admission.charge(payer, cost)
 
     def set_cost(self, cost: int) -> None:
-        """Set the remaining cost, when it is known better or a part is done."""
+        """Set the remaining cost: a better estimate, or what is left after a part was computed."""
         if not self._is_released:
             self._admission.charge(self.payer, cost - self.cost)
             self.cost = cost
 
     def pass_to(self, payer: RequestContext) -> None:
-        """Charge another request, as the charged one has gone."""
+        """Charge the remaining cost to another request."""
         self._admission.charge(self.payer, -self.cost)
         self.payer = payer
         self._admission.charge(payer, self.cost)
 
     def release(self) -> None:
-        """Release the permit."""
+        """End the permit: its item and cost no longer count as waiting."""
         if not self._is_released:
             self._admission.charge(self.payer, -self.cost)
             self._admission.items -= 1
@@ -54,16 +58,16 @@ class Admission:
     """Counts waiting items and their cost, and refuses requests that exceed the bounds.
 
     The wait is estimated from computed batches only: broken or cancelled items do not change it.
-    The queue is fair, so a request waits for no more of each other request than its own cost; and a
+    The queue is fair. So a request waits for each other request only up to its own cost, and a
     query waits for queries only.
 
     Args:
-        max_items: maximum number of waiting and computed items.
+        max_items: maximum number of items that wait or are being computed.
         capacity: capacity of the devices.
 
     Attributes:
-        items: number of waiting and computed items.
-        cost: their remaining cost.
+        items: number of items that wait or are being computed.
+        cost: remaining cost of these items.
         costs: remaining cost of each waiting request.
     """
 
@@ -76,7 +80,7 @@ class Admission:
 
     @property
     def work_s(self) -> float:
-        """Seconds of work that wait or are in progress."""
+        """Estimated seconds of work that waits or is in progress."""
         return self._capacity.cost_s * self.cost
 
     def expected_wait_s(self, request: RequestContext, cost: int) -> float:
@@ -92,8 +96,8 @@ class Admission:
         """Check whether a request may wait.
 
         Raises:
-            RequestTooLargeError: it could not be answered in time even by an idle service.
-            QueueFullError: too much waits.
+            RequestTooLargeError: even an idle service could not answer the request in time.
+            QueueFullError: the queue is full, or too long for an answer in time.
         """
         if items > self._max_items:
             raise RequestTooLargeError(
@@ -110,7 +114,7 @@ class Admission:
             )
         if not self.items:
             return
-        wait_s = self.work_s + cost * self._capacity.cost_s  # at most: turns are fair
+        wait_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
         longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s
         if wait_s > longest_s:
             wait_s = self.expected_wait_s(request, cost)

@@ -1,7 +1,7 @@
 """The capacity of a modality's devices: their measured rate, and the limits of a batch.
 
-The scheduler owns it and reports every forward pass. Admission reads it. So a limit that shrinks,
-as after a batch that exceeded the device's memory, shrinks for both.
+The scheduler reports every forward pass to a `Capacity`, and admission reads the same object. So
+both see a limit that shrinks, as after a batch that exceeded the device's memory.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A batch may take this share of a request's timeout, so that health does not take it for hanging.
+# A batch may take this share of a request's timeout, so that health does not report it as hanging.
 _LONGEST_BATCH = 0.25
-# A request is judged by its size only after so many recent forward passes of that size: one pass
+# A request is refused as too large only after this many recent forward passes of its size: one pass
 # may have been slow, and a slow hour must not refuse requests for ever.
 _PASSES_TO_JUDGE = 2
 _NOT_LONG_AGO_S = 600.0
-_HALF_LIFE_S = 10.0  # of the averaged rate, in seconds of work
+_HALF_LIFE_S = 10.0  # half-life of the averaged rate, in seconds of work
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStats:
-    """Statistics of a forward pass; a batch that fails is split and computed again, in several.
+    """Statistics of one forward pass; a batch that fails is split, and takes several passes.
 
     Attributes:
         size: number of items.
         run_s: seconds of computation.
-        cost: cost of its items, in the tower's unit.
-        failed: whether it raised an error.
+        cost: cost of the items, in the tower's unit.
+        failed: whether the pass raised an error.
     """
 
     size: int
@@ -39,7 +39,7 @@ class BatchStats:
 
 
 class Capacity:
-    """Measures a rate, in seconds a unit of cost, and keeps the limits of a batch.
+    """Measures how many seconds a unit of cost takes, and holds the limits of a batch.
 
     Args:
         max_batch_size: maximum items of a batch.
@@ -51,8 +51,8 @@ class Capacity:
         max_batch_size: maximum items of a batch; it shrinks to fit the device's memory.
         max_batch_cost: maximum cost of a batch; a single item may cost more.
         timeout_s: maximum seconds from a request to its answer.
-        cost_s: recent average of seconds a unit of cost; 0 before the first batch.
-        best_cost_s: seconds a unit of cost of the fastest forward pass.
+        cost_s: recent average of seconds per unit of cost; 0 before the first batch.
+        best_cost_s: seconds per unit of cost in the fastest forward pass.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Capacity:
         self.best_cost_s = math.inf
 
     def observe(self, stats: BatchStats) -> None:
-        """Update the rate by a forward pass; a failed pass is ignored."""
+        """Update the rate with a forward pass; a failed pass is ignored."""
         if stats.failed:
             return
         run_s = stats.run_s / self._replicas  # the replicas compute in parallel
@@ -90,7 +90,7 @@ class Capacity:
         passes.append(self._clock())
 
     def can_judge(self, cost: int, items: int) -> bool:
-        """Return whether there were recent passes of a request's size.
+        """Return whether recent forward passes were as large as the passes of a request would be.
 
         Small passes are mostly overhead: after two short texts a GPU seems a hundred times slower
         than it is. A request that is admitted without such passes provides them.

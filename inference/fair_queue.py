@@ -1,17 +1,17 @@
-"""A fair queue: requests are served in turn, independent of their numbers of entries.
+"""A fair queue: requests are served in turn, independent of how many entries they have.
 
     a: 1 2 3 4 5 6          a batch of four:  a1 b1 c1 a2
     b: 1 2                  the next:         b2 a3 a4 a5
     c: 1
 
-Each request has one entry served, then each a second one: a request with one entry is in the next
-batch, also if others have many. Entries of higher cost have later turns, so short texts do not wait
-behind every long text. Queries go first. A batch holds entries of one bucket only. It knows no
-model.
+One entry of each request is served, then a second entry of each, and so on. So a request with one
+entry is in the next batch, even if other requests have many. Entries of higher cost have later
+turns, so short texts do not wait behind every long text. Queries go first. A batch holds entries of
+one bucket only. This module knows no model.
 
-This is self-clocked fair queueing (Golestani, 1994): an entry is due at its request's last due
-time, or at the clock if the request is new, plus its cost. The entry with the earliest due time is
-served first. The clock is the due time of the entry in service.
+This is self-clocked fair queueing (Golestani, 1994). The entry with the earliest due time is served
+first. An entry's due time is its cost plus the later of two times: the last due time of its
+request, and the clock. The clock shows the due time of the entry that is being served.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Entry:
     """An entry of a queue; subclasses add its content.
 
     Args:
-        waiters: the requests that wait for it; it has a turn of each of them.
-        bucket: only entries of equal buckets share a batch; an entry with bucket None is alone.
-        cost: its cost in a batch.
+        waiters: the requests that wait for the entry; it has one turn for each request.
+        bucket: only entries of equal buckets share a batch; None gives the entry its own batch.
+        cost: the cost of the entry in a batch.
 
     Attributes:
-        is_alone: whether it has a batch of its own.
-        queue: the queue in which it waits; None before and after.
-        turns: numbers of its turns, by request.
+        is_alone: whether the entry has a batch of its own.
+        queue: the queue in which the entry waits; None before and after.
+        turns: numbers of the entry's turns, by request.
     """
 
     __slots__ = ("bucket", "cost", "is_alone", "queue", "turns", "waiters")
@@ -54,10 +54,10 @@ class Entry:
 
 E = TypeVar("E", bound=Entry)
 
-# Due time and number of a turn. Not the entry itself, so that the memory of a removed entry is free
-# at once. Turns with equal due times are served in order of arrival.
+# Due time and number of a turn. A turn does not hold the entry itself, so that the memory of a
+# removed entry is free at once. Turns with equal due times are served in order of arrival.
 _Turn: TypeAlias = tuple[int, int]
-# False for queries, and the bucket. A batch is made of the entries of one line.
+# A line: False for queries, else True; and the bucket. A batch holds entries of one line.
 _Line: TypeAlias = tuple[bool, Hashable]
 
 
@@ -68,7 +68,7 @@ class FairQueue(Generic[E]):
         self._size = 0
         self._entries: dict[int, E] = {}  # by the numbers of their turns
         self._lines: dict[_Line, list[_Turn]] = {}  # heaps
-        self._clocks = {True: 0, False: 0}  # of queries, and of the others
+        self._clocks = {True: 0, False: 0}  # by whether the request is a query
         self._numbers = count()
 
     def __len__(self) -> int:
@@ -82,14 +82,14 @@ class FairQueue(Generic[E]):
         return line is not None and not line[0]
 
     def put(self, entry: E) -> None:
-        """Add an entry, with a turn of each of its requests."""
+        """Add an entry, with one turn for each request that waits for it."""
         entry.queue = self
         self._size += 1
         for request in entry.waiters:
             self.give_turn(entry, request)
 
     def give_turn(self, entry: E, request: RequestContext) -> None:
-        """Give a waiting entry a turn of a request; it is taken in its first turn."""
+        """Add a turn of a request to a waiting entry; the entry is served at its earliest turn."""
         due = max(self._clocks[request.is_query], request.due.get(self, 0)) + entry.cost
         number = next(self._numbers)
         request.due[self] = due
@@ -116,7 +116,9 @@ class FairQueue(Generic[E]):
         return list(dict.fromkeys(self._entries.values()))
 
     def take(self, max_size: int = 1, max_cost: float = math.inf) -> list[E]:
-        """Take a batch of one bucket; a single entry may exceed the maximum cost.
+        """Remove and return the next batch; its entries share a bucket.
+
+        The first entry may exceed the maximum cost alone.
 
         Returns:
             An empty list if the queue is empty.
@@ -140,7 +142,7 @@ class FairQueue(Generic[E]):
         return batch
 
     def _next_line(self) -> _Line | None:
-        """Return the line of the next batch."""
+        """Return the line of the next batch; None if the queue is empty."""
         best: tuple[bool, _Turn] | None = None
         found: _Line | None = None
         for line, turns in list(self._lines.items()):

@@ -1,4 +1,4 @@
-"""Health of the service, by its threads and batches. It knows no HTTP and no model.
+"""Health of the service, from reports about threads and batches. It knows no HTTP and no model.
 
 each replica of each scheduler: its batches, and its thread's jobs -> Monitor -.
 the decode pool:           its threads' jobs                  -> Monitor --> Health -> the probes
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 
 from errors import DeviceLostError
 
-# A single failed batch is no fault; so many in a row are.
+# A single failed batch is no fault; this many in a row are.
 _FAILURES_IN_A_ROW = 3
-# A job that takes so many times the maximum never ends: only a new process gets rid of its thread.
+# A job that takes this many times the maximum duration never ends: only a new process gets rid of
+# its thread.
 _STUCK = 3
 _REMEDY = "start the service anew"
 
@@ -27,7 +28,7 @@ class Monitor:
         clock: function that returns the time in seconds.
 
     Attributes:
-        dead: why only a restart can help, or None.
+        dead: the reason if only a restart can help, else None.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -58,7 +59,7 @@ class Monitor:
             self.died("the device is lost", self._last_failure)
 
     def died(self, fault: str, reason: str) -> None:
-        """Report that nothing can be computed any more; the first report counts."""
+        """Report that the pool cannot compute any more; only the first report is kept."""
         self.dead = self.dead or f"{fault}, {_REMEDY}: {reason}"
 
     @property
@@ -68,13 +69,13 @@ class Monitor:
 
     @property
     def failing(self) -> str | None:
-        """Return why batches fail, or None; the next success clears it."""
+        """Return the reason if the last batches failed, else None; the next success clears it."""
         if self._failures < _FAILURES_IN_A_ROW:
             return None
         return f"{self._name}: the last {self._failures} batches failed: {self._last_failure}"
 
     def late(self, allowed_s: float) -> str | None:
-        """Return a message if a job has run for longer than `allowed_s`, or None."""
+        """Return a message if a job has run for over `allowed_s` seconds, else None."""
         since_s = list(self._running.values())  # a copy, as threads change it meanwhile
         oldest_s = self._clock() - min(since_s) if since_s else 0
         if oldest_s <= allowed_s:
@@ -83,10 +84,10 @@ class Monitor:
 
 
 class Health:
-    """The health of the service, by its monitors.
+    """The health of the service, from the reports of its monitors.
 
     Args:
-        longest_job_s: maximum duration of a job; a longer job hangs.
+        longest_job_s: maximum duration of a job in seconds; a longer job counts as hanging.
         clock: function that returns the time in seconds.
 
     Attributes:
@@ -111,7 +112,7 @@ class Health:
 
     @property
     def dead(self) -> str | None:
-        """Return why only a restart can help, or None."""
+        """Return the reason if only a restart can help, else None."""
         for monitor in self._monitors:
             if monitor.dead:
                 return monitor.dead
@@ -132,7 +133,7 @@ class Health:
 
     @property
     def unready(self) -> str | None:
-        """Return why the service is not ready for requests, or None."""
+        """Return the reason if the service is not ready for requests, else None."""
         stopping = "shutting down" if self.draining else None
         return self.dead or self.failing or self.hanging or stopping
 

@@ -23,11 +23,11 @@ class Observers(Generic[P]):
         self._observers = list(observers)
 
     def add(self, observer: Callable[P, None]) -> None:
-        """Add an observer."""
+        """Add an observer, which receives every later event."""
         self._observers.append(observer)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call all observers."""
+        """Call all observers with these arguments."""
         for observe in self._observers:
             try:
                 observe(*args, **kwargs)

@@ -1,9 +1,9 @@
-"""The pipeline of one modality: reads and preprocesses inputs, and has them computed in batches.
+"""The pipeline of one modality: reads and preprocesses inputs, and passes them to the scheduler.
 
     input -> read -> WorkItem -> preprocess (inline, or a slot and a thread) -> scheduler -> rows
     result <- collect <------------------------------------------------------------------'
 
-It knows no HTTP and no model library.
+This module knows no HTTP and no model library.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class Pipeline:
 
     Args:
         space: the model's vector space or score space; part of cache keys.
-        tower: the model's tower; of any replica.
+        tower: the model's tower, from any replica.
         preprocessor: reads and preprocesses inputs.
         pool: threads for preprocessing.
         admission: the admission control.
         scheduler: the scheduler of batches.
         limiter: the limiter of preprocessing in threads.
-        rows: the cache of sentences' rows.
+        rows: the cache of sentence rows.
 
     Attributes:
-        admission: as given.
-        scheduler: as given.
+        admission: the admission control.
+        scheduler: the scheduler of batches.
         processor: the tower's input processor.
-        preprocessor: as given.
+        preprocessor: the preprocessor of inputs.
         is_lookup: whether the tower only looks rows up, without a queue.
     """
 
@@ -92,7 +92,7 @@ class Pipeline:
         return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
     def start(self, item: WorkItem) -> None:
-        """Start to compute an admitted item."""
+        """Start to preprocess an admitted item, which then goes to the scheduler."""
         if self.preprocessor.runs_inline(item.content):
             try:
                 self._submit(item, self.preprocessor(item.content, item.params, item.times))
@@ -123,7 +123,7 @@ class Pipeline:
             self.scheduler.submit(entries)
 
     def collect(self, item: WorkItem) -> None:
-        """Set the result of an item from its rows, or its error."""
+        """Join the rows of an item to its result; if that fails, set its error."""
         chunks, rows = item.chunks, [row for row in item.rows if row is not None]
         try:
             for key, row in zip(chunks.keys, rows, strict=False):
@@ -155,7 +155,7 @@ class Pipeline:
 
         Raises:
             BackendError: the model failed, or returned numbers that are not finite.
-            UnhealthyError: nothing is computed any more.
+            UnhealthyError: the service cannot compute any more.
         """
         params = self.processor.resolve(EncodeParams())
         sample = await self._pool.run(self.processor.prepare, self.preprocessor.sample(), params)
@@ -171,7 +171,7 @@ class Pipeline:
 
 
 def _key_bytes(content: Any) -> bytes:
-    """Return the bytes of a content for its cache key, distinct for distinct content."""
+    """Return bytes for the cache key of a content; different contents have different bytes."""
     if isinstance(content, Pair):  # with the length of the query
         return f"{len(content.query)}/{content.query}{content.document}".encode()
     digested: bytes = content.encode() if isinstance(content, str) else content

@@ -1,7 +1,7 @@
-"""Preprocesses inputs: reads them within limits, splits them into chunks, and tokenizes these.
+"""Preprocesses inputs: reads them within limits, splits them into chunks, and tokenizes the chunks.
 
-It decides by size whether to run inline or in a thread: on the event loop a long input would block
-all requests for over a millisecond.
+A preprocessor decides by an input's size whether to run inline or in a thread: on the event loop a
+long input would block all requests for over a millisecond.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from inference.request import Content
 from inference.timings import ItemTimes
 from inference.work import ChunkInputs
 
-_INLINE_CHARS = 1_000  # of a text that is not split
+_INLINE_CHARS = 1_000  # maximum length of a text that is not split
 _INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 us at worst
 _INLINE_CHARS_TO_READ = 100_000  # hashing them takes 0.1 ms
-_INLINE_IDS = 1_000  # of token ids that are decoded to text
+_INLINE_IDS = 1_000  # maximum number of token ids to decode to text inline
 # Limits of a text that is split: they bound a thread's seconds, and the number of chunks.
 _MAX_CHARS = 1_000_000
 _MAX_SENTENCES = 10_000
@@ -55,7 +55,7 @@ class Preprocessor(Protocol):
         ...
 
     def sample(self) -> Any:
-        """Return a content for a trial of the model."""
+        """Return a short content for trial batches."""
         ...
 
 
@@ -75,7 +75,7 @@ class TextPreprocessor:
         self._inline_chars = _INLINE_CHARS_TO_SPLIT if is_chunked else _INLINE_CHARS
 
     def reads_inline(self, content: Content) -> bool:
-        """Return whether a text is not very long."""
+        """Return whether a text is short enough to read on the event loop."""
         return len(content) <= (_INLINE_CHARS_TO_READ if isinstance(content, str) else _INLINE_IDS)
 
     def read(self, content: Content, times: ItemTimes) -> str:
@@ -96,14 +96,14 @@ class TextPreprocessor:
         return text
 
     def runs_inline(self, content: str) -> bool:
-        """Return whether a text is short."""
+        """Return whether a text is short enough to preprocess on the event loop."""
         return len(content) <= self._inline_chars
 
     def __call__(self, content: str, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Split a text into sentences, and tokenize each distinct sentence.
 
         Raises:
-            InvalidInputError: the model cannot read it.
+            InvalidInputError: the model cannot read the text.
             RequestTooLargeError: a sentence is too long, or there are too many sentences.
         """
         times.preprocess_began_s = time.perf_counter()
@@ -148,11 +148,11 @@ class PairPreprocessor:
         self._max_chars = max_chars
 
     def reads_inline(self, content: Content) -> bool:
-        """Return whether query and document together are not very long."""
+        """Return whether query and document are short enough to read on the event loop."""
         return sum(map(len, _pair(content))) <= _INLINE_CHARS_TO_READ
 
     def read(self, content: Content, times: ItemTimes) -> Pair:
-        """Return the pair.
+        """Return the pair, after checking its lengths.
 
         Raises:
             InvalidInputError: the content is no pair.
@@ -168,14 +168,14 @@ class PairPreprocessor:
         return pair
 
     def runs_inline(self, content: Pair) -> bool:
-        """Return whether a pair is short."""
+        """Return whether a pair is short enough to preprocess on the event loop."""
         return sum(map(len, content)) <= _INLINE_CHARS
 
     def __call__(self, content: Pair, params: EncodeParams, times: ItemTimes) -> ChunkInputs:
         """Tokenize a pair.
 
         Raises:
-            InvalidInputError: the model cannot read it.
+            InvalidInputError: the model cannot read the pair.
         """
         times.preprocess_began_s = time.perf_counter()
         chunks = ChunkInputs([self._processor.prepare(content, params)])

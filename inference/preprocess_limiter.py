@@ -1,7 +1,7 @@
 """Limits preprocessing: the number of items at a time, and the memory of preprocessed items.
 
 Waiting items are admitted in fair turns, so that a single image does not wait behind two hundred of
-another request. Preprocessed items wait for the model and take memory: while that is too much, no
+another request. Preprocessed items wait for the model and take memory: while they take too much, no
 item is admitted.
 """
 
@@ -14,15 +14,15 @@ from inference.capacity import Capacity
 from inference.fair_queue import Entry, FairQueue
 from inference.request import RequestContext
 
-AHEAD_BYTES = 16_000_000  # of preprocessed items; more if items are large:
-_BATCHES_AHEAD = 2  # of preprocessed items, so that the model does not wait
+AHEAD_BYTES = 16_000_000  # maximum memory of preprocessed items; more if items are large:
+_BATCHES_AHEAD = 2  # batches of preprocessed items, so that the model does not wait
 
 
 class Turn(Entry):
     """The turn of an item that waits for a slot.
 
     Attributes:
-        granted: a future that resolves to the slot.
+        granted: a future that ends when a slot is granted.
     """
 
     __slots__ = ("granted",)
@@ -49,7 +49,7 @@ class Slot:
         self._limiter.grant()
 
     def release(self) -> None:
-        """Release the slot."""
+        """Free the slot and its memory for waiting items."""
         if self._nbytes is None:
             self._limiter.busy -= 1
         else:
@@ -66,9 +66,9 @@ class PreprocessLimiter:
 
     Attributes:
         busy: number of items that are being preprocessed.
-        nbytes: memory of preprocessed items. No slot is granted while it exceeds the maximum, so an
+        nbytes: bytes of preprocessed items. No slot is granted while they exceed the maximum, so an
             item larger than the maximum passes alone.
-        item_nbytes: average memory of an item.
+        item_nbytes: bytes of a preprocessed sample item.
     """
 
     def __init__(self, max_busy: int, capacity: Capacity) -> None:
@@ -80,7 +80,7 @@ class PreprocessLimiter:
         self._queue: FairQueue[Turn] = FairQueue()
 
     async def acquire(self, turn: Turn) -> Slot:
-        """Wait for a slot."""
+        """Wait until a slot is granted, and return it."""
         if self._has_room() and not self._queue:
             self.busy += 1
             return Slot(self)
@@ -96,9 +96,9 @@ class PreprocessLimiter:
         return Slot(self)
 
     def grant(self) -> None:
-        """Grant slots as far as the limits allow."""
+        """Grant slots to waiting items, as far as the limits allow."""
         while self._has_room() and (taken := self._queue.take()):
-            if not taken[0].granted.done():  # cancelled, but not removed yet
+            if not taken[0].granted.done():  # else it is cancelled, but not removed yet
                 self.busy += 1
                 taken[0].granted.set_result(None)
 

@@ -38,9 +38,9 @@ class Postprocess:
 # A text, the base64 of an image file, token ids of the model's vocabulary, or a pair.
 Content: TypeAlias = str | Sequence[int] | Pair
 
-# Longest time that a request holds the event loop before others have their turn: a text is
-# tokenized in 50 us, a small image's base64 decoded in 200, and a request may bring thousands.
-# A few inputs are never parted, so that they share a batch.
+# Seconds of the event loop that the inputs of a request take before other requests have a turn: a
+# text is tokenized in 50 us, the base64 of a small image is decoded in 200 us, and a request may
+# hold thousands of inputs. A few inputs are never separated, so that they share a batch.
 _SLICE_S = 0.002
 _SLICE_ITEMS = 8
 
@@ -76,7 +76,7 @@ class RequestContext:
 
     Attributes:
         due: due time of its last entry, by fair queue.
-        times: timestamps of its stages.
+        times: timestamps of the request's stages.
     """
 
     __slots__ = ("_began_s", "_pending", "_steps", "_wakeup", "due", "is_query", "times")
@@ -91,7 +91,7 @@ class RequestContext:
         self._steps = 0
 
     async def give_way(self) -> None:
-        """Let others have the event loop, if some inputs of the request have had it for long."""
+        """Give other requests a turn on the event loop, if this request has used it for long."""
         self._steps += 1
         if self._steps % _SLICE_ITEMS == 0 and time.perf_counter() - self._began_s > _SLICE_S:
             await asyncio.sleep(0)

@@ -3,7 +3,7 @@
     submit -> fair queue -> batch -> worker (a thread for each device) -> rows -> the items
 
 A single chunk is computed at once. Chunks that arrive during a batch form the next one, in fair
-turns. After a batch the scheduler lingers for the requests that usually follow. Otherwise clients
+turns. After a batch the scheduler waits for the requests that usually follow. Otherwise clients
 that send one request after the other would form two groups that alternate, with batches of half the
 size, each computed while the event loop needs the same cores to answer the other group.
 
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 BatchHook: TypeAlias = Callable[[str, BatchStats], None]  # (modality, stats)
 
 # As shares of the last batch's duration: the maximum wait for the next arrival, and for all
-# arrivals together. The first may cost that share of the throughput. The second goes on only while
-# requests arrive, and may double the batch.
+# arrivals together. The first wait may cost that share of the throughput. The second wait goes on
+# only while requests arrive, and may double the batch.
 LINGER = 0.2
 MAX_LINGER = 1.0
 # Passes of the event loop before the wait ends: an arrival may be in a socket while the loop
@@ -51,11 +51,11 @@ class Scheduler:
     Args:
         name: the modality.
         towers: the tower of each replica; they compute in parallel.
-        health: gets reports of batches.
-        capacity: capacity of the devices; it gets every forward pass.
+        health: receives a report of every batch.
+        capacity: capacity of the devices; it receives every forward pass.
 
     Attributes:
-        observers: are called with every forward pass.
+        observers: called with the statistics of every forward pass.
         capacity: the capacity, with the limits of a batch.
     """
 
@@ -74,7 +74,7 @@ class Scheduler:
         self._queue: FairQueue[QueueEntry] = FairQueue()
         self._computing: dict[ModelWorker, Sequence[QueueEntry]] = {}
         self._idle: deque[asyncio.Future[bool]] = deque()  # futures of idle workers
-        self._closed: str | None = None  # why, or None
+        self._closed: str | None = None  # the reason, or None
         self._arrivals = 0
         # After a batch: the number of expected arrivals, and whether they are queries.
         self._expected_arrivals = 0
@@ -101,10 +101,10 @@ class Scheduler:
         self._wake_one()
 
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
-        """Let every worker compute trial batches of these sizes, besides the queue.
+        """Let every worker compute trial batches of these sizes, which bypass the queue.
 
         Raises:
-            Exception: raised by the computation.
+            Exception: the computation failed.
             UnhealthyError: the scheduler has ended.
         """
         if self._closed:
@@ -175,7 +175,8 @@ class Scheduler:
     def _expects_arrivals(self) -> bool:
         if len(self._queue) >= self._expected_arrivals:
             return False
-        if len(self._workers) - len(self._computing) > 1:  # two idle devices share instead
+        # Two devices are idle: they share the waiting chunks instead.
+        if len(self._workers) - len(self._computing) > 1:
             return False
         # Also if entries wait: a returning request may be due before them. No request is due before
         # a query.

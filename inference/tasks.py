@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def all_or_first_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Wait for all coroutines; if one fails, cancel the others and raise its error."""
+    """Return the results of all coroutines; if one fails, cancel the others and raise its error."""
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
 """The durations of a request's stages, as differences of timestamps.
 
 Requests and items record when they passed from one stage to the next, in seconds of
-`time.perf_counter`; 0 means that they did not.
+`time.perf_counter`; 0 means that they never did.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ItemTimes:
 
     Attributes:
         created_s: the item was created.
-        decoded_s: duration of decoding its base64.
+        decoded_s: duration of decoding its base64, in seconds.
         preprocess_began_s: its preprocessing began.
         opened_s: its image file was decoded; 0 for a text.
         preprocessed_s: its preprocessing ended.
@@ -54,7 +54,7 @@ class ItemTimes:
         self.batch_began_s = self.batch_ended_s = self.ended_s = 0.0
 
     def stages(self) -> dict[Stage, float]:
-        """Return the durations of the item's stages, without waits."""
+        """Return the durations of the item's stages in seconds, without waits."""
         stages: dict[Stage, float] = {}
         preprocess_began_s, is_image = self.preprocess_began_s, bool(self.opened_s)
         decode_s = self.decoded_s
@@ -81,9 +81,9 @@ class RequestTimes:
         arrived_s: its head was read.
         read_began_s: its body began to be read.
         read_ended_s: its body was parsed.
-        embed_began_s: its inputs began to be embedded; 0 where it had none.
+        embed_began_s: its inputs began to be embedded; 0 if the request had no inputs.
         embed_ended_s: its vectors were computed.
-        serialize_s: duration of serializing its answer.
+        serialize_s: duration of serializing its answer, in seconds.
         items: timestamps of its items.
     """
 
@@ -104,10 +104,10 @@ class RequestTimes:
         self.items: list[ItemTimes] = []
 
     def stages(self, ended_s: float) -> dict[Stage, float]:
-        """Return the durations of the request's stages, in order.
+        """Return the durations of the request's stages in seconds, in order.
 
         Args:
-            ended_s: the end of the request, which may have failed in any stage.
+            ended_s: timestamp of the request's end; the request may have failed in any stage.
         """
         stages: dict[Stage, float] = {}
         if self.read_began_s:

@@ -1,7 +1,7 @@
 """The cache of vectors, with single flight: equal inputs are computed once.
 
-It helps as Weaviate sends an image once for every named vector of a collection, within
-milliseconds. The cache is passive: it returns known vectors, and takes results.
+The cache helps because Weaviate sends an image once for every named vector of a collection, within
+milliseconds. The cache is passive: it returns known vectors, and stores results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from backends.model import EmbeddingResult
 from inference.work import WorkItem
 
-_OVERHEAD_BYTES = 300  # of a cached row: its key and Python objects
+_OVERHEAD_BYTES = 300  # memory of a cached row's key and Python objects
 
 
 @dataclass
@@ -23,7 +23,7 @@ class CacheStats:
     Attributes:
         hits: inputs with a cached vector.
         shared: inputs that joined an item in flight.
-        misses: inputs that are computed.
+        misses: inputs that had to be computed.
         size: number of cached vectors.
     """
 
@@ -53,7 +53,7 @@ class VectorCache:
 
     Args:
         capacity: maximum number of vectors; 0 turns the cache off.
-        keep: takes each computed result, for the second level of the cache.
+        keep: function that stores each computed result in the second level of the cache.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class VectorCache:
         self._in_flight: dict[bytes, WorkItem] = {}
 
     def get(self, items: Sequence[WorkItem]) -> Lookup:
-        """Look up the inputs of a request."""
+        """Look up the items of a request: cached, in flight, or to be computed."""
         lookup = Lookup()
         for item in items:
             key = item.key
@@ -86,11 +86,14 @@ class VectorCache:
         return lookup
 
     def take(self, lookup: Lookup, found: Mapping[bytes, EmbeddingResult]) -> None:
-        """Take what a second level knew in the place of misses, and what has come meanwhile.
+        """Resolve misses of an earlier look-up that are known by now.
+
+        The second level of the cache may have a result. Another request may also have computed an
+        equal input meanwhile, or have it in flight.
 
         Args:
-            lookup: of a request, some time ago; it has fewer misses then.
-            found: results by key, and perhaps others than were asked for.
+            lookup: the earlier look-up; resolved misses are moved to its other fields.
+            found: results of the second level, by key; keys that are no misses are ignored.
         """
         for key in list(lookup.misses):
             vector = self._vectors.get(key)
@@ -141,14 +144,14 @@ class RowMemory:
         self._rows: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
 
     def get(self, key: bytes) -> EmbeddingResult | None:
-        """Return a cached row, or None."""
+        """Return the cached row of a key; None if there is none."""
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
     def put(self, key: bytes, row: EmbeddingResult) -> None:
-        """Store a row."""
+        """Store a row; if the memory is full, drop the rows that were not used for longest."""
         if key in self._rows or _nbytes(row) > self._max_bytes:
             return
         self._rows[key] = row

@@ -1,7 +1,7 @@
 """The work item: an input on its way to its vector, and the requests that wait for it.
 
-    read --> in the cache: the request takes the vector, and this item goes
-        |--> in flight: the request joins the item that is under way, and this one goes
+    read --> in the cache: the request takes the vector, and the new item is discarded
+        |--> in flight: the request joins the item in flight, and the new item is discarded
         '--> admitted (permit) -> preprocessed (slot) -> queued, in chunks -> computed -> ended
 
 An item ends with a row for each chunk, with an error, or because no request waits for it any more.
@@ -54,11 +54,11 @@ class WorkItem:
         modality: the modality.
         content: the text, the pair, or the bytes of the image file.
         params: parameters of preprocessing and pooling.
-        key: the cache key: a digest of all that shapes its vector.
+        key: the cache key: a digest of everything that affects the vector.
         times: timestamps of its stages.
 
     Attributes:
-        waiters: the requests that wait for it; the first is charged for it.
+        waiters: the requests that wait for the item; one of them is charged for it.
         permit: the permit to wait; None before it is admitted.
         slot: the slot of its preprocessing in a thread; None if it is preprocessed inline.
         task: the task that waits for the thread.
@@ -119,11 +119,11 @@ class WorkItem:
 
     @property
     def can_be_joined(self) -> bool:
-        """Whether it has a result, or may still get one."""
+        """Whether the item has a result, or may still get one."""
         return self.has_rows or not self.is_done
 
     def join(self, request: RequestContext) -> None:
-        """Add a waiting request; queued entries get a turn of it."""
+        """Add a waiting request; each queued entry gets a turn for the request."""
         self.waiters.append(request)
         if request.is_query and self.permit and not self.permit.payer.is_query:
             self.permit.pass_to(request)  # now served as a query
@@ -132,7 +132,7 @@ class WorkItem:
                 entry.queue.give_turn(entry, request)
 
     def leave(self, request: RequestContext) -> None:
-        """Remove a waiting request, with its turns; without any request the item ends."""
+        """Remove a waiting request and its turns; when no request waits any more, the item ends."""
         self.waiters.remove(request)
         if not self.waiters:
             task, self.task = self.task, None  # avoids a reference cycle
@@ -153,7 +153,7 @@ class WorkItem:
         """Set the chunks to compute.
 
         Args:
-            chunks: its chunks.
+            chunks: the chunks of the item.
             remembered: cached rows of the chunks; None for a chunk to compute.
         """
         self.chunks = chunks
@@ -172,8 +172,8 @@ class WorkItem:
         Args:
             place: index of the chunk.
             row: the row.
-            began_s: begin of its forward pass.
-            ended_s: end of its forward pass.
+            began_s: timestamp of the begin of the forward pass, in seconds.
+            ended_s: timestamp of the end of the forward pass, in seconds.
         """
         if self.is_done:
             return
@@ -188,13 +188,13 @@ class WorkItem:
         self._end()
 
     def fail(self, error: BaseException) -> None:
-        """End with an error."""
+        """End the item with an error, unless it has ended already."""
         if not self.is_done:
             self.error = detached(error)
             self._end()
 
     def spoil(self, error: BaseException) -> None:
-        """Set an error in place of the result, as the rows cannot be joined."""
+        """Set an error in place of the result, if the rows cannot be joined."""
         self.has_rows = False
         self.error = detached(error)
 

@@ -3,7 +3,7 @@
     batch -> a forward pass in the thread -> a row or an error for each entry -> its item
                '-- it fails: each half is a forward pass, until the entry at fault is alone
 
-Any error in a batch is the failure of that batch. It knows no queue.
+Any error in a batch is a failure of that batch, not of the worker. This module knows no queue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from inference.worker_pool import WorkerPool
 
 @dataclass(slots=True)
 class BatchReport:
-    """The report of a batch.
+    """The outcome of a batch: its duration, success and failures.
 
     Attributes:
-        run_s: duration of its forward passes in seconds.
+        run_s: duration of the batch's forward passes in seconds.
         succeeded: whether at least one item was computed.
         failure: the last error of an item.
-        fitting: maximum items that fit the device's memory, if the batch did not.
+        fitting: new maximum batch size, if the device's memory is too small for the batch.
     """
 
     run_s: float = 0.0
@@ -48,17 +48,17 @@ class _Forward:
     began_s: float
     ended_s: float
     rows: Sequence[Vector | Exception] = field(default_factory=list)
-    error: Exception | None = None  # of the whole pass
+    error: Exception | None = None  # the error of the whole pass
 
 
 class ModelWorker:
     """Computes batches of a tower on a device, one at a time.
 
     Args:
-        name: name of its thread.
+        name: name of the worker's thread.
         tower: the tower.
-        observers: are called with every forward pass.
-        monitor: gets a report of each batch, after all of its items were answered.
+        observers: called with the statistics of every forward pass.
+        monitor: receives a report of each batch, after all items of the batch were answered.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class ModelWorker:
         return report
 
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
-        """Compute trial batches of these sizes, besides the queue.
+        """Compute trial batches of these sizes, which bypass the queue.
 
         Raises:
-            Exception: raised by the computation.
+            Exception: the computation failed.
         """
         for size in sizes:
             done = await self._compute([model_input] * size)
@@ -112,7 +112,7 @@ class ModelWorker:
             self.monitor.batch_succeeded()
 
     async def aclose(self) -> None:
-        """Stop; a running forward pass has a moment to end."""
+        """Stop; a running forward pass has a few seconds to end."""
         await self._pool.aclose()
 
     async def _compute(self, inputs: Sequence[ModelInput]) -> _Forward:

@@ -1,8 +1,8 @@
-"""A thread pool for jobs of the event loop, which always answers.
+"""A thread pool for jobs of the event loop; every job gets an answer.
 
 The standard library's pool has two faults: a `StopIteration` of a job cannot be put into asyncio's
 future, so its caller waits for ever; and at the end of the process all threads are joined, also
-hanging ones. Here every job is answered, its time is monitored, and no thread is joined.
+hanging threads. Here every job is answered, its time is monitored, and no thread is joined.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkerPool:
     Args:
         threads: number of threads.
         name: name of the threads.
-        monitor: gets the begin and the end of each job.
+        monitor: receives the begin and the end of each job.
     """
 
     def __init__(self, threads: int, name: str, monitor: Monitor) -> None:
@@ -58,7 +58,9 @@ class WorkerPool:
         self._closed = False
 
     async def run(self, do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a function in a thread; a cancelled job that has not begun is dropped.
+        """Return the result of a function that runs in a thread.
+
+        A job that is cancelled before it begins is dropped.
 
         Raises:
             Exception: raised by `do`, converted by `as_exception`.
@@ -83,7 +85,7 @@ class WorkerPool:
 
     def _work(self) -> None:
         while job := self._jobs.get():
-            if not job.answer.done():  # else its caller has gone
+            if not job.answer.done():  # else it was cancelled, or the pool closed
                 self._monitor.job_began(job)
                 try:
                     outcome = job.do()
@@ -106,7 +108,7 @@ class WorkerPool:
             job.answer.set_result(outcome)
 
     async def aclose(self) -> None:
-        """Refuse new and waiting jobs; running jobs have a moment to end."""
+        """Refuse new and waiting jobs; running jobs have a few seconds to end."""
         self._closed = True
         for answer in [answer for answer in self._unanswered if not answer.done()]:
             answer.set_exception(UnhealthyError(f"{self._name}: closed"))

@@ -1,9 +1,9 @@
 """Authentication by tokens, as in Weaviate's other inference containers.
 
 Source of the variable and of its form: `AUTHENTICATION_ALLOWED_TOKENS` of Weaviate's
-`text2vec-transformers` container. A token comes as `Bearer`, or as the password of HTTP Basic, the
-user's name being any: Weaviate's `multi2vec-clip` module sends no token of its own, but Go's client
-makes Basic of the credentials in a URL, and so does a browser.
+`text2vec-transformers` container. A request sends its token as `Bearer`, or as the password of
+HTTP Basic with any user name. Weaviate's `multi2vec-clip` module sends no token of its own, but
+Go's HTTP client sends the credentials in a URL as HTTP Basic, and so does a browser.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _METRICS = "/metrics"
 
 
 class TokenAuth:
-    """Checks tokens; if there are none, every request is allowed.
+    """Checks the tokens of requests; if no tokens are set, every request is allowed.
 
     Args:
-        settings: they name the tokens, and say whether Prometheus needs one.
+        settings: the settings, which name the tokens, and whether `/metrics` needs a token.
 
     Attributes:
         open_paths: paths that need no token.
 
     Raises:
-        ConfigurationError: the file of tokens cannot be read, or holds none.
+        ConfigurationError: the file of tokens cannot be read, or holds no token.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,14 +51,14 @@ class TokenAuth:
 
     @property
     def asks(self) -> bool:
-        """Whether a token is needed."""
+        """Whether requests need a token."""
         return bool(self._tokens)
 
     def check(self, path: str, scope: Scope) -> None:
         """Check the `Authorization` header of a request, unless its path is open.
 
         Raises:
-            UnauthorizedError: the request needs an allowed token.
+            UnauthorizedError: the request has no allowed token.
         """
         if not self._tokens or path in self.open_paths:
             return
@@ -73,7 +73,7 @@ class TokenAuth:
             )
 
     async def follow_file(self, every_s: float = 10) -> None:
-        """Read the file of tokens again and again, so that its tokens can be replaced."""
+        """Read the file of tokens every `every_s` seconds, so that tokens can be replaced."""
         reported = ""
         while True:
             await asyncio.sleep(every_s)
@@ -91,10 +91,10 @@ class TokenAuth:
 
 
 class FailedLogins:
-    """Warns of requests without an allowed token: at once of the first, then once a minute.
+    """Logs requests without an allowed token: the first at once, later ones once a minute.
 
     Args:
-        pause_s: the time between two warnings.
+        pause_s: seconds between two warnings.
     """
 
     def __init__(self, pause_s: float = 60) -> None:
@@ -104,7 +104,7 @@ class FailedLogins:
         self._next: asyncio.TimerHandle | None = None
 
     def add(self, path: str, scope: Scope, had_token: bool) -> None:
-        """Count a failed login; log a warning if the last is over a minute old."""
+        """Count a failed login; log a warning if the last is over `pause_s` seconds old."""
         host, _ = scope.get("client") or ("an unknown address", 0)  # uvicorn knows trusted proxies
         brought = "a token that is not allowed" if had_token else "no token"
         self._count += 1
@@ -125,7 +125,7 @@ class FailedLogins:
 
 
 def _read_token(authorization: str) -> bytes:
-    """Return the token of a header; empty if there is none."""
+    """Return the token in an `Authorization` header; empty if it has none."""
     scheme, _, credentials = authorization.partition(" ")
     match scheme.lower():
         case "bearer":

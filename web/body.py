@@ -24,12 +24,12 @@ from errors import (
 from inference.tasks import as_exception
 from web.scope import read_header
 
-# Seconds after which a task watches for a disconnect; most requests are answered before.
+# Seconds after which a task watches for a disconnect; most requests are answered sooner.
 _LOOK_OUT_AFTER_S = 0.02
 
 
 class BodyReader:
-    """Bounds requests: the size of each body, of all bodies together, and the time of each.
+    """Bounds the size of each request body, the size of all bodies, and each request's time.
 
     Attributes:
         held_bytes: bytes of the bodies of all unfinished requests.
@@ -46,12 +46,12 @@ class BodyReader:
         return OpenRequest(self, scope, receive)
 
     def check(self, size: int, held: int) -> None:
-        """Check whether a body may have a size.
+        """Check that a body of a size is within the bounds.
 
         Args:
             size: size in bytes.
-            held: bytes of the body that are counted already. A body above MAX_QUEUE_BYTES passes
-                alone.
+            held: bytes of the body that are counted already. A body above MAX_QUEUE_BYTES is
+                accepted if no other body is held.
 
         Raises:
             RequestTooLargeError: the body is too large.
@@ -74,8 +74,8 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
     """The context of a request until its answer: bounds its body and its time.
 
     The work inside is cancelled when the time is over or, after the body was read, when the client
-    disconnects. It cancels the current task, as `asyncio.timeout` does: a task for the work would
-    cost more than a cached answer takes otherwise.
+    disconnects. The context cancels the current task, as `asyncio.timeout` does: a separate task
+    would take longer than the rest of a cached answer.
 
     Raises:
         SlowRequestError: the body did not arrive in time.
@@ -98,7 +98,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
         if task is None:
             raise RuntimeError("outside of a task")
         self._task = task
-        # One timer, as each takes as long as the rest: the second begins when the first has ended.
+        # A timer takes as long as the rest of this method: the second begins when the first ends.
         first_s = min(_LOOK_OUT_AFTER_S, self._reader.timeout_s)
         self._timer = task.get_loop().call_later(first_s, self._go_on_slowly, first_s)
         return self
@@ -126,7 +126,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             raise as_exception(error) from error
 
     async def read(self) -> bytearray:
-        """Read the body. The body is converted to UTF-8, and the bounds apply to that.
+        """Read the body, and convert it to UTF-8; the bounds apply to the result, too.
 
         Raises:
             InvalidInputError: the body is not valid text.
@@ -142,7 +142,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
                 "encoding",
             )
         announced = read_header(self._scope, b"content-length")
-        # Bytes count as they arrive: an announcement reserves nothing.
+        # Bytes count as they arrive: Content-Length reserves nothing.
         self._reader.check(int(announced) if announced.isdecimal() else 0, held=0)
         body = bytearray()
         is_whole = False
@@ -155,7 +155,7 @@ class OpenRequest(AbstractContextManager["OpenRequest"]):
             is_whole = not message.get("more_body", False)
         encoding = json.detect_encoding(body)
         if encoding != "utf-8":
-            try:  # the parser names lone surrogates
+            try:  # the JSON parser reports lone surrogates later
                 text = body.decode(encoding, "surrogatepass")
             except UnicodeDecodeError as error:
                 raise InvalidInputError(

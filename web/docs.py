@@ -15,13 +15,13 @@ _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
 def docs_response() -> Response:
-    """Return the response with the page."""
+    """Return the response of `GET /docs`."""
     return html_response(*load_docs())
 
 
 @cache
 def load_docs() -> tuple[bytes, str]:
-    """Return the page, the parts of Swagger UI in it, and its Content-Security-Policy."""
+    """Return the page, which contains Swagger UI, and its Content-Security-Policy."""
     html = TEMPLATE.read_text("utf-8")
     for part in _PARTS:
         # After "<!--" and "<script" a browser would not see where a script ends.

@@ -1,4 +1,4 @@
-"""Turns errors into responses, by the one table of status codes."""
+"""Turns errors into responses; `STATUS` is the only table of status codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
 from web.record import RequestRecord
 from web.scope import read_path
 
-# An error has the status of its nearest ancestor here; any other error is a bug, and 500.
+# An error has the status of its nearest base class here; any other error is a bug, with status 500.
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
     RequestTooLargeError: 413,
@@ -38,7 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
-# Further headers of error responses.
+# The additional header of an error response, by status.
 HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After"}
 
 
@@ -51,7 +51,7 @@ class ErrorResponder:
         self._formats = [by_prefix[prefix] for prefix in sorted(by_prefix, key=len, reverse=True)]
 
     def respond(self, request: Request, error: Exception) -> Response:
-        """Return the response of an error, and set it in the request's record if there is one."""
+        """Return the response to an error, and set the error in the request's record."""
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
         error_info = _describe_error(request, error)
@@ -62,7 +62,7 @@ class ErrorResponder:
             for error_format in self._formats
             if path.startswith(_folder(error_format.prefix))
         )
-        # `*` is a path without a format.
+        # The path `*` (of OPTIONS) matches no prefix, and has the default format.
         shape = record.errors or next(claimed, self._formats[-1])
         status = shape.status(error_info.status)
         response = Response(shape.body(error_info), status, media_type="application/json")
@@ -71,7 +71,7 @@ class ErrorResponder:
         return response
 
     async def handle(self, request: Request, error: Exception) -> Response:
-        """Return the response of an error; the handler for FastAPI."""
+        """Return the response to an error; this is the exception handler for FastAPI."""
         return self.respond(request, error)
 
     @property

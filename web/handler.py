@@ -33,7 +33,7 @@ def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute
 
 
 class InterfaceRoute(Route):
-    """A route that is in the scope for middleware, as FastAPI's routes are."""
+    """A route that sets itself as `scope["route"]` for middleware, as FastAPI's routes do."""
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +55,7 @@ class EndpointHandler:
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Read a request, compute its vectors or scores, and send the answer."""
         content = await self._answer(scope, receive)
         headers = [
             (b"content-length", b"%d" % len(content)),
@@ -94,7 +94,7 @@ class EndpointHandler:
 
 
 def _check(parsed: ParsedRequest, endpoint: Endpoint[Any]) -> None:
-    """Refuse what the loaded model does not do, and too many inputs."""
+    """Refuse a request that the loaded model cannot serve, or that has too many inputs."""
     gives_scores, family = endpoint.info.scores, endpoint.info.family
     if endpoint.scores and not gives_scores:
         raise InvalidInputError(

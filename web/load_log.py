@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoadLog:
-    """Sums up requests and batches since its last line.
+    """Counts requests and batches, and logs the counts since the last line.
 
     Args:
         queue_items: function that returns the number of waiting items by modality.
@@ -49,7 +49,7 @@ class LoadLog:
         self._batched_items[modality] += stats.size
 
     def line(self) -> str | None:
-        """Return the line since the last call; None if there were no requests."""
+        """Return the line for the time since the last call; None if there were no requests."""
         seconds = max(self._clock() - self._since_s, 1e-9)
         line = self._sum_up(seconds) if self._requests else None
         self._start()

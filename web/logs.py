@@ -13,18 +13,19 @@ from web.record import MODALITIES, RequestRecord, trace_id_of
 logger = logging.getLogger(__name__)
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-# Under overload, or from a broken client, there are thousands; metrics and the load log count them.
+# Errors with these statuses are no warnings: under overload, or from a broken client, there are
+# thousands. Metrics and the load log count them.
 _EXPECTED = {401, 404, 405, 429, 499}
-# Line breaks and colours of a client's choice.
+# Control characters, such as line breaks and colours in a client's text, and their escapes.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 def configure(settings: Settings) -> None:
-    """Configure the logging of the process."""
+    """Set the level and the format of the process's log."""
     handler = logging.StreamHandler()
     if settings.log_format == "json":
         fields = ["levelname", "name", "message"]
-        # uvicorn brings each of its sentences a second time, with ANSI codes in it.
+        # uvicorn adds each of its messages a second time, with ANSI colour codes.
         reserved = [*RESERVED_ATTRS, "color_message"]
         handler.setFormatter(JsonFormatter(fields, reserved_attrs=reserved, timestamp=True))
     else:
@@ -67,5 +68,5 @@ def log_request(record: RequestRecord) -> None:
 
 
 def on_one_line(given: str) -> str:
-    """Return what a client has chosen, short and without line breaks or colours."""
+    """Return a client's text, at most 100 characters of it, without line breaks or colours."""
     return given[:100].translate(_CONTROLS)

@@ -1,7 +1,7 @@
 """The metrics of `GET /metrics`, by Prometheus's client.
 
 Events are counted when they happen; states, such as the length of a queue, are read at each scrape.
-Each object has its own registry. It knows no HTTP and no model.
+Each `Metrics` object has its own registry. This module knows no HTTP and no model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from web.record import MODALITIES, RequestRecord
 if TYPE_CHECKING:
     from inference.store.shared_cache import SharedCache
 
-# A cached text takes less than the first bucket; Weaviate times out at the last.
+# Upper bounds of buckets. A cached text takes less than the first; Weaviate times out at the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
 _ITEMS = tuple(2**power for power in range(11))
 
@@ -59,22 +59,22 @@ class _Series:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Take note of a value."""
+        """Count a value in its bucket, and add it to the sum."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
 
 class Histogram(Collector):
-    """A histogram as Prometheus's client has one, for values of one thread: the event loop.
+    """A histogram like that of Prometheus's client, but only for values from one thread.
 
-    That client's own takes two locks and eight calls for each value, and a request has up to eight:
-    a seventh of the time of a remembered text.
+    The client's own histogram takes two locks and eight calls for each value. A request has up to
+    eight values, so it would take a seventh of the time of a cached text.
 
     Args:
-        name: of the metric.
-        meaning: for its help.
-        bounds: upper ones of the buckets, ascending.
-        labels: their names.
+        name: the name of the metric.
+        meaning: the help text of the metric.
+        bounds: upper bounds of the buckets, ascending.
+        labels: the names of the labels.
     """
 
     def __init__(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> None:
@@ -85,11 +85,11 @@ class Histogram(Collector):
         self._series: dict[tuple[str, ...], _Series] = {}
 
     def labels(self, *values: str) -> _Series:
-        """Return the series of some labels; from now on it is written."""
+        """Return the series with these label values; from now on, every scrape includes it."""
         return self._series.setdefault(values, _Series(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
-        """Write every series."""
+        """Yield the metric with all its series, for a scrape."""
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
         bounds = (*self._bounds, math.inf)
         names = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
@@ -102,7 +102,8 @@ class Histogram(Collector):
 class _OfAnswer(NamedTuple):
     """The series that count the answers of one endpoint with one status.
 
-    An answer by 429 takes next to no time: beside vectors it would make an overload look fast.
+    An answer with status 429 takes almost no time: counted together with vectors, it would make an
+    overloaded service look fast.
     """
 
     answers: Counter
@@ -280,7 +281,7 @@ class _States(Collector):
 
 
 def _store(shared: SharedCache | None) -> Iterator[Metric]:
-    """Give what became of lookups in the store, beside those of the memory, and how it is."""
+    """Yield the metrics of the shared store: its lookups, errors, writes and state."""
     if shared is None:
         return
     stats = shared.stats

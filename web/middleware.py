@@ -26,15 +26,15 @@ from web.startup import report_startup_error
 
 # Maximum number of ranges in a header. Some clients refuse headers over 8 kB.
 _MAX_RUNS = 1024
-_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # is safe in a log line
+_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)  # an id that is safe in a log line
 
 
 class RequestMiddleware:
-    """Keeps the record of every request, checks its token, answers its errors, and HEAD.
+    """Records every request, checks its token, and answers its errors.
 
-    Errors are answered here, as Starlette answers bugs outside of all middleware: so the record
-    sees every answer, and other middleware sees it with all its headers. HEAD, which load balancers
-    and uptime checks send, is answered like GET, without the body.
+    Starlette would answer bugs outside of all middleware. Errors are answered here instead, so the
+    record includes every answer, and other middleware sees every answer with all its headers.
+    HEAD, which load balancers and uptime checks send, is answered like GET, without the body.
 
     Args:
         app: the inner application.
@@ -50,7 +50,7 @@ class RequestMiddleware:
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and record its end."""
+        """Pass a request to the application, and record its end."""
         if scope["type"] != "http":
             await self._app(scope, receive, report_startup_error(scope["app"].state, send))
             return
@@ -92,7 +92,7 @@ class RequestMiddleware:
             if record.status:  # 0 if the client disconnected before the answer
                 if service and record.endpoint:
                     service.on_complete(record)
-                log_request(record)  # with the trace's id, which may be known by now
+                log_request(record)  # includes the trace's id, which `on_complete` may set
 
 
 def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
@@ -113,7 +113,7 @@ def server_timing(record: RequestRecord) -> str:
 
 
 def in_ranges(places: Sequence[int]) -> str:
-    """Format ascending indexes as ranges, such as `0,3-5`; too many end with `...`."""
+    """Format ascending indexes as ranges, such as `0,3-5`; `...` replaces too many ranges."""
     runs: list[list[int]] = []
     for place in places:
         if runs and place == runs[-1][-1] + 1:

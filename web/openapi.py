@@ -1,4 +1,4 @@
-"""OpenAPI: adds the endpoints, which are not routes of FastAPI, to its description."""
+"""Adds the endpoints to FastAPI's OpenAPI description, as they are not FastAPI's routes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOKENS = {
         "description": "A token that is allowed, as the password; any user's name will do.",
     },
 }
-# A sentence of each status, with its reason and the field or item at fault.
+# An example message for each status, with its reason and the field or item at fault.
 _EXAMPLES: dict[int, tuple[str, Reason, str]] = {
     401: ("send a token that is allowed: Authorization: Bearer <token>", "token", ""),
     404: ("GET /v1/models/clip: no such model; org/some-clip is loaded", "route", ""),
@@ -75,7 +75,7 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
     of_fastapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        described = of_fastapi()  # anew where routes were added
+        described = of_fastapi()  # built again if routes were added
         service: Service | None = getattr(app.state, "service", None)
         answered = [
             one
@@ -93,7 +93,7 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
 
 
 def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> None:
-    """Put the examples of FastAPI's routes back as they were: it leaves out what is null."""
+    """Restore the examples of FastAPI's routes, as FastAPI removes fields that are null."""
     for route in routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
@@ -103,7 +103,7 @@ def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> No
 
 
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
-    """Say how a token is brought, and whether and where it must be."""
+    """Describe how a request sends a token, and which paths need a token."""
     described["components"]["securitySchemes"] = _TOKENS
     anybody: list[dict[str, list[str]]] = [] if access.asks else [{}]
     described["security"] = [*anybody, *({scheme: []} for scheme in _TOKENS)]
@@ -125,7 +125,7 @@ def with_endpoints(
     among_others = {
         kind for one in endpoints for kind in (one, *one.alternatives) if one.alternatives
     }
-    for kind in {*endpoints} - among_others:  # with its examples it stands in the operation itself
+    for kind in {*endpoints} - among_others:  # the operation itself contains the schema
         schemas.pop(kind.description.request.__name__, None)
     return {
         **described,
@@ -135,7 +135,7 @@ def with_endpoints(
 
 
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
-    kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # of other routes, too
+    kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # other routes use them, too
     for endpoint in endpoints:
         for one in (endpoint, *endpoint.alternatives):
             kinds += [one.description.request, *_response_types(one), one.errors.schema]
@@ -169,7 +169,7 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
 def error_responses(
     statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe error responses, with their headers; the first format is that of all statuses."""
+    """Describe error responses with their headers; their examples have the first format."""
     shapes = errors or (SentenceErrors(),)
     answered: dict[int, list[ErrorInfo]] = {}  # some formats merge two statuses
     for status in sorted(statuses):
@@ -200,7 +200,7 @@ def _headers(status: int) -> dict[str, Any]:
 
 
 def _response_types(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
-    """Return the types of an endpoint's answers, as msgspec does not describe unions."""
+    """Return the types of an endpoint's answers singly, as msgspec does not describe unions."""
     response = endpoint.description.response
     return get_args(response) if isinstance(response, UnionType) else [response]
 

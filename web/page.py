@@ -16,7 +16,7 @@ NO_SAMPLES = '<script type="application/json" id="samples">[]</script>'
 
 
 def page_response() -> Response:
-    """Return the response with the page; browsers do not cache it."""
+    """Return the response with the debug page; browsers check for a new one each time."""
     response = html_response(*load_page())
     response.headers["Vary"] = "Accept"
     return response
@@ -34,7 +34,7 @@ def html_response(content: bytes, allowed: str) -> Response:
 
 
 def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:
-    """Return the page and its Content-Security-Policy; samples are optional."""
+    """Return the page and its Content-Security-Policy; the sample images may be missing."""
     html = PAGE.read_text("utf-8")
     block = NO_SAMPLES.replace("[]", _samples_json(samples))
     return html.replace(NO_SAMPLES, block).encode(), policy(html)
@@ -52,7 +52,7 @@ def _data_url(image: Path) -> str:
 
 
 def policy(html: str) -> str:
-    """Return a policy that allows a page's own scripts, style, images and service only."""
+    """Return a Content-Security-Policy that allows only a page's own scripts, style and service."""
     own = {tag: f"{tag}-src {_csp_hash(tag, html)}" for tag in ("script", "style")}
     return (
         f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "

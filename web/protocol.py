@@ -52,7 +52,7 @@ class Protocol(HttpToolsProtocol):
             left, data = data, b""
             try:
                 self.parser.feed_data(left)
-            except httptools.HttpParserUpgrade as offer:  # httptools stops behind the head
+            except httptools.HttpParserUpgrade as offer:  # httptools stops after the head
                 if self.offers_upgrade():
                     (head_end,) = offer.args
                     data = self.head_without_offer() + left[head_end:]
@@ -130,7 +130,7 @@ class _WholeWrites:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
-        self.is_closing = transport.is_closing  # asked for with every request
+        self.is_closing = transport.is_closing  # called for every request
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

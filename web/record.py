@@ -65,7 +65,7 @@ class RequestRecord:
     trace_id: str = ""
 
     def end(self, status: int) -> None:
-        """Record the end, with the status of the answer."""
+        """Record the status of the answer, and the durations of the request."""
         self.status = status
         ended_s = time.perf_counter()
         self.total_s = ended_s - self.context.times.arrived_s

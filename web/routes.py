@@ -22,7 +22,7 @@ DOCS = "/docs"
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add the routes to an application."""
+    """Add the probes, facts about the model, metrics and pages to an application."""
     probe: dict[str, Any] = {
         "status_code": 204,
         "response_class": Response,

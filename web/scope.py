@@ -1,7 +1,7 @@
 """Reads the path and the headers of an ASGI scope; extra slashes in a path are ignored.
 
-Weaviate puts `/vectorize` behind whatever `CLIP_INFERENCE_API` holds, so that a slash at its end
-makes `//vectorize`; a redirect of `/vectorize/` is not followed by `curl -d`.
+Weaviate appends `/vectorize` to the value of `CLIP_INFERENCE_API`, so a slash at the end of the
+value makes `//vectorize`. A redirect of `/vectorize/` would not help: `curl -d` does not follow it.
 """
 
 from __future__ import annotations

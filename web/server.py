@@ -22,14 +22,14 @@ from errors import ConfigurationError, describe_error
 logger = logging.getLogger(__name__)
 
 # Requests that were sent before the signal may still be in the kernel's queues, and closing at once
-# would reset them. So the server listens for at least so long.
+# would reset them. So the server listens for at least this many seconds.
 _LAST_ARRIVALS_S = 0.5
 # In each pass the event loop accepts one connection (uvloop) or all (asyncio), and reads from all
 # ready sockets; a request is read some passes after its connection is accepted.
 _PASSES_TO_READ = 10
 
 
-_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # address, or its family
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the machine lacks it, or its family
 _WHY = {
     errno.EADDRINUSE: "another process listens on it: end that one, or choose another port",
     errno.EACCES: "this user may not take it; ports from 1024 on are for everybody",
@@ -40,8 +40,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Bind the port without listening: connections are refused until the server listens.
 
     Args:
-        host: an address, or a name, of which all addresses of this machine are bound; `::` binds
-            all addresses of IPv6 and IPv4.
+        host: an address, or a name; a name binds all its addresses on this machine. `::` binds all
+            addresses of IPv6 and IPv4.
         port: the port; 0 for any free port.
 
     Raises:
@@ -81,10 +81,10 @@ def _cannot_take(port: int, error: OSError) -> ConfigurationError:
 
 
 def check_certificate(certificate: Path | None, key: Path | None) -> None:
-    """Look whether TLS can be spoken with a certificate and its key.
+    """Check that a certificate and its key can be used for TLS.
 
     Raises:
-        ConfigurationError: it cannot; the message names SSL_CERTFILE or SSL_KEYFILE.
+        ConfigurationError: they cannot be used; the message names the variable.
     """
     if certificate is None:
         if key:
@@ -98,7 +98,7 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
             reason = describe_error(error)
             raise ConfigurationError(f"{variable}={path} cannot be read: {reason}") from error
     try:
-        # With the password there is no prompt.
+        # An empty password, so that OpenSSL does not prompt for one.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         raise ConfigurationError(
@@ -108,19 +108,19 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
 
 
 class StoppedError(SystemExit):
-    """A signal stopped the service while it was loading."""
+    """Ends the process, as a signal stopped the service while the model was loading."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with other handling of signals.
+    """uvicorn's server; it drains on the first signal, and exits at once on the second.
 
     Args:
         config: uvicorn's configuration.
         on_drain: called at the first signal, while the server still listens.
-        drain_delay_s: seconds that it still listens, at least half a second.
+        drain_delay_s: seconds to keep listening after the first signal; at least half a second.
 
     Attributes:
-        stopped: whether there was a signal.
+        stopped: whether a signal to stop has arrived.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
             self.started = False
             await self.lifespan.shutdown()
             sys.exit(1)
-        if self.stopped:  # some libraries swallow the exception
+        if self.stopped:  # some libraries swallow `StoppedError`
             self.should_exit = True
 
     @override

@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The objects that the lifespan makes for requests.
+    """The objects that serve requests; the application's lifespan creates them.
 
     Attributes:
         settings: the settings, for their limits.
         vectorizer: the loaded model.
-        started_at: when it was ready to serve, in seconds since 1970.
+        started_at: time at which the service was ready, in seconds since 1970.
         endpoints: the endpoints, by the first path of each.
         body_reader: reads bodies within bounds.
         access: checks tokens.
         metrics: the Prometheus metrics.
         on_complete: called with the record of each request that an endpoint answered.
-        page: the HTML page; None where it is turned off.
+        page: the response with the debug page; None if the page is turned off.
     """
 
     settings: Settings
@@ -63,7 +63,7 @@ def get_service(scope: Scope) -> Service:
     Raises:
         UnhealthyError: the lifespan has not begun, or has ended.
     """
-    service: Service | None = scope["state"]["service"]  # of the application, at the request's time
+    service: Service | None = scope["state"]["service"]  # set by the middleware
     if service is None:
         raise UnhealthyError(
             "not started: the application's lifespan does not run; one that mounts it enters "
@@ -89,7 +89,7 @@ async def serving(
         settings: the settings.
         endpoints: the endpoints.
         access: checks tokens.
-        tracing: makes traces.
+        tracing: sends traces; None if tracing is off.
 
     Raises:
         ConfigurationError: a setting does not fit the model.
@@ -133,10 +133,10 @@ async def serving(
 
 
 def make_tracing(settings: Settings) -> Tracing | None:
-    """Return what makes traces, where they are wanted.
+    """Return the object that sends traces; None if tracing is off.
 
     Raises:
-        ConfigurationError: they are, and the library is not installed.
+        ConfigurationError: tracing is on, and its library or exporter is not installed.
     """
     if not settings.trace_exporters:
         return None

@@ -1,4 +1,4 @@
-"""Reports a failed start by one sentence, where Starlette reports a traceback."""
+"""Reports a failed startup in one sentence, where Starlette would report a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def startup_error(state: State) -> Iterator[None]:
-    """Store the message of a failed start on the application's state as `startup_error`."""
+    """Store the message of a failed startup as `state.startup_error`."""
     state.startup_error = None
     try:
         yield
@@ -32,7 +32,7 @@ def startup_error(state: State) -> Iterator[None]:
 
 
 def report_startup_error(state: State, send: Send) -> Send:
-    """Return a `send` that replaces the traceback of a failed start by that message."""
+    """Return a `send` that replaces the traceback of a failed startup by `startup_error`."""
 
     async def send_in_a_sentence(message: Message) -> None:
         if message["type"] == "lifespan.startup.failed" and state.startup_error is not None:

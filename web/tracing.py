@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span for each request of an endpoint, with a span for each stage.
 
 Spans are created from a request's record at its end. This module is imported only if tracing is on:
-its library is optional.
+OpenTelemetry's library is optional.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Tracing:
         record.trace_id = format_trace_id(span.get_span_context().trace_id)
 
     def close(self) -> None:
-        """Send the remaining spans."""
+        """Send the remaining spans, and stop the exporters."""
         self._provider.shutdown()
 
 
@@ -96,14 +96,14 @@ def _exporter(name: str) -> SpanExporter:
 
 
 def stage_spans(times: RequestTimes, ended_s: float) -> Iterator[tuple[Stage, float, float]]:
-    """Yield the stages of a request, as `RequestTimes.stages` does, with their begin and end.
+    """Yield the stages of a request, as `RequestTimes.stages` does, with begin and end in seconds.
 
     The stage `queue` comes several times: before the preprocessing of the slowest item, and before
     its batch.
 
     Args:
         times: timestamps of the request.
-        ended_s: the end of the request, which may have failed in any stage.
+        ended_s: timestamp of the request's end; the request may have failed in any stage.
     """
     if times.read_began_s:
         yield "read", times.read_began_s, times.read_ended_s or ended_s

@@ -1,1 +1,1 @@
-"""Decodes images of requests from base64, within limits."""
+"""Decodes and preprocesses images of requests, within limits."""

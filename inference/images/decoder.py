@@ -2,8 +2,8 @@
 
     base64 -> decode_base64 -> bytes -> ImageDecoder.opened -> PIL image
 
-`decode_base64` is fast; `ImageDecoder.opened` is work for a thread pool. It knows no model: the
-input processor converts the mode.
+`decode_base64` is fast; `ImageDecoder.opened` is work for a thread pool. This module knows no
+model: the input processor converts the mode.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ImageLimits:
             `shorter_side_px`.
         shorter_side_px: shorter side of preprocessed images.
         formats: accepted formats by Pillow's names; None for all formats of Pillow.
-        max_wait_s: maximum wait for memory that earlier images use.
+        max_wait_s: maximum wait in seconds for memory that earlier images use.
     """
 
     max_bytes: int
@@ -115,12 +115,12 @@ class ImageDecoder:
 
     @contextmanager
     def opened(self, raw: bytes) -> Iterator[Image.Image]:
-        """Decode an image file, or the first frame of an animation, for the time of the context.
+        """Open a context with a decoded image: the file's image, or an animation's first frame.
 
         Raises:
             InvalidInputError: the file is not an image, or is broken.
             RequestTooLargeError: the image exceeds the limits.
-            DeadlineExceededError: it waited too long for earlier images.
+            DeadlineExceededError: the file waited too long for memory that earlier images use.
         """
         with ExitStack() as held:
             yield self._decode(raw, held)
@@ -181,8 +181,8 @@ class ImageDecoder:
                 self._freed.notify_all()
 
     def _take(self, pixels: int, until_s: float) -> None:
-        # Small images do not overtake a waiting one. The wait is bounded, so that a hanging decoder
-        # blocks only its own thread.
+        # Small images do not overtake a waiting large image. The wait is bounded, so that a hanging
+        # decoder blocks only its own thread.
         if self._turn.acquire(timeout=max(0, until_s - time.monotonic())):
             try:
                 if self._wait_for(pixels, until_s):

@@ -1,4 +1,4 @@
-"""Guards against image files that are expensive to decode, by their bytes.
+"""Checks the bytes of image files, and refuses files that are too expensive to decode.
 
 Pillow checks sizes late or not at all: it decodes the image of an ICO when it opens the file,
 parses many headers byte by byte, and lets libjpeg pass over the whole image for every scan.
@@ -15,7 +15,7 @@ from PIL.IcoImagePlugin import IcoFile
 
 from errors import InvalidInputError
 
-# Seconds of a core to parse a file. A PNG of 50 MB with minimal chunks took 18 s.
+# Maximum processor time to parse a file, in seconds. A PNG of 50 MB with minimal chunks took 18 s.
 MAX_PARSE_S = 5.0
 _READS_BETWEEN_LOOKS = 64
 
@@ -54,7 +54,7 @@ def is_icon(raw: bytes) -> bool:
 
 
 def image_in_icon(raw: bytes) -> Image.Image:
-    """Return the image that Pillow would choose in an ICO, before it is decoded.
+    """Return the image that Pillow would choose from an ICO, without decoding it.
 
     Raises:
         InvalidInputError: the ICO holds no image.

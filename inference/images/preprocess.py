@@ -17,7 +17,7 @@ from inference.work import ChunkInputs
 
 # Longer base64 is decoded in a thread: it would block the event loop for over a millisecond.
 _INLINE_CHARS = 1_000_000
-_MORE_THAN_8_BITS = ("I", "F")  # prefixes of Pillow's modes of such grey images
+_MORE_THAN_8_BITS = ("I", "F")  # prefixes of Pillow's modes for such grey images
 _WHITE = 255
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ImagePreprocessor:
         self._told_of_clipping = False
 
     def reads_inline(self, content: Content) -> bool:
-        """Return whether the base64 is short."""
+        """Return whether the base64 is short enough to decode on the event loop."""
         return len(content) < _INLINE_CHARS
 
     def read(self, content: Content, times: ItemTimes) -> bytes:
@@ -103,5 +103,5 @@ class ImagePreprocessor:
             )
 
     def sample(self) -> Image.Image:
-        """Return a blank image for a trial; a wide image has the fewest tiles."""
+        """Return a blank image for trial batches; a wide image has the fewest tiles."""
         return Image.new("RGB", (1024, 256))

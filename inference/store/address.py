@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from errors import ConfigurationError
 
 _EXPECTED = "expected file:///a/folder, redis://host:port/db or rediss://host:port/db"
-_SECRET = {"username", "password", "ssl_password"}  # of a URL's query
+_SECRET = {"username", "password", "ssl_password"}  # secret parameters in a URL's query
 _PORT, _DATABASE = 6379, "/0"  # defaults of a Redis URL
 
 

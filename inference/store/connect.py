@@ -1,4 +1,4 @@
-"""From VECTOR_CACHE_URL to the store that it names, and to the cache in front of it."""
+"""Makes the store that VECTOR_CACHE_URL names, and the shared cache in front of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from inference.store.shared_cache import SharedCache
 
 
 def address_of(url: str) -> Address:
-    """Read a URL, and look whether its store can be used at all; nothing is asked of a server.
+    """Parse a URL, and check that its store can be used here; no request goes to a server.
 
     Raises:
-        ConfigurationError: it names no store, or one that this host or installation cannot use.
+        ConfigurationError: the URL names no store, or a store that cannot be used here.
     """
     address = Address.of_url(url)
     if address.folder:
@@ -34,8 +34,8 @@ def store_of(address: Address, max_bytes: int, timeout_s: float) -> Store:
 
     Args:
         address: address of the store.
-        max_bytes: largest size of a file store.
-        timeout_s: time in which the store must answer.
+        max_bytes: maximum bytes of a file store; ignored for Redis.
+        timeout_s: maximum seconds of an operation; a slower one fails.
     """
     if address.folder:
         from inference.store.file_store import FileStore
@@ -49,7 +49,7 @@ def store_of(address: Address, max_bytes: int, timeout_s: float) -> Store:
 def shared_cache(
     address: Address, info: ModelInfo, secret: str, max_bytes: int, timeout_ms: float
 ) -> SharedCache:
-    """Return the second level of a model's cache, not yet open."""
+    """Return the shared cache for a model's vectors, not yet open."""
     dimensions = 1 if info.scores else info.dimensions
     entries = EntryFormat(dimensions, library_versions(info.runtime), secret)
     make_store = partial(store_of, address, max_bytes)

@@ -5,8 +5,8 @@
     value  = digest [16] | tokens u32 | dimensions u32 | truncated u8 | 0 [3] | vector f32 ...
 
 All numbers are little-endian. The digest covers key and value, and is keyed by VECTOR_CACHE_SECRET:
-changed entries are detected, and entries under another key. Raise FORMAT with every change of the
-format: it is part of the names in the stores.
+so a value is rejected if it was changed, or was moved to another key. Increase FORMAT with every
+change of the format: it is part of the names in the stores.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class EntryFormat:
         self._nbytes = _VECTOR_AT + dimensions * _FLOAT.itemsize
 
     def key(self, item_key: bytes) -> bytes:
-        """Return the store's key of an item's cache key: 32 bytes."""
+        """Return the store's key (32 bytes) for an item's cache key."""
         key = self._salt.copy()
         key.update(item_key)
         return key.digest()
@@ -91,7 +91,7 @@ class EntryFormat:
         return self._digest(key, content) + content
 
     def decode(self, key: bytes, value: bytes) -> EmbeddingResult | None:
-        """Decode a result; None if the value is not valid for this key."""
+        """Return the result in a value; None if the value is not valid for this key."""
         if len(value) != self._nbytes:
             return None
         if not hmac.compare_digest(value[:_DIGEST_BYTES], self._digest(key, value[_DIGEST_BYTES:])):

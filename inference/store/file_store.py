@@ -20,21 +20,22 @@ from inference.store.entry import FORMAT
 
 _NAME = "vectors.sqlite3"
 _TABLE = f"vectors_{FORMAT}"
-_PAGE_BYTES = 16_384  # several vectors a page; of 4 kB, a vector of 512 dimensions would waste half
-# What is written and not yet in the database. A batch of 128 entries touches as many pages of the
-# index, each of which is written as a whole.
+# A page holds several vectors; of a page of 4 kB, a vector of 512 dimensions would waste half.
+_PAGE_BYTES = 16_384
+# Pages in the write-ahead log, before SQLite moves them to the database. A batch of 128 entries
+# touches as many pages of the index, and each page is written as a whole.
 _LOG_PAGES = 128
-_LOG_BYTES = 16_000_000  # kept free for it, of the bytes that the store may take
+_LOG_BYTES = 16_000_000  # reserved for the log, out of the store's maximum bytes
 MIN_BYTES = 4 * _LOG_BYTES
-_CACHE_KB = 16_000  # of pages of the index
+_CACHE_KB = 16_000  # SQLite's memory for pages, such as those of the index
 _KEYS_AT_ONCE = 500
-# `execute` would take the first step of it alone, which is one page.
+# `execute` would run only the first step of this statement, which frees one page.
 _GIVE_BACK = "PRAGMA incremental_vacuum"
 _EVICTED_AT_ONCE = 256
 _EVICTIONS_A_WRITE = 8
-_FOLLOW_EVERY_S = 1.0  # interval in which reads check that the file is still the same
-_OPEN_S = 5.0  # two processes that make the database at the same moment wait for each other
-# What the kernel calls file systems whose locks or shared memory end at the host.
+_FOLLOW_EVERY_S = 1.0  # interval at which reads check that the file is still the same
+_OPEN_S = 5.0  # maximum wait for another process that creates the database
+# The kernel's names of file systems whose locks or shared memory do not reach other hosts.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "lustre", "gpfs"}
 _NETWORK |= {"glusterfs", "beegfs", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.ceph"}
 _NETWORK |= {"fuse.gcsfuse", "fuse.rclone", "fuse.juicefs", "fuse.mount-s3", "fuse.ceph-fuse"}
@@ -85,7 +86,7 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
         before, _, after = line.partition(" - ")
         point = before.split()[4].replace("\\040", " ").rstrip("/")
         if (path == point or path.startswith(f"{point}/")) and len(point) >= length:
-            found, length = after.split()[0], len(point)  # of two at one point the later counts
+            found, length = after.split()[0], len(point)  # of two mounts, the later counts
     return found
 
 
@@ -95,7 +96,7 @@ class FileStore:
     Args:
         folder: the existing folder of the database.
         max_bytes: maximum bytes of all its files, at least MIN_BYTES.
-        timeout_s: maximum wait for another process that writes.
+        timeout_s: maximum seconds to wait for another process that writes.
     """
 
     def __init__(self, folder: Path, max_bytes: int, timeout_s: float) -> None:
@@ -154,7 +155,7 @@ class FileStore:
         except sqlite3.DatabaseError as error:
             self.close()
             with suppress(OSError):
-                if self._path.stat().st_ino == self._inode:  # no other process has done so
+                if self._path.stat().st_ino == self._inode:  # no other process has moved it
                     self._path.replace(self._path.with_suffix(".broken"))
                     for end in ("-wal", "-shm"):
                         Path(f"{self._path}{end}").unlink(missing_ok=True)
@@ -200,7 +201,7 @@ class FileStore:
                 entries,
             )
         self._evictions += evicted
-        if self._number("PRAGMA page_count") > self._max_pages:  # VECTOR_CACHE_MAX_BYTES was more
+        if self._number("PRAGMA page_count") > self._max_pages:  # the maximum was higher
             with self._translated():
                 self._open.executescript(_GIVE_BACK)
 
@@ -235,7 +236,7 @@ class FileStore:
             return int(self._open.execute(query).fetchone()[0] or 0)
 
     def usage(self) -> Usage:
-        """Return the size of all its files, and the number of evictions."""
+        """Return the bytes of all files of the database, and the number of evictions."""
         nbytes = 0
         for path in self._path.parent.glob(f"{_NAME}*"):
             with suppress(OSError):

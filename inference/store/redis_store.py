@@ -16,7 +16,7 @@ from inference.store.address import Address
 from inference.store.base import Entry, StoreError, Usage
 from inference.store.entry import FORMAT
 
-PREFIX = "inference:vector:"  # of every format
+PREFIX = "inference:vector:"  # the prefix of keys in every format
 _OURS = f"{PREFIX}{FORMAT}:"
 _CONNECT_S = 1.0  # no request waits for it; TLS takes several round trips
 _SCANNED_AT_ONCE = 1_000
@@ -39,7 +39,7 @@ class RedisStore:
 
     Args:
         address: address of the server.
-        timeout_s: timeout of a command.
+        timeout_s: timeout of a command in seconds.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
@@ -62,7 +62,7 @@ class RedisStore:
                 self._address.url,
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=_CONNECT_S,
-                retry=Retry(NoBackoff(), 0),  # a request that waits is computed sooner
+                retry=Retry(NoBackoff(), 0),  # computing the vector is faster than a retry
                 protocol=2,  # a round trip less, and no push messages
             )
         return self._client

@@ -1,10 +1,10 @@
 """The second level of the vector cache: a store behind the cache in memory, which never blocks.
 
     find -> lookups -> a thread: one read for all that wait -> answers, at most timeout_s later
-    add  -> pending, bounded -> another thread: a batch at a time, whenever it may be
+    add  -> pending, bounded -> another thread: a batch at a time, without a deadline
 
-After several failures in a row, requests skip the store until a retry of the thread, once a second,
-succeeds. It knows no wire format and no kind of store.
+After several failures in a row, requests skip the store. The reader's thread tries to reconnect
+once a second. This module knows no wire format and no kind of store.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ logger = logging.getLogger(__name__)
 Found: TypeAlias = Mapping[bytes, EmbeddingResult]
 
 _NOTHING: Found = {}
-_MAX_PENDING_BYTES = 32_000_000  # of vectors in the write queue
-_ENTRY_BYTES = 300  # of an entry in the queue, beside its vector
+_MAX_PENDING_BYTES = 32_000_000  # maximum memory of the write queue
+_ENTRY_BYTES = 300  # memory of an entry in the queue, beside its vector
 _WRITTEN_AT_ONCE = 128
 _READ_AT_ONCE = 64  # lookups
 _GATHER_S = 0.05  # vectors that arrive meanwhile are written together
 _FAILURES_TO_REST = 5  # in a row; a single failure may be a slow moment
 _RETRY_S = 1.0
-_PATIENCE = 10  # times `timeout_s` that a lookup waits for this machine, and not for the store
+# A lookup waits at most this many times `timeout_s`, if the machine and not the store is slow.
+_PATIENCE = 10
 _USAGE_EVERY_S = 15.0
 _WRITE_TIMEOUT_S = 2.0
-_FIRST_S, _LAST_S = 2.0, 2.0  # wait at the start for the store, and at the end for writes
+_FIRST_S, _LAST_S = 2.0, 2.0  # seconds to wait for the store at startup, and for writes at shutdown
 
 MakeStore: TypeAlias = Callable[[float], Store]
 
@@ -56,7 +57,7 @@ class StoreStats:
         timeouts: lookups that timed out.
         errors: failures of the store.
         written: vectors written.
-        dropped: vectors not written, as the queue was full.
+        dropped: vectors not written, as the write queue was full.
         usage: last known usage of the store.
     """
 
@@ -112,7 +113,7 @@ class SharedCache:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the store is in use, as its last answer was no failure."""
+        """Whether requests use the store; after several failures in a row they skip it."""
         return self._is_up
 
     async def open(self) -> None:
@@ -122,14 +123,16 @@ class SharedCache:
         for name, work in (("reader", self._read_all), ("writer", self._write_all)):
             self._threads.append(Thread(target=work, name=f"store-{name}", daemon=True))
         self._first = first
-        self._has_pending.set()  # so that the writer looks how full the store is
+        self._has_pending.set()  # so that the writer reads the store's usage
         for thread in self._threads:
             thread.start()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
-        """Return known results of keys; nothing if the store does not answer in time.
+        """Return the stored results by key; empty if the store does not answer in time.
+
+        The results may include keys of other requests, which were read together.
 
         Args:
             keys: cache keys of items.
@@ -153,8 +156,9 @@ class SharedCache:
     def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
         """Answer a lookup with nothing, if the store hangs.
 
-        A store that does not answer in time fails in its thread. Otherwise the thread waits for a
-        core, and the input would wait longer for its batch.
+        A store that does not answer in time raises an error in the reader's thread. Without that
+        error the thread only waits for a processor core. Then the lookup waits on, as computing
+        the vector would take longer.
         """
         if answer.done():
             return
@@ -169,7 +173,7 @@ class SharedCache:
             self._read_failed(f"no answer within {self._timeout_s * 1000:g} ms")
 
     def add(self, key: bytes, result: EmbeddingResult) -> None:
-        """Queue a result to be written."""
+        """Queue a result for the writer's thread; drop the result if the queue is full."""
         if len(self._pending) >= self._max_pending:
             self.stats.dropped += 1
             return
@@ -195,11 +199,11 @@ class SharedCache:
                 found, failure = self._read(store, asked)
                 self._reading_since_s = None
                 self._on_loop(self._deliver, asked, found, failure, time.monotonic() - began_s)
-            del asked  # not while it waits for the next
+            del asked  # frees the lookups while the thread waits for the next
         store.close()
 
     def _next_lookups(self) -> list[_Lookup]:
-        """Wait for lookups, and take all; none if the thread was only woken."""
+        """Wait for lookups, and return those that wait; empty if the thread was only woken."""
         taken = [self._lookups.get()]
         with suppress(Empty):
             while len(taken) < _READ_AT_ONCE:
@@ -285,7 +289,7 @@ class SharedCache:
             is_open = failure is None
             while is_open and self._pending and not failure:
                 failure = self._write_some(store, most)
-                most = 1 if failure else _WRITTEN_AT_ONCE  # a full store is tried with little
+                most = 1 if failure else _WRITTEN_AT_ONCE  # a full store is tried with one entry
             if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
                 seen_s = time.monotonic()
                 failure = _try(lambda: self._look(store))
@@ -299,12 +303,12 @@ class SharedCache:
         store.close()
 
     def _write_some(self, store: Store, most: int) -> str | None:
-        """Write a batch of the queue; if the store fails, put it back and return the failure."""
+        """Write a batch of the queue; if the store fails, requeue it and return the failure."""
         taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
         entries: list[Entry] = []
         for item_key, result in taken:
             key = self._entries.key(item_key)
-            with suppress(ValueError):  # not of the model's dimensions: never kept
+            with suppress(ValueError):  # wrong dimensions: never stored
                 entries.append((key, self._entries.encode(key, result)))
         failure = _try(lambda: store.write(entries))
         if failure:

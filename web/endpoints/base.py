@@ -1,4 +1,4 @@
-"""The base of endpoints: each is one wire format, and one handler serves all of them.
+"""The base class of endpoints: each endpoint is one wire format, and one handler serves all.
 
     body -> parse -> ParsedRequest -> vectorizer.embed -> [EmbeddingResult] -> serialize -> body
 
@@ -59,12 +59,12 @@ class Endpoint(ABC, Generic[ParsedT]):
         info: facts about the loaded model.
 
     Attributes:
-        paths: the paths of its POST routes. The first is its name in metrics; all have its error
-            format. GET of `/` is the debug page's.
+        paths: the paths of its POST routes. The first path is the endpoint's name in metrics; all
+            paths have its error format. GET of `/` is the debug page's.
         description: its description for OpenAPI.
         errors: the error format of paths below its prefix.
         alternatives: other endpoints on the same paths; see `of_body`.
-        scores: whether it returns scores of a reranker, and not vectors.
+        scores: whether the endpoint returns scores of a reranker, and not vectors.
     """
 
     paths: ClassVar[tuple[str, ...]]
@@ -89,7 +89,7 @@ class Endpoint(ABC, Generic[ParsedT]):
         return settings.max_request_documents if self.scores else settings.max_request_items
 
     def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
-        """Return the endpoint of a body: this endpoint, or an alternative.
+        """Return the endpoint that serves a body: this endpoint, or an alternative.
 
         Raises:
             InvalidInputError: the body fits several endpoints.
@@ -98,7 +98,7 @@ class Endpoint(ABC, Generic[ParsedT]):
 
     @abstractmethod
     def parse(self, body: bytes | bytearray) -> ParsedT:
-        """Parse a body, which is cleared afterwards.
+        """Parse a body. The caller clears the body afterwards.
 
         Raises:
             InvalidInputError: the body is invalid; the message names the place.

@@ -15,7 +15,7 @@ def kept(dimensions: int | None, info: ModelInfo, name: str = "dimensions") -> i
         name: the field's name in errors.
 
     Raises:
-        InvalidInputError: the model's vectors cannot be truncated, or are shorter.
+        InvalidInputError: the model's vectors cannot be truncated, or have fewer dimensions.
     """
     whole = info.dimensions
     if dimensions is None or dimensions == whole:

@@ -32,7 +32,7 @@ class ErrorFormat(ABC):
     """The error format of all paths with a prefix.
 
     Attributes:
-        prefix: the prefix; the longest prefix of a path counts.
+        prefix: the prefix of the paths; of several matching prefixes, the longest counts.
         schema: the type of an error body, for OpenAPI.
     """
 
@@ -40,7 +40,7 @@ class ErrorFormat(ABC):
     schema: ClassVar[type[msgspec.Struct]]
 
     def status(self, status: int) -> int:
-        """Return this format's status for a status of the table; by default the same."""
+        """Return this format's status for a status of `web/errors.py`; by default the same."""
         return status
 
     @abstractmethod

@@ -27,7 +27,7 @@ EXAMPLE_IMAGE = (  # a red circle
 
 _DATA_URL = re.compile(r"\s*data:(?:image/|[^,\s]*;base64,)", re.IGNORECASE)
 
-# No text has so many such characters without a space; the base64 of a file has.
+# No text has this many such characters without a space, but the base64 of a file has.
 _FILE_CHARS = 256
 _FILE = rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/_-]{{{_FILE_CHARS}}}"
 # Markup that users leave around an image: Markdown, HTML, CSS; then quotes, or Python's b'...'.
@@ -47,7 +47,7 @@ def is_data_url(content: str) -> bool:
 
 
 def is_hidden_image(text: str) -> bool:
-    """Return whether a text is a file's base64 or data URL, also in quotes or markup."""
+    """Return whether a text is a file's base64 or data URL, even in quotes or markup."""
     head = text.lstrip().removeprefix("\ufeff").lstrip()[:_HEAD_CHARS]
     in_a_line = head.replace("\r", "").replace("\n", "")
     return bool(_HIDDEN_URL.match(head) or _HIDDEN_FILE.match(in_a_line))

@@ -13,15 +13,15 @@ from errors import InvalidInputError, RequestTooLargeError
 T = TypeVar("T")
 
 # A parameter such as a task. It may be written in front of a text, and errors repeat it, so its
-# length is bounded as that of texts is.
+# length is bounded, as the length of texts is.
 Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 # Even a short string takes 50 bytes and more: a body of 100 MB would grow to 2 GB.
 _MAX_QUOTES = 2_000_000
-# Largest body that Python's own parser reads again: it builds all values, which takes 0.1 s at
-# most.
+# Largest body that Python's own parser reads after msgspec failed: it builds all values, which
+# takes 0.1 s at most.
 _MAX_SECOND_READING_BYTES = 1_000_000
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # or a half of a pair
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # alone or half of a pair
 _NO_UNICODE = "not valid Unicode (lone surrogate)"
 
 
@@ -55,7 +55,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
 
 
 class FieldFinder:
-    """Tells which of some fields a body holds, without building their values.
+    """Finds which of the named fields a body holds, without building their values.
 
     Args:
         names: names of the fields.
@@ -67,7 +67,7 @@ class FieldFinder:
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Fields", fields))
 
     def find(self, body: bytes | bytearray) -> set[str]:
-        """Return the fields that are present and not null; none if the body is invalid."""
+        """Return the fields that are present and not null; empty if the body is invalid."""
         try:
             raw = msgspec.structs.asdict(self._decoder.decode(body))
             starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}

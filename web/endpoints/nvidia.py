@@ -56,11 +56,11 @@ class NvidiaErrors(ErrorFormat):
         return orjson.dumps({"detail": detail})
 
 
-_STEP = re.compile(r"\w+")  # of `passages[1].text`
+_STEP = re.compile(r"\w+")  # a part of a place, such as of `passages[1].text`
 
 
 class NvidiaText(msgspec.Struct):
-    """A text."""
+    """An object with a text: the query, or a passage."""
 
     text: str
 

@@ -204,7 +204,7 @@ def _read_inputs(
     """Yield the modality and the content of each item.
 
     Raises:
-        InvalidInputError: there are no items, or an item is a URL, or a text that is a file in
+        InvalidInputError: there are no items; or an item is a URL, or a text that holds a file as
             base64.
     """
     if isinstance(wanted, TokenIdsRequest):

@@ -1,4 +1,4 @@
-"""Shared by all paths of OpenAI's API (`/v1/`): its error format, and its list of models."""
+"""The error format and the list of models that all paths of OpenAI's API (`/v1/`) share."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ class ModelList(TypedDict):
 
 
 def model_object(info: ModelInfo, created: int) -> ModelObject:
-    """Return the entry of the loaded model."""
+    """Return the loaded model's entry in the list; `created` is in seconds since 1970."""
     return {"id": info.name, "object": "model", "created": created, "owned_by": "local"}

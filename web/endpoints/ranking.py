@@ -1,4 +1,4 @@
-"""Shared by the wire formats of rerankers: pairs of query and document, and their ranking."""
+"""Makes and ranks pairs of query and document, for all wire formats of rerankers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inference.request import EmbedInput
 
 
 def make_pairs(query: str, documents: Sequence[str], field: str) -> list[EmbedInput]:
-    """Return an input for each pair of query and document; all are queries, with priority."""
+    """Return an input for each pair of query and document; all have the priority of queries."""
     return [
         EmbedInput(f"{field}[{i}]", "pair", Pair(query, text), is_query=True)
         for i, text in enumerate(documents)
@@ -27,7 +27,7 @@ def join_logits(answers: Sequence[EmbeddingResult]) -> Scores:
 def rank(logits: Scores) -> list[int]:
     """Return the indexes of documents, the best first; equal documents keep their order.
 
-    It ranks by logits, as the scores of large logits are equal.
+    The order follows the logits and not the scores, as the scores of large logits are equal.
     """
     places: list[int] = np.argsort(-logits, kind="stable").tolist()
     return places

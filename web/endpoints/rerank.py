@@ -1,7 +1,7 @@
 """`POST /rerank`, for Weaviate's `reranker-transformers` module: scores of documents.
 
 Source: that module, which reads the scores by their position, and the container behind it. Clients
-of other APIs ask the same path: the fields of a body tell them apart.
+of other APIs use the same path: the fields of a body tell the APIs apart.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ParsedRerank(ParsedRequest):
 
 
 _DECODER = msgspec.json.Decoder(RerankRequest)
-_OF_COHERE = {"model", "top_n", "return_documents"}  # beside the documents
+_OF_COHERE = {"model", "top_n", "return_documents"}  # fields of Cohere's API
 _FIELDS = FieldFinder("texts", "documents", *_OF_COHERE)
 
 

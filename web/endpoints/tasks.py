@@ -1,4 +1,4 @@
-"""The tasks of requests in the different APIs, as tasks of `EncodeParams`."""
+"""Translates task names of the different APIs to tasks of `EncodeParams`."""
 
 from __future__ import annotations
 

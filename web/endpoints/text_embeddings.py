@@ -69,7 +69,7 @@ class Truncation(msgspec.Struct, kw_only=True):
 
 
 class EmbedOptions(Truncation, kw_only=True):
-    """How to embed; other fields, such as Weaviate's `options`, mean nothing here."""
+    """Options of a request; other fields, such as Weaviate's `options`, are ignored."""
 
     normalize: Annotated[
         bool | None, msgspec.Meta(description="`false`: vectors as the model gives them")
@@ -167,7 +167,7 @@ def _task(prompt_name: str | None) -> str:
 
 
 def cut_forbidden_by(wanted: Truncation) -> str:
-    """Return the field that forbids a text to be cut at its end; empty where none does."""
+    """Return the option that forbids to truncate a text at its end; empty if there is none."""
     if wanted.truncate is False:
         return "`truncate: false`"
     if wanted.truncation_direction in {"left", "Left"}:

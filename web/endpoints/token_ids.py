@@ -1,7 +1,7 @@
 """Token ids in place of texts, which some APIs allow: rejected, or read as the model's own ids.
 
-Clients use OpenAI's vocabularies. By another vocabulary the ids are another text, with a wrong
-vector and no error. So ids are accepted only if the operator sets EMBEDDINGS_TOKEN_IDS.
+Clients use OpenAI's vocabularies. In another vocabulary the ids mean another text, which would get
+a wrong vector without an error. So ids are accepted only if the operator sets EMBEDDINGS_TOKEN_IDS.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from web.endpoints.json_body import decode
 T = TypeVar("T")
 U = TypeVar("U")
 
-# Detected by the decoder of texts, so that no list of a million numbers is built only to be
-# rejected.
+# The start of token ids in a body. They are found without decoding, so that no list of a million
+# numbers is built only to be rejected.
 _START = re.compile(rb'"inputs?"\s*:\s*\[[\s\[]*-?\d')
 _MAX_IDS = 300_000  # in a request, as in OpenAI's API; each takes 40 bytes in memory
 
@@ -45,7 +45,7 @@ def decode_either(
         mode: `EMBEDDINGS_TOKEN_IDS`.
 
     Raises:
-        InvalidInputError: the body is invalid, or holds token ids that are rejected.
+        InvalidInputError: the body is invalid, or holds token ids and `mode` rejects them.
         RequestTooLargeError: the body holds too much.
     """
     try:

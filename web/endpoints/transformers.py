@@ -1,8 +1,8 @@
-"""`POST /vectors`, for Weaviate's modules of one text or one image a request.
+"""`POST /vectors`, for Weaviate's modules that send one text or one image in a request.
 
 Source: Weaviate's modules `text2vec-transformers` and `text2vec-model2vec`, which send a text and
-its config, and `img2vec-neural`, which sends an id and an image; and their containers. The list of
-texts is an open pull request of Weaviate, https://github.com/weaviate/weaviate/pull/9982.
+its config, and `img2vec-neural`, which sends an id and an image; and the modules' containers. The
+list of texts is an open pull request of Weaviate, https://github.com/weaviate/weaviate/pull/9982.
 """
 
 from __future__ import annotations
