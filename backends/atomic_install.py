@@ -1,11 +1,9 @@
 """Replaces the content of a model folder, so that a crash leaves no mix of old and new files.
 
-    root/.download-xyz/      staging folder: files are written and checked here; the service
-                             does not read it
-    root/<parts>             files are moved here at the end; the part by which the service
-                             detects the model is moved last
+    root/.download-xyz/      files are written and checked here; it is never loaded as a model
+    root/<parts>             files move here at the end; the part that marks a model moves last
 
-This module does not depend on model families or on the hub.
+This module depends on no model family and on no hub.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class ModelFolder:
     def processors(self) -> Path | None:
         """The folder of Qwen3-VL's tokenizer, chat template and image processor; None if missing.
 
-        Source: the reference leaves these files in the hub's default cache, not in the model
-        folder.
+        They are in the model folder, or in the hub's default cache, where the reference container
+        stores them.
         """
         for cache in (self.part("qwen3"), default_hub_cache()):
             snapshot = hub_snapshot(cache, self.hub_name)

@@ -24,7 +24,7 @@ Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
 Activation: TypeAlias = Literal["identity", "sigmoid"]  # turns a logit into a score
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
-Weights: TypeAlias = Literal["float32", "int8"]  # of converted models, the most exact first
+Weights: TypeAlias = Literal["float32", "int8"]  # stored weight types, the most exact first
 Runtime: TypeAlias = Literal["openvino", "torch"]
 RuntimeName: TypeAlias = Runtime | Literal["numpy"]  # lookup models need no runtime
 

@@ -101,7 +101,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The record that a model cannot be converted, so that later startups do not try again.
+    """The record that a model cannot be converted; with it, the service does not try again.
 
     Attributes:
         identity: the identity of the model.

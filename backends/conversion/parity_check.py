@@ -47,7 +47,7 @@ def _check_tower(modality: Modality, original: Tower, made: Tower, params: Encod
 
 
 def _all_params(tower: Tower) -> set[EncodeParams]:
-    """Return all combinations of parameters that change a vector: poolings and prompts."""
+    """Return the parameters to check, without duplicates: default, `cls` pooling, query prompt."""
     asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
     return {tower.processor.resolve(params) for params in asked}
 

@@ -133,7 +133,7 @@ def _from_pretrained(
     misfits = dict.fromkeys(report["missing_keys"], MISSING)
     misfits |= {name: misshapen(*shapes) for name, *shapes in report["mismatched_keys"]}
     faults.note(network, misfits)
-    if misfits:  # if the model is saved again, do not save the faulty weights
+    if misfits:  # a copy that is saved leaves these weights out too
         network.save_pretrained = partial(_save_without, network, misfits.keys())
     return (network, report) if output_loading_info else network
 

@@ -57,7 +57,7 @@ from errors import ModelFolderError
 
 _INSTRUCTION = "Represent the user's input."
 _LONGEST = 8192
-_MIN_BLOCKS, _MAX_BLOCKS = 4, 1800  # of an image, in place of the processor's own bounds
+_MIN_BLOCKS, _MAX_BLOCKS = 4, 1800  # per image; replaces the processor's own bounds
 
 _TEXT_INPUTS = ("ids", "places", "last")
 _IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)

@@ -177,18 +177,16 @@ def beginning(text: str, tokens: int) -> str:
     return text[:end]
 
 
-# Padded lengths are multiples of this step, in tokens. A larger step lets more texts share a batch
-# and a shape (OpenVINO prepares every new shape); a smaller step pads less.
+# Lengths are padded to a multiple of a step: 4 tokens below 32, else 8. OpenVINO prepares every new
+# shape (5 ms), and texts of equal length are rare. Texts a second of ViT-B/32's text tower in
+# float32, on 2 cores with AMX, from the times of its passes (3 to 77 tokens, most texts short):
 #
-# Measured with ViT-B/32's text tower in float32, on 2 cores with AMX, with texts of 3 to 77 tokens,
-# most of them short; calculated from the times of its passes:
-#   - Steps of 1, 2, 4, 8 and 16 tokens, 16 texts waiting: 104, 121, 135, 147 and 141 texts a
-#     second. If a batch is padded to its longest text instead: 82.
-#   - The same steps, 4 texts waiting: 84, 89, 93, 102 and 104 texts a second; if padded to the
-#     longest text: 102.
-#   - Memory after all shapes of 1 to 16 texts: 98, 72 and 55 MB more for steps of 4, 8 and 16.
-#   - A new shape takes about 5 ms more. A single text of 8, 16 or 77 tokens takes 10, 12 or 28 ms.
-#   - 16 clients with texts of ten words: a step of 8 has 0.83 of the throughput of a step of 4.
+#   step                     1    2    4    8   16   the longest text of the batch
+#   16 texts wait          104  121  135  147  141   82
+#   4 texts wait            84   89   93  102  104  102
+#   MB of all shapes                  98   72   55
+#
+# For texts of ten words, 16 clients get 0.83 times as many with a step of 8 as with 4.
 _SHORT, _ROUNDED_SHORT, _ROUNDED = 32, 4, 8
 
 

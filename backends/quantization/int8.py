@@ -38,7 +38,7 @@ from openvino import opset13 as ops
 from backends.quantization.patches import Patches, are_bytes
 from backends.runtimes.openvino.core import compile_network
 
-# With a group size other than 0, OpenVINO would itself quantize activations, in groups.
+# With a group size other than 0, OpenVINO would itself quantize activations of packed weights.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 _LARGEST = 127  # largest int8 value, as the range is symmetric around 0
 _STEPS = 255  # steps of a uint8 range
@@ -195,7 +195,7 @@ class SumScaledWeights(NamedTuple):
     Attributes:
         shares: int8 weights divided by the sum over their output, in the shape of the weights. So
             the shares of an output sum up to 1, or to 0 if the sum is 0.
-        sums: the sum of each output's weights, scaled to float32: [outputs].
+        sums: the sum of each output's int8 weights, times the output's scale: [outputs] float32.
     """
 
     shares: Any

@@ -119,7 +119,7 @@ class LookupProcessor(SinglePart):
         self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
-        """Estimate the number of tokens from the number of characters."""
+        """Estimate the cost, in tokens, from the length of the text alone."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
