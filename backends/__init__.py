@@ -1,9 +1,9 @@
-"""The models: which family a folder holds, how inputs become arrays, and how they are computed.
+"""Loads models: detects a folder's model family, preprocesses inputs, and computes vectors.
 
-It knows no request and no queue. The service sees nothing of it but `model.py`.
+This package has no HTTP requests and no queue. The service uses the types of `model.py` only.
 """
 
 import sys
 
-# An import of openvino sends usage data over the network, unless this package is missing.
+# Importing openvino sends usage data over the network, unless this package cannot be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

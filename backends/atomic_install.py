@@ -1,4 +1,4 @@
-"""Replaces the content of a model folder at once: a crash leaves the old content or the new.
+"""Replaces the content of a model folder, so that a crash leaves no mix of old and new files.
 
     root/.download-xyz/      files are written and checked here; it is never loaded as a model
     root/<parts>             files move here at the end; the part that marks a model moves last
@@ -47,13 +47,13 @@ def staging(root: Path, *, wait: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         if created:
-            with suppress(OSError):  # it holds the model
+            with suppress(OSError):  # the folder is not empty: it holds the model
                 root.rmdir()
 
 
 @contextmanager
 def _folder_in(root: Path) -> Iterator[Path]:
-    for leftover in root.glob(f"{_PREFIX}*"):  # of a run that was killed
+    for leftover in root.glob(f"{_PREFIX}*"):  # left by a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(mkdtemp(prefix=_PREFIX, dir=root))
     try:
@@ -64,7 +64,7 @@ def _folder_in(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def _alone_in(root: Path, *, wait: bool) -> Iterator[None]:
-    descriptor = os.open(root, os.O_RDONLY)  # the kernel lets the lock go when the process ends
+    descriptor = os.open(root, os.O_RDONLY)  # the kernel releases the lock when the process ends
     try:
         _lock(descriptor, root, wait=wait)
         yield
@@ -80,28 +80,29 @@ def _lock(descriptor: int, root: Path, *, wait: bool) -> None:
             raise DownloadError(f"another download is writing into {root.absolute()}") from error
         logger.info("Waiting for another process that is writing into %s", root.absolute())
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:  # some network file systems know no locks
+    except OSError as error:  # some network file systems have no locks
         logger.debug("No lock on %s: %s", root, error)
 
 
 def install(folder: Path, root: Path, parts: Sequence[str]) -> None:
-    """Move parts from a staging folder into `root`, in place of the old ones.
+    """Move parts from a staging folder into `root`, where they replace the old parts.
 
-    Afterwards all users may read them.
+    Afterwards all users can read the parts.
 
     Args:
         folder: the staging folder.
         root: the model folder.
-        parts: names in `folder`. A start detects a model by the last, so it comes last.
+        parts: names in `folder`, in the order in which they are moved. The last name is the part
+            by which the service detects a model.
     """
     for path in folder.rglob("*"):
-        # The hub's library makes files for their owner only, but a container may run as any user.
+        # The hub's library lets only the owner read files, but a container may run as any user.
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     replaced = folder / "replaced"
     replaced.mkdir()
     for name in reversed(parts):
         replace_aside(root / name, replaced / name)
-    os.sync()  # after a power cut, no name without its content
+    os.sync()  # content before names, in case of a power cut
     for name in parts:
         (folder / name).rename(root / name)
 

@@ -1,9 +1,10 @@
-"""Checks a model folder without a model library, in a second, for faults that would end a start.
+"""Checks a model folder for faults that would make the service fail at startup.
 
-    layout -> of each network: its config, its tokenizer, its weights' headers
+    layout -> for each network: its config, its tokenizer, the headers of its weight files
 
-It reads names, small files, vocabularies and the headers of safetensors files. It does not check
-files of other formats, Python code in the folder, and the values of weights.
+The check takes about a second and needs no model library. It reads names, small files,
+vocabularies and the headers of safetensors files. It does not check weight files of other formats,
+Python code in the folder, or the values of weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from errors import ModelFolderError, describe_error
 
 
 def faults(folder: ModelFolder) -> list[str]:
-    """Return a sentence for each fault of a model folder; each names the file."""
+    """Return a sentence for each fault of a model folder; each sentence names the faulty file."""
     try:
         return list(_OF_FAMILY[folder.family](folder))
     except ModelFolderError as error:
@@ -145,7 +146,7 @@ _OF_FAMILY: Mapping[Family, Callable[[ModelFolder], Iterator[str]]] = {
 
 
 def _network(path: Path) -> Iterator[str]:
-    """Check a network that transformers saved: its config, and the headers of its weights."""
+    """Yield faults of a network that transformers saved: its config, its weight headers."""
     config = parsed(path / "config.json", dict)
     index = path / "model.safetensors.index.json"
     weights = index if index.is_file() else find_weights(path)
@@ -162,7 +163,7 @@ def _no_weights(path: Path) -> str:
 
 
 def _modules(path: Path) -> Iterator[str]:
-    """Check a sentence-transformers model; without `modules.json` it is a single network."""
+    """Yield faults of a sentence-transformers model; without `modules.json` check one network."""
     listed = path / "modules.json"
     modules = parsed(listed, list) if listed.is_file() else [{"path": "", "type": "Transformer"}]
     for number, module in enumerate(modules):
@@ -208,7 +209,7 @@ _BINARY = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 def _tokenizer(path: Path) -> Iterator[str]:
-    """Check that there is a vocabulary, and that it holds more than special tokens."""
+    """Yield a fault if the vocabulary is missing or holds special tokens only."""
     if (file := path / "tokenizer.json").is_file():
         try:
             read = msgspec.json.decode(file.read_bytes(), type=_TokenizerFile)

@@ -11,14 +11,15 @@ from errors import DeviceLostError, DeviceMemoryError, describe_error
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Messages of torch's allocators for GPU and CPU, and of OpenVINO; all raise a RuntimeError.
+# Messages for lack of memory, by torch's GPU and CPU allocators and by OpenVINO. All of them raise
+# a RuntimeError.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
-# Messages of CUDA's libraries if there is no memory for their workspace.
+# Messages of CUDA's libraries if they cannot allocate memory for their workspace.
 _NO_WORKSPACE = ("ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 def always() -> bool:
-    """Report a device as working: a CPU cannot be lost."""
+    """Return True, as a CPU never stops working."""
     return True
 
 
@@ -29,8 +30,8 @@ def translate_device_errors(
 
     Args:
         compute: the computation.
-        still_answers: checks the device after a failure. After some failures a device works as
-            before; after others every call fails until the process ends.
+        still_answers: function that returns whether the device still works after a failure. After
+            some failures it works as before; after others all calls fail until the process ends.
     """
 
     @wraps(compute)

@@ -1,4 +1,7 @@
-"""Embeds by a model alone, without queue, threads or cache: for build time, checks and tests."""
+"""Computes vectors or scores directly, without queue, threads or cache.
+
+It is used at build time, and by checks and tests.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ def embed(
     *,
     alone: bool = False,
 ) -> Rows:
-    """Embed texts, decoded images or pairs as `embed_all` does; return [n, dim] float32."""
+    """Embed texts, decoded images or pairs like `embed_all`; return vectors [n, dim] float32."""
     return np.stack([one.vector for one in embed_all(tower, contents, params, alone=alone)])
 
 
 def score(model: Model, pairs: Sequence[Pair]) -> Scores:
-    """Score pairs in batches: [n] float32, on the model's own scale."""
+    """Score pairs in batches; return scores [n] float32, on the model's own scale."""
     return ACTIVATIONS[model.info.activation](embed(model.towers["pair"], pairs)[:, 0])
 
 
@@ -46,10 +49,12 @@ def embed_all(
     *,
     alone: bool = False,
 ) -> list[EmbeddingResult]:
-    """Embed inputs, with token counts: items of one bucket in a batch, or each input alone.
+    """Embed inputs; return a vector and a token count for each.
+
+    Items of one bucket share a batch; with `alone`, each input has a batch of its own.
 
     Raises:
-        InvalidInputError: the model cannot read one of them.
+        InvalidInputError: the model cannot read one of the inputs.
     """
     processor = tower.processor
     params = processor.resolve(params or EncodeParams())
@@ -62,7 +67,7 @@ def embed_all(
 def compute(
     tower: Tower, items: Sequence[ModelInput], *, alone: bool = False
 ) -> list[EmbeddingResult]:
-    """Compute preprocessed items: one forward pass a bucket, or one an item."""
+    """Compute preprocessed items: one forward pass for each bucket, or for each item if `alone`."""
     rows: list[Any] = [None] * len(items)
     batches = [[place] for place in range(len(items))] if alone else _batches(items)
     collated = (tower.processor.collate([items[place] for place in batch]) for batch in batches)

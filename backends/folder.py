@@ -1,6 +1,6 @@
-"""The layouts of the model folder: detects the family, and finds each part.
+"""The layouts of the model folder: detects the model family, and finds each part of the layout.
 
-It reads names and small text files only, and no weights.
+This module reads names and small text files only, and no weights.
 
 Source of the layouts and of their order: the reference container's `download.py` and `clip.py`.
 """
@@ -33,11 +33,12 @@ Family = Literal[
     "converted",
 ]
 
-# Version of `model.json` by the type of its weights: older versions of this code, which would read
-# int8 as float32, refuse 2. Raise it when the format changes incompatibly.
+# Weight type -> version of the `model.json` format. Older versions of this code refuse version 2,
+# as they would read int8 weights as float32. Raise the version when the format changes
+# incompatibly.
 FORMATS: dict[Weights, int] = {"float32": 1, "int8": 2}
-DESCRIPTION = "model.json"  # what makes a folder a converted model
-RECORD = "download.json"  # which models were downloaded, and their commits
+DESCRIPTION = "model.json"  # a folder with this file is a converted model
+RECORD = "download.json"  # the downloaded models and their commits
 CONVERSIONS = "converted"  # the folder of converted models inside a model folder
 
 
@@ -46,9 +47,9 @@ class Layout:
     """The layout of a family's model folder.
 
     Attributes:
-        parts: names of its folders or files; the first identifies the family.
-        module: the module of `families/` that loads it, imported when needed; None for converted
-            models.
+        parts: names of the folders or files of the layout; the first name identifies the family.
+        module: name of the module in `families/` that loads the family; it is imported when needed.
+            None for converted models.
     """
 
     parts: tuple[str, ...]
@@ -65,10 +66,10 @@ LAYOUTS: dict[Family, Layout] = {
     ),
     "qwen3_vl": Layout(("qwen3", "model_name"), "qwen3_vl"),
     "sentence_transformers": Layout(("clip", "text"), "sentence_transformer"),
-    "text": Layout(("model",), "text"),  # of the reference's text container: see `text_folder.py`
-    "converted": Layout((DESCRIPTION,), None),  # of this project: serves without the original
+    "text": Layout(("model",), "text"),  # the reference's text container: see `text_folder.py`
+    "converted": Layout((DESCRIPTION,), None),  # a converted model, without the original
 }
-# Files of Qwen3-VL beside the weights: required, and optional.
+# Files of Qwen3-VL besides the weights: required files, and optional files.
 PROCESSOR_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"),
     *("chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt"),
@@ -79,12 +80,12 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # safe formats first
 # The first bytes of a Git LFS pointer file, and its maximum size. See
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
-_READ_BY_FAMILIES = (".json", ".txt", ".model", ".xml")  # beside weights
+_READ_BY_FAMILIES = (".json", ".txt", ".model", ".xml")  # besides weights
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of hub repositories that are not used
 
 
 class ModelName(NamedTuple):
-    """A model's name, and the downloaded commit if it is known."""
+    """A model's name, and the commit that was downloaded; empty if unknown."""
 
     name: str
     revision: str = ""
@@ -108,12 +109,12 @@ class ModelFolder:
 
     @property
     def trust_remote_code(self) -> str | None:
-        """The raw text of the file `trust_remote_code`, or None where there is none."""
+        """The raw text of the file `trust_remote_code`; None if there is no such file."""
         return self._mark("trust_remote_code")
 
     @property
     def prefixes(self) -> bool | None:
-        """The value of the file `use_query_passage_prefixes`; None if there is no file."""
+        """The value of the file `use_query_passage_prefixes`; None if there is no such file."""
         mark = self._mark("use_query_passage_prefixes")
         return None if mark is None else mark == "true"  # else false, as in the reference
 
@@ -123,7 +124,7 @@ class ModelFolder:
 
     @property
     def name(self) -> ModelName:
-        """The model's name: as downloaded, else as in a hub cache, else the folder's name."""
+        """The model's name: from the download record, else a hub cache, else the folder's name."""
         if name := _fetched(self.root / RECORD):
             return name
         if self.is_demo:
@@ -132,7 +133,7 @@ class ModelFolder:
 
     @property
     def processors(self) -> Path | None:
-        """The folder of Qwen3-VL's tokenizer, template and image processor; None if missing.
+        """The folder of Qwen3-VL's tokenizer, chat template and image processor; None if missing.
 
         They are in the model folder, or in the hub's default cache, where the reference container
         stores them.
@@ -152,10 +153,11 @@ class ModelFolder:
 def detect(root: Path) -> ModelFolder:
     """Detect the family of a model folder.
 
-    Without an original, a converted model is used: `root` itself, or a folder in `converted/`.
+    Without the original model, a converted model is used: `root` itself, or a folder in
+    `converted/`.
 
     Raises:
-        ModelFolderError: there is no known layout, or a part of it is missing.
+        ModelFolderError: the folder has no known layout, or a part of the layout is missing.
     """
     found = [family for family, one in LAYOUTS.items() if (root / one.parts[0]).is_dir()]
     if not found and lone_conversions(root):
@@ -178,7 +180,7 @@ def detect(root: Path) -> ModelFolder:
 
 
 def _refuse_pointers(places: Sequence[Path]) -> None:
-    """Check that no file is a Git LFS pointer, left in place of a file that was not downloaded.
+    """Check that no file is a Git LFS pointer, which stands for a file that was not downloaded.
 
     Raises:
         ModelFolderError: a file of the model is a pointer.
@@ -201,12 +203,12 @@ def _is_pointer(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
-    except OSError:  # unreadable for the libraries too
+    except OSError:  # the libraries cannot read it either
         return False
 
 
 def _is_spare(path: Path) -> bool:
-    """Return whether a file is not used, such as a pickle beside safetensors."""
+    """Return whether a file is not used, such as a pickle if there are safetensors too."""
     safe, *others = _WEIGHTS
     if path.match(safe) or path.suffix in _READ_BY_FAMILIES:
         return False
@@ -226,12 +228,12 @@ def _fetched(record: Path) -> ModelName | None:
 
 
 def lone_conversions(root: Path) -> list[Path]:
-    """Return the converted models of a folder without the original: itself, or its subfolders."""
+    """Return converted models without the original: the folder itself, or those in subfolders."""
     return [root] if _is_readable(root / DESCRIPTION) else conversions(root / CONVERSIONS)
 
 
 def conversions(place: Path) -> list[Path]:
-    """Return the subfolders that hold a converted model in a format of this version."""
+    """Return the subfolders with a converted model whose format this version can read."""
     return [path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}")) if _is_readable(path)]
 
 
@@ -244,11 +246,11 @@ def _is_readable(description: Path) -> bool:
 
 
 def loaded(folder: ModelFolder, kind: str, load: Callable[[], T]) -> T:
-    """Load the model of a folder, and turn any error into a ModelFolderError.
+    """Call `load` for the model of a folder, and turn its errors into a ModelFolderError.
 
     Raises:
-        ModelFolderError: its content cannot be loaded.
-        StartupError: raised by `load`.
+        ModelFolderError: the folder's content cannot be loaded.
+        StartupError: `load` raised it; it is passed on.
     """
     try:
         return load()
@@ -260,7 +262,7 @@ def loaded(folder: ModelFolder, kind: str, load: Callable[[], T]) -> T:
 
 
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
-    """Return the snapshot folder of a model in a hub cache, or None if it is missing.
+    """Return the snapshot folder of a model in a hub cache; None if it is missing.
 
     Source: the cache layout of huggingface_hub, `models--ORG--NAME/{refs,snapshots,blobs}`.
     """
@@ -272,7 +274,7 @@ def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
 
 
 def default_hub_cache() -> Path:
-    """Return the default cache of huggingface_hub (HF_HUB_CACHE, HF_HOME)."""
+    """Return huggingface_hub's default cache folder, which HF_HUB_CACHE or HF_HOME may set."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -297,7 +299,7 @@ def _weights(folders: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def read_marker(path: Path) -> str | None:
-    """Return the stripped text of a small file, or None if there is no file."""
+    """Return the stripped text of a small file; None if there is no such file."""
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 

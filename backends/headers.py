@@ -1,6 +1,7 @@
 """Checks names and shapes of weights in safetensors headers against a network's config.
 
-It reads no weights and needs no library: a header is 8 bytes for its length, then JSON.
+It reads no weights and needs no model library: a safetensors file begins with 8 bytes for the
+header's length, then the header in JSON.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _BYTES = {
 
 
 class _Tower(NamedTuple):
-    """How names and shapes of a network's weights follow from its config.
+    """The rules by which a config determines names and shapes of a tower's weights.
 
     Attributes:
-        layers: prefix of a layer's weights, before its number.
+        layers: prefix of the names of a layer's weights, up to the layer's number.
         number: config key of the number of layers.
-        part: key of the config's part for the tower; empty for the whole config.
-        embedding: possible names of the token embedding; empty if there is none.
-        shape: config keys of the embedding's shape.
+        part: key of the config's part for this tower; empty for the whole config.
+        embedding: possible names of the token embedding; empty if the tower has none.
+        shape: config keys of the shape of the token embedding.
     """
 
     layers: str
@@ -56,8 +57,8 @@ _CLIP = (
     _Tower("vision_model.encoder.layers.", "num_hidden_layers", "vision_config"),
 )
 _DECODER = (_Tower("layers.", "num_hidden_layers", "", ("embed_tokens.weight",)),)
-OPENCLIP = "openclip"  # its config is open_clip's `model_cfg`
-# By `model_type`; for other types only the header is checked.
+OPENCLIP = "openclip"  # stands for a `model_type`; the config is open_clip's `model_cfg`
+# `model_type` -> towers. For other types, only the headers are checked.
 _TOWERS: Mapping[str, Sequence[_Tower]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "dpr"), _BERT),
     **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), _CLIP),
@@ -87,7 +88,7 @@ _NOT_IN_THE_FIRST, _IN_THE_FIRST = "attn_norm.weight", "relative_attention_bias.
 
 
 def _headers(weights: Path) -> Header:
-    """Return names and shapes of the weights in a file, or in all files of an index."""
+    """Return names and shapes of the weights in a file, or in all files that an index lists."""
     if weights.suffix == ".safetensors":
         return _header(weights)
     if weights.suffix != ".json":
@@ -101,7 +102,7 @@ def _header(path: Path) -> Header:
     """Read the header of a safetensors file: 8 bytes for its length, then JSON.
 
     Raises:
-        ModelFolderError: the header is broken, or the file's size does not fit it.
+        ModelFolderError: the header is broken, or does not match the file's size.
     """
     try:
         with path.open("rb") as file:
@@ -129,15 +130,15 @@ def _header(path: Path) -> Header:
 
 
 def misfits(weights: Path, network: str = "", config: Mapping[str, Any] = {}) -> Iterator[str]:
-    """Yield a sentence if weights do not fit a network; other file formats are not checked.
+    """Yield a sentence if safetensors weights do not fit a network.
 
     Args:
-        weights: a safetensors file, or an index of several.
+        weights: a safetensors file, or an index of several files. Other formats are not checked.
         network: the `model_type`, or `OPENCLIP`; for an unknown type only the headers are checked.
         config: the network's configuration.
 
     Raises:
-        ModelFolderError: a header is broken, or the file's size does not fit it.
+        ModelFolderError: a header is broken, or does not match the size of its file.
     """
     header, towers = _headers(weights), _TOWERS.get(network, ())
     wrong = [fault for tower in towers for fault in _misfits(header, tower, config)]
@@ -149,7 +150,8 @@ def misfits(weights: Path, network: str = "", config: Mapping[str, Any] = {}) ->
 def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterator[str]:
     sizes = config.get(tower.part) or {} if tower.part else config
     yield from _embedding_misfits(header, tower, sizes)
-    # OpenCLIP's text tower has no prefix, and the image tower's names end alike.
+    # In OpenCLIP, names of the text tower have no prefix, and are the endings of the image tower's
+    # names.
     pattern = re.compile(rf"^(?:.*\.)?(?<!visual\.){re.escape(tower.layers)}(\d+)\.(.+)$")
     layers: dict[int, dict[str, Shape]] = defaultdict(dict)
     for name, shape in header.items():
@@ -172,7 +174,7 @@ def _misfits(header: Header, tower: _Tower, config: Mapping[str, Any]) -> Iterat
 
 
 def _usual(layers: Mapping[int, Mapping[str, Shape]]) -> dict[str, Shape]:
-    """Return the weights of a layer, each with the shape that most layers have."""
+    """Return the names of a layer's weights, each with the shape that most layers have."""
     shapes: dict[str, Counter[Shape]] = defaultdict(Counter)
     for layer in layers.values():
         for name, shape in layer.items():

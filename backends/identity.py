@@ -1,4 +1,4 @@
-"""The identity of a model: the original's content and its preprocessing, but not the runtime."""
+"""The identity of a model: its original files and its preprocessing, but not the runtime."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Protocol
 from backends.folder import LAYOUTS, Family
 from backends.model import InputProcessor, Modality, ModelInfo, TextMode
 
-# The preprocessing version of each family. Raise it when a change of this code moves the family's
-# vectors by more than the tolerance. Then its models are converted again and get another vector
-# space, and users must import again. An entry here: `| {"siglip": 2}`.
+# The preprocessing version of each family. Raise it if a change of this code changes the family's
+# vectors by more than the tolerance: add, for example, `| {"siglip": 2}`. Then the family's models
+# are converted again and get another vector space, and users must import their data again.
 PREPROCESSING_VERSIONS: dict[Family, int] = dict.fromkeys(LAYOUTS, 1)
 
 NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
@@ -22,13 +22,13 @@ NO_READINGS: Mapping[Modality, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Identity:
-    """The identity of a converted model.
+    """The identity of a model, whether converted or not.
 
     Attributes:
-        family: the family of the original.
+        family: the family of the original model.
         content: the digest of the original's files.
         recipe: the preprocessing version; see `PREPROCESSING_VERSIONS`.
-        text_modes: the text modes that it serves, all with the same vectors.
+        text_modes: the text modes that the model serves, all with the same vectors.
     """
 
     family: Family
@@ -39,11 +39,14 @@ class Identity:
     def vector_space(
         self, arithmetic: Mapping[Modality, str], readings: Mapping[Modality, str] = NO_READINGS
     ) -> str:
-        """Return the vector space (or score space): vectors of equal spaces can be compared.
+        """Return the name of the vector space (or score space).
+
+        Vectors (or scores) can be compared if their spaces have equal names.
 
         Args:
-            arithmetic: the arithmetic that each tower really uses, such as `float32`.
-            readings: the operator's settings of preprocessing; see `collect_readings`.
+            arithmetic: for each tower, the arithmetic in use, such as `float32`.
+            readings: for each tower, the operator's preprocessing settings; see
+                `collect_readings`.
         """
         shapes = [self.family, self.content, self.recipe, sorted(self.text_modes), dict(arithmetic)]
         if readings:
@@ -52,7 +55,7 @@ class Identity:
 
 
 class Prepares(Protocol):
-    """A tower of any runtime."""
+    """A tower of any runtime, as far as it has an input processor."""
 
     @property
     def processor(self) -> InputProcessor:
@@ -61,7 +64,7 @@ class Prepares(Protocol):
 
 
 def collect_readings(towers: Mapping[Modality, Prepares]) -> dict[Modality, str]:
-    """Return the operator's settings of preprocessing, for the towers that have any."""
+    """Return each tower's preprocessing settings by the operator; leave out towers without any."""
     readings = {modality: tower.processor.reading for modality, tower in towers.items()}
     return {modality: reading for modality, reading in readings.items() if reading}
 
@@ -72,10 +75,10 @@ def with_space(
     arithmetic: Mapping[Modality, str],
     towers: Mapping[Modality, Prepares],
 ) -> ModelInfo:
-    """Return `info` with the vector space, or the score space, of the model.
+    """Return `info` with the model's vector space, or with its score space if it is a reranker.
 
     Args:
-        info: the model's info, without a space.
+        info: the model's info, without either space.
         identity: the model's identity.
         arithmetic: as for `Identity.vector_space`.
         towers: the model's towers.

@@ -1,6 +1,7 @@
-"""Runs jobs in processes of their own: parameters as JSON, the answer on the last output line.
+"""Runs jobs, each in a separate process.
 
-Jobs load torch or a model once. When the process ends, its memory is free again.
+A process reads the job's parameters as JSON from standard input, and writes its answer as the last
+line of standard output. Jobs load torch or a model; when the process ends, its memory is freed.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 class JobError(Exception):
-    """A job failed; the message has the reason."""
+    """A job failed; the message contains the reason."""
 
 
 class JobRefusedError(JobError):
-    """The model folder cannot be loaded by any other way either."""
+    """The job could not load the model folder, and no other runtime can load it either."""
 
 
 class JobKilledError(JobError):
-    """The process was killed, or did not end in time."""
+    """The job's process was killed, or did not end before its timeout."""
 
 
 def run_in_subprocess(
@@ -45,14 +46,14 @@ def run_in_subprocess(
     environment: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
 ) -> Answer:
-    """Run a module of this project as a process, and return its answer.
+    """Run a module of this project in a separate process, and return its answer.
 
     Args:
-        module: the module's name; its main program calls `subprocess_main`.
+        module: the module's name; the module must call `subprocess_main` when run as a program.
         job: the job's parameters.
         called: the job's name in errors, such as "the conversion".
-        environment: the process's environment; by default, that of this process.
-        timeout_s: seconds after which the process is killed.
+        environment: the environment variables of the process; None for those of this process.
+        timeout_s: seconds after which the process is killed; None for no timeout.
 
     Raises:
         JobRefusedError: the job reported that the model folder cannot be loaded.
@@ -94,7 +95,7 @@ def _read_answer(process: subprocess.CompletedProcess[str], called: str) -> Answ
 
 
 def subprocess_main(do: Callable[[Answer], Answer]) -> None:
-    """Do the job that standard input describes; the main program of a job's process."""
+    """Do the job that standard input describes, and print its answer, in the job's process."""
     warned = _Warnings()
     logging.getLogger("backends").addHandler(warned)
     try:
@@ -106,7 +107,7 @@ def subprocess_main(do: Callable[[Answer], Answer]) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Collects distinct warnings for the waiting process."""
+    """A log handler that collects distinct warnings, to pass them to the calling process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,6 +1,6 @@
-"""Loads the model that the settings name, once for each device, and chooses the runtime.
+"""Chooses the runtime, and loads the model of the settings, once for each device.
 
-Runtimes are imported when they are chosen.
+A runtime is imported only when it is chosen.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _DECODER = (
     "token. It was trained with another pooling and with prompts, so it finds less. For its own "
     "vectors, download it with USE_SENTENCE_TRANSFORMERS_VECTORIZER=true"
 )
-# Advice for operators of the image without torch.
+# Advice in errors, for operators of the image without torch.
 _WITH_TORCH = "use the image with torch and the original, whose tag ends in -cuda"
 
 
 def load_model(settings: Settings) -> list[Model]:
-    """Load the model that the settings name.
+    """Load the model of the settings; return a copy for each device.
 
     Raises:
-        StartupError: something is missing that the operator must fix.
+        StartupError: the operator must change something, such as a setting or the model folder.
     """
     folder = detect(settings.models_dir)
     logger.info("Loading the %s model in %s", folder.family, folder.root.absolute())
@@ -56,7 +56,7 @@ def load_model(settings: Settings) -> list[Model]:
 
 
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:
-    """Return the options of loading, from the settings and from files of the model folder."""
+    """Return the loading options, from the settings and from files of the model folder."""
     stored = folder.trust_remote_code  # written by download.py; overrides the setting
     precision: Precision | None = "int8" if detect_kind(folder) == "onnx_recipe" else None
     return ModelOptions(
@@ -79,12 +79,12 @@ def load_replicas(folder: ModelFolder, options: ModelOptions, devices: str = "cp
 
     Args:
         folder: the model folder.
-        options: options of loading.
+        options: loading options.
         devices: `cpu`, GPUs separated by commas, or `all` for every GPU.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
-        DeviceUnavailableError: a device is missing, or cannot run this build of torch.
+        DeviceUnavailableError: a device is missing, or this build of torch does not run on it.
     """
     if devices == "cpu" or is_served_as_it_is(folder):
         return [load_replica(folder, options)]
@@ -169,12 +169,12 @@ def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode])
 
 
 def _named(model: Model, identity: Identity, refused: str) -> Model:
-    """Return a model with its space; its towers compute in the precision of its info.
+    """Return a model with its vector or score space, and with `refused`, in its info.
 
     Args:
-        model: the model, without a space.
+        model: the model, whose towers compute in the precision of its info.
         identity: the model's identity.
-        refused: `ModelInfo.refused`.
+        refused: as in `ModelInfo`.
     """
     arithmetic = dict.fromkeys(model.towers, model.info.precision)
     info = with_space(replace(model.info, refused=refused), identity, arithmetic, model.towers)

@@ -1,10 +1,10 @@
-"""The seam between service and model: the types of a tower's inputs and outputs.
+"""The interface between the service and a model: the types of a tower's inputs and outputs.
 
     content -> split -> prepare -> ModelInput ... collate -> Network -> rows ... join -> result
 
-A model has a tower for each modality. Texts, images and pairs have the same types here: the vector
-of a pair (query and document) is a single number. The module imports no model library, so that the
-service can import it without one.
+A model has a tower for each modality. Texts, images and pairs use the same types: the vector of a
+pair (query and document) has a single number, its logit. This module imports no model library, so
+the service can import it where none is installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 TextMode: TypeAlias = Literal["trained", "reference"]
 Activation: TypeAlias = Literal["identity", "sigmoid"]  # turns a logit into a score
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
-Weights: TypeAlias = Literal["float32", "int8"]  # of a converted model, the most exact first
+Weights: TypeAlias = Literal["float32", "int8"]  # stored weight types, the most exact first
 Runtime: TypeAlias = Literal["openvino", "torch"]
 RuntimeName: TypeAlias = Runtime | Literal["numpy"]  # lookup models need no runtime
 
@@ -38,10 +38,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodeParams:
-    """A request's parameters of preprocessing and pooling; they change the vector.
+    """A request's parameters of preprocessing and pooling, which change the vector.
 
-    An input processor resolves them to the parameters that its family uses; the result is part of
-    the cache key. Empty: not set.
+    An input processor reduces them to the parameters that its family uses; the result is part of
+    the cache key. An empty string means that the parameter is not set.
 
     Attributes:
         pooling: pooling of token vectors, such as `masked_mean` or `cls`.
@@ -62,7 +62,7 @@ class EmbeddingResult(NamedTuple):
 
     Attributes:
         vector: [dimensions] float32; for a pair [1], its logit (see `backends/scores.py`).
-        tokens: number of tokens that the network read, special tokens included; 0 for an image.
+        tokens: number of tokens that the network read, including special tokens; 0 for an image.
         truncated: whether the input was longer than the model's maximum.
     """
 
@@ -75,8 +75,8 @@ class Chunks(NamedTuple):
     """The chunks of one input.
 
     Attributes:
-        items: one or more chunks; the network computes each by itself.
-        divisor: the sum of the chunks' vectors is divided by this number.
+        items: one or more chunks; the network computes a vector for each chunk.
+        divisor: the input's vector is the sum of the chunks' vectors, divided by this number.
     """
 
     items: Sequence[Any]
@@ -89,12 +89,13 @@ class ModelInput:
 
     Attributes:
         arrays: arrays without a batch axis, such as ids [length] int64 or pixels [3, H, W] uint8.
-        bucket: only items of equal buckets, such as a padded length, share a batch; an item with
-            bucket None has a batch of its own.
-        cost: weight in a batch and in the queue, in the tower's unit: padded tokens, images, tiles.
+        bucket: a value such as the padded length; only items of equal buckets share a batch. An
+            item with bucket None has a batch of its own.
+        cost: the item's cost in a batch and in the queue, in the tower's unit: padded tokens,
+            images or tiles.
         tokens: as in `EmbeddingResult`.
         truncated: as in `EmbeddingResult`.
-        pooling_index: index of its pooling among the network's poolings.
+        pooling_index: index of the item's pooling among the network's poolings.
     """
 
     arrays: Arrays
@@ -106,21 +107,21 @@ class ModelInput:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of its arrays."""
+        """Size of the item's arrays in bytes."""
         return sum(array.nbytes for array in self.arrays)
 
 
 class InputProcessor(Protocol):
-    """Turns inputs of one modality into arrays, and rows into results.
+    """Turns inputs of one modality into arrays, and the network's rows into results.
 
-    The content of a text is its string, of a pair a `Pair`. For an image, `estimate` and `split`
-    take the bytes of its file, and `prepare` takes the decoded image: the caller decodes it, within
-    the limits. Methods are thread-safe.
+    The content of a text is a string, the content of a pair is a `Pair`. For an image, `estimate`
+    and `split` take the bytes of the file, and `prepare` takes the decoded image; the caller
+    decodes the image and applies the limits. Methods are thread-safe.
     """
 
     @property
     def reading(self) -> str:
-        """The operator's settings that change vectors, as a string; empty if there are none."""
+        """The operator's settings that change vectors, as a string; empty for no settings."""
         ...
 
     @property
@@ -132,12 +133,12 @@ class InputProcessor(Protocol):
         """Reduce parameters to those that the family uses.
 
         Raises:
-            InvalidInputError: the family does not know a value.
+            InvalidInputError: the family does not support the value of a parameter.
         """
         ...
 
     def estimate(self, content: Any) -> int:
-        """Estimate the cost of an input, without preprocessing it."""
+        """Estimate the cost of an input (see `ModelInput`), without preprocessing it."""
         ...
 
     def split(self, content: Any, params: EncodeParams) -> Chunks:
@@ -153,21 +154,21 @@ class InputProcessor(Protocol):
         ...
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Stack items of one bucket to arrays [n, ...]; concatenate ragged arrays."""
+        """Stack the arrays of items of one bucket to [n, ...]; concatenate ragged arrays."""
         ...
 
     def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
-        """Combine the results of the chunks into the result of their input."""
+        """Combine the results of an input's chunks into the result of the input."""
         ...
 
     def limit_ids(self, rows: int) -> None:
         """Refuse inputs with token ids that have no embedding, from now on.
 
         Args:
-            rows: number of token embeddings.
+            rows: number of token embeddings; ids from this number on are refused.
 
         Raises:
-            ValueError: every input would be refused.
+            ValueError: all inputs would be refused.
         """
         ...
 
@@ -180,15 +181,15 @@ class InputProcessor(Protocol):
         ...
 
 
-# Collated arrays -> a row for each item, [n, dim] or [n, poolings, dim] float32. Called by one
-# thread at a time. Batch-invariant: an item's row does not depend on the rest of the batch (to
-# 1e-5).
+# A function: collated arrays -> a row for each item, [n, dim] or [n, poolings, dim] float32. Only
+# one thread calls it at a time. It is batch-invariant: the row of an item does not depend on the
+# other items of the batch, up to an error of 1e-5.
 Network: TypeAlias = Callable[..., Rows]
 
 
 @runtime_checkable
 class NetworkInStages(Protocol):
-    """A network in stages; it computes several batches stage by stage. See `stages.py`."""
+    """A network in stages, which can compute several batches stage by stage. See `stages.py`."""
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> Rows:
         """Compute a batch, like a `Network`."""
@@ -206,8 +207,8 @@ class Tower:
     Attributes:
         processor: the input processor.
         network: function that computes batches.
-        is_lookup: whether the network only looks rows up. That is faster than a queue, a thread or
-            a cache, so it is computed directly.
+        is_lookup: whether the network only looks rows up in a table. This takes less time than the
+            queue, a thread or the cache, so the service calls the network directly.
     """
 
     processor: InputProcessor
@@ -217,25 +218,29 @@ class Tower:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of loading a model.
+    """Options for loading a model.
 
     Attributes:
         device: a torch device, such as `cpu` or `cuda:0`.
-        text_mode: `trained` preprocesses texts as in the model's training, `reference` as the
+        text_mode: `trained` preprocesses texts as in the model's training, `reference` as in the
             reference container.
         trust_remote_code: whether the model folder may run Python code of its own.
         precision: requested precision; float32 is used if the device lacks instructions for it.
-            None: the precision of the folder, float32 preferred.
+            None for the precision of the folder's weights, float32 if there are several.
         runtime: requested runtime; OpenVINO runs on CPUs only.
         cache_dir: folder of converted models.
         cores: maximum number of cores; None for all.
         direct_tokenize: whether texts are embedded in one piece, and not split into sentences.
-        prefixes: whether the task is written in front of a text, unless the model folder decides.
-        max_num_patches: maximum patches of an image (NaFlex); None for the checkpoint's.
-        max_image_tiles: maximum tiles of an image (ModernVBERT); None for the checkpoint's.
-        max_read_pixels: maximum pixels of a scaled image (Qwen3-VL); None for the checkpoint's.
-        in_stages: whether only one stage of a model in stages is in memory at a time: for
-            conversions and checks, not for serving.
+        prefixes: whether the name of the task is written in front of a text; a value in the model
+            folder takes precedence.
+        max_num_patches: maximum number of patches of an image (NaFlex); None for the checkpoint's
+            maximum.
+        max_image_tiles: maximum number of tiles of an image (ModernVBERT); None for the
+            checkpoint's maximum.
+        max_read_pixels: maximum number of pixels of a scaled image (Qwen3-VL); None for the
+            checkpoint's maximum.
+        in_stages: whether a model in stages has only one stage in memory at a time. This is used
+            for conversions and checks, not for serving.
     """
 
     device: str = "cpu"
@@ -262,20 +267,21 @@ class ModelInfo:
         dimensions: length of every vector.
         parameters: number of weights.
         runtime: the runtime in use.
-        device: the device of the weights.
+        device: the device that computes.
         precision: the precision in use.
         text_mode: as in `ModelOptions`.
-        image_px: shorter side of preprocessed images; 0 if it varies or there is no image tower.
-        is_demo: whether it is this project's demo model.
+        image_px: shorter side of preprocessed images, in pixels; 0 if it varies or there is no
+            image tower.
+        is_demo: whether the model is this project's demo model.
         config: the body of the reference's `GET /meta` for the family.
-        vector_space: digest of all that changes vectors; vectors of equal spaces can be compared.
-            Empty for a reranker.
+        vector_space: digest of everything that changes vectors; vectors can be compared if their
+            spaces are equal. Empty for a reranker.
         score_space: the same for scores; empty for an embedding model.
         cuts: whether vectors may be truncated to their first dimensions and normalized again.
-        refused: why the requested precision is not used, a sentence; empty if it is used.
+        refused: a sentence that says why the requested precision is not used; empty if it is used.
         name: the operator's name of the model, or its name on the hub.
         revision: the downloaded commit; empty if unknown.
-        activations: the activation from logit to score, by text mode; empty for an embedding model.
+        activations: text mode -> activation from logit to score; empty for an embedding model.
     """
 
     family: str
@@ -298,7 +304,7 @@ class ModelInfo:
 
     @property
     def scores(self) -> bool:
-        """Whether it is a reranker, which scores pairs and does not embed."""
+        """Whether the model is a reranker, which scores pairs instead of embedding inputs."""
         return bool(self.activations)
 
     @property
@@ -309,12 +315,12 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of one or several GPUs, in bytes.
+    """Memory of one GPU, or the sum of several GPUs, in bytes.
 
     Attributes:
-        allocated: memory of this process's tensors.
-        reserved: memory that torch keeps for tensors of this process.
-        total: memory of the GPU.
+        allocated: memory that tensors of this process use.
+        reserved: memory that torch has reserved for tensors of this process.
+        total: total memory of the GPUs.
     """
 
     allocated: int
@@ -322,7 +328,7 @@ class GpuMemory:
     total: int
 
     def __add__(self, other: GpuMemory) -> GpuMemory:
-        """Add the memory of another GPU."""
+        """Return the sum of the memory of this GPU and of others."""
         return GpuMemory(
             self.allocated + other.allocated,
             self.reserved + other.reserved,
@@ -331,17 +337,18 @@ class GpuMemory:
 
 
 def no_gpu() -> None:
-    """Return None: there is no GPU."""
+    """Return None, the `GpuMemory` of a model without a GPU."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: one or two towers; a reranker has a tower of pairs only.
+    """A loaded model: it has one or two towers; a reranker has a tower for pairs only.
 
     Attributes:
         info: facts about the model.
         towers: the towers by modality.
-        gpu_memory: returns the present memory of its device; None without a GPU.
+        gpu_memory: function that returns the current memory of the model's GPU; None without a
+            GPU.
     """
 
     info: ModelInfo

@@ -1,4 +1,4 @@
-"""The inputs of parity checks: texts, images and pairs of many kinds, always the same."""
+"""The inputs of parity checks: a fixed set of texts, images and pairs of many kinds."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ _TEXTS = (
     "emoji 😀👩‍👩‍👧 and signs: €, ½, ﬁ, №, <b>&amp;amp;</b>, snake_case, </s>, [SEP]",
     "3.14159 1,000,000 x=y*z #hashtag @name https://example.org/?q=1",
     "ΟΔΟΣ ΣΟΦΟΣ İstanbul STRASSE",
-    " ".join(map(str, range(1500))),  # longer than most models read
+    " ".join(map(str, range(1500))),  # longer than the maximum of most models
 )
-# Tokens of all pairs together. Models of up to 512 tokens compute every pair; for others the
-# longest pairs are left out, as each would take a large model many seconds.
+# Maximum number of tokens of all pairs together. Models that read up to 512 tokens compute all
+# pairs. For other models the longest pairs are left out, as each pair would take a large model many
+# seconds.
 _MAX_TOKENS = 4500
 
-# Characters of a text for a network in stages: the whole longest text would take minutes, and more
-# memory than a stage.
+# Maximum number of characters of a text for a network in stages. The whole longest text would take
+# minutes, and more memory than the weights of a stage.
 _CHARS_IN_STAGES = 1000
 
 
 def parity_inputs(modality: Modality, tower: Tower, max_cost: int) -> Sequence[Any]:
-    """Return all texts, many pairs, or images whose costs sum up to `max_cost` at most.
+    """Return all texts, many pairs, or images with a total cost of at most `max_cost`.
 
-    Texts and pairs that the model refuses, as a token has no embedding, are left out.
+    Texts and pairs are left out if the model refuses them because a token has no embedding.
     """
     processor = tower.processor
     if modality == "image":
@@ -61,20 +62,20 @@ def _is_readable(content: Any, processor: InputProcessor) -> bool:
 
 
 def _affordable(inputs: Sequence[Any], processor: InputProcessor, max_cost: int) -> list[Any]:
-    """Return the first inputs whose costs sum up to `max_cost` at most."""
+    """Return the first inputs, as many as have a total cost of at most `max_cost`."""
     costs = accumulate(processor.prepare(one, EncodeParams()).cost for one in inputs)
     return [one for one, cost in zip(inputs, costs, strict=True) if cost <= max_cost]
 
 
 def _pairs() -> list[Pair]:
-    """Pair short texts with each other, then with the long text; the longest pairs are last."""
+    """Return pairs of short texts, then pairs with the long text; the longest pairs come last."""
     *short, long = _TEXTS
     pairs = [Pair(text, one) for at, text in enumerate(short) for one in short[at % 2 :: 2]]
     return [*pairs, Pair(short[0], long), Pair(long, short[1]), Pair(long, long)]
 
 
 def _drawn() -> list[Image.Image]:
-    """Draw noise and soft colours in many shapes and modes."""
+    """Draw images of noise and of soft colours, in many sizes and colour modes."""
     random = np.random.default_rng(0)
     shapes: list[Image.Image] = []
     for number, (width, height) in enumerate(

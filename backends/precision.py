@@ -9,7 +9,7 @@ from backends.model import Precision
 
 logger = logging.getLogger(__name__)
 
-_WORTH = 1.2  # minimum speedup that the log suggests
+_WORTH = 1.2  # minimum speedup for the log to suggest a precision
 _COST: Mapping[Precision, str] = {
     "bfloat16": "a cosine of about 0.9999",
     "float16": "a cosine of about 0.999999",
@@ -23,7 +23,7 @@ def usable(wanted: Precision | None, supported: Sequence[Precision]) -> Precisio
 
 
 def lacking(device: str) -> str:
-    """Return the reason for `log_refusal` that a device lacks instructions."""
+    """Return a reason for `log_refusal`: the device lacks instructions for the precision."""
     return f"{device} has no instructions for it"
 
 
@@ -33,10 +33,10 @@ def log_refusal(wanted: Precision | None, used: Precision, why: str) -> str:
     Args:
         wanted: the requested precision.
         used: the precision in use.
-        why: the reason, if they differ.
+        why: the reason why the two precisions differ, if they do.
 
     Returns:
-        The same sentence, for `ModelInfo.refused`; empty if the requested precision is used.
+        The logged sentence, for `ModelInfo.refused`; empty if the requested precision is used.
     """
     if wanted in (None, used):
         return ""
@@ -57,13 +57,13 @@ def log_choice(
     """Log the precision in use, and faster precisions of the device.
 
     Args:
-        device: the device's name for a sentence.
+        device: the device's name, as it is written in a sentence.
         wanted: the requested precision; the log does not suggest it.
         used: the precision in use.
         supported: precisions for which the device has instructions.
-        speedups: measures the speed of precisions relative to float32. Precisions without a
-            measurement are taken for faster.
-        exact: whether the model is available in float32.
+        speedups: function that measures the speed of precisions relative to float32. A precision
+            that it does not return counts as faster.
+        exact: whether float32 weights of the model are available.
     """
     if used != "float32":
         hint = "; PRECISION=float32 gives the reference's vectors" if exact else ""
@@ -80,7 +80,7 @@ def log_choice(
 
 
 def _faster(supported: Sequence[Precision], speedups: Mapping[Precision, float]) -> list[str]:
-    """Describe the precisions that are faster than float32, the fastest first."""
+    """Return a description of each precision that is faster than float32, the fastest first."""
     rough = [name for name in supported if name != "float32"]
     worth = [name for name in rough if speedups.get(name, _WORTH) >= _WORTH]
     worth.sort(key=lambda name: -speedups.get(name, _WORTH))

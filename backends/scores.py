@@ -1,4 +1,4 @@
-"""Activations of rerankers: from the logit of a pair to its score."""
+"""Activations of rerankers, which turn the logit of a pair into its score."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Scores: TypeAlias = npt.NDArray[np.float32]  # [n]
 
 
 def sigmoid(logits: Scores) -> Scores:
-    """Map logits to 0..1, in their order; very large and very small logits become equal."""
-    shrunk = np.exp(-np.abs(logits))  # overflows for neither sign
+    """Map logits to 0..1 and keep their order; very large logits become equal, as do very small."""
+    shrunk = np.exp(-np.abs(logits))  # cannot overflow for any logit
     scores: Scores = np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
     return scores
 

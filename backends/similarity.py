@@ -1,4 +1,4 @@
-"""Similarity of vectors, and the recall of neighbours: measures the cost of a precision."""
+"""Similarity of vectors and recall of neighbours, which measure the loss by a lower precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unit(rows: Rows) -> Rows:
 
 
 def cosines(expected: Rows, given: Rows) -> npt.NDArray[np.float64]:
-    """Return the cosine of each pair of rows, [n]; 1 if both are zero."""
+    """Return the cosine of each expected row and its given row, [n]; 1 if both rows are zero."""
     products = np.einsum("ij,ij->i", expected.astype(np.float64), given)
     of_both = lengths(expected), lengths(given)
     both_empty = (of_both[0] == 0) & (of_both[1] == 0)  # an empty input may have a zero vector
@@ -32,7 +32,7 @@ def cosines(expected: Rows, given: Rows) -> npt.NDArray[np.float64]:
 
 
 def similarity(queries: Rows, items: Rows | None = None) -> Rows:
-    """Return cosines [queries, items]; without items, among the queries, with -1 to themselves."""
+    """Return cosines [queries, items]; without items, among the queries, with -1 to itself."""
     of_others: Rows = unit(queries) @ unit(queries if items is None else items).T
     if items is None:
         np.fill_diagonal(of_others, -1)
@@ -40,13 +40,16 @@ def similarity(queries: Rows, items: Rows | None = None) -> Rows:
 
 
 def recall(exact: Rows, rough: Rows, nearest: int = 10) -> float:
-    """Return the share of exact nearest neighbours that stay the nearest; both [queries, items]."""
+    """Return the share of nearest neighbours in `exact` that stay nearest in `rough`.
+
+    Both are cosines [queries, items].
+    """
     found = [np.argsort(-cosines, axis=1)[:, :nearest] for cosines in (exact, rough)]
     kept = [np.isin(before, after).mean() for before, after in zip(*found, strict=True)]
     return float(np.mean(kept))
 
 
 def same_order(exact: Rows, rough: Rows) -> float:
-    """Return the share of pairs of distinct scores that keep their order; both [n]."""
+    """Return the share of pairs of distinct scores in `exact` with the same order in `rough`."""
     signs = [np.sign(scores[:, None] - scores[None, :]) for scores in (exact, rough)]
     return float((signs[0] == signs[1])[signs[0] != 0].mean())

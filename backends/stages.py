@@ -1,8 +1,8 @@
-"""A network in stages: each takes named arrays and returns named arrays for later stages.
+"""A network in stages: each stage takes named arrays and returns named arrays for later stages.
 
-Towers can share stages, and so their weights. A computation that is done once, such as a parity
-check, can have one stage in memory at a time, for models of any size. It imports no model library:
-arrays are numpy's or tensors.
+Towers can share stages and their weights. A computation that is done only once, such as a parity
+check, can have one stage in memory at a time, so a model may be larger than the memory. This module
+imports no model library: arrays are numpy arrays or tensors.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Stages(Generic[V]):
 
     Attributes:
         inputs: names of the collated arrays, in order.
-        steps: for each stage a function that loads its weights, if needed, and returns the stage's
-            function.
+        steps: for each stage, a function that loads the stage's weights, if needed, and returns
+            the function that computes the stage.
     """
 
     inputs: Sequence[str]

@@ -1,7 +1,7 @@
-"""The folder `model/` of the reference's text container: detects the kind, and finds its files.
+"""The folder `model/` of the reference's text container: detects the model's kind and files.
 
-Source of the layouts: the reference's `download.py`. It saves encoders as transformers does, with
-`config.json`, and leaves others in a hub cache, with their name and type beside it.
+Source of the layouts: the reference's `download.py`. It saves encoders like transformers, with
+`config.json`. It leaves other models in a hub cache, with files for their name and type beside it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ TextKind = Literal[
     "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
 ]
 ONNX = "model_quantized.onnx"
-# Types of models in `model/` that are text encoders. Other types need more inputs than ids and a
-# mask, or generate text.
+# Values of `model_type` that are text encoders. Models of other types need more inputs than ids and
+# a mask, or generate text.
 ENCODERS = (
     *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
     *("deberta-v2", "distilbert", "dpr", "electra", "ernie", "esm", "eurobert", "flaubert"),
@@ -29,16 +29,16 @@ ENCODERS = (
     *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert", "xlm"),
     *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "yoso"),
 )
-# Types of decoders that were trained to embed -> names of their families.
+# `model_type` of decoders that may be trained to embed -> name of the family.
 DECODERS = {"gemma3_text": "Gemma 3", "qwen3": "Qwen3"}
-# Endings of `architectures` of models that were trained for other tasks than embedding.
+# Endings of names in `architectures`, for models trained for other tasks than embedding.
 _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     "ForCausalLM",
 )
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
-_NO_LIMIT = 10**20  # tokens; transformers states 10**30
-_USUAL_LIMIT = 512  # of BERT and its relatives, if neither tokenizer nor model has a limit
+_NO_LIMIT = 10**20  # tokens; transformers uses 10**30 for no limit
+_USUAL_LIMIT = 512  # tokens; used if neither tokenizer nor model has a limit
 _SCORING = "ForSequenceClassification"  # ending of transformers' reranker classes
 
 
@@ -79,7 +79,7 @@ class TextFolder:
         """The model's snapshot folder in the hub cache.
 
         Raises:
-            ModelFolderError: it is missing.
+            ModelFolderError: the snapshot is missing.
         """
         name = read_marker(self.path / "model_name") or ""
         if found := hub_snapshot(self.path, name):
@@ -108,7 +108,7 @@ def _class_name(module: Mapping[str, Any]) -> str:
 
 
 def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
-    """Return why a model is no text encoder; None if it is.
+    """Return why a model is not a text encoder; None if it is a text encoder.
 
     Args:
         config: the model's `config.json`.
@@ -120,7 +120,7 @@ def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
     others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
     if is_decoder and (path / "modules.json").is_file():
         others = [name for name in others if not str(name).endswith("ForCausalLM")]
-    # A model with an `auto_map` brings its own code.
+    # A model with an `auto_map` has Python code of its own.
     if not others and (kind in ENCODERS or is_decoder or "auto_map" in config):
         return None
     found = others[0] if others else f"a model of type {kind or 'unknown'}"
@@ -137,12 +137,12 @@ def detect_kind(folder: ModelFolder) -> TextKind | None:
 
 
 def is_reranker(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration is a reranker's, by its `architectures`."""
+    """Return whether a configuration belongs to a reranker, according to its `architectures`."""
     return any(str(name).endswith(_SCORING) for name in config.get("architectures") or ())
 
 
 def is_served_as_it_is(folder: ModelFolder) -> bool:
-    """Return whether a model is served from its own files, without torch or a conversion."""
+    """Return whether a model is served from its original files, without torch or conversion."""
     return detect_kind(folder) in ("model2vec", "onnx")
 
 
@@ -152,7 +152,7 @@ def reference_meta(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_dimensions(stated: object, path: Path) -> int | None:
-    """Return the number of dimensions that a model keeps of its vectors; None for all.
+    """Return to how many dimensions a model truncates its vectors; None for no truncation.
 
     Args:
         stated: `truncate_dim` of `config_sentence_transformers.json`.
@@ -170,7 +170,9 @@ def kept_dimensions(stated: object, path: Path) -> int | None:
 
 
 def max_tokens(stated: int | None, positions: int | None) -> int:
-    """Return the maximum tokens of a text in the reference's `-onnx` images, with special tokens.
+    """Return the maximum number of tokens of a text, as in the reference's `-onnx` images.
+
+    The number includes special tokens.
 
     Args:
         stated: the tokenizer's `model_max_length`; 10**30 means no limit.
@@ -189,7 +191,7 @@ def parsed(path: Path, kind: type) -> Any:
     """Read a JSON file that holds an object (`dict`) or an array (`list`).
 
     Raises:
-        ModelFolderError: it is missing, or its content is of another type.
+        ModelFolderError: the file is missing, or its content has another type.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Words the differences between stored weights and the weights that a model needs."""
+"""Messages about differences between stored weights and the weights that a model needs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ NAMED = 3  # maximum number of weights in a message
 
 
 def misshapen(stored: Sequence[int], needed: Sequence[int]) -> str:
-    """Return the fault of a weight with a wrong shape."""
+    """Return the part of a message that describes a weight with a wrong shape."""
     return f"is {list(stored)}, where {list(needed)} is needed"
 
 
 def do_not_fit(faults: Sequence[str]) -> str:
-    """Return a sentence with the first few faults of weights."""
+    """Return a message that weights do not fit, with the first few faults."""
     more = ", and so on" if len(faults) > NAMED else ""
     return f"its weights do not fit: {', '.join(faults[:NAMED])}{more}"
 
 
 def strange_prefix(missing: Iterable[str], unexpected: Iterable[str], own: str = "") -> str:
-    """Return a prefix of stored names, if the names would fit the model without it.
+    """Return a prefix that stored names must lose to fit the model; empty if there is none.
 
     Data-parallel training saves a model's weights as `module.…`.
 
     Args:
         missing: names of needed weights.
         unexpected: names of stored weights that are not needed.
-        own: a prefix that names in both lists may have.
+        own: a prefix that names in both arguments may have.
     """
     needed = {name.removeprefix(own) for name in missing}
     parts = common_prefix(unexpected).split(".")

@@ -1,1 +1,1 @@
-"""Build time: downloads a model by its name into the model folder."""
+"""Downloads a model by its name into the model folder, at build time."""

@@ -1,11 +1,11 @@
-"""The pre-built models, as `catalogue.json` lists them; that file is the only list of them.
+"""The catalogue of pre-built models; `catalogue.json` is the only list of these models.
 
-    python3 -m fetch.catalogue                  the tags, one a line
+    python3 -m fetch.catalogue                  the tags, one on each line
     python3 -m fetch.catalogue --matrix         a GitHub matrix, {"include": [{"tag": ...}, ...]}
     python3 -m fetch.catalogue --build-args TAG the options of `docker build`
     python3 -m fetch.catalogue --table          the two tables of docs/models.md
 
-It needs Python's standard library and nothing else.
+This module needs only Python's standard library and this project.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ FILE = Path(__file__).with_name("catalogue.json")
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the catalogue.
+    """An entry of the catalogue: a pre-built model.
 
     Attributes:
-        tag: the tag of the container image, and the `MODEL` of `make run`.
-        family: as `GET /meta` names it.
-        languages: languages of its texts.
-        variables: the build variables that name it.
-        dimensions: length of its vectors; 0 for a reranker, which gives scores.
-        licence: licence of its weights; empty if unknown here.
-        gated: whether the hub gives the weights only to users who accepted their terms.
-        tried: weights that the tests of this project compute with.
+        tag: the tag of the container image, and the value of `MODEL` for `make run`.
+        family: the model family, as `GET /meta` names it.
+        languages: the languages of the texts that the model reads.
+        variables: the build variables that select the model, and their values.
+        dimensions: length of the vectors; 0 for a reranker, which computes scores.
+        licence: licence of the weights; empty if unknown.
+        gated: whether the hub sends the weights only to users who have accepted their terms.
+        tried: description of the weights with which this project's tests compute.
     """
 
     tag: str
@@ -49,14 +49,14 @@ class Model:
 
     @property
     def input(self) -> str:
-        """What it reads."""
+        """The kinds of inputs that the model reads, for the tables."""
         if not self.dimensions:
             return "pairs of texts"
         return "texts" if "MODEL_NAME" in self.variables else "texts, images"
 
     @property
     def runtime(self) -> str:
-        """What it is served by on a CPU."""
+        """How the model is served on a CPU, for the tables."""
         if self.family == "model2vec":
             return "numpy"
         if "TRUST_REMOTE_CODE" in self.variables:
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def terms(self) -> str:
-        """Its licence, and whether the hub asks for an account."""
+        """The licence, and whether the model is gated, for the tables."""
         return f"{self.licence or '?'}{', gated' if self.gated else ''}"
 
     @property
@@ -75,13 +75,13 @@ class Model:
 
 
 def load(file: Path = FILE) -> dict[str, Model]:
-    """Read the catalogue: tag -> model, in its order."""
+    """Read the catalogue: return tag -> model, in the order of the file."""
     entries = json.loads(file.read_text(encoding="utf-8"))
     return {tag: Model(tag=tag, **entry) for tag, entry in entries.items()}
 
 
 def find(tag: str) -> Model:
-    """Return the model of a tag, in any case.
+    """Return the model of a tag, in upper or lower case.
 
     Raises:
         DownloadError: the tag is unknown.
@@ -98,10 +98,9 @@ def find(tag: str) -> Model:
 
 
 def matrix() -> dict[str, list[dict[str, str]]]:
-    """Return a GitHub matrix: for each model its tag, its build arguments and its variables.
+    """Return a GitHub matrix: each model's tag, build arguments and build variables.
 
-    A gated model needs the account of somebody who has agreed to its terms, so its image is left
-    to them.
+    Gated models are left out: only users who have accepted the terms can build their images.
     """
     return {
         "include": [
@@ -136,7 +135,7 @@ def _table(number: str, models: Sequence[Model]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what was asked for."""
+    """Print the tags, the matrix, the build arguments or the tables, as the arguments select."""
     parser = argparse.ArgumentParser(description="The pre-built models.")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--matrix", action="store_true", help="a GitHub matrix, in JSON")

@@ -12,11 +12,11 @@ from errors import ConversionError, DownloadError, describe_error
 
 
 def export(folder: ModelFolder, options: ModelOptions, target: Path) -> None:
-    """Copy the files that serve a model without torch into a new model folder, readable by all.
+    """Copy the files that serve a model without torch to a new folder, which all users can read.
 
     Args:
         folder: the model folder; the model is converted if needed.
-        options: the options by which it will be served.
+        options: the options with which the model will be served.
         target: the folder to create.
 
     Raises:
@@ -44,7 +44,7 @@ def _copy_conversion(folder: ModelFolder, options: ModelOptions, target: Path) -
             "--target cuda, or on the custom image"
         ) from error
     target.mkdir(parents=True)
-    times = shutil.ignore_patterns("source.json")  # is about the original's files
+    times = shutil.ignore_patterns("source.json")  # describes the original's files
     shutil.copytree(path, target / CONVERSIONS / path.name, ignore=times)
     if (folder.root / RECORD).is_file():
         shutil.copy2(folder.root / RECORD, target)

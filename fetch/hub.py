@@ -1,9 +1,9 @@
-"""Downloads the files of a model from the hub; errors become sentences for the operator.
+"""Downloads a model's files from the hub, and turns errors into sentences for the operator.
 
-It knows no families: the caller chooses the files of a repository.
+This module does not depend on model families: the caller chooses the files of a repository.
 
-See https://huggingface.co/docs/huggingface_hub/guides/download. That library reads HF_ENDPOINT
-and HF_TOKEN by itself; it sends the token, and writes it nowhere.
+See https://huggingface.co/docs/huggingface_hub/guides/download. The library huggingface_hub reads
+HF_ENDPOINT and HF_TOKEN by itself; it sends the token to the hub, and never writes it to a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from errors import DownloadError, describe_error, disk_fault, error_chain
 
 logger = logging.getLogger(__name__)
 
-Choose: TypeAlias = Callable[[Sequence[str]], list[str]]  # files of a repository -> to download
+Choose: TypeAlias = Callable[[Sequence[str]], list[str]]  # files of a repository -> files wanted
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model")  # configurations, tokenizers, vocabularies
 # Weight files of a folder by preference: loading a pickle can run code, loading safetensors cannot.
@@ -36,13 +36,13 @@ _FOREIGN_CODE = re.compile(r'"([\w.-]+/[\w.-]+)--[\w.]+"')  # "org/name--module.
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to download, as a variable names it.
+    """A model to download, as an environment variable names it.
 
     Attributes:
-        name: its name on the hub, or the path of a folder.
+        name: the model's name on the hub, or the path of a local folder.
         variable: the environment variable that names it.
         revision: branch, tag or commit; None for the hub's default.
-        organisation: the organisation to try first if the name has none.
+        organisation: the organisation to try first if `name` has no organisation.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def small_files(files: Sequence[str]) -> list[str]:
-    """Choose configurations and tokenizers, and no weights."""
+    """Choose the configuration and tokenizer files, without weights."""
     return [
         file
         for file in files
@@ -77,10 +77,10 @@ def small_files(files: Sequence[str]) -> list[str]:
 
 
 def model_files(files: Sequence[str]) -> list[str]:
-    """Choose the files of a model, with weights as safetensors if there are any.
+    """Choose the files of a model; prefer weights in safetensors to other formats.
 
     Raises:
-        DownloadError: there are no weights.
+        DownloadError: the repository has no weights.
     """
     # Only sentence-transformers (with modules.json) has weights in subfolders.
     folders = {str(PurePosixPath(file).parent) for file in files} - _OTHER_FORMATS
@@ -112,7 +112,7 @@ class Hub:
         self.commits: dict[str, str] = {}
 
     def fetch(self, wanted: Wanted, choose: Choose) -> Snapshot:
-        """Download the chosen files of a model; a path stands for a local folder.
+        """Download the files of a model that `choose` returns, or use a local folder's files.
 
         Raises:
             DownloadError: the model is unknown or not accessible, or the hub cannot be reached.
@@ -127,7 +127,7 @@ class Hub:
             raise DownloadError(_explain(error, wanted)) from error
 
     def fetch_borrowed_code(self, snapshot: Snapshot) -> None:
-        """Download the Python files of other repositories that a model's config names."""
+        """Download the Python files that a model's config takes from other repositories."""
         configs = "".join(path.read_text("utf-8") for path in snapshot.path.rglob("*.json"))
         for name in sorted(set(_FOREIGN_CODE.findall(configs))):
             self.fetch(Wanted(name, f"code of {snapshot.name}"), with_code(small_files))
@@ -163,7 +163,7 @@ class Hub:
 
 
 def _look_up(wanted: Wanted) -> tuple[str, Any]:
-    """Look a model up on the hub; return its full name and the hub's facts about it."""
+    """Look a model up on the hub; return its full name and the hub's information about it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -177,7 +177,7 @@ def _look_up(wanted: Wanted) -> tuple[str, Any]:
 
 
 def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
-    """Write files of a snapshot as a hub cache; weights are moved, not copied."""
+    """Write files of a snapshot as a hub cache into a folder; move weights, copy other files."""
     repository = into / f"models--{snapshot.name.replace('/', '--')}"
     ref = repository / "refs" / "main"
     ref.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
         target = repository / "snapshots" / snapshot.commit / file
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink() and not small_files([file]):
-            source.resolve().rename(target)  # out of the blobs of the cache, which is deleted later
+            source.resolve().rename(target)  # from the download cache, which is deleted later
         else:
             shutil.copyfile(source, target)
 
@@ -197,7 +197,7 @@ def _explain(error: Exception, wanted: Wanted) -> str:
     from huggingface_hub import errors
 
     named = f"{wanted.name} ({wanted.variable})"
-    # The first match counts, so subclasses come before their base.
+    # The first match is used, so subclasses come before their base class.
     sentences: list[tuple[type[BaseException], str]] = [
         (
             errors.GatedRepoError,

@@ -1,9 +1,9 @@
-"""The layout job, a process of its own: saves downloaded files in the layout, and checks it.
+"""The layout job: saves downloaded files in a family's layout and checks it, in a separate process.
 
     python -m fetch.layouts < job.json      (see `jobs.py`)
 
-The check loads the layout as the service does, and embeds with it. In a process of its own it has
-no network and no token, as the service at its start.
+The check loads the layout as the service does, and computes a vector or a score. The process works
+offline and without a token, like the service at startup.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def do(job: Job) -> Answer:
 def check_layout(root: Path, trust: bool) -> Answer:
     """Load a model folder as the service does, and embed a text and an image, or score a pair.
 
-    Images only if the model reads them.
+    An image is embedded only if the model reads images.
 
     Raises:
-        ServiceError: it cannot be loaded, or its vectors are not usable.
+        ServiceError: the model cannot be loaded, or its vectors or scores are not usable.
     """
     model = load_replica(detect(root), ModelOptions(trust_remote_code=trust, in_stages=True))
     if "pair" in model.towers:
@@ -134,7 +134,7 @@ def _save_sentence_transformers(sources: Sources, folder: Path, trust: bool) -> 
 
 
 def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
-    if "model" not in sources:  # it stays in a hub cache
+    if "model" not in sources:  # the model stays in a hub cache
         return
     source, target = sources["model"], folder / "model"
     config = json.loads((source / "config.json").read_text("utf-8"))
@@ -145,7 +145,7 @@ def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
             f"its weights lack {', '.join(missing)}, without which scores mean nothing"
         )
     model.save_pretrained(target)
-    # Copied, as saving by its class might change the tokenizer.
+    # The tokenizer's files are copied, as saving it with its class might change it.
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
@@ -162,7 +162,7 @@ def _text_class(config: Mapping[str, Any]) -> Any:
 
 
 def _save_nothing(_sources: Sources, _folder: Path, _trust: bool) -> None:
-    """Do nothing: these families are served from the hub's files."""
+    """Do nothing, for families that are served from the hub's files."""
 
 
 _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {

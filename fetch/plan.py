@@ -1,8 +1,7 @@
-"""Plans a download by the variables, and downloads the files of the plan.
+"""Plans a download from the environment variables, and downloads the files of the plan.
 
-Families that are served from the hub's files are laid out at once.
-
-It knows which files a family needs, and where the family looks for them without a network.
+This module knows which files a family needs, and where the family looks for them offline. For
+families that are served from the hub's files, it also writes the layout.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _ALWAYS_IN_A_HUB_CACHE = ("model2vec", "t5")  # by model type, as in the referen
 
 @dataclass(frozen=True)
 class Plan:
-    """The models to download.
+    """The plan of a download: a family, its models and its settings.
 
     Attributes:
-        family: the layout.
-        wanted: the models on the hub, by part of the layout.
+        family: the model family, which sets the layout.
+        wanted: part of the layout -> model to download.
         pretrained: OpenCLIP's pretrained tag; its checkpoint is looked up later.
-        markers: for a text model, files that set its preprocessing, and their content.
-        as_hub_cache: for a text model, whether it is always kept as a hub cache.
+        markers: for a text model, file name -> content of the files that set its preprocessing.
+        as_hub_cache: for a text model, whether it is kept as a hub cache, whatever its type.
     """
 
     family: Family
@@ -54,7 +53,7 @@ class Plan:
 
 
 def plan(settings: DownloadSettings) -> Plan:
-    """Choose the family by the variables, in the reference's order of precedence.
+    """Make a plan: choose the family from the variables, in the reference's order of precedence.
 
     Raises:
         DownloadError: a variable is missing or unsupported.
@@ -115,10 +114,10 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
 
 
 def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
-    """Download the models of a plan; write hub caches to the layout at once.
+    """Download the models of a plan; write families that use hub caches directly to the layout.
 
     Returns:
-        The folders of files that are still to be saved in the layout, by part.
+        Part of the layout -> folder of downloaded files that the layout job must still save.
 
     Raises:
         DownloadError: a model is unknown, or the hub cannot be reached.
@@ -148,11 +147,11 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
 
 
 def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
-    """Write a sentence-transformers model as a hub cache; return other models, to be saved."""
+    """Write a sentence-transformers model as a hub cache; return other models' folders by part."""
     folder.mkdir()
     path = snapshot.path / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if is_reranker(config):  # variables of embedding models do not apply
+    if is_reranker(config):  # variables for embedding models do not apply
         return {"model": snapshot.path}
     for name, content in wanted.markers.items():
         (folder / name).write_text(content)
@@ -173,7 +172,7 @@ def _list_small_files(snapshot: Snapshot) -> list[str]:
 
 
 def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
-    """Write two hub caches: of the model with its towers' configs, and of the processor."""
+    """Write two hub caches: the model with its towers' configs, and the processor."""
     networks, processors = folder / "colpali_engine_model", folder / "colpali_engine_processor"
     snapshot = hub.fetch(model, model_files)
     config = json.loads((snapshot.path / "config.json").read_text("utf-8"))
@@ -198,7 +197,7 @@ def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
 
 
 def _fetch_qwen3_vl(model: Wanted, hub: Hub, folder: Path) -> None:
-    """Write a hub cache with all files; the reference keeps some in the default cache."""
+    """Write one hub cache with all files; the reference keeps some files in the default cache."""
     snapshot = hub.fetch(model, _with_template)
     files = [path.name for path in snapshot.path.iterdir() if path.is_file()]
     as_hub_cache(snapshot, files, folder / "qwen3")

@@ -12,15 +12,15 @@ _NOTHING = ("", None, "False", "false")
 
 
 def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
-    """Write the request, the downloaded commits, and the size of every file."""
+    """Write `download.json`: the request, the downloaded commits, and the size of every file."""
     record = {"request": dict(request), "commits": dict(commits), "bytes": _sizes(folder)}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def is_whole(root: Path, request: Mapping[str, str]) -> bool:
-    """Return whether all files of a download for the same request are in `root`.
+    """Return whether `root` holds all files of an earlier download for the same request.
 
-    Requests of other versions may have other keys; a key with an empty value is ignored.
+    Other versions may write requests with other keys, so keys with empty values are ignored.
     """
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
-"""The conversion cache: finds a converted model, or has a process of its own convert it.
+"""The conversion cache: finds a converted model, or converts the model in a separate process.
 
     cache_dir/<family>-<text modes>-<recipe>-<content>[-int8]/     see `description.py`
 
-The key of an entry is the identity of the model: the content of the original, the version of the
-preprocessing, and the text modes that it serves. Versions of this code and of libraries do not
-count. A process of its own converts, as otherwise torch and the weights would stay in the server's
-memory. It runs the parity check (see `job.py`) before the entry gets its name. Another process
-(`backends/quantization/job.py`) quantizes the float32 entry to int8.
+The key of a cache entry is the identity of the model: the content of the original, the version of
+the preprocessing, and the text modes that the model serves. Versions of this code and of libraries
+are not part of the key. The conversion runs in a separate process, as otherwise torch and the
+weights would stay in the server's memory. That process runs the parity check (see `job.py`); only
+then does the entry get its name. Another process (`backends/quantization/job.py`) quantizes the
+float32 entry to int8.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 _SOURCE = "source.json"
 _CONVERT, _QUANTIZE = "backends.conversion.job", "backends.quantization.job"
-_TIMEOUT_S = 540  # of all jobs of a start: deploy/kubernetes gives it ten minutes
+_TIMEOUT_S = 540  # all jobs at one startup together; deploy/kubernetes allows ten minutes
 _MAX_TRIES = 2
-# The weights that can serve a precision, the best first. Other precisions are computed from
-# float32.
+# For each requested precision, the stored weight types that can serve it, the best first. Other
+# precisions are computed from float32 weights.
 _SERVING: Mapping[Precision | None, Sequence[Weights]] = {
     None: ("float32", "int8"),
     "int8": ("int8", "float32"),
@@ -52,7 +53,7 @@ class ConversionEntry(NamedTuple):
     path: Path
     identity: Identity
     weights: Weights = "float32"
-    reason: str | None = None  # of a refusal
+    reason: str | None = None  # why the model cannot be converted; None if it was converted
 
     @property
     def stamps(self) -> fingerprint.Stamps | None:
@@ -65,18 +66,19 @@ class ConversionEntry(NamedTuple):
 
 
 def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = False) -> Path:
-    """Return the folder of the converted model; convert the model first if there is none.
+    """Return the folder of the converted model; convert the model first if it is not in the cache.
 
     Args:
         folder: the model folder.
-        options: a conversion in float32 serves any precision.
-        written: whether int8 weights, if the precision is int8, are written to the cache; a start
-            quantizes in memory.
+        options: the loading options; a model converted in float32 serves any precision.
+        written: whether int8 weights are written to the cache if the precision is int8. The
+            service quantizes in memory instead.
 
     Raises:
-        ConversionError: the model cannot be converted, or not be written; torch may serve it.
-        ModelFolderError: torch, which converts, is not installed; or the folder holds only
-            converted models, and none fits the options; or its content cannot be loaded.
+        ConversionError: the model cannot be converted, or the cache cannot be written. The torch
+            runtime may still serve the model.
+        ModelFolderError: the conversion needs torch, which is not installed; or the folder holds
+            converted models only, and no model fits the options; or its content cannot be loaded.
     """
     if folder.family == "converted":
         return _only_one(folder, options)
@@ -94,14 +96,14 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
 
 
 def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
-    """Return the digest of a model's files; for a converted model it is stored."""
+    """Return the digest of a model's files, from the cache if the files have not changed."""
     stamps = fingerprint.stamps(folder)
     known = (kept.identity.content for kept in _all(folder, options) if kept.stamps == stamps)
     return next(known, None) or fingerprint.digest_content(folder)
 
 
 def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
-    """Return whether the model is available in float32: converted already, or convertible."""
+    """Return whether float32 weights are converted already, or torch is there to convert them."""
     if folder.family == "converted":
         return any(kept.weights == "float32" for kept in _alone(folder, options))
     return find_spec("torch") is not None or _find(folder, options, ("float32",)) is not None
@@ -146,8 +148,8 @@ def _cache_folder(folder: ModelFolder, options: ModelOptions) -> Path:
 
 
 def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry]:
-    """Yield the entries of this family and its current preprocessing version, refusals last."""
-    # A container image may hold a conversion that RUNTIME_CACHE_DIR does not.
+    """Yield the cache entries of this family and preprocessing version, refusals last."""
+    # A container image may hold a converted model that is not in RUNTIME_CACHE_DIR.
     places = dict.fromkeys((_cache_folder(folder, options), folder.root / CONVERSIONS))
     recipe = PREPROCESSING_VERSIONS[folder.family]
     for kept in chain(*map(_converted_in, places), *map(_refused_in, places)):
@@ -195,7 +197,7 @@ def _make(
     cache = _cache_folder(folder, options)
     try:
         with staging(cache, wait=True) as scratch:
-            # Another process may have converted it meanwhile.
+            # Another process may have converted the model in the meantime.
             return _find(folder, options, weights) or _make_in(scratch, folder, options)
     except DownloadError as error:
         raise ConversionError(
@@ -258,22 +260,22 @@ def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Conve
 
 
 def _note_refusal(path: Path, why: str) -> None:
-    """Record in the float32 entry why there is no int8, for a start without PRECISION."""
+    """Record in the float32 entry why int8 failed; the service reads it if PRECISION is unset."""
     description = Description.read(path)
     if description.refused != why:
-        with suppress(OSError):  # it serves all the same
+        with suppress(OSError):  # the model serves without this note
             replace(description, refused=why).write(path)
 
 
 def _folder_name(kept: ConversionEntry) -> str:
-    """Return a readable folder name; the service reads `model.json` and not the name."""
+    """Return a readable folder name; the service reads `model.json` and ignores the name."""
     identity, modes = kept.identity, "-".join(sorted(kept.identity.text_modes))
     name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
     return name if kept.weights == "float32" else f"{name}-{kept.weights}"
 
 
 def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
-    """Delete the entries of the same model by older versions of the preprocessing."""
+    """Delete entries of the same model with an older preprocessing version."""
     for other in list(_converted_in(cache)):
         identity = other.identity
         same = (identity.family, identity.content) == (made.family, made.content)
@@ -285,10 +287,12 @@ def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
 
 @contextmanager
 def _tried(mark: Path) -> Iterator[None]:
-    """Count conversions that did not end: the kernel may kill this process for want of memory.
+    """Count conversions that were killed or timed out, and refuse to convert after too many.
+
+    The kernel may kill this process or the conversion job if memory runs out.
 
     Raises:
-        ConversionError: too many conversions did not end.
+        ConversionError: too many conversions were killed.
     """
     tries = int(mark.read_text() or 0) if mark.is_file() else 0
     if tries >= _MAX_TRIES:
@@ -301,7 +305,7 @@ def _tried(mark: Path) -> Iterator[None]:
         yield
     except JobKilledError:
         raise
-    except BaseException:  # also a signal to stop, which is no failed conversion
+    except BaseException:  # includes a signal to stop, which does not count
         mark.unlink(missing_ok=True)
         raise
     mark.unlink(missing_ok=True)

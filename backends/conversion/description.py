@@ -1,13 +1,16 @@
-"""A converted model's `model.json`: with it, a folder serves without the original.
+"""Reads and writes `model.json`, which describes a converted model.
 
-    model.json          identity, type of the weights (and why not int8, if that failed), facts
+The files in a converted model's folder, which serves without the original model:
+
+    model.json          identity, type of the weights (and why int8 failed, if it did), facts
                         for `/meta`, and for each tower its input processor (kind and
                         parameters) and its network (kind and file)
-    tokenizer.json      the vocabulary (of SigLIP 1: spiece.model, special_tokens.json)
-    text.xml, text.bin, image.xml, image.bin       the networks; of those in stages, a pair a stage
-    source.json         the sizes and times of the original's files, where it was converted
+    tokenizer.json      the vocabulary (for SigLIP 1: spiece.model, special_tokens.json)
+    text.xml, text.bin, image.xml, image.bin       the networks; a network in stages has one
+                        .xml and one .bin file for each stage
+    source.json         the sizes and modification times of the original's files at the conversion
 
-A model that could not be converted has a `refusal.json` in place of all but `source.json`.
+If the model could not be converted, the folder holds `refusal.json` and `source.json` only.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class TowerDescription:
-    """One tower of a converted model.
+    """The description of one tower of a converted model.
 
     Attributes:
         preparation: the kind of its input processor, and its parameters.
@@ -51,14 +54,14 @@ class TowerDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """A converted model.
+    """The description of a converted model, as `model.json` stores it.
 
     Attributes:
-        identity: the original, its preprocessing version and its text modes.
+        identity: the original model, its preprocessing version and its text modes.
         shown: the fields of `ModelInfo` that do not depend on the runtime.
-        towers: one for each modality.
+        towers: the description of the tower of each modality.
         weights: the type of the weights of matrix products.
-        refused: why it was not quantized to int8, if int8 was requested; else empty.
+        refused: why the model was not quantized to int8, if int8 was requested; else empty.
     """
 
     identity: Identity
@@ -69,16 +72,16 @@ class Description:
 
     @property
     def made_for(self) -> Precision | None:
-        """The precision that was requested at the conversion; None if there was none."""
+        """The precision that was requested at the conversion; None if it was not int8."""
         return "int8" if self.weights == "int8" or self.refused else None
 
     @classmethod
     def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
     ) -> Description:
-        """Describe a model."""
+        """Make the description of a model in float32 from its identity, info and towers."""
         shown = {name: getattr(info, name) for name in _SHOWN}
-        if not shown["activations"]:  # a reranker's alone
+        if not shown["activations"]:  # only rerankers have activations
             del shown["activations"]
         return cls(identity, shown, towers)
 
@@ -88,23 +91,23 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> Description:
-        """Read the file from a folder."""
+        """Read `model.json` from a folder."""
         parts = _read(folder / DESCRIPTION)
         towers = {name: TowerDescription(**tower) for name, tower in parts["towers"].items()}
-        weights = parts.get("weights", "float32")  # the key is missing in older ones
+        weights = parts.get("weights", "float32")  # older files lack this key
         refused = parts.get("refused", "")
         return cls(Identity(**parts["identity"]), parts["shown"], towers, weights, refused)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason why a model cannot be converted, so that no start tries again.
+    """The record that a model cannot be converted; with it, the service does not try again.
 
     Attributes:
         identity: the identity of the model.
         reason: the error of the conversion.
-        code: the digest of the code that tried (see `fingerprint.digest_code`): another version may
-            succeed.
+        code: the digest of the code that failed to convert it (see `fingerprint.digest_code`);
+            another version of the code may succeed.
     """
 
     identity: Identity
@@ -117,7 +120,7 @@ class Refusal:
 
     @classmethod
     def read(cls, folder: Path) -> Refusal:
-        """Read the file from a folder."""
+        """Read `refusal.json` from a folder."""
         parts = _read(folder / _REFUSAL)
         return cls(Identity(**parts["identity"]), parts["reason"], parts["code"])
 
@@ -133,7 +136,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         if path.exists():
             shutil.copymode(path, part)
-        part.replace(path)  # atomic: a start that reads meanwhile sees a whole file
+        part.replace(path)  # atomic: another process never reads a partial file
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Detects whether a model's files have changed: by size and time first, then by content.
 
-Reading half a gigabyte takes a third of a second, so files are compared by name, size and time of
-change; only where one of these differs is their content digested.
+Reading half a gigabyte takes a third of a second. So files are first compared by name, size and
+modification time. Their content is digested only if one of these differs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TypeAlias
 
 from backends.folder import LAYOUTS, PROCESSOR_FILES, ModelFolder
 
-Stamps: TypeAlias = dict[str, list[int]]  # by name: size in bytes, and seconds of the last change
+Stamps: TypeAlias = dict[str, list[int]]  # file name -> [size in bytes, modification time]
 
-# The libraries that convert.
+# The libraries that the conversion uses.
 _LIBRARIES = (
     *("openvino", "torch", "transformers", "tokenizers", "sentence-transformers"),
     *("open_clip_torch", "sentencepiece", "ftfy"),
@@ -58,7 +58,7 @@ def digest_content(folder: ModelFolder) -> str:
 
 
 def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a model with their names; files outside of its folder last."""
+    """Yield the name and path of each file of a model; files outside of its folder come last."""
     for path in _files_inside(folder):
         yield str(path.relative_to(folder.root)), path
     processors = folder.processors if folder.family == "qwen3_vl" else None

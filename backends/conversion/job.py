@@ -1,8 +1,9 @@
-"""The conversion job, a process of its own: model folder -> converted model and parity check.
+"""The conversion job: converts a model and runs the parity check, in a separate process.
 
     python -m backends.conversion.job < job.json      (see `jobs.py`)
 
-The parity check compares the converted model with the family's own libraries (`parity_check.py`).
+The parity check compares results of the converted model with results of the family's own
+libraries (see `parity_check.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Job:
 
     Attributes:
         root: the model folder.
-        target: the folder to write.
+        target: the folder to write the converted model to.
         text_mode: as in `ModelOptions`.
         trust: whether the model may run Python code of its own.
         content: the digest of the model's files.
@@ -55,7 +56,7 @@ def do(job: Job) -> Answer:
 
     Raises:
         StartupError: the folder cannot be loaded.
-        OSError, MemoryError: a fault of the machine, not of the model; another try may succeed.
+        OSError, MemoryError: the machine failed, not the model; another attempt may succeed.
     """
     folder = detect(Path(job.root))
     options = ModelOptions(text_mode=job.text_mode, trust_remote_code=job.trust, in_stages=True)
@@ -69,7 +70,7 @@ def do(job: Job) -> Answer:
         check_parity(make_model(loaded), load_converted(target, options))
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - any failure of this model would be the same later
+    except Exception as error:  # noqa: BLE001 - the same model would fail again
         shutil.rmtree(target)
         target.mkdir()
         Refusal(identity, describe_error(error), fingerprint.digest_code()).write(target)
@@ -77,7 +78,7 @@ def do(job: Job) -> Answer:
 
 
 def _write(loaded: TorchModel, identity: Identity, target: Path) -> None:
-    torch.backends.mha.set_fastpath_enabled(value=False)  # its fused operation cannot be converted
+    torch.backends.mha.set_fastpath_enabled(value=False)  # cannot be converted
     towers = {
         modality: _write_tower(modality, tower.portable(), target)
         for modality, tower in loaded.towers.items()
@@ -97,7 +98,7 @@ def _write_tower(
 
 
 def _write_stages(tower: PortableStages, target: Path) -> dict[str, object]:
-    """Write the stages of a tower, one at a time; skip stages that another tower has written."""
+    """Write a tower's stages one by one; skip stages that another tower has already written."""
     described = []
     for stage in tower.stages:
         file = f"{stage.name}.xml"

@@ -1,6 +1,6 @@
-"""The parity check: compares vectors or logits of a converted model with the original's.
+"""The parity check: compares a converted model's vectors or logits with the original model's.
 
-It finds any step of a family that the conversion has lost.
+It detects if the conversion has lost a step of the preprocessing or of the network.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from backends.similarity import cosines, lengths
 from errors import ConversionError
 
 MIN_COSINE, LENGTH_TOLERANCE = 0.999999, 1e-4
-SCORE_TOLERANCE = 1e-4  # of a logit; of one above 1, as a share of it
+SCORE_TOLERANCE = 1e-4  # absolute error of a logit up to 1, relative error of a larger logit
 
-# Bounds the images, each of which is computed three times. All 20 cost 1 each; for a model with
-# tiles of 512x512 pixels, of which two cores compute about one a second, the first two cost 14.
+# Maximum cost of the test images, each of which is computed three times. All 20 images cost 1 each
+# for most models. For a model with tiles of 512x512 pixels, the first two images cost 14; two cores
+# compute about one tile a second.
 _MAX_COST = 20
 
 
 def check_parity(original: Model, made: Model) -> None:
-    """Embed the same inputs by both models, alone and in batches, and compare the results.
+    """Compute the same inputs with both models, alone and in batches, and compare the results.
 
     Raises:
-        ConversionError: the vectors differ.
+        ConversionError: vectors or logits differ by more than the tolerance.
     """
     for modality, tower in original.towers.items():
         for params in _all_params(tower):
@@ -46,13 +47,13 @@ def _check_tower(modality: Modality, original: Tower, made: Tower, params: Encod
 
 
 def _all_params(tower: Tower) -> set[EncodeParams]:
-    """Return all parameters that change a vector: poolings and prompts."""
+    """Return the parameters to check, without duplicates: default, `cls` pooling, query prompt."""
     asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
     return {tower.processor.resolve(params) for params in asked}
 
 
 def compare(what: str, expected: Rows, given: Rows) -> None:
-    """Compare vectors, each [n, dimensions].
+    """Compare expected and given vectors, each array [n, dimensions] float32.
 
     Raises:
         ConversionError: they differ by more than the tolerance.
@@ -67,7 +68,7 @@ def compare(what: str, expected: Rows, given: Rows) -> None:
 
 
 def compare_logits(expected: Rows, given: Rows) -> None:
-    """Compare logits of pairs, each [n, 1].
+    """Compare expected and given logits of pairs, each array [n, 1] float32.
 
     Raises:
         ConversionError: they differ by more than the tolerance.

@@ -1,7 +1,8 @@
-"""The model families, one module each: it loads a folder as torch modules by its own libraries.
+"""The model families: each module loads one family's folder as torch modules.
 
-Each has a function `load`: (ModelFolder, ModelOptions) -> TorchModel. `LAYOUTS` of
-`backends/folder.py` is the table of families, with the files by which a folder is detected.
+Each module uses the family's own libraries, and has a function `load`:
+(ModelFolder, ModelOptions) -> TorchModel. The table of families is `LAYOUTS` in
+`backends/folder.py`; it names the files by which a family is detected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load the model of a folder as torch modules.
+    """Load the model of a folder as torch modules, with the module of its family.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.

@@ -1,9 +1,9 @@
-"""A process of its own that renders a chat template: the text before and after an input.
+"""Renders a model's chat template in a separate process: the text before and after an input.
 
     python -m backends.families.chat_template < job.json      (see `backends/jobs.py`)
 
-A template is a program that came with the weights. It is rendered once, before anything is served:
-in jinja's sandbox, by a process that is killed when it takes too long, and may not grow.
+A chat template is a program that is downloaded with the weights. It is rendered once, before the
+model serves. It runs in jinja's sandbox, in a process with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from errors import ModelFolderError
 
 _TIMEOUT_S = 10
 _MAX_BYTES = 1 << 30
-_MARK = "7b1c2e63d1f24c0a"  # stands for a text; no template has it by itself
+_MARK = "7b1c2e63d1f24c0a"  # placeholder for the input text; no template contains it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tup
         instruction: the system message.
 
     Raises:
-        ModelFolderError: there is no template, or it does not write the input exactly once.
+        ModelFolderError: the template is missing, or does not write the input exactly once.
     """
     return _around(_MARK, folder, tokens, instruction, {"type": "text", "text": _MARK})
 
@@ -61,7 +61,7 @@ def text_frame(folder: Path, tokens: Mapping[str, str], instruction: str) -> tup
 def image_frame(
     folder: Path, tokens: Mapping[str, str], instruction: str, token: str
 ) -> tuple[str, str]:
-    """Return the text before and after the image token; otherwise as `text_frame`."""
+    """Return the conversation's text before and after an image token; see `text_frame`."""
     return _around(token, folder, tokens, instruction, {"type": "image", "image": "picture"})
 
 
@@ -90,7 +90,7 @@ def _around(
 
 
 def _template_in(folder: Path) -> str:
-    """Read the processor's template if it has one, else the tokenizer's."""
+    """Read the chat template of the processor, or of the tokenizer if the processor has none."""
     if (path := folder / "chat_template.jinja").is_file():
         return path.read_text("utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
@@ -102,7 +102,7 @@ def _template_in(folder: Path) -> str:
 
 
 def do(job: Job) -> Answer:
-    """Render a conversation up to the model's answer.
+    """Render a conversation up to where the model's answer would begin.
 
     Raises:
         jinja2.TemplateError: the template is invalid, or raises an error.

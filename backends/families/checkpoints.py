@@ -1,9 +1,9 @@
 """Refuses a model whose vectors depend on weights that its folder does not hold.
 
-transformers fills missing weights with random numbers, and only logs it. Here missing weights, and
-weights of another shape, become NaN. Then a forward pass over a few inputs shows whether vectors
-depend on them: BERT's pooler may be missing, its last layer may not. Only models with weights that
-are not finite take this pass.
+transformers fills missing weights with random numbers, and only logs a warning. Here, missing
+weights and weights of a wrong shape are set to NaN. A forward pass over a few inputs then shows
+whether vectors depend on these weights: a missing pooler of BERT is harmless, a missing last layer
+is not. The forward pass runs only for models that have weights that are not finite.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from backends.runtimes.torch.runtime import TorchNetwork
 from backends.runtimes.torch.towers import TorchModel, TorchTower
 from backends.weights import MISSING, NAMED, NOT_FINITE, do_not_fit, misshapen, strange_prefix
 
-_MAX_COST, _INPUTS = 20, 3  # bounds the forward pass that shows whether vectors depend on a weight
+_MAX_COST, _INPUTS = 20, 3  # limits of the forward pass: cost of the inputs, and their number
 
 
 class Faults:
-    """Collects the faults of weights while networks are loaded."""
+    """Collects faults of weights, such as a wrong shape, while networks are loaded."""
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}  # the checkpoint's name of a weight, by the tensor's id
+        self._names: dict[int, str] = {}  # id of a tensor -> name of the weight in the checkpoint
         self._faults: dict[int, str] = {}
 
     def note(self, network: nn.Module, faults: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Faults:
                 weight.data.fill_(torch.nan)
 
     def sentence(self, name: str, weight: Tensor) -> str:
-        """Describe the fault of a weight; `name` is its name in the tower."""
+        """Return a sentence about a weight's fault; `name` is the weight's name in the tower."""
         fault = self._faults.get(id(weight), NOT_FINITE)
         return f"{self._names.get(id(weight), name)} {fault}"
 
@@ -56,7 +56,7 @@ class Faults:
 def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
     """Load a family's model, and check that no vector depends on a missing weight.
 
-    Its text processors also learn how many token embeddings there are.
+    Also set the number of token embeddings in the input processors, with `limit_ids`.
 
     Raises:
         ValueError: a vector depends on missing weights; the message names the first few.
@@ -76,8 +76,9 @@ def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
 def checkpoints_noted() -> Iterator[Faults]:
     """Record the faults of every checkpoint that any library loads inside this context.
 
-    Libraries that load by transformers do not return its loading report, and torch's strict loading
-    also refuses weights that no vector depends on.
+    This context patches the libraries' loading functions, for two reasons. Libraries that call
+    transformers do not return its loading report. torch's strict loading also refuses a model if
+    the faulty weights affect no vector.
     """
     faults = Faults()
     by_transformers = PreTrainedModel.from_pretrained.__func__
@@ -96,7 +97,7 @@ def checkpoints_noted() -> Iterator[Faults]:
         if strict and report.unexpected_keys:
             raise ValueError(do_not_fit([f"{name} is unknown" for name in report.unexpected_keys]))
         faults.note(network, misfits)
-        report.missing_keys.clear()  # the caller would raise
+        report.missing_keys.clear()  # otherwise the caller raises an error
         return report
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
@@ -109,7 +110,7 @@ def checkpoints_noted() -> Iterator[Faults]:
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the faults of weights that a checkpoint lacks or has in another shape, by name."""
+    """Return, by name, the faults of weights that a checkpoint lacks or has in a wrong shape."""
     missing = dict.fromkeys(own.keys() - stored.keys(), MISSING)
     shapes = {
         name: (np.shape(stored[name]), np.shape(own[name])) for name in own.keys() & stored.keys()
@@ -125,7 +126,7 @@ def _from_pretrained(
     network, report = load(**{**options, **with_report})
     own = f"{network.base_model_prefix}."
     if prefix := strange_prefix(report["missing_keys"], report["unexpected_keys"], own):
-        del network  # not two networks in memory
+        del network  # free its memory before loading again
         network, report = load(
             **{**options, **with_report, "key_mapping": {f"^{re.escape(prefix)}": ""}}
         )
@@ -173,14 +174,14 @@ def _unfit(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_fit(weight: Tensor, *, may_be_infinite: bool) -> bool:
-    ends = torch.stack(torch.aminmax(weight))  # a NaN is both
+    ends = torch.stack(torch.aminmax(weight))  # if any value is NaN, minimum and maximum are NaN
     return not bool(ends.isnan().any() if may_be_infinite else (~ends.isfinite()).any())
 
 
 def _matter(
     modality: Modality, tower: TorchTower, device: str, unfit: Mapping[str, Tensor]
 ) -> bool:
-    """Set weights to NaN, and return whether vectors become NaN."""
+    """Set weights to NaN; return whether any vector of a few inputs is then not finite."""
     for weight in unfit.values():
         weight.data.fill_(torch.nan)
     eager = Tower(tower.processor, TorchNetwork(tower.module, device))

@@ -1,7 +1,7 @@
-"""DPR: two encoders, one of questions and one of passages, each in a folder of its own.
+"""DPR: one encoder for questions and one for passages, each in a model folder of its own.
 
 See https://arxiv.org/abs/2004.04906. Source of the vectors: the reference's text container, which
-takes the model's own pooling, and ignores the requested one.
+uses the model's own pooling and ignores the requested pooling.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from backends.text_folder import TextFolder
 from errors import ModelFolderError
 
 _CLASSES = ("DPRContextEncoder", "DPRQuestionEncoder")
-# The reference gathers the vectors of 25 sentences, and takes the first of them.
+# The reference groups the sentences of a text by 25, and uses only the first vector of each group.
 _GATHERED = 25
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `model/` by the class that its configuration names.
+    """Load `model/` with the class that its configuration names.
 
     Raises:
-        ModelFolderError: the class is no encoder of DPR.
+        ModelFolderError: the class is not an encoder of DPR.
     """
     path = TextFolder.open(folder).path
     (name,) = hf.read_config(path)["architectures"]
@@ -45,7 +45,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 class PooledByItself(EncoderModule):
-    """An encoder that pools by itself: ids and a mask, [n, length] -> [n, dim]."""
+    """An encoder with its own pooling: ids and mask [n, length] -> vectors [n, dim] float32."""
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

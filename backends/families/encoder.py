@@ -1,7 +1,7 @@
-"""Text encoders: BERT and its relatives, and all others that transformers' `AutoModel` loads.
+"""Text encoders: BERT, its relatives, and other encoders that transformers' `AutoModel` loads.
 
-Source of the vectors: the reference's text container. It pools the tokens of each sentence, and
-its vectors keep their own length.
+Source of the vectors: the reference's text container, which pools the token vectors of each
+sentence and does not normalize the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from backends.text_folder import DECODERS, TextFolder, reference_meta
 
 NAMES = {
     "bert": "BERT",
-    "deberta-v2": "DeBERTa v2",  # and v3, which is of the same type
+    "deberta-v2": "DeBERTa v2",  # and DeBERTa v3, which has the same type
     "distilbert": "DistilBERT",
     "electra": "ELECTRA",
     "modernbert": "ModernBERT",
@@ -70,7 +70,7 @@ def load_encoder(folder: ModelFolder, options: ModelOptions) -> tuple[Any, Model
 def describe_encoder(
     folder: ModelFolder, options: ModelOptions, family: str, model: Any, dimensions: int
 ) -> ModelInfo:
-    """Describe an encoder, with its configuration in the reference's form."""
+    """Return the info of an encoder, with its configuration in the form of the reference."""
     config = reference_meta(hf.full_config(model))
     return describe(folder, options, family, dimensions, 0, [model], config)
 
@@ -85,11 +85,11 @@ def chunked_tower(
     """Build the tower of an encoder that embeds each sentence of a text.
 
     Args:
-        module: network of ids and a mask -> [n, poolings, dim], or [n, dim] with a single pooling.
+        module: network: ids and mask -> [n, poolings, dim], or [n, dim] with a single pooling.
         folder: the model folder, with the tokenizer and the file of prefixes.
         options: the operator's settings for texts.
         poolings: names of the poolings that the module computes; empty with a single pooling.
-        every: the module embeds only the first of so many sentences.
+        every: only the first sentence of each group of so many sentences is embedded.
     """
     tokenizer = hf.load_tokenizer(TextFolder.open(folder).path, options)
     plain = piece_tower(module, tokenizer, LONGEST_CHUNK)
@@ -122,38 +122,38 @@ def piece_tower(module: EncoderModule, tokenizer: Any, max_tokens: int) -> Torch
 
 
 def places(model: Any) -> int | None:
-    """Return the number of a model's positions, special tokens included; None if not configured."""
+    """Return a model's maximum number of tokens, including special tokens; None if unknown."""
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    # RoBERTa and its relatives start after the padding's position.
+    # RoBERTa and its relatives number positions from the index of the padding plus 1.
     padding: int | None = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return positions if positions is None or padding is None else positions - padding - 1
 
 
 class EncoderModule(nn.Module):
-    """Base of networks over an encoder.
+    """Base class of networks that contain a text encoder.
 
     Args:
-        model: the model of transformers.
+        model: the encoder, a model of transformers.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        # A decoder would keep keys and values for words to come, of which there are none.
+        # A decoder would cache keys and values to generate further tokens, which is not done here.
         is_decoder = model.config.model_type in DECODERS
         self._options = {"use_cache": False} if is_decoder else {}
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last hidden states: ids and mask [n, length] -> [n, length, dim] float32."""
+        """Compute the last hidden states: ids and mask [n, length] -> [n, length, dim] float32."""
         found = self.model(input_ids=ids, attention_mask=mask, **self._options)
         states: Tensor = found.last_hidden_state
         return states.float()
 
 
 class PooledEncoder(EncoderModule):
-    """Computes all poolings in one forward pass: ids and a mask -> [n, poolings, dim].
+    """Computes all poolings in one forward pass: ids and mask -> vectors [n, poolings, dim].
 
-    Both are [n, length]; the mask is 1 for a token and 0 for padding.
+    Ids and mask are [n, length]; the mask is 1 for a token and 0 for padding.
     """
 
     @override
@@ -163,6 +163,6 @@ class PooledEncoder(EncoderModule):
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of token states under a mask: [n, length, dim], [n, length] -> [n, dim]."""
+    """Return the mean of unmasked token states: [n, length, dim], [n, length] -> [n, dim]."""
     weights = mask.unsqueeze(-1).float()
     return (states * weights).sum(dim=1) / weights.sum(dim=1)

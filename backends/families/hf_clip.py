@@ -5,7 +5,7 @@ See:
     MetaCLIP 2: https://arxiv.org/abs/2507.22062,
     https://huggingface.co/facebook/metaclip-2-worldwide-b32-384
 
-Source of the vectors' length: the reference's `clip.py` scales both towers' vectors to 1.
+Source of the normalization: the reference's `clip.py` scales both towers' vectors to length 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from backends.runtimes.torch.towers import EVERY_TEXT_MODE, TorchModel, describe
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `openai_clip/` and `openai_clip_processor/`."""
+    """Load the model in `openai_clip/` and its processor in `openai_clip_processor/`."""
     processors = folder.part("openai_clip_processor")
     tokenizer = hf.load_own_tokenizer(processors, options)
     processor = hf.load_image_processor(CLIPImageProcessorPil, processors)
@@ -58,14 +58,14 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 def _recipe(model: Any, tokenizer: Any) -> TextRecipe:
-    # Attention is causal, so padding behind the end token changes no vector.
+    # Attention is causal, so padding after the end token changes no vector.
     longest = model.config.text_config.max_position_embeddings
     return TextRecipe("nothing", Padding("rounded", longest, tokenizer.pad_token_id))
 
 
 def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
-    # The reference saves MetaCLIP 2 as a plain CLIP; the end token 2 of an XLM vocabulary
-    # identifies it. Early OpenAI configs have the end token 2 too, with CLIP's tokenizer.
+    # The reference saves MetaCLIP 2 as a plain CLIP. It is recognized by the end token id 2 with an
+    # XLM tokenizer: early OpenAI configs have the end token id 2 too, but with CLIP's tokenizer.
     return config["model_type"] == "metaclip_2" or (
         config["text_config"].get("eos_token_id") == 2
         and type(tokenizer).__name__.startswith("XLMRoberta")
@@ -75,8 +75,9 @@ def _is_metaclip2(config: dict[str, Any], tokenizer: Any) -> bool:
 def _load_model(
     folder: ModelFolder, config: dict[str, Any], is_metaclip2: bool, options: ModelOptions
 ) -> Any:
-    # CLIP pools a text whose end token is 2 at its largest token id, MetaCLIP 2 at the end token:
-    # the first is the reference's defect (transformers PR 39821).
+    # If the end token id is 2, transformers' CLIP pools a text at its largest token id, and
+    # MetaCLIP 2 at the end token. The reference has the first behaviour, a defect (transformers PR
+    # 39821).
     as_trained = is_metaclip2 and options.text_mode == "trained"
     kind, kind_config = (MetaClip2Model, MetaClip2Config) if as_trained else (CLIPModel, CLIPConfig)
     model = kind.from_pretrained(

@@ -1,11 +1,11 @@
-"""ModernVBERT as a bi-encoder: its text tower also reads the vision tower's tokens of tiles.
+"""ModernVBERT as a bi-encoder: its text network also reads image tokens of the vision network.
 
 See:
     ModernVBERT: https://arxiv.org/abs/2510.01149, https://huggingface.co/ModernVBERT/modernvbert-embed
 
-Source of prompt, pooling and length: colpali-engine's `BiModernVBert` and its processor, which the
-reference serves. Its configuration names two models of the hub, whose configurations colpali-engine
-downloads at every start; here they are read from the folder.
+Source of the prompt, the pooling and the normalization: colpali-engine's `BiModernVBert` and its
+processor, which the reference serves. The model's configuration names two models of the hub.
+colpali-engine downloads their configurations at every startup; here they are read from the folder.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ from backends.weights import common_prefix
 from errors import ModelFolderError
 
 _PROMPT = "<|begin_of_text|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
-_LARGEST_PX = 4096  # above, transformers scales in another step; no known checkpoint does
-_MORE = "additional_embedding.weight"  # embeddings of the tokens that colpali-engine added
-# The vision tower of all known checkpoints; a reference's folder may lack its config.
+_LARGEST_PX = 4096  # above it, transformers resizes once more; no known checkpoint does
+_MORE = "additional_embedding.weight"  # embeddings of tokens that colpali-engine adds
+# Config of the vision network of all known checkpoints; a folder that the reference made may lack
+# this config.
 _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `colpali_engine_model/` and `colpali_engine_processor/`, each a hub cache."""
+    """Load the hub caches `colpali_engine_model/` and `colpali_engine_processor/`."""
     processors = _snapshot(folder, "colpali_engine_processor")
     tokenizer = hf.load_own_tokenizer(processors, options)
     processor = hf.load_image_processor(Idefics3ImageProcessorPil, processors)
@@ -142,7 +143,7 @@ def _load_model(folder: ModelFolder) -> Any:
             f"{snapshot.absolute()} holds a model of type {config['model_type']}, where one of "
             f"type {ModernVBertConfig.model_type} is needed"
         )
-    if "text_model_name" not in config["text_config"]:  # transformers' own form
+    if "text_model_name" not in config["text_config"]:  # a checkpoint in transformers' own format
         return ModernVBertModel.from_pretrained(snapshot, **hf.load_options())
     weights = find_weights(snapshot)
     if not weights:
@@ -161,7 +162,8 @@ def _load_model(folder: ModelFolder) -> Any:
 def _text_config(cache: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     name = config["text_config"]["text_model_name"]
     if not (path := hub_snapshot(cache, name)):
-        # The settings of rope and local attention are only there; a guess would give wrong vectors.
+        # Only this config has the settings of rope and local attention; guessed settings would
+        # give wrong vectors.
         raise _lacking(cache, name)
     text = hf.read_config(path)
     return {**text, "vocab_size": text["vocab_size"] + config["additional_vocab_size"]}
@@ -196,19 +198,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename weights from colpali-engine's names to transformers' names."""
-    prefix = common_prefix(weights)  # "model.", behind which there may stand another
+    prefix = common_prefix(weights)  # such as "model." or "model.model."
     named = {
         name.removeprefix(prefix).replace("modality_projection.proj.", "modality_projection."): w
         for name, w in weights.items()
     }
     tokens = "text_model.embeddings.tok_embeddings"
     parts = [named.pop(f"{tokens}.{part}", None) for part in ("weight", _MORE)]
-    found = [part for part in parts if part is not None]  # a missing part shows as a wrong shape
+    found = [part for part in parts if part is not None]  # a missing part: wrong shape
     return {**named, f"{tokens}.weight": torch.cat(found)} if found else named
 
 
 class TextNetwork(nn.Module):
-    """The text network: ids and a mask, [n, length] -> vectors [n, dim] of length 1."""
+    """The text network: ids and mask [n, length] -> normalized vectors [n, dim] float32."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -221,11 +223,11 @@ class TextNetwork(nn.Module):
         return self.read(self.embed(ids), mask)
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Return the vectors of token embeddings: [n, length, dim] -> [n, dim]."""
+        """Compute vectors from token embeddings: [n, length, dim], mask [n, length] -> [n, dim]."""
         places = torch.arange(mask.shape[1], dtype=torch.int32, device=mask.device)
         distance = (places[:, None] - places[None, :]).abs()
         is_token = (mask > 0)[:, None, None, :]
-        # Padding attends to itself: a row without any token would be NaN.
+        # Padding attends to itself, as attention over no token at all would give NaN.
         near = is_token & (distance <= self._reach) | (distance == 0)
         states = self.model(
             inputs_embeds=embeddings,
@@ -236,7 +238,7 @@ class TextNetwork(nn.Module):
 
 
 class TileNetwork(nn.Module):
-    """The image network: tiles of all images, ids and a mask -> [n, dim]."""
+    """The image network: tiles [tiles, 3, H, W], ids and mask [n, length] -> vectors [n, dim]."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ class TileNetwork(nn.Module):
         seen = self.vision(pixel_values=self.normalize(tiles).to(dtype)).last_hidden_state
         seen = self.connector(seen).flatten(0, 1)  # [tiles * tokens of a tile, dim]
         is_seen = ids == self.image_token
-        # As integers: OpenVINO sums booleans in 8 bits.
+        # Convert to integers, as OpenVINO sums booleans in 8 bits, which overflow.
         order = (is_seen.long().flatten().cumsum(0) - 1).clamp(min=0).view_as(ids)
         embeddings = torch.where(is_seen[..., None], seen[order], self.text.embed(ids))
         return self.text.read(embeddings, mask)

@@ -2,8 +2,8 @@
 
 See:
     SigLIP 2: https://arxiv.org/abs/2502.14786
-    https://huggingface.co/docs/transformers/model_doc/siglip2: at most 256 patches; the table of
-    positions is resized to the grid of each image.
+    https://huggingface.co/docs/transformers/model_doc/siglip2: an image has at most 256 patches;
+    the table of position embeddings is resized to the grid of each image.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def image_tower(model: Any, processor: Any, max_patches: int | None) -> TorchTow
 
     Args:
         model: transformers' `Siglip2Model`.
-        processor: its image processor.
-        max_patches: maximum number of patches of an image; None for the checkpoint's.
+        processor: the model's image processor.
+        max_patches: maximum number of patches of an image; None for the checkpoint's maximum.
 
     Raises:
-        ValueError: the processor does not resize, rescale and normalize.
+        ValueError: the processor is not configured to resize, rescale and normalize.
     """
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise ValueError("its image processor does not resize, rescale and normalize")
@@ -70,7 +70,7 @@ class PatchNetwork(nn.Module):
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
-        values = processor.patch_size**2  # values of a channel; channels are last
+        values = processor.patch_size**2  # pixels of a patch; channels are last
         mean, std = list(processor.image_mean), list(processor.image_std)
         self.normalize = Normalize(mean * values, std * values, processor.rescale_factor, (-1,))
         self.vision = model.vision_model

@@ -1,7 +1,8 @@
-"""Encoders as the reference's `-onnx` images use them: mean pooling, one piece, length 1.
+"""Encoders with the preprocessing and pooling of the reference's `-onnx` images.
 
-The reference's images hold a quantized ONNX file. Here the network is quantized to int8 as that of
-any other model; a file that `download.py` writes selects this family.
+A text is embedded in one piece, with mean pooling and normalization. The reference's images hold a
+quantized ONNX file; here the network is quantized to int8 like any other model. A file that
+`download.py` writes selects this family.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 class MeanEncoder(EncoderModule):
-    """Mean pooling and normalization: ids and a mask, [n, length] -> [n, dim]."""
+    """An encoder with mean pooling: ids and mask [n, length] -> normalized vectors [n, dim]."""
 
     @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 See https://github.com/mlfoundations/open_clip and https://arxiv.org/abs/2212.07143
 
-Source of the vectors' length: the reference's `clip.py` scales both towers' vectors to 1. Source of
-the pixels: the reference passes the image in its own mode to open_clip's transform, which resizes
-before it converts to RGB.
+Source of the normalization: the reference's `clip.py` scales both towers' vectors to length 1.
+Source of the pixels: the reference passes the image in its own colour mode to open_clip's
+transform, which resizes before it converts to RGB.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
 
-_NAME = "model-folder"  # open_clip's name of the architecture in the folder
+_NAME = "model-folder"  # the name under which open_clip registers the architecture
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `openclip/`."""
+    """Load the model in `openclip/`."""
     description = _read_description(folder.part("openclip"))
     model, config = _load_model(description, options)
     info = describe(
@@ -96,7 +96,7 @@ class _Description:
         architecture: open_clip's `model_cfg`, with hub names of the text tower replaced by paths.
         preprocess: open_clip's `preprocess_cfg`.
         weights: path of the checkpoint.
-        reference_config: `config.json` as the reference's `GET /meta` has it.
+        reference_config: `config.json` in the form of the reference's `GET /meta`.
     """
 
     architecture: dict[str, Any]
@@ -191,7 +191,7 @@ def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, 
 
 
 class _Preprocess:
-    """open_clip's own transform without its normalization, which the tower does."""
+    """open_clip's image transform without the normalization, which is part of the tower."""
 
     def __init__(self, config: PreprocessCfg) -> None:
         *self._steps, _to_tensor, _normalize = image_transform_v2(config, is_train=False).transforms
@@ -218,7 +218,7 @@ def _image_tower(model: Any, config: PreprocessCfg, options: ModelOptions) -> To
 
 
 def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
-    if places := hf.positions(model):  # of a Hugging Face tower
+    if places := hf.positions(model):  # a Hugging Face text tower
         tokenizer.context_length = min(tokenizer.context_length, places)
     nothing = tokenizer([""])[0]  # [context length], padded
     is_blind = _is_blind_to_padding(model)
@@ -246,7 +246,7 @@ class _Tokenize:
 
     @property
     def vocabulary_info(self) -> VocabularyInfo:
-        """Facts about its vocabulary."""
+        """Facts about the tokenizer's vocabulary."""
         if inner := getattr(self._tokenize, "tokenizer", None):
             return hf.describe_transformers_vocabulary(inner)
         return describe_tokens(self._tokenize.encoder, ())
@@ -275,7 +275,8 @@ class _Tokenize:
         return text.strip()
 
     def _is_cut(self, text: str, ids: list[int]) -> bool:
-        # The end token may also be the padding, so a full row shows in its second to last place.
+        # The end token may equal the padding token, so look at the second to last token: if it is
+        # no padding, the text fills the whole context.
         if ids[-2] == self._padding:
             return False
         longer: list[int] = self._tokenize([text], len(ids) + 1)[0].tolist()
@@ -288,7 +289,7 @@ class _Tokenize:
 
 def _is_blind_to_padding(model: Any) -> bool:
     """Return whether padding changes no vector, so that it can be left out to save time."""
-    # A plain CLIP is causal and read at its end token; a Hugging Face tower masks its padding.
+    # A plain CLIP has causal attention and pools its end token; a Hugging Face tower masks padding.
     plain = isinstance(model, open_clip.CLIP) and model.text_pool_type == "argmax"
     return plain or isinstance(getattr(model, "text", None), HFTextEncoder)
 
@@ -307,7 +308,7 @@ class _TextNetwork(nn.Module):
         return normalize(vectors.float())
 
     def _encode_plain(self, ids: Tensor) -> Tensor:
-        # `CLIP.encode_text` takes exactly 77 positions.
+        # `CLIP.encode_text` accepts only padded texts of exactly 77 tokens.
         model, length = self.model, ids.shape[1]
         x = model.token_embedding(ids) + model.positional_embedding[:length]  # [n, length, width]
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])

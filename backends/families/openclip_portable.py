@@ -1,6 +1,6 @@
-"""Describes an OpenCLIP model's preprocessing without open_clip: its transform and tokenizer.
+"""Describes an OpenCLIP model's image transform and tokenizer, for serving without open_clip.
 
-The results equal the library's (tests/test_portable.py compares both).
+The results equal open_clip's results (tests/test_portable.py compares both).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CLEANING: dict[object, Normalizer] = {
 
 
 def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    """Return (height, width) of a size that open_clip may write as one number."""
+    """Return (height, width) in pixels of a size that open_clip may write as one number."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -39,7 +39,7 @@ def describe_geometry(config: PreprocessCfg) -> Geometry:
     """Describe open_clip's image transform.
 
     Raises:
-        ConversionError: a `Geometry` cannot describe it.
+        ConversionError: a `Geometry` cannot describe the transform.
     """
     size = pair(config.size)
     shortest = config.resize_mode == "shortest" and size[0] == size[1]
@@ -50,7 +50,7 @@ def describe_geometry(config: PreprocessCfg) -> Geometry:
         shortest_edge_px=size[0] if shortest else None,
         size_px=size,
         crop_px=size if shortest else None,
-        # The library's rule: bicubic unless it is bilinear.
+        # open_clip uses bicubic interpolation unless the configuration says bilinear.
         resample=Resampling.BILINEAR if config.interpolation == "bilinear" else Resampling.BICUBIC,
         as_torchvision=True,
     )
@@ -60,10 +60,10 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write the vocabulary of an open_clip tokenizer into a converted model's folder.
 
     Returns:
-        The kind of the input processor that reads it.
+        The kind of the input processor that reads the vocabulary.
 
     Raises:
-        ConversionError: the tokenizer needs open_clip.
+        ConversionError: only open_clip can run the tokenizer.
     """
     if isinstance(tokenizer, texts.SimpleTokenizer) and not tokenizer.reduction_fn:
         _simple_vocabulary(tokenizer).save(str(folder / VOCABULARY))

@@ -4,9 +4,9 @@ See:
     Qwen3-VL-Embedding: https://arxiv.org/abs/2601.04720
     https://huggingface.co/Qwen/Qwen3-VL-Embedding-2B
 
-Source of prompt, length and pooling: the reference's `clip.py`, by the script of the model's
-authors. The reference leaves tokenizer and template in the hub's default cache, and not in the
-model folder.
+Source of the prompt, the normalization and the pooling: the reference's `clip.py`, which follows
+the script of the model's authors. The reference leaves the tokenizer and the chat template in the
+hub's default cache, outside of the model folder.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ from errors import ModelFolderError
 
 _INSTRUCTION = "Represent the user's input."
 _LONGEST = 8192
-_MIN_BLOCKS, _MAX_BLOCKS = 4, 1800  # blocks of an image; the processor's own bounds are not used
+_MIN_BLOCKS, _MAX_BLOCKS = 4, 1800  # per image; replaces the processor's own bounds
 
 _TEXT_INPUTS = ("ids", "places", "last")
 _IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `qwen3/`, a hub cache; tokenizer and template are there or in the default cache."""
+    """Load the hub cache `qwen3/`; tokenizer and template are in it or in the default cache."""
     snapshot, processors = _snapshot(folder), _processors(folder)
     tokenizer = hf.load_tokenizer(processors, options)
     processor = Qwen2VLImageProcessorPil.from_pretrained(processors, local_files_only=True)
@@ -162,19 +162,19 @@ def _blocks(vision: Any) -> Blocks:
 
 
 class _Checkpoint:
-    """The stored weights of a snapshot, by the names of the model's parameters."""
+    """The weights in a snapshot's files, under the names of the model's parameters."""
 
     def __init__(self, snapshot: Path) -> None:
         self._files: dict[str, tuple[Path, str]] = {}
         for path in sorted(snapshot.glob("*.safetensors")):
             with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                for name in file.keys():  # noqa: SIM118 - `file` is not a dictionary
                     self._files[name.removeprefix("model.")] = path, name
         if not self._files:
             raise ModelFolderError(f"{snapshot.absolute()} holds no weights (*.safetensors)")
 
     def drop_prefix(self, needed: AbstractSet[str]) -> None:
-        """Remove the common prefix of all names, if the names then fit the model."""
+        """Remove the common prefix of the stored names, if the names then fit those needed."""
         missing, unexpected = needed - self._files.keys(), self._files.keys() - needed
         if prefix := strange_prefix(missing, unexpected, "model."):
             self._files = {
@@ -183,7 +183,7 @@ class _Checkpoint:
             }
 
     def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Read the named tensors from the weight files, and no others.
+        """Read only the wanted tensors from the weight files.
 
         Args:
             wanted: names of tensors, with their expected shapes.
@@ -210,14 +210,14 @@ class _Checkpoint:
 
 
 class _Network:
-    """The model in stages.
+    """The network of the model, which it divides into stages.
 
     Args:
         config: the model's configuration.
         checkpoint: the model's weights.
         processor: transformers' image processor.
-        options: device, precision, and whether the weights of all stages are in memory or those of
-            the current one.
+        options: the device, the precision, and whether the weights of all stages or only of the
+            current stage are in memory.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class _Network:
         self._checkpoint, self._processor, self._options = checkpoint, processor, options
         with torch.device("meta"):
             self.model = Qwen3VLModel(config)
-        # The stages hold the rotary embedding; it has no weights, and no data here.
+        # The stages compute the rotary embedding; it has no weights, so it needs no data here.
         self.model.language_model.rotary_emb = self.model.visual.rotary_pos_emb = nn.Identity()
         self._names = {id(weight): name for name, weight in self.model.named_parameters()}
         checkpoint.drop_prefix(set(self._names.values()))
@@ -242,7 +242,7 @@ class _Network:
         return [self._start(), *self._language(), self._end()]
 
     def image_stages(self, blocks: Blocks, around: Around) -> list[TorchStage]:
-        """Return the stages that embed images; they include the stages of texts."""
+        """Return the stages that embed images; they include all stages that embed texts."""
         start, *rest = self.text_stages()
         return [start, *self._vision(blocks), self._join(around), *rest]
 
@@ -255,15 +255,15 @@ class _Network:
         examples: Arrays,
         varying: Sequence[Sequence[int]],
     ) -> TorchStage:
-        """Describe a stage.
+        """Return a stage, with the shapes of its inputs and a function that loads its weights.
 
         Args:
             name: as in `TorchStage`.
             inputs: as in `TorchStage`.
             outputs: as in `TorchStage`.
-            module: the module, with weights, or without weights, which `bring` loads.
+            module: the module; if it has no weights yet, `TorchStage.bring` loads them.
             examples: as in `TorchStage`.
-            varying: for each example, the axes of variable length beside the first.
+            varying: for each example, its axes of variable length, except the batch axis.
         """
         shapes = [
             [-1 if axis in {0, *axes} else length for axis, length in enumerate(example.shape)]
@@ -274,12 +274,12 @@ class _Network:
 
     def _brought(self, module: nn.Module) -> nn.Module:
         if not self._options.in_stages:
-            return module.to(self._options.device)  # moves its buffers only
+            return module.to(self._options.device)  # moves only buffers
         names = {own: self._names[id(weight)] for own, weight in module.named_parameters()}
         shapes = {own: weight.shape for own, weight in module.named_parameters()}
         weights = self._checkpoint.read({name: shapes[own] for own, name in names.items()})
-        # The token embeddings keep their type: the table is as large as many layers, and only
-        # looked up.
+        # The token embeddings keep their stored dtype: the table is as large as many layers, and it
+        # is not multiplied but only looked up.
         whole = copy.deepcopy(module)
         dtype = None if isinstance(module, Start) else torch_dtype(self._options)
         given = {own: weights[name].to(dtype or weights[name].dtype) for own, name in names.items()}

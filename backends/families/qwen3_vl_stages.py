@@ -1,11 +1,11 @@
-"""The stages of Qwen3-VL: transformers' modules, in steps that texts and images share.
+"""The stages of Qwen3-VL: transformers' modules, divided into stages that texts and images share.
 
     text:   start                               -> language ... -> end
     image:  start -> places -> vision ... -> join -> language ... -> end
 
-The hidden states of words and of images go through the same language network, so its weights are in
-memory once. For images, features from inner vision layers (`deep_0` and so on) are added to the
-first language layers; for texts these are 0.
+Texts and images use the same language network, so its weights are in memory only once. For images,
+features from inner vision layers (`deep_0` and so on) are added to the outputs of the first
+language layers; for texts these features are 0.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ from backends.runtimes.torch.towers import Normalize, normalize
 LANGUAGE_LAYERS, VISION_LAYERS = (
     2,
     3,
-)  # of a stage: 0.4 and 0.15 GB of float32 in the 2B model
+)  # layers of a stage: 0.4 and 0.15 GB of float32 weights in the 2B model
 
 
 def deep_names(config: Any) -> list[str]:
-    """Return the names of the vision features that are added to the first language layers."""
+    """Return the names of the vision features that are added after the first language layers."""
     return [f"deep_{level}" for level in range(len(config.vision_config.deepstack_visual_indexes))]
 
 
 class Start(nn.Module):
     """Looks token embeddings up, and computes rotary position embeddings.
 
-    ids [n, length], places [n, 3, tokens] -> hidden [n, length, dim], cosines and sines
-    [n, tokens, head], and for each of `deep_names` [1, 1, dim] of 0.
+    Inputs: ids [n, length] int64, places (positions) [n, 3, tokens] int64. For images, ids are
+    those around the image, and tokens include the image.
+    Outputs: hidden [n, length, dim], cosines and sines [n, tokens, head], and for each name of
+    `deep_names` zeros [1, 1, dim].
 
     Args:
         model: transformers' `Qwen3VLModel`.
-        dtype: the type to compute in; the embedding table keeps its own.
+        dtype: the dtype to compute in; the embedding table keeps its own dtype.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -73,10 +75,11 @@ class Start(nn.Module):
 
 
 class Places(nn.Module):
-    """Interpolates position embeddings for an image's grid, and computes rotary ones.
+    """Interpolates an image's position embeddings, and computes its rotary position embeddings.
 
-    corners [n, blocks, patches, 4], shares of the same shape, spots [n, blocks, patches, 2] ->
-    placed [n, blocks, patches, dim], cosines and sines [n, blocks, patches, head]
+    Inputs: corners (the four nearest positions of each patch) [n, blocks, patches, 4], shares
+    (their weights) of the same shape, spots (row and column) [n, blocks, patches, 2].
+    Outputs: placed [n, blocks, patches, dim], cosines and sines [n, blocks, patches, head].
     """
 
     def __init__(self, model: Any) -> None:
@@ -98,7 +101,10 @@ class Places(nn.Module):
 
 
 class Patches(nn.Module):
-    """Embeds patches [n, blocks, patches, values] uint8, as a video of two equal frames."""
+    """Embeds patches: [n, blocks, patches, values] uint8 -> [n, blocks, patches, dim].
+
+    The model embeds videos, so an image counts as a video of two equal frames.
+    """
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -118,15 +124,16 @@ class Patches(nn.Module):
 
 
 class Vision(nn.Module):
-    """Some layers of the vision tower.
+    """One stage of the vision tower: some of its layers.
 
-    seen (for the first stage: patches, placed), cosines and sines, [n, blocks, patches, ...] ->
-    seen, and for some layers features for the language network, [n, blocks, dim].
+    Inputs: hidden states `seen` (for the first stage: patches and placed), cosines and sines; all
+    [n, blocks, patches, ...].
+    Outputs: `seen`, and for some layers features for the language network [n, blocks, dim].
 
     Args:
         model: transformers' `Qwen3VLModel`.
         layers: indexes of the layers.
-        patches: the patch embedding, for the first stage.
+        patches: the patch embedding for the first stage; None for later stages.
     """
 
     def __init__(self, model: Any, layers: Sequence[int], patches: Patches | None) -> None:
@@ -145,7 +152,7 @@ class Vision(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the features for the language network."""
+        """Names of the features that this stage outputs for the language network."""
         return [f"deep_{level}" for level in self._told()]
 
     @override
@@ -168,7 +175,7 @@ class Vision(nn.Module):
 
 
 def _attend(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Compute full attention among the patches of an image: [n, patches, dim]."""
+    """Compute full attention among an image's patches: [n, patches, dim] -> the same shape."""
     n, length, dim = states.shape
     split = attention.qkv(states).view(n, length, 3, attention.num_heads, -1)
     query, key, value = split.unbind(2)
@@ -187,7 +194,7 @@ def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _merged(merger: Any, seen: Tensor) -> Tensor:
-    """Merge the patches of a block into a token: [n, blocks, patches, dim] -> [n, blocks, dim]."""
+    """Merge each block's patches to a token: [n, blocks, patches, dim] -> [n, blocks, dim]."""
     if merger.use_postshuffle_norm:
         states = merger.norm(seen.flatten(-2))
     else:
@@ -199,8 +206,10 @@ def _merged(merger: Any, seen: Tensor) -> Tensor:
 class Join(nn.Module):
     """Inserts the image tokens into the conversation.
 
-    seen [n, blocks, patches, dim], hidden [n, tokens around, dim], and each of `deep_names`
-    [n, blocks, dim] -> hidden [n, tokens, dim], and these of the same shape.
+    Inputs: seen [n, blocks, patches, dim], hidden [n, tokens around the image, dim], and for each
+    name of `deep_names` features [n, blocks, dim].
+    Outputs: hidden [n, tokens, dim], and each of the features [n, tokens, dim], 0 outside of the
+    image.
 
     Args:
         model: transformers' `Qwen3VLModel`.
@@ -221,9 +230,12 @@ class Join(nn.Module):
 
 
 class Language(nn.Module):
-    """Some layers of the language network, with causal attention: padding has no effect.
+    """One stage of the language network: some of its layers.
 
-    hidden [n, tokens, dim], cosines, sines, and features to add after the first layers -> hidden
+    Its attention is causal, so padding after a text has no effect.
+
+    Inputs: hidden [n, tokens, dim], cosines and sines [n, tokens, head], and features to add after
+    the first layers. Output: hidden [n, tokens, dim].
     """
 
     def __init__(self, model: Any, layers: Sequence[int]) -> None:
@@ -245,10 +257,10 @@ class Language(nn.Module):
 
 
 def _look_back(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Compute causal attention: [n, tokens, dim].
+    """Compute causal attention: [n, tokens, dim] -> the same shape.
 
-    Keys and values are repeated for each head: with grouped heads OpenVINO keeps all scores in
-    memory at once, and takes twice as long.
+    Keys and values are repeated for each query head: with grouped heads, OpenVINO keeps all
+    attention scores in memory at once and takes twice as long.
     """
     n, length, _ = states.shape
     heads = (n, length, -1, attention.head_dim)
@@ -265,7 +277,7 @@ def _look_back(attention: Any, states: Tensor, cosines: Tensor, sines: Tensor) -
 
 
 class End(nn.Module):
-    """Pools the last token: hidden [n, tokens, dim], last [n] -> vectors [n, dim] of length 1."""
+    """Pools the last token: hidden [n, tokens, dim], last [n] -> normalized vectors [n, dim]."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

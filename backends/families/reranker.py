@@ -1,4 +1,4 @@
-"""Rerankers: cross-encoders, which read a query and a document together and give one number.
+"""Rerankers: cross-encoders, which read a query and a document together and return one score.
 
 Source of the scores: the reference's reranker container, and in the text mode `trained` the
 `CrossEncoder` of sentence-transformers. See https://sbert.net/docs/cross_encoder/usage/usage.html
@@ -34,16 +34,17 @@ from backends.runtimes.torch.towers import Portable, TorchModel, TorchTower, des
 from backends.text_folder import TextFolder, max_tokens
 from errors import ModelFolderError
 
-# Activations are known by these names; no name from a file is ever imported as code.
+# Names of the supported activations. A name in a model's files is looked up here, and never
+# imported as code.
 _ACTIVATIONS: Mapping[str, Activation] = {
     "torch.nn.Identity": "identity",
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.Sigmoid": "sigmoid",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
-_USUAL = "torch.nn.Sigmoid"  # default of a model with one label
-# Models whose tokenizers return no token types, though their networks have an input for them.
-# Source: `model_input_names` of transformers 4.44, which the reference has.
+_USUAL = "torch.nn.Sigmoid"  # default activation of a model with one label
+# Models whose tokenizers return no token types, although their networks have an input for them.
+# Source: `model_input_names` of transformers 4.44, which the reference uses.
 _UNTYPED = ("CamembertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer")
 
 
@@ -51,7 +52,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load `model/`, a folder that `save_pretrained` wrote.
 
     Raises:
-        ModelFolderError: the model gives no single score, or is not supported.
+        ModelFolderError: the model does not return a single score, or is not supported.
     """
     path = TextFolder.open(folder).path
     config = AutoConfig.from_pretrained(
@@ -87,7 +88,7 @@ def _why_not(config: Any) -> str | None:
 
 
 def _activations(path: Path, wanted: TextMode) -> dict[TextMode, Activation]:
-    """Return the activation of each text mode, if it is supported.
+    """Return the activation of each text mode, without text modes whose activation is unknown.
 
     Raises:
         ModelFolderError: the activation of the requested text mode is not supported.
@@ -102,7 +103,10 @@ def _activations(path: Path, wanted: TextMode) -> dict[TextMode, Activation]:
 
 
 def _named_activation(path: Path, mode: TextMode) -> str:
-    """Return the configured activation's name; the reference reads only the oldest key."""
+    """Return the activation's name in the configuration, from the keys that the text mode reads.
+
+    The reference reads the oldest key only.
+    """
     config = hf.read_config(path)
     names = [config.get("sbert_ce_default_activation_function")]
     if mode == "trained":  # in the order of sentence-transformers 6
@@ -153,15 +157,15 @@ def _tower(model: Any, path: Path, options: ModelOptions) -> TorchTower:
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
-    """Return the maximum number of tokens of a pair, special tokens included."""
+    """Return the maximum number of tokens of a pair, including special tokens."""
     stated, positions = int(tokenizer.model_max_length), places(model.base_model)
-    # DeBERTa v3 has relative positions only: its tokenizer sets the limit.
+    # DeBERTa v3 has only relative positions, so its tokenizer sets the maximum.
     is_relative = not getattr(model.config, "position_biased_input", True)
     return max_tokens(stated, None if is_relative and stated < LARGE_INTEGER else positions)
 
 
 def _is_typed(config: Any, path: Path) -> bool:
-    """Return whether the network gets token types (query or document), as in the reference."""
+    """Return whether the network takes token types (query or document) in the reference."""
     config_file = path / "tokenizer_config.json"
     tokenizer = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     names = tokenizer.get("model_input_names")
@@ -171,10 +175,10 @@ def _is_typed(config: Any, path: Path) -> bool:
 
 
 class Scorer(nn.Module):
-    """The network of pairs: ids, mask and token types, [n, length] each -> logits [n, 1].
+    """A reranker's network: ids, mask and token types, each [n, length] -> logits [n, 1].
 
     Args:
-        model: the model of transformers.
+        model: transformers' model for sequence classification.
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,6 +1,6 @@
-"""Text towers of sentence-transformers: the modules of a model, run one after the other.
+"""Text towers of sentence-transformers, which run the modules of a model in order.
 
-Any module is supported; the conversion fails if it cannot be converted.
+All kinds of modules can be served by torch; some cannot be converted for OpenVINO.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from backends.runtimes.torch.towers import Portable, TorchTower, identity, place
 from backends.text_folder import kept_dimensions
 from errors import ConversionError
 
-logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # this project logs the same
+logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # this project logs it itself
 
 
 def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTransformer:
-    """Load a model from its folder, in float32 also if its weights are stored in another type.
+    """Load a model from its folder; convert weights of another dtype to float32 first.
 
     Raises:
-        ModelFolderError: its `truncate_dim` is invalid.
+        ModelFolderError: the model's `truncate_dim` is invalid.
     """
     model = SentenceTransformer(
         str(path),
@@ -59,7 +59,7 @@ def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTran
 
 
 _IDS, _MASK, _SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
-_ENDLESS = 10**9  # tokens; tokenizers without a limit state 10**30
+_ENDLESS = 10**9  # tokens; tokenizers without a maximum length have 10**30
 
 
 def text_tower(
@@ -71,7 +71,7 @@ def text_tower(
 
     Args:
         model: the sentence-transformers model.
-        tokenizer: a tokenizer of transformers that replaces the model's own.
+        tokenizer: a tokenizer of transformers that replaces the model's own tokenizer.
         postprocess: a function that is applied to the vectors of the last module.
     """
     features = _tensors(model, "a text")
@@ -79,8 +79,8 @@ def text_tower(
         module = _TextNetwork(model, sorted(features), postprocess)
         return TorchTower(_Features(model, sorted(features)), module, partial(_refuse, reason))
     module = _TextNetwork(model, (_IDS, _MASK), postprocess)
-    # On the right even if its tokenizer pads on the left for last-token pooling: with the mask the
-    # result is the same, and positions of tokens do not depend on the padding.
+    # Pad on the right, even if the tokenizer pads on the left for last-token pooling. With the mask
+    # the result is the same, and the positions of tokens do not depend on the padding.
     pad_id = model.tokenizer.pad_token_id or 0
     padding = Padding("rounded", model.max_seq_length, pad_id, masked=True)
     if tokenizer is None:
@@ -94,7 +94,7 @@ def text_tower(
 
 
 def _why_own_features(model: SentenceTransformer, features: Mapping[str, Tensor]) -> str | None:
-    """Return why a text model needs more than ids and a mask; None if these suffice."""
+    """Return why ids and a mask are not enough input for a text model; None if they are."""
     if not {_IDS, _MASK} <= features.keys() <= {_IDS, _MASK, _SEGMENTS}:
         return f"its text model reads {' and '.join(sorted(features))}"
     if (model.max_seq_length or _ENDLESS) >= _ENDLESS:
@@ -120,7 +120,7 @@ class _Tokenize:
 
     @property
     def vocabulary_info(self) -> VocabularyInfo:
-        """Facts about its vocabulary."""
+        """Facts about the tokenizer's vocabulary."""
         return hf.describe_transformers_vocabulary(self._model.tokenizer)
 
     def __call__(self, text: str) -> Tokens:
@@ -137,7 +137,9 @@ class _Tokenize:
 
 
 class _Features(SinglePart):
-    """Input processor of any other text model, by its own library.
+    """Input processor of a text model that needs more input than ids and a mask.
+
+    sentence-transformers makes the inputs, which it calls features.
 
     Args:
         model: the sentence-transformers model.
@@ -158,11 +160,11 @@ class _Features(SinglePart):
             self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
-        """Estimate the number of tokens."""
+        """Estimate the number of tokens from the number of characters."""
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Return the features; an input without a mask is computed in a batch of its own."""
+        """Return the features of a text; without a mask, the text has a batch of its own."""
         length = self._model.max_seq_length  # None: no maximum
         text = beginning(text, length) if length else text
         with self._lock:
@@ -180,7 +182,7 @@ class _Features(SinglePart):
         return ModelInput(tuple(array[0] for array in arrays), shapes, cost, len(ids), truncated)
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Stack rows of equal shapes; an input of its own already has a batch axis."""
+        """Stack features of equal shapes; features of a lone text already have a batch axis."""
         return items[0].arrays if items[0].bucket is None else super().collate(items)
 
     @override
@@ -191,7 +193,7 @@ class _Features(SinglePart):
 
 
 class _TextNetwork(nn.Module):
-    """The modules of a text model as a function of its features, in the order of `names`."""
+    """The modules of a text model: features, in the order of `names` -> vectors [n, dim]."""
 
     def __init__(
         self,
@@ -212,7 +214,7 @@ class _TextNetwork(nn.Module):
 
 
 def sentence_embedding(model: SentenceTransformer) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a model's modules as a function of features, with the truncation of `encode`."""
+    """Return a function from features to vectors, which are truncated as `encode` does."""
     dimensions: int | None = model.truncate_dim
 
     def network(features: dict[str, Any]) -> Tensor:

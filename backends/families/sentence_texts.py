@@ -1,7 +1,7 @@
-"""sentence-transformers as text models: any network, pooling and further modules.
+"""Text models of sentence-transformers, with any network, pooling and further modules.
 
 Source of the vectors: the reference's text container, which calls `encode_query` or
-`encode_document` with normalization.
+`encode_document` and normalizes the vectors.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from errors import ModelFolderError
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load the hub cache in `model/`.
+    """Load the model from the hub cache in `model/`.
 
     Raises:
-        ModelFolderError: its modules need more input than a text.
+        ModelFolderError: the model's modules need more input than a text.
     """
     text = TextFolder.open(folder)
     path = text.snapshot

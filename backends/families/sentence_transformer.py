@@ -1,11 +1,12 @@
-"""sentence-transformers: a CLIP for images, and for texts the same CLIP or any text model.
+"""sentence-transformers: a CLIP model for images, and the same CLIP or a text model for texts.
 
 See https://huggingface.co/sentence-transformers/clip-ViT-B-32 and
 https://huggingface.co/sentence-transformers/clip-ViT-B-32-multilingual-v1
 
-Source of the vectors' length: the reference's `clip.py` takes what `SentenceTransformer.encode`
-returns, which is normalized only if the model has a module for it. Source of the pixels:
-sentence-transformers 3 resized by Pillow, where today's uses torchvision.
+Source of the normalization: the reference's `clip.py` returns the vectors of
+`SentenceTransformer.encode`, which are normalized only if the model has a module that normalizes.
+Source of the pixels: sentence-transformers 3, which resizes with Pillow; later versions use
+torchvision.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `clip/` and `text/`; if both folders are equal, load one."""
+    """Load `clip/` and `text/`; if both folders have the same content, load only one model."""
     clip_path, text_path = folder.part("clip"), folder.part("text")
     network_path = _network_folder(clip_path)
     clip = load_sentence_transformer(clip_path, options)
@@ -106,7 +107,8 @@ def _image_tower(model: SentenceTransformer, processor: Any, geometry: Geometry)
 
 def _network_folder(path: Path) -> Path:
     """Return the folder of the CLIP network: the folder itself, or `0_CLIPModel/`."""
-    # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
+    # transformers 5 writes processor_config.json where transformers 4 wrote
+    # preprocessor_config.json.
     found = sorted(path.rglob("*processor_config.json"))
     if not found:
         raise ModelFolderError(
@@ -116,7 +118,7 @@ def _network_folder(path: Path) -> Path:
 
 
 def _drop_text_tower(clip: SentenceTransformer) -> None:
-    # Another model embeds the texts, so these weights are not needed.
+    # Another model embeds the texts, so the weights of CLIP's text tower are not needed.
     for part in ("text_model", "text_projection"):
         if hasattr(clip[0].model, part):
             setattr(clip[0].model, part, None)

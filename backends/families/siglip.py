@@ -1,11 +1,11 @@
-"""SigLIP and SigLIP 2, of a fixed resolution and NaFlex, as transformers implements them.
+"""SigLIP, SigLIP 2 with a fixed resolution, and SigLIP 2 NaFlex, as transformers implements them.
 
 See:
     SigLIP: https://arxiv.org/abs/2303.15343; SigLIP 2: https://arxiv.org/abs/2502.14786
     https://huggingface.co/docs/transformers/model_doc/siglip2: texts are padded to 64
     tokens, without a mask, and lower-cased for SigLIP 2.
 
-Source of the vectors' length: the reference's `clip.py` does not normalize this family.
+Source of the vectors: the reference's `clip.py`, which does not normalize them for this family.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from backends.runtimes.torch.towers import (
 )
 from errors import ModelFolderError
 
-FIXED, NAFLEX = "siglip", "siglip2"  # as `config.json` calls them; SigLIP 2 has both
+FIXED, NAFLEX = "siglip", "siglip2"  # `model_type` in `config.json`; SigLIP 2 has either
 _MODELS = {FIXED: SiglipModel, NAFLEX: Siglip2Model}
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load `siglip/`; its processor is in a hub cache there, or beside the weights."""
+    """Load the model in `siglip/`; its processor is in a hub cache there or beside the weights."""
     processors = hub_snapshot(folder.part("siglip"), folder.hub_name) or folder.part("siglip")
     tokenizer = hf.load_own_tokenizer(processors, options)
     model = _load_model(folder.part("siglip"), options)
@@ -94,7 +94,7 @@ def _family(model: Any, tokenizer: Any) -> str:
 
 
 def _recipe(model: Any, tokenizer: Any, options: ModelOptions) -> TextRecipe:
-    # The last position is pooled and there is no mask, so padding shapes the vector.
+    # The model pools the last position and takes no mask, so padding changes the vector.
     length: int = model.config.text_config.max_position_embeddings
     if options.text_mode == "reference" and not _is_naflex(model):
         return TextRecipe("nothing", Padding("nothing", length))

@@ -1,4 +1,4 @@
-"""Text models in the folders of the reference's text container: chooses the family by the kind."""
+"""Loads text models from folders of the reference's text container, by the kind of the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.runtimes.torch.towers import TorchModel
 from backends.text_folder import TextFolder, TextKind
 from errors import ModelFolderError
 
-# Modules of this package, one for each kind.
+# Kind of a text model -> module of this package that loads it.
 _KINDS: dict[TextKind, str] = {
     "encoder": "encoder",
     "dpr": "dpr",
@@ -20,7 +20,7 @@ _KINDS: dict[TextKind, str] = {
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
-    """Load the text model in `model/`, by the family of its kind.
+    """Load the text model in `model/`, with the module for its kind.
 
     Raises:
         ModelFolderError: torch cannot compute this kind of model.

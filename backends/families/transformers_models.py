@@ -1,4 +1,4 @@
-"""Shared by the families of transformers: loads models, tokenizers and image processors."""
+"""Loads models, tokenizers and image processors of transformers, for several families."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ from backends.runtimes.torch.towers import (
 )
 from errors import ConversionError, ModelFolderError
 
-transformers.logging.set_verbosity_error()  # its warnings are about training
+transformers.logging.set_verbosity_error()  # transformers' warnings are about training
 transformers.utils.logging.disable_progress_bar()
 
 
 def _attention_mask(*args: Any, use_vmap: bool = False, **options: Any) -> Tensor | None:
-    """Make an attention mask by broadcasting, with any rule that a model adds to it.
+    """Make an attention mask by broadcasting, including mask functions that a model adds.
 
-    For rules of a model's own, as the window of EmbeddingGemma, transformers uses `vmap`, which
-    cannot be traced. Its rules are functions of positions, so broadcasting gives the same mask.
+    For such functions, for example EmbeddingGemma's sliding window, transformers uses `vmap`, which
+    torch cannot trace. The functions depend on positions only, so broadcasting gives the same mask.
     """
     mask: Tensor | None = sdpa_mask(*args, **options)
     return mask
@@ -62,9 +62,9 @@ def _attention_mask(*args: Any, use_vmap: bool = False, **options: Any) -> Tenso
 
 transformers.AttentionMaskInterface.register("sdpa", _attention_mask)
 
-# Attribute names of position embeddings.
+# Names of the attribute that holds position embeddings, in transformers' text networks.
 _POSITIONS = re.compile(r"(^|\.)(position_embeddings?|wpe)$")
-_VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # files of tokenizers
+_VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # names of tokenizer files
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def image_tower(
     model: Any, processor: Any, geometry: Geometry, postprocess: Callable[[Tensor], Tensor]
 ) -> TorchTower:
-    """Build the tower of a network that takes images of a fixed size."""
+    """Build an image tower whose network takes images of a fixed size."""
 
     def network(numbers: Tensor) -> Tensor:
         features: Tensor = model.get_image_features(pixel_values=numbers).pooler_output
@@ -92,7 +92,7 @@ def image_tower(
 
 
 class TextNetwork(nn.Module):
-    """A text network: ids [n, length] -> [n, dim]."""
+    """A text network: ids [n, length] -> vectors [n, dim]."""
 
     def __init__(self, model: Any, postprocess: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class TextNetwork(nn.Module):
 
 
 class TransformersTokenizer:
-    """Tokenizes by transformers; a truncated text keeps its end token.
+    """A tokenizer of transformers; a truncated text keeps its end token.
 
     Args:
         tokenizer: the tokenizer of transformers.
@@ -120,7 +120,7 @@ class TransformersTokenizer:
 
     @property
     def vocabulary_info(self) -> VocabularyInfo:
-        """Facts about its vocabulary."""
+        """Facts about the tokenizer's vocabulary."""
         return describe_transformers_vocabulary(self._tokenizer)
 
     def __call__(self, text: str) -> Tokens:
@@ -146,8 +146,8 @@ class TransformersTokenizer:
 def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
     """Load the tokenizer of a text model exactly as `tokenizer.json` describes it.
 
-    The tokenizer classes of transformers rebuild parts of it by rules of their own. If these differ
-    from the file, the vectors differ.
+    The tokenizer classes of transformers replace some parts of the file by defaults of the class.
+    If these differ from the file, the vectors differ.
     """
     if (folder / VOCABULARY).is_file():
         return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -155,17 +155,17 @@ def load_tokenizer(folder: Path, options: ModelOptions) -> Any:
 
 
 def load_own_tokenizer(folder: Path, options: ModelOptions) -> Any:
-    """Load a tokenizer by the class that its configuration names.
+    """Load a tokenizer with the class that its configuration names.
 
     Raises:
-        ModelFolderError: its files are missing.
+        ModelFolderError: the tokenizer's files are missing.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=options.trust_remote_code, local_files_only=True
         )
     except Exception as error:
-        # Each class words the error of missing files differently.
+        # Each class raises another error if files are missing, so look for the files here.
         if any(path for name in _VOCABULARIES for path in folder.glob(name)):
             raise
         raise ModelFolderError(
@@ -178,9 +178,10 @@ def load_image_processor(kind: Any, folder: Path) -> Any:
     """Load an image processor of transformers.
 
     Raises:
-        ModelFolderError: the folder has no configuration of its preprocessing.
+        ModelFolderError: the folder has no configuration file of an image processor.
     """
-    # transformers 5 saves a processor_config.json where 4 saved a preprocessor_config.json.
+    # transformers 5 writes processor_config.json where transformers 4 wrote
+    # preprocessor_config.json.
     if not any(folder.glob("*processor_config.json")):
         raise ModelFolderError(
             f"{folder.absolute()} has no preprocessor_config.json, which describes how images are "
@@ -198,7 +199,7 @@ def describe_transformers_vocabulary(tokenizer: Any) -> VocabularyInfo:
 
 
 def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
-    """Return a tokenizer by the tokenizers library, or by transformers if that cannot load it."""
+    """Return a tokenizer of the tokenizers library, or of transformers if only it can load it."""
     vocabulary = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(vocabulary, Vocabulary) and tokenizer.truncation_side == "right":
         return Tokenizer(vocabulary, recipe)
@@ -206,14 +207,14 @@ def tokenize_by(tokenizer: Any, recipe: TextRecipe) -> Tokenize:
 
 
 def is_cut(tokenizer: Any, text: str, ids: Sequence[int], length: int) -> bool:
-    """Return whether a text was truncated to `ids`, by tokenizing it to one token more."""
-    if len(ids) < length:  # most are not tokenized twice
+    """Return whether a text was truncated to `ids`, by tokenizing it with `length` + 1 tokens."""
+    if len(ids) < length:  # most texts are short, and not tokenized again
         return False
     return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
 def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of token ids, without special tokens; call it by one thread at a time.
+    """Return the text of token ids, without special tokens; not thread-safe.
 
     Raises:
         InvalidInputError: an id is not in the vocabulary.
@@ -232,7 +233,7 @@ def save_vocabulary(tokenizer: Any, folder: Path) -> str:
     """Write the vocabulary of a transformers tokenizer into a converted model's folder.
 
     Returns:
-        The kind of the input processor that reads it.
+        The kind of the input processor that reads the vocabulary.
 
     Raises:
         ConversionError: only transformers can load the tokenizer.
@@ -255,9 +256,9 @@ def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTow
     """Build a text tower with a tokenizer of transformers.
 
     Args:
-        texts: the network: ids, and a mask if the padding is masked -> [n, dim].
+        texts: the network: ids and, if the padding is masked, a mask -> vectors [n, dim].
         tokenizer: the tokenizer of transformers.
-        recipe: how texts become ids.
+        recipe: normalization, truncation and padding of texts.
     """
     return TorchTower(
         TokenProcessor(TransformersTokenizer(tokenizer, recipe), recipe.padding),
@@ -267,15 +268,15 @@ def text_tower(texts: nn.Module, tokenizer: Any, recipe: TextRecipe) -> TorchTow
 
 
 def full_config(model: Any) -> Mapping[str, object]:
-    """Return a model's configuration with all defaults, as JSON types."""
+    """Return a model's configuration, including defaults, as JSON types."""
     config: dict[str, object] = json.loads(model.config.to_json_string(use_diff=False))
     return config
 
 
 def positions(model: nn.Module) -> int | None:
-    """Return the number of a text network's position embeddings; None if it has none."""
+    """Return a text network's maximum number of tokens; None without position embeddings."""
     found = [
-        # RoBERTa and its relatives start after the padding's position.
+        # RoBERTa and its relatives number positions from the index of the padding plus 1.
         table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         for name, table in model.named_modules()
         if isinstance(table, nn.Embedding) and _POSITIONS.search(name) and "vision" not in name
@@ -284,5 +285,5 @@ def positions(model: nn.Module) -> int | None:
 
 
 def load_options() -> dict[str, Any]:
-    """Return the options of every `from_pretrained` of a model."""
+    """Return the options for each call of a model's `from_pretrained`."""
     return {"dtype": torch.float32, "local_files_only": True}

@@ -1,1 +1,1 @@
-"""Input processors: from texts, pairs and images to arrays, without torch."""
+"""Input processors: they turn texts, pairs and images into arrays, without torch."""

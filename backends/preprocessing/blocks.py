@@ -1,10 +1,10 @@
-"""From a decoded image to blocks of patches, near its own size and shape.
+"""Splits a decoded image into blocks of patches, near the image's own size and aspect ratio.
 
-Qwen3-VL scales an image to whole blocks of 2x2 patches; a block is one token of its language
-network. So the cost of an image is a number of tokens, which depends on its size.
+Qwen3-VL resizes an image to a whole number of blocks of 2x2 patches. A block becomes one token of
+the language network, so the cost of an image depends on its size.
 
-Source of the sizes: the reference's Qwen3-VL-Embedding, by `smart_resize` of qwen-vl-utils; of the
-order of patches and of their places: transformers' Qwen3-VL.
+Source of the sizes: the reference's Qwen3-VL-Embedding, which uses `smart_resize` of qwen-vl-utils.
+Source of the patches' order and positions: transformers' Qwen3-VL.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from backends.preprocessing.pixels import in_rgb
 from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
-_LONGEST_RATIO = 200  # of the longer side to the shorter; more is refused
-_TOKENS_OF_COST = 64  # tokens of 256x256 pixels: the unit of an image's cost
+_LONGEST_RATIO = 200  # maximum ratio of the longer side to the shorter
+_TOKENS_OF_COST = 64  # unit of cost: the tokens of an image of 256x256 pixels
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 class Grid(NamedTuple):
-    """Number of blocks of an image, by rows and columns."""
+    """The rows and columns of blocks of an image."""
 
     rows: int
     columns: int
@@ -49,11 +49,11 @@ class Blocks:
     """Parameters of splitting an image into blocks of patches; they are stored in `model.json`.
 
     Attributes:
-        patch_px: side of a patch.
-        merged: patches on a side of a block.
-        positions: side of the model's table of positions.
-        least_px: minimum pixels of a scaled image.
-        most_px: maximum pixels of a scaled image.
+        patch_px: side of a patch, in pixels.
+        merged: side of a block, in patches.
+        positions: side of the square grid of position embeddings.
+        least_px: minimum number of pixels of a resized image.
+        most_px: maximum number of pixels of a resized image.
     """
 
     patch_px: int
@@ -77,9 +77,9 @@ class Blocks:
         return self.most_px // self.block_px**2
 
     def grid_for(self, size: tuple[int, int]) -> Grid:
-        """Return the grid of an image of (width, height)."""
+        """Return the grid of blocks for an image of (width, height) in pixels."""
         side, (width, height) = self.block_px, size
-        # Python's `round`, halves to even, as in the reference.
+        # Python's `round` rounds halves to even, as the reference does.
         rows, columns = (max(1, round(length / side)) for length in (height, width))
         pixels = rows * columns * side**2
         if pixels > self.most_px:
@@ -92,13 +92,13 @@ class Blocks:
     def _within_bounds(self, height: int, width: int) -> Grid:
         smaller, side = math.sqrt(height * width / self.most_px), self.block_px
         rows, columns = (max(1, math.floor(length / smaller / side)) for length in (height, width))
-        # A narrow strip stays one block wide, so only its length shrinks; only operators set such
-        # tight bounds.
+        # A narrow image stays one block wide, so only its longer side shrinks. Only an operator's
+        # maximum can be so low.
         rows = min(rows, self.max_blocks)
         return Grid(rows, min(columns, self.max_blocks // rows))
 
     def cut(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Return the patches of an image: [blocks, patches of a block, values], channels last."""
+        """Return an image's patches: [blocks, patches of a block, values] uint8, channels last."""
         grid, side = self.grid_for(image.size), self.block_px
         size = grid.columns * side, grid.rows * side
         pixels = np.asarray(in_rgb(image).resize(size, Image.Resampling.BICUBIC))
@@ -109,7 +109,7 @@ class Blocks:
         return cut.reshape(grid.blocks, self.merged**2, -1)
 
     def places(self, grid: Grid) -> Integers:
-        """Return the row and column of each patch: [blocks, patches of a block, 2]."""
+        """Return the row and column of each patch: integers [blocks, patches of a block, 2]."""
         rows, columns = (np.arange(count * self.merged) for count in grid)
         of_each = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
         in_blocks = of_each.reshape(grid.rows, self.merged, grid.columns, self.merged, 2)
@@ -119,8 +119,8 @@ class Blocks:
         """Compute the bilinear interpolation of the position embeddings for each patch.
 
         Returns:
-            The four nearest positions of each patch, and their weights: [blocks, patches of a
-            block, 4].
+            The indexes of the four nearest position embeddings of each patch, and their weights;
+            both arrays are [blocks, patches of a block, 4].
         """
         last = self.positions - 1
         ends = np.array([max(count * self.merged - 1, 1) for count in grid], np.float32)
@@ -138,7 +138,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Around:
-    """Token ids of the conversation before and after an image; stored in `model.json`."""
+    """The token ids of the conversation before and after an image; stored in `model.json`."""
 
     before: Sequence[int]
     after: Sequence[int]
@@ -148,13 +148,14 @@ class Around:
         return asdict(self)
 
     def tokens(self, grid: Grid) -> int:
-        """Count the tokens of an image's conversation."""
+        """Return the number of tokens of a conversation with an image."""
         return len(self.before) + grid.blocks + len(self.after)
 
     def places(self, grid: Grid) -> Integers:
         """Return the position of each token in time, height and width: [3, tokens].
 
-        An image is one moment in time; the text after it continues at the end of its longer side.
+        All tokens of an image have the same position in time. The text after the image continues
+        from the end of the image's longer side.
         """
         start = len(self.before)
         rows, columns = np.divmod(np.arange(grid.blocks), grid.columns)
@@ -170,8 +171,8 @@ class BlockProcessor(SinglePart):
     Args:
         blocks: parameters of the splitting.
         around: token ids before and after an image.
-        most_px: the operator's maximum of pixels, if it is below `Blocks.most_px`; None for no
-            maximum.
+        most_px: the operator's maximum number of pixels; it applies if it is below
+            `Blocks.most_px`. None for no such maximum.
     """
 
     def __init__(self, blocks: Blocks, around: Around, most_px: int | None = None) -> None:
@@ -181,7 +182,7 @@ class BlockProcessor(SinglePart):
         self._around = around
 
     def estimate(self, content: bytes) -> int:
-        """Return the cost by the size in the file's header; if that is unreadable, the maximum."""
+        """Return the cost from the size in the file's header; without a size, the maximum cost."""
         size = read_size(content)
         if not size or 0 in size:
             return self._cost(Grid(1, self._blocks.max_blocks))
@@ -190,8 +191,10 @@ class BlockProcessor(SinglePart):
     def prepare(self, image: Image.Image, _params: EncodeParams) -> ModelInput:
         """Return the network's inputs for an image.
 
-        Patches as in `Blocks.cut`; corners, shares and places of the patches; the ids around them
-        [tokens around] and the places of all tokens [3, tokens], and that of the last: int64.
+        These are, in order: the patches (see `Blocks.cut`), their corners and shares (see
+        `Blocks.corners`) and their places (see `Blocks.places`). Then follow, all int64: the ids
+        around the image [tokens around], the positions of all tokens [3, tokens], and the index
+        of the last token.
 
         Raises:
             InvalidInputError: the aspect ratio of the image is too large.

@@ -1,7 +1,8 @@
-"""Splits a text into sentences: each is embedded alone, and the text's vector is their mean.
+"""Splits a text into sentences; the vector of the text is the mean of the sentences' vectors.
 
-Source: the reference's text container. Blank texts, for which it returns an error, are embedded in
-one piece, as is every text with `T2V_TRANSFORMERS_DIRECT_TOKENIZE`.
+Source: the reference's text container, except for blank texts. The reference returns an error for
+them; here they are embedded in one piece. With `T2V_TRANSFORMERS_DIRECT_TOKENIZE` every text is
+embedded in one piece.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from backends.preprocessing.single_part import SinglePart
 from errors import InvalidInputError
 
 LONGEST_CHUNK = 500  # tokens; longer chunks are truncated, as in the reference
-_CHARS_OF_A_SENTENCE = 100  # of English, about; for the estimate
+_CHARS_OF_A_SENTENCE = 100  # typical for English; used to estimate costs
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The operator's settings of text preprocessing; they change vectors.
+    """The operator's settings of text preprocessing, which change vectors.
 
     Attributes:
         is_direct: whether texts are embedded in one piece, and not split into sentences.
@@ -44,21 +45,22 @@ class Reading:
 
         Args:
             options: the operator's options.
-            prefixes: the value in the model folder, which overrides the options; None if there is
-                none.
+            prefixes: the value in the model folder, which overrides the options; None if the
+                folder has no value.
         """
         return cls(options.direct_tokenize, wants_prefixes(options, prefixes))
 
 
 class ChunkProcessor(SinglePart):
-    """Splits texts into sentences, and preprocesses each by another input processor.
+    """Splits texts into sentences, which another input processor preprocesses.
 
     Args:
         tokens: the input processor of sentences.
-        poolings: names of the network's poolings, in order; the first is the default. Empty: it has
-            a single pooling.
+        poolings: names of the network's poolings, in order; the first is the default. Empty if the
+            network has a single pooling.
         reading: the operator's settings.
-        every: only the first of so many sentences is embedded; the divisor counts all sentences.
+        every: only the first sentence of each group of so many sentences is embedded; the divisor
+            counts all sentences.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class ChunkProcessor(SinglePart):
             self._split = sentences.split
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep the pooling, and the task if it is written in front of a text.
+        """Keep the pooling; keep the task if its name is written in front of texts.
 
         Raises:
             InvalidInputError: the pooling is unknown.
@@ -112,7 +114,7 @@ class ChunkProcessor(SinglePart):
         return Chunks(chunks[:: self._every], len(chunks))
 
     def prepare(self, chunk: str, params: EncodeParams) -> ModelInput:
-        """Tokenize a sentence: ids and a mask, [length] int64 each."""
+        """Tokenize a sentence: return ids and a mask, each [length] int64."""
         prepared = self._tokens.prepare(chunk, params)
         pooling_index = self._poolings.get(params.pooling, 0)
         return replace(prepared, pooling_index=pooling_index) if pooling_index else prepared

@@ -31,11 +31,11 @@ _INSTEAD_OF_NOTHING = "NULL"
 
 @dataclass(frozen=True)
 class Frame:
-    """The conversation's text before and after an input; stored in `model.json`.
+    """The text of a conversation before and after an input; stored in `model.json`.
 
     Attributes:
         before: the instruction and the beginning of the user message.
-        after: the end of the user message, up to the model's answer.
+        after: the end of the user message, up to where the model's answer would begin.
     """
 
     before: str
@@ -46,7 +46,7 @@ class Frame:
         return asdict(self)
 
     def around(self, text: str) -> str:
-        """Return the conversation with a text in it."""
+        """Return the whole conversation with a text as the input."""
         return f"{self.before}{text or _INSTEAD_OF_NOTHING}{self.after}"
 
 
@@ -55,8 +55,8 @@ class ConversationProcessor(TokenProcessor):
 
     Args:
         tokenize: the family's tokenizer; it truncates a long conversation at its end.
-        recipe: normalization and padding.
-        frame: the text before and after an input.
+        recipe: normalization and padding of texts.
+        frame: the text of the conversation before and after an input.
     """
 
     def __init__(self, tokenize: Tokenize, recipe: TextRecipe, frame: Frame) -> None:
@@ -74,7 +74,7 @@ class ConversationProcessor(TokenProcessor):
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Return ids [length], positions [3, length] and the index of the last token; all int64.
 
-        Positions have three axes, as images need them; for texts all three are equal.
+        A position has three coordinates, which images need; for texts all three are equal.
         """
         ids, truncated = self._tokenize(self._frame.around(text))
         (padded,) = self._padding(ids)

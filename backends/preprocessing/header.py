@@ -1,6 +1,7 @@
 """Reads an image's size from the beginning of its file, to estimate its cost.
 
-It reads so little that it may run on the event loop. If that does not suffice, the size is None.
+It reads so few bytes that it may run on the event loop. If they do not contain the size, the size
+is None.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import io
 
 from PIL import Image
 
-# Larger than the headers of most files; parsing takes a millisecond at most.
+# Number of bytes that are read: more than the headers of most files. Parsing takes a millisecond at
+# most.
 _BYTES = 1 << 16
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "JPEG2000")  # Pillow opens these lazily
 
 
 def read_size(raw: bytes) -> tuple[int, int] | None:
-    """Return (width, height) by the file's header; None if they are not in its beginning."""
+    """Return (width, height) in pixels from a file's header; None if the header has no size."""
     head = raw[:_BYTES]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return _read_webp_size(head)
@@ -27,7 +29,9 @@ def read_size(raw: bytes) -> tuple[int, int] | None:
 
 
 def _read_webp_size(head: bytes) -> tuple[int, int] | None:
-    """Read the size of a WebP by its kind of chunk; Pillow would pass the whole file to libwebp.
+    """Read the size of a WebP file, whose first chunk's kind tells the place of the size.
+
+    Pillow is not used, as it would pass the whole file to libwebp.
 
     Source: https://developers.google.com/speed/webp/docs/riff_container and RFC 6386, 9.1.
     """

@@ -1,4 +1,4 @@
-"""The table of input processors that `model.json` can name; modules are imported when needed."""
+"""Loads the input processor that `model.json` names; its module is imported when needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from backends.model import InputProcessor, ModelOptions
 # The entry `preparation` of `model.json`: the kind of input processor, and its parameters.
 Described: TypeAlias = Mapping[str, Any]
 
-# Each module has a function `read`: (folder of the files, parameters, options) -> InputProcessor.
+# Kind -> module. The module has a function `read`: (folder of its files, parameters, options) ->
+# InputProcessor.
 _KINDS = {
     "tokens": "backends.preprocessing.tokens",
     "siglip1_tokens": "backends.preprocessing.siglip1_tokens",
@@ -33,7 +34,7 @@ def read_preparation(folder: Path, described: Described, options: ModelOptions) 
     The operator's settings are in `options`, not in the description.
 
     Raises:
-        KeyError: there is no such kind.
+        KeyError: the description names an unknown kind.
     """
     parameters = {name: value for name, value in described.items() if name != "kind"}
     read = import_module(_KINDS[described["kind"]]).read

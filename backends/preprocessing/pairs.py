@@ -1,7 +1,7 @@
 """Tokenizes a query and a document into one padded sequence of ids.
 
-Source: the reference's reranker container. Both texts are stripped, the tokenizer's template joins
-them, and the longer one is truncated until both fit (`longest_first`).
+Source: the reference's reranker container. White space around both texts is removed, the
+tokenizer's template joins them, and the longer text is truncated until both fit (`longest_first`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from backends.preprocessing.tokens import (
 )
 from errors import InvalidInputError
 
-_SPECIAL_TOKENS = 3  # of most templates; for the estimate
+_SPECIAL_TOKENS = 3  # special tokens of most templates; used to estimate costs
 
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """Parameters of tokenizing pairs, beside the vocabulary; stored in `model.json`.
+    """Parameters of tokenizing pairs, in addition to the vocabulary; stored in `model.json`.
 
     Attributes:
         padding: maximum length and padding.
@@ -58,13 +58,13 @@ class PairProcessor(SinglePart):
 
     Args:
         vocabulary: the tokenizer; its truncation and padding are turned off.
-        recipe: padding and token types.
+        recipe: the padding, and whether the network takes token types.
     """
 
     def __init__(self, vocabulary: Vocabulary, recipe: PairRecipe) -> None:
         vocabulary.no_padding()
-        # Truncated here: the tokenizers library would also return every combination of overflowing
-        # parts.
+        # Pairs are truncated by this class: the tokenizers library would also return every
+        # combination of overflowing parts.
         vocabulary.no_truncation()
         self._vocabulary = vocabulary
         self._padding = recipe.padding
@@ -72,10 +72,10 @@ class PairProcessor(SinglePart):
         self._limit = IdLimit(describe_vocabulary(vocabulary))
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse pairs with ids that have no embedding; the padding may have any id.
+        """Refuse pairs with ids that have no embedding; pad with id 0 if the padding's id has none.
 
         Raises:
-            ValueError: every pair would be refused.
+            ValueError: all pairs would be refused.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows:
@@ -91,7 +91,7 @@ class PairProcessor(SinglePart):
         return self._padding.padded_length(min(tokens, self._padding.longest))
 
     def prepare(self, pair: Pair, _params: EncodeParams) -> ModelInput:
-        """Tokenize a pair: ids, a mask and, if used, token types, [length] int64 each."""
+        """Tokenize a pair: return ids, a mask and, if used, token types, each [length] int64."""
         longest = self._padding.longest
         halves = tuple(beginning(half.strip(), longest) for half in pair)
         encoding: Encoding = self._vocabulary.encode_batch_fast([halves])[0]
@@ -109,7 +109,7 @@ class PairProcessor(SinglePart):
 
 
 def _kept(encoding: Encoding, longest: int) -> list[int]:
-    """Return the indexes of a pair's tokens after truncation to `longest`."""
+    """Return the indexes of a pair's tokens that are kept when truncated to `longest` tokens."""
     by_half: dict[int | None, list[int]] = {
         None: [],
         0: [],
@@ -123,10 +123,10 @@ def _kept(encoding: Encoding, longest: int) -> list[int]:
 
 
 def longest_first(lengths: tuple[int, int], room: int) -> tuple[int, int]:
-    """Return how many tokens of query and document fit into `room` tokens together.
+    """Return how many tokens of the query and of the document are kept, in total at most `room`.
 
-    The longer text is truncated. If the shorter exceeds half of the room, both are truncated to
-    half, and the longer one gets the odd token.
+    The longer text is truncated. If the shorter text also exceeds half of `room`, both are
+    truncated to half; if `room` is odd, the longer text gets the remaining token.
 
     Source: `TruncationStrategy::LongestFirst` of the tokenizers library.
     """

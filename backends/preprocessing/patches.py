@@ -1,8 +1,8 @@
-"""Splits an image into patches, in the grid closest to its aspect ratio.
+"""Splits an image into a grid of patches that is close to the image's aspect ratio.
 
-SigLIP 2 NaFlex has a maximum number of patches, and interpolates its position embeddings to an
-image's grid. The interpolation is a product of two small matrices. They are inputs of the network,
-so images of all grids share batches.
+SigLIP 2 NaFlex has a maximum number of patches, and interpolates its position embeddings to the
+grid of an image. The interpolation is a product of two small matrices. These matrices are inputs
+of the network, so images of different grids can share a batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
 
 
 class Grid(NamedTuple):
-    """Number of patches of an image, by rows and columns."""
+    """The rows and columns of patches of an image."""
 
     rows: int
     columns: int
@@ -38,9 +38,9 @@ class Patching:
     Attributes:
         kernel: the library whose resizing is used.
         resample: the filter, as a number of `PIL.Image.Resampling`.
-        patch_px: side of a patch.
+        patch_px: side of a patch, in pixels.
         max_patches: maximum number of patches of an image; it changes vectors.
-        positions: side of the grid of position embeddings.
+        positions: side of the square grid of position embeddings.
     """
 
     kernel: Kernel
@@ -54,10 +54,10 @@ class Patching:
         return asdict(self)
 
     def grid_for(self, image: Image.Image) -> Grid:
-        """Return the largest grid with an image's aspect ratio.
+        """Return the largest grid with about an image's aspect ratio and at most `max_patches`.
 
-        Source: transformers' `get_image_size_for_max_num_patches`, a binary search for the scale;
-            its tolerance shapes the grid.
+        Source: transformers' `get_image_size_for_max_num_patches`, a binary search for the scale.
+            The tolerance of the search changes the grid, so it is the same here.
         """
         low, high = _SMALLEST_SCALE, _LARGEST_SCALE
         while high - low >= _SCALE_STEP:
@@ -75,8 +75,8 @@ class Patching:
     def places(self, grid: Grid) -> Floats:
         """Return interpolation weights of the position embeddings: [patches, 2 * side] float32.
 
-        The first half of a row weighs the embedding grid's rows, the second half its columns. The
-        interpolation is bilinear.
+        The interpolation is bilinear. The first half of each row has the weights of the embedding
+        grid's rows, the second half the weights of its columns.
         """
         rows, columns = (
             interpolation(self.positions, side, Image.Resampling.BILINEAR) for side in grid
@@ -85,12 +85,12 @@ class Patching:
 
 
 class PatchProcessor(SinglePart):
-    """Splits images into patches; all are padded to one number of patches, and share batches.
+    """Splits images into patches; all images are padded to `max_patches`, and share batches.
 
     Args:
         patching: parameters of the splitting.
-        max_patches: the operator's value in place of `Patching.max_patches`; None for no change.
-        resize: another implementation of the kernel.
+        max_patches: the operator's value, which replaces `Patching.max_patches`; None keeps it.
+        resize: another implementation of the resizing kernel; None for the default.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Writes a model's prompts, or the name of the task, in front of texts."""
+"""Writes a model's prompt, or the name of the task, in front of each text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _QUERY = "query"
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of queries and of documents.
+    """A model's prompts for queries and for documents.
 
-    Source: `encode_query` and `encode_document` of sentence-transformers. By its documentation
-        `encode_document` also uses prompts of other names; it never does, as there is always a
-        prompt `document`, even if empty.
+    Source: `encode_query` and `encode_document` of sentence-transformers. According to its
+        documentation, `encode_document` falls back to prompts of other names. It never does, as
+        the prompt `document` always exists, even if empty.
     """
 
     query: str = ""
@@ -36,12 +36,12 @@ class Prompts:
         return asdict(self)
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep the task `query`, if its prompt differs from the document's."""
+        """Keep the task `query` if its prompt differs from the document prompt; drop the rest."""
         is_query = params.task == _QUERY and self.query != self.document
         return EncodeParams(task=_QUERY) if is_query else EncodeParams()
 
     def put_before(self, text: str, task: str) -> str:
-        """Return a text with the prompt of a task in front, stripped."""
+        """Return a text with the prompt of a task in front, without white space around both."""
         prompt = self.query if task == _QUERY else self.document
         return (prompt + text).strip()
 
@@ -51,13 +51,13 @@ def wants_prefixes(options: ModelOptions, stored: bool | None) -> bool:
 
     Args:
         options: the operator's options.
-        stored: the value in the model folder, which overrides the options; None if there is none.
+        stored: the value in the model folder, which overrides the options; None if it has none.
     """
     return options.prefixes if stored is None else stored
 
 
 def prefixed(text: str, task: str) -> str:
-    """Return a text with the name of a task in front, as E5 models were trained."""
+    """Return a text with the name of a task in front, as in the training of E5 models."""
     return f"{task}: {text}" if task else text
 
 
@@ -65,9 +65,9 @@ class PromptedProcessor(SinglePart):
     """Writes a prompt in front of a text, and preprocesses both together.
 
     Args:
-        processor: the input processor of the whole text.
+        processor: the input processor for prompt and text together.
         prompts: the model's prompts.
-        has_prefixes: whether the name of the task is written between prompt and text.
+        has_prefixes: whether the name of the task is also written, between prompt and text.
     """
 
     def __init__(self, processor: InputProcessor, prompts: Prompts, has_prefixes: bool) -> None:
@@ -83,11 +83,11 @@ class PromptedProcessor(SinglePart):
         )
 
     def estimate(self, text: str) -> int:
-        """Estimate the cost of a text with the prompt of a document."""
+        """Estimate the cost of a text, with the document prompt in front."""
         return self._processor.estimate(self._whole(text, ""))
 
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
-        """Preprocess a text with its prompt."""
+        """Preprocess a text with the prompt of its task in front."""
         return self._processor.prepare(self._whole(text, params.task), params)
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:

@@ -1,14 +1,15 @@
-"""torch's resizing of 8-bit images in numpy: the same pixels without 470 MB of torch.
+"""Resizes 8-bit images like torch, but in numpy, without torch's 470 MB.
 
-A family's vectors depend on its resizing kernel. Pillow's differs from torch's by up to 13 levels
-where an image is higher than wide, which moves golden vectors beyond their tolerance; this one
-differs by one level in one pixel of 10,000, where a sum lies between two levels.
+A family's vectors depend on its resizing kernel. Pillow's pixels differ from torch's by up to 13
+levels (of 255) if an image is higher than wide, which changes golden vectors by more than the
+tolerance. The pixels of this module differ from torch's by one level in one pixel of 10,000, where
+a sum lies between two levels.
 
-Source of the arithmetic: torch's antialiased `interpolate` on uint8. Each axis is a sum with
-weights that are rounded to 15 bits, first along the rows, and its result is rounded to uint8 again.
-The sums are matrix products in float32; each block of outputs reads only its part of the axis.
-Pixels outside of the crop are not computed, as a resized image may be huge: 1x2000 scales to
-224x448,000.
+Source of the arithmetic: torch's antialiased `interpolate` on uint8. It resizes first along the
+rows, then along the columns. Each output is a weighted sum, with weights rounded to 15 bits; the
+sum is rounded to uint8. Here the sums are matrix products in float32; each block of outputs reads
+only its part of the axis. Pixels outside of the crop are not computed, as a resized image may be
+huge: an image of 1x2000 pixels is resized to 224x448,000.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _Doubles: TypeAlias = npt.NDArray[np.float64]
 _Integers: TypeAlias = npt.NDArray[np.int64]
 
 _OUTPUTS_PER_BLOCK = 16
-_VALUES_PER_STRIPE = 1 << 18  # of a large image, to fit a stripe into the processor's cache
+_VALUES_PER_STRIPE = 1 << 18  # a stripe of a large image fits into the CPU's cache
 _WEIGHT_BITS, _MAX_SHIFT = 15, 22
 
 
 class Box(NamedTuple):
-    """The crop of a resized image, in its pixels."""
+    """The crop of a resized image, in pixels of the resized image."""
 
     top: int
     left: int
@@ -50,7 +51,8 @@ def _bicubic(x: _Doubles) -> _Doubles:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-# A filter's weight by the distance (>= 0) to the output's centre, and its support.
+# For each filter: the weight as a function of the distance (>= 0) to the output's centre, and the
+# filter's support.
 _FILTERS: dict[int, tuple[Callable[[_Doubles], _Doubles], int]] = {
     Image.Resampling.BILINEAR: (_bilinear, 1),
     Image.Resampling.BICUBIC: (_bicubic, 2),
@@ -58,7 +60,7 @@ _FILTERS: dict[int, tuple[Callable[[_Doubles], _Doubles], int]] = {
 
 
 class _Block(NamedTuple):
-    """Neighbouring outputs, computed from inputs[start:stop] by weights [stop - start, outputs]."""
+    """A block of neighbouring outputs: inputs[start:stop] @ weights [stop - start, outputs]."""
 
     start: int
     stop: int
@@ -66,19 +68,19 @@ class _Block(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """The resizing of one axis; weights are integers, scaled by 2^shift."""
+    """The resizing of one axis; the weights are scaled by 2^shift and rounded to integers."""
 
     blocks: list[_Block]
     shift: int
 
     @property
     def start(self) -> int:
-        """Index of the first input that is read."""
+        """Index of the first input that any block reads."""
         return min(block.start for block in self.blocks)
 
     @property
     def stop(self) -> int:
-        """Index after the last input that is read."""
+        """Index after the last input that any block reads."""
         return max(block.stop for block in self.blocks)
 
 
@@ -106,7 +108,7 @@ def interpolation(inputs: int, outputs: int, resample: int) -> Floats:
         KeyError: the filter is neither bilinear nor bicubic.
     """
     weights, starts = _weights(inputs, outputs, np.arange(outputs), resample)
-    matrix = np.zeros((outputs, inputs + weights.shape[1]), np.float32)  # room for unused taps
+    matrix = np.zeros((outputs, inputs + weights.shape[1]), np.float32)  # space for unused taps
     matrix[np.arange(outputs)[:, None], starts[:, None] + np.arange(weights.shape[1])] = weights
     return matrix[:, :inputs]
 
@@ -130,13 +132,13 @@ def _to_levels(sums: Floats, shift: int) -> Floats:
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
-@lru_cache(maxsize=16)  # images of an import often have one size; 4 MB for the largest
+@lru_cache(maxsize=16)  # imported images often have equal sizes; up to 4 MB an entry
 def _axis(inputs: int, outputs: int, first: int, count: int, resample: int) -> _Axis:
-    """Compute the weights of `count` outputs of an axis, from `first` on."""
-    if inputs == outputs:  # torch does not change such an axis
+    """Compute the weights of `count` outputs of an axis, beginning with the output `first`."""
+    if inputs == outputs:  # torch does not resize such an axis
         return _Axis([_Block(first, first + count, np.eye(count, dtype=np.float32))], shift=0)
     weights, starts = _weights(inputs, outputs, np.arange(first, first + count), resample)
-    # The shift depends on the largest weight of the whole axis, which is in its middle.
+    # The shift depends on the largest weight of the whole axis, which may be outside of the crop.
     shift = _shift(max(weights.max(), _largest_weight(inputs, outputs, resample)))
     whole = np.trunc(weights * (1 << shift) + np.copysign(0.5, weights))
     groups = (slice(i, i + _OUTPUTS_PER_BLOCK) for i in range(0, count, _OUTPUTS_PER_BLOCK))
@@ -144,7 +146,7 @@ def _axis(inputs: int, outputs: int, first: int, count: int, resample: int) -> _
 
 
 def _largest_weight(inputs: int, outputs: int, resample: int) -> float:
-    """Return the largest weight of all outputs, also those outside of the crop, in steps."""
+    """Return the largest weight of all outputs, including those outside of the crop."""
     chunks = (np.arange(i, min(i + 4096, outputs)) for i in range(0, outputs, 4096))
     return max(float(_weights(inputs, outputs, one, resample)[0].max()) for one in chunks)
 
@@ -152,7 +154,7 @@ def _largest_weight(inputs: int, outputs: int, resample: int) -> float:
 def _weights(
     inputs: int, outputs: int, wanted: _Integers, resample: int
 ) -> tuple[_Doubles, _Integers]:
-    """Return the weights of some outputs, [n, taps], and the first input of each, [n]."""
+    """Return the weights of n outputs [n, taps], and the index of the first input of each [n]."""
     weigh, reach = _FILTERS[resample]
     scale = inputs / outputs
     stretch = max(scale, 1.0)

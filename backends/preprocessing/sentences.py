@@ -1,7 +1,7 @@
-"""Splits a text into sentences as the reference does: by Punkt for English, in any language.
+"""Splits a text of any language into sentences with Punkt for English, as the reference does.
 
-Punkt finds sentence ends by statistics of a training text: abbreviations, collocations, frequent
-sentence starts, and capitalization. The algorithm is nltk's; the statistics are in
+Punkt finds sentence ends with statistics of a training text: abbreviations, collocations, frequent
+first words of sentences, and capitalization. The implementation is nltk's; the statistics are in
 `punkt_english/`.
 
 See Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection", Computational
@@ -21,7 +21,7 @@ from errors import RequestTooLargeError
 
 @contextmanager
 def _without(*packages: str) -> Iterator[None]:
-    """Hide packages during an import that can do without them."""
+    """Hide packages during an import that does not need them."""
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
@@ -31,7 +31,7 @@ def _without(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-# nltk would load these for its classifiers, which are not used: 1 s and 90 MB.
+# nltk would load these packages for classifiers that are not used here: 1 s and 90 MB.
 with _without("sklearn", "scipy"):
     from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
 
@@ -39,7 +39,7 @@ _STATISTICS = Path(__file__).parent / "punkt_english"
 
 
 class _Counts(dict[str, int]):
-    """Counts of words; nltk's own class would store every word that it looks up."""
+    """Counts of words. It replaces nltk's class, which would store every word that is looked up."""
 
     def __missing__(self, _word: str) -> int:
         return 0
@@ -62,22 +62,24 @@ def _load() -> PunktSentenceTokenizer:
 
 
 _PUNKT = _load()
-# Possible sentence ends, which take most of Punkt's time: followed by white space or punctuation.
+# Possible sentence ends: sentence punctuation before white space or other punctuation. Punkt spends
+# most of its time on them.
 _ENDS = re.compile(rf"[{re.escape(''.join(PunktLanguageVars.sent_end_chars))}](?=[^\w.])")
-_MAX_ENDS = 10_000  # takes half a second; nltk gives up after five seconds
+_MAX_ENDS = 10_000  # so many take half a second; nltk stops after five seconds
 
 
 def split(text: str) -> list[str]:
-    """Return the sentences of a text, with white space collapsed; empty for a blank text.
+    """Return the sentences of a text, with white space collapsed; an empty list for a blank text.
 
-    It is thread-safe.
+    This function is thread-safe.
 
     Raises:
-        RequestTooLargeError: there may be too many sentences, or the search takes too long.
+        RequestTooLargeError: the text has too many possible sentence ends, or the search takes
+            too long.
     """
     text = " ".join(text.split())
     ends = len(_ENDS.findall(text))
-    if not ends:  # skips Punkt, whose patterns take a tenth of a request
+    if not ends:  # without Punkt, which would take a tenth of the request's time
         return [text] if text else []
     if ends > _MAX_ENDS:
         raise RequestTooLargeError(
@@ -85,7 +87,7 @@ def split(text: str) -> list[str]:
         )
     try:
         sentences: list[str] = _PUNKT.tokenize(text)
-    except TimeoutError as error:  # nltk's own timeout of a search
+    except TimeoutError as error:  # raised by nltk's own timeout
         raise RequestTooLargeError(
             f"{len(text)} characters, whose sentences were not found in time; send less at a time",
             "text_length",

@@ -1,7 +1,8 @@
-"""SigLIP 1's tokenizer: its vocabulary is sentencepiece's, not the tokenizers library's.
+"""SigLIP 1's tokenizer, which uses sentencepiece instead of the tokenizers library.
 
-Source: transformers' `SiglipTokenizer`. It lower-cases, drops punctuation and extra spaces, and
-encodes with the unknown token in front: otherwise sentencepiece drops the first word's mark.
+Source: transformers' `SiglipTokenizer`. It lower-cases a text, removes punctuation and extra
+spaces, and encodes it with the unknown token in front. Without that token, sentencepiece would drop
+the mark that begins the first word.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from backends.preprocessing.tokens import (
     unknown_id_error,
 )
 
-PIECES = "spiece.model"  # the vocabulary, in a converted model's folder
+PIECES = "spiece.model"  # vocabulary file in a converted model's folder
 _SPECIAL = "special_tokens.json"
 _MARK = "\u2581"  # stands for a space
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Special tokens, which a text may hold by name.
+    """The special tokens, whose names may occur in a text.
 
     Attributes:
-        ids: token ids by name; sentencepiece does not look them up.
+        ids: name -> token id; sentencepiece does not look these names up.
         unknown: name of the unknown token, which is put in front for encoding.
         end: id of the end token.
     """
@@ -67,7 +68,7 @@ def read_tokenizer(folder: Path, max_length: int) -> Siglip1Tokenizer:
 
 
 class Siglip1Tokenizer:
-    """Tokenizes for SigLIP 1; a truncated text keeps its end token.
+    """The tokenizer of SigLIP 1; a truncated text keeps its end token.
 
     Args:
         vocabulary: path of the sentencepiece model.
@@ -85,7 +86,7 @@ class Siglip1Tokenizer:
 
     @property
     def vocabulary_info(self) -> VocabularyInfo:
-        """Facts about its vocabulary."""
+        """Facts about the tokenizer's vocabulary."""
         pieces = {self._pieces.id_to_piece(number): number for number in range(len(self._pieces))}
         return describe_tokens(pieces | self._special.ids, self._special.ids)
 

@@ -1,4 +1,4 @@
-"""Base of input processors whose inputs are a single chunk."""
+"""The base class of input processors that keep each input as a single chunk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from errors import InvalidInputError
 
 
 class SinglePart:
-    """Defaults of `InputProcessor` for inputs of a single chunk, without parameters and ids."""
+    """Default methods of `InputProcessor`, for single-chunk inputs without parameters or ids."""
 
     reading = ""
     is_chunked = False
@@ -26,7 +26,7 @@ class SinglePart:
         return Chunks([content])
 
     def collate(self, items: Sequence[ModelInput]) -> Arrays:
-        """Stack arrays of items of one bucket: [n, ...] each."""
+        """Stack the arrays of items of one bucket: each result is [n, ...]."""
         columns = zip(*(item.arrays for item in items), strict=True)
         return tuple(np.stack(column) for column in columns)
 
@@ -44,7 +44,11 @@ class SinglePart:
         )
 
     def join(self, parts: Sequence[EmbeddingResult], divisor: int) -> EmbeddingResult:
-        """Sum vectors and divide; sum tokens; one truncated chunk marks the input truncated."""
+        """Combine the results of an input's chunks.
+
+        The vector is the sum of the chunks' vectors, divided by `divisor`; the tokens are summed.
+        The input counts as truncated if any chunk was truncated.
+        """
         if len(parts) == divisor == 1:
             return parts[0]
         total: Vector = np.stack([part.vector for part in parts]).sum(axis=0)

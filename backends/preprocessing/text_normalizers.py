@@ -1,4 +1,4 @@
-"""Text normalization of the families' libraries before tokenizing, by name."""
+"""The text normalizers that families apply before tokenizing; `model.json` names one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Normalizer: TypeAlias = Literal[
 
 
 def _fixed(text: str) -> str:
-    """Fix a wrong encoding, unescape HTML, and collapse whitespace.
+    """Fix wrongly decoded text, unescape HTML, and collapse white space.
 
     Source: open_clip's `basic_clean` and `whitespace_clean`.
     """
@@ -23,7 +23,7 @@ def _fixed(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """Normalize as `_fixed`, and remove punctuation.
+    """Normalize like `_fixed`, then lower-case and remove punctuation.
 
     Source: open_clip's `canonicalize_text`, from big_vision.
     """

@@ -1,8 +1,8 @@
-"""Splits an image into tiles, with a prompt that names the place of each.
+"""Splits an image into tiles, and makes a prompt that names the row and column of each tile.
 
-ModernVBERT reads an image as square tiles of its full resolution, row by row, and once more as a
-whole, scaled to one tile. Its text tower reads the tokens of tiles between tokens that name their
-row and column. The cost of an image is its number of tiles.
+ModernVBERT reads an image as square tiles in high resolution, row by row, and then the whole image
+again, resized to one tile. Its text network reads the tokens of each tile after tokens that name
+the tile's row and column. The cost of an image is its number of tiles.
 
 Source of the tiles and of the prompt: Idefics3's image processor and processor in transformers.
 """
@@ -26,12 +26,12 @@ from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.single_part import SinglePart
 from backends.preprocessing.tokens import VOCABULARY, Padding
 
-Encode: TypeAlias = Callable[[str], Sequence[int]]  # a text -> ids, special ones included
+Encode: TypeAlias = Callable[[str], Sequence[int]]  # text -> ids, including special tokens
 _Size: TypeAlias = tuple[int, int]  # (width, height)
 
 
 class Grid(NamedTuple):
-    """Number of tiles, by rows and columns; 0 if the whole image is the only tile."""
+    """The rows and columns of tiles of an image; both 0 if the whole image is the only tile."""
 
     rows: int
     columns: int
@@ -47,14 +47,15 @@ _WHOLE = Grid(0, 0)
 
 @dataclass(frozen=True)
 class Tiling:
-    """Parameters of splitting an image into tiles, by Pillow's resizing; stored in `model.json`.
+    """Parameters of resizing (by Pillow) and splitting an image; stored in `model.json`.
 
     Attributes:
         resample: the filter, as a number of `PIL.Image.Resampling`.
-        longest_px: length of the longer side, before it is rounded up to whole tiles.
-        tile_px: side of a tile.
-        max_tiles: maximum number of tiles, including the whole image; an image with more is scaled
-            down until it fits. None for no maximum.
+        longest_px: target length of the longer side in pixels, before it is rounded up to whole
+            tiles.
+        tile_px: side of a tile, in pixels.
+        max_tiles: maximum number of tiles, including the whole image; an image with more tiles is
+            scaled down until it fits. None for no maximum.
     """
 
     resample: int
@@ -74,13 +75,13 @@ class Tiling:
         return [_WHOLE, *filter(self._allows, cut)]
 
     def grid_for(self, size: _Size) -> Grid:
-        """Return the grid of an image of (width, height)."""
+        """Return the grid of tiles for an image of (width, height) in pixels."""
         return self._grid(self._sizes_for(size)[-1])
 
     def cut(self, image: Image.Image) -> Pixels:
-        """Return the tiles of an image, the whole last: [tiles, 3, tile_px, tile_px] uint8."""
+        """Return the tiles, with the whole image last: [tiles, 3, tile_px, tile_px] uint8."""
         image = in_rgb(image)
-        for size in self._sizes_for(image.size):  # two steps, each of which rounds to 8 bits
+        for size in self._sizes_for(image.size):  # two steps; each rounds to 8 bits
             image = self._resize(image, size)
         side, (rows, columns) = self.tile_px, self._grid(image.size)
         pixels = to_pixels(image)[:, : rows * side, : columns * side]
@@ -99,7 +100,7 @@ class Tiling:
         return grid if max(grid) > 1 else _WHOLE
 
     def _sizes_for(self, size: _Size) -> tuple[_Size, _Size]:
-        """Return the sizes of both resizing steps: by the longer side, then to whole tiles."""
+        """Return the sizes after both resizing steps: to the longer side, then to whole tiles."""
         choices = (self._scaled(size, longest) for longest in self._longer_sides())
         return next(one for one in choices if self._allows(self._grid(one[-1])))
 
@@ -114,7 +115,7 @@ class Tiling:
 
 
 def _with_longer_side(size: _Size, longest: int) -> _Size:
-    """Scale to a length of the longer side; the shorter side is even."""
+    """Return a size scaled to a length of the longer side; the shorter side is made even."""
     width, height = size
     ratio = width / height
     if width >= height:
@@ -127,7 +128,7 @@ def _even(side: int) -> int:
 
 
 def _filled(size: _Size, tile: int) -> _Size:
-    """Round up to whole tiles: the longer side, then the shorter by the aspect ratio."""
+    """Return a size rounded up to whole tiles: first the longer side, then the shorter in ratio."""
     width, height = size
     ratio = width / height
     if width >= height:
@@ -147,7 +148,7 @@ class Prompt:
 
     Attributes:
         text: the prompt, with `<image>` in place of the tiles.
-        tile_tokens: number of tokens of a tile.
+        tile_tokens: number of image tokens of a tile.
         pad_id: token id of the padding.
     """
 
@@ -160,7 +161,7 @@ class Prompt:
         return asdict(self)
 
     def text_for(self, grid: Grid) -> str:
-        """Return the prompt of a grid."""
+        """Return the prompt for an image with a grid of tiles."""
         image, fence = "<image>" * self.tile_tokens, "<fake_token_around_image>"
         rows = (
             "".join(f"{fence}<row_{row}_col_{column}>{image}" for column in _numbers(grid.columns))
@@ -181,8 +182,8 @@ class TileProcessor(SinglePart):
     Args:
         tiling: parameters of the splitting.
         prompt: the prompt around the tiles.
-        encode: the tokenizer; it is only used at construction.
-        max_tiles: the operator's value in place of `Tiling.max_tiles`; None for no change.
+        encode: the tokenizer; it is used only when this object is made.
+        max_tiles: the operator's value, which replaces `Tiling.max_tiles`; None keeps it.
     """
 
     def __init__(
@@ -192,12 +193,12 @@ class TileProcessor(SinglePart):
         self.reading = "" if bounded.grids == tiling.grids else f"at most {max_tiles} tiles"
         self._tiling = tiling = bounded
         ids = {grid: encode(prompt.text_for(grid)) for grid in tiling.grids}
-        # Padded to the longest prompt, so that all grids share batches.
+        # Prompts are padded to the longest prompt, so that images of all grids share batches.
         self._pad = Padding("full", max(map(len, ids.values())), prompt.pad_id, masked=True)
         self._ids = ids
 
     def estimate(self, content: bytes) -> int:
-        """Return the number of tiles by the file's header; if that is unreadable, the maximum."""
+        """Return the number of tiles from the size in a file's header; without it, the maximum."""
         size = read_size(content)
         if not size or 0 in size:
             return max(grid.tiles for grid in self._ids)

@@ -1,4 +1,4 @@
-"""Tokenizes and pads texts; the padding of a family shapes its vectors."""
+"""Tokenizes and pads texts. Each family pads in its own way, which can change its vectors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
-VOCABULARY = "tokenizer.json"  # in a converted model's folder
+VOCABULARY = "tokenizer.json"  # file in a converted model's folder
 _IDS = 2**32  # ids of the tokenizers library are smaller
 
 
 class Tokens(NamedTuple):
-    """Token ids of a text, with special tokens, and whether the text was truncated."""
+    """The token ids of a text, including special tokens, and whether the text was truncated."""
 
     ids: list[int]
     truncated: bool
@@ -44,7 +44,7 @@ class VocabularyInfo(NamedTuple):
 
 
 class Tokenize(Protocol):
-    """A tokenizer: text to truncated token ids, and ids to text; thread-safe."""
+    """A thread-safe tokenizer: it turns a text into truncated token ids, and ids into text."""
 
     @property
     def vocabulary_info(self) -> VocabularyInfo:
@@ -52,7 +52,7 @@ class Tokenize(Protocol):
         ...
 
     def __call__(self, text: str, /) -> Tokens:
-        """Tokenize a text."""
+        """Tokenize a text; truncate it to the tokenizer's maximum length."""
         ...
 
     def decode(self, ids: Sequence[int], /) -> str:
@@ -64,15 +64,15 @@ class Tokenize(Protocol):
         ...
 
 
-_SPECIAL = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # as all families write them
+_SPECIAL = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # such as <s> or [CLS]
 
 
 def describe_tokens(tokens: Mapping[str, int], special: Collection[str]) -> VocabularyInfo:
     """Return facts about a vocabulary.
 
     Args:
-        tokens: token ids by token.
-        special: the special tokens, which stand for no text.
+        tokens: token -> token id.
+        special: the special tokens, which represent no text.
     """
     return VocabularyInfo(max(tokens.values(), default=-1) + 1, _has_words(tokens, special))
 
@@ -86,7 +86,7 @@ def _has_words(tokens: Iterable[str | None], special: Collection[str]) -> bool:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Read a vocabulary of the tokenizers library.
+    """Read a vocabulary file of the tokenizers library.
 
     Raises:
         ValueError: the file is missing.
@@ -103,21 +103,22 @@ def describe_vocabulary(vocabulary: Vocabulary) -> VocabularyInfo:
     ids = vocabulary.get_vocab_size()
     if ids == 0 or vocabulary.id_to_token(ids - 1) is None:  # ids have gaps
         return describe_tokens(vocabulary.get_vocab(), special)
-    # Lazily: all of a quarter of a million tokens would take half a second.
+    # `map` is lazy, so the search ends at the first token that is a word. All tokens of a large
+    # vocabulary, a quarter of a million, would take half a second.
     return VocabularyInfo(ids, _has_words(map(vocabulary.id_to_token, range(ids)), special))
 
 
 class IdLimit:
-    """Refuses token ids that a tokenizer knows and a network has no embedding for.
+    """Refuses token ids that a tokenizer knows, but for which the network has no embedding.
 
-    For such an id torch fails, and a GPU is unusable afterwards; OpenVINO computes a meaningless
+    With such an id, torch fails and makes a GPU unusable, and OpenVINO computes a meaningless
     vector.
 
     Args:
         known: facts about the tokenizer's vocabulary.
 
     Raises:
-        ValueError: the vocabulary has special tokens only, so all texts would be equal.
+        ValueError: the vocabulary has special tokens only, so all texts would have equal vectors.
     """
 
     def __init__(self, known: VocabularyInfo) -> None:
@@ -130,7 +131,7 @@ class IdLimit:
         self._rows: int | None = None
 
     def set(self, rows: int) -> None:
-        """Set the number of embeddings; log if the tokenizer knows more ids."""
+        """Set the number of token embeddings; log if the tokenizer has more ids than that."""
         self._rows = rows
         if self._ids > rows:
             logger.warning(
@@ -154,13 +155,16 @@ class IdLimit:
             )
 
 
-# No vocabulary's tokens are that long on average. Texts are cut before tokenizing, as a tokenizer
-# reads a text to its end: 32 texts of 100,000 emojis took 23 s.
+# Characters of a token, more than the average in any vocabulary. Long texts are cut before
+# tokenizing, as a tokenizer reads a text to its end: 32 texts of 100,000 emojis took 23 s.
 CHARS_PER_TOKEN = 64
 
 
 def beginning(text: str, tokens: int) -> str:
-    """Return a beginning of a text that holds its first `tokens` tokens; spaces do not count."""
+    """Return a beginning of a text that has at least its first `tokens` tokens.
+
+    White space does not count towards the length.
+    """
     chars = tokens * CHARS_PER_TOKEN
     if len(text) <= chars:
         return text
@@ -188,15 +192,15 @@ _SHORT, _ROUNDED_SHORT, _ROUNDED = 32, 4, 8
 
 @dataclass(frozen=True)
 class Padding:
-    """The padding of texts; it changes vectors.
+    """The padding of texts, which changes vectors.
 
-    The padded length depends on the text alone, not on its batch: in half precision, vectors differ
-    by length, and a vector must not depend on other requests.
+    The padded length depends only on the text, not on its batch. In half precision, vectors differ
+    slightly by padded length, and a vector must not depend on other requests.
 
     Attributes:
-        to: `rounded`: up to a step, for towers that ignore padding; `full`: to the maximum length,
-            for towers that were trained with padding; `nothing`: no padding, for towers that do not
-            ignore it and were trained without.
+        to: the padded length. `rounded`: rounded up to a step, for towers that ignore padding.
+            `full`: the maximum length, for towers that were trained with padding. `nothing`: no
+            padding, for towers that do not ignore padding and were trained without it.
         longest: maximum number of tokens of a text.
         token_id: token id of the padding.
         masked: whether the network takes a mask: 1 for a token, 0 for padding.
@@ -227,7 +231,7 @@ class Padding:
         return padded, mask
 
 
-CHARS_OF_A_TOKEN = 4  # of English, about; for the estimate
+CHARS_OF_A_TOKEN = 4  # typical for English; used to estimate costs
 
 
 class TokenProcessor(SinglePart):
@@ -244,10 +248,12 @@ class TokenProcessor(SinglePart):
         self._limit = IdLimit(tokenize.vocabulary_info)
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no embedding; the padding may have any id.
+        """Refuse texts with ids that have no embedding.
+
+        If the padding's id has no embedding, pad with id 0 instead, unless padding is `full`.
 
         Raises:
-            ValueError: every text would be refused.
+            ValueError: all texts would be refused.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows and self._padding.to != "full":
@@ -263,7 +269,7 @@ class TokenProcessor(SinglePart):
         return self._padding.padded_length(min(tokens, self._padding.longest))
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Tokenize and pad: ids [length] int64 and, if used, a mask."""
+        """Tokenize and pad a text: return ids and, if used, a mask, each [length] int64."""
         ids, truncated = self._tokenize(text)
         self._limit.check(ids)
         arrays = self._padding(ids)
@@ -281,7 +287,7 @@ class TokenProcessor(SinglePart):
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """Parameters of tokenizing texts, beside the vocabulary; stored in `model.json`.
+    """Parameters of tokenizing texts, in addition to the vocabulary; stored in `model.json`.
 
     Attributes:
         cleaning: name of the text normalizer.
@@ -302,10 +308,10 @@ class TextRecipe:
 
 
 class Tokenizer:
-    """Tokenizes by the tokenizers library; a truncated text keeps its end token.
+    """A tokenizer of the tokenizers library; a truncated text keeps its end token.
 
     Args:
-        vocabulary: the tokenizer; its truncation is set here.
+        vocabulary: the library's tokenizer; its truncation is set by this class.
         recipe: normalization and padding.
     """
 
@@ -337,7 +343,7 @@ class Tokenizer:
 
 
 def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """Return the text of token ids, without special tokens, by a vocabulary.
+    """Return the text of token ids in a vocabulary, without special tokens.
 
     Raises:
         InvalidInputError: an id is not in the vocabulary.
@@ -346,13 +352,13 @@ def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
         if not 0 <= token_id < _IDS or vocabulary.id_to_token(token_id) is None:
             raise unknown_id_error(token_id)
     text: str = vocabulary.decode(ids, skip_special_tokens=True)
-    # CLIP's decoder leaves its marks of word ends in.
+    # CLIP's decoder leaves its end-of-word marks in the text.
     mark = getattr(vocabulary.model, "end_of_word_suffix", None)
     return text.replace(mark, " ").strip() if mark else text
 
 
 def unknown_id_error(token_id: int) -> InvalidInputError:
-    """Return the error of an id that is not in the vocabulary."""
+    """Return the error for an id that is not in the vocabulary."""
     return InvalidInputError(f"{token_id} is the id of no token in this model's vocabulary", "body")
 
 

@@ -1,1 +1,1 @@
-"""int8: quantizes converted models, and checks their vectors against float32."""
+"""int8: quantizes converted models, and compares their results with those in float32."""

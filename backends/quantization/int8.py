@@ -1,25 +1,25 @@
-"""int8 quantization of a network: weights and activations of matrix products, uncalibrated.
+"""int8 quantization of the weights and activations of matrix products, without calibration data.
 
 Weights have a scale for each output channel (symmetric). Activations are quantized dynamically:
 each token has a range of its own, from its least to its largest value, in 255 steps (asymmetric).
-So no vector depends on the rest of its batch. Symmetric steps would be twice as wide, as GELU gives
-almost no negative values. With q in uint8, r the width of a token's range and l its least value, a
-product is
+So no vector depends on the other items of its batch. Symmetric steps would be twice as wide, as
+GELU's outputs have almost no negative values. Let q be a quantized activation in uint8, r the width
+of a token's range, l its least value, and w a weight. Then a product is
 
     sum(x w) = (l + r sum(q/255 w) / sum(w)) sum(w)      where  x = l + r q/255
 
 The inner sum has integer terms and is exact on every machine. The rest is computed in float32, so
-machines whose float32 differs in the last bit may round to the next step. In this order OpenVINO
-fuses the factors and addends of tokens and outputs; adding l sum(w) at the end would be another
-operation as large as the product.
+machines whose float32 results differ in the last bit may round to another step. In this order,
+OpenVINO fuses the factors and addends into the product. Adding l sum(w) at the end would need
+another operation on arrays as large as the result.
 
-Machines whose instructions lose a part of such sums (see `multiplies`) multiply int8 weights with
-float32 activations: there quantized activations would be no faster, and less exact.
+On machines whose int8 instructions can overflow (see `multiplies`), int8 weights are multiplied
+with float32 activations. Quantized activations would be no faster there, and less exact.
 
 The pixels of an image are uint8 already (see `patches`).
 
-Embedding tables are stored in float16, which changes no cosine by 1e-6: OpenVINO reads them from
-the mapped file without a copy.
+Embedding tables are stored in float16, which changes cosines by less than 1e-6. OpenVINO reads the
+tables from the mapped file without a copy.
 
 See https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/weight-compression.html
 """
@@ -38,18 +38,19 @@ from openvino import opset13 as ops
 from backends.quantization.patches import Patches, are_bytes
 from backends.runtimes.openvino.core import compile_network
 
-# Otherwise OpenVINO would also quantize activations by itself, in groups, for packed weights.
+# With a group size other than 0, OpenVINO would itself quantize activations of packed weights.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-_LARGEST = 127  # of int8, symmetric around 0
-_STEPS = 255  # of uint8
-_ALMOST_0 = 1 / 1024  # of a step; the divisor of weights whose sum is 0
+_LARGEST = 127  # largest int8 value, as the range is symmetric around 0
+_STEPS = 255  # steps of a uint8 range
+_ALMOST_0 = 1 / 1024  # replaces a sum of int8 weights that is 0, as a divisor
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 def quantize_weights(network: ov.Model) -> None:
-    """Quantize the weights of all matrix products to int8, and tables to float16, in place.
+    """Quantize the weights of matrix products to int8, and embedding tables to float16, in place.
 
-    A convolution of an image's patches becomes a matrix product. Weights in int8 stay.
+    A convolution of an image's patches becomes a matrix product. Weights that are int8 already are
+    not changed.
     """
     _take_apart(network)
     for convolution in network.get_ordered_ops():
@@ -71,7 +72,8 @@ def quantize_weights(network: ov.Model) -> None:
 def quantize_activations(network: ov.Model) -> bool:
     """Quantize the activations that are multiplied with int8 weights, in place.
 
-    Nothing is changed if this machine does not multiply int8. A token with a NaN may become finite.
+    Nothing is changed if `multiplies()` is false on this machine. A token with a NaN may become
+    finite.
 
     Returns:
         Whether the network has products with int8 weights.
@@ -100,13 +102,13 @@ def _multiply_in_int8(products: Sequence[Any]) -> None:
 
 
 def arithmetic() -> str:
-    """Return this machine's arithmetic, as it is part of a vector space."""
+    """Return a name for this machine's int8 arithmetic, which is part of the vector space."""
     return "int8, each token's range" if multiplies() else "int8 weights, float32"
 
 
 @cache
 def multiplies() -> bool:
-    """Return whether this machine sums int8 products without a loss.
+    """Return whether this machine sums int8 products without overflow.
 
     With instructions older than VNNI, OpenVINO sums two products in 16 bits, which may overflow.
     """
@@ -120,13 +122,13 @@ def multiplies() -> bool:
 
 
 def product(weights: npt.NDArray[np.float32]) -> ov.Model:
-    """Return a network of a single product: rows times weights [outputs, width]."""
+    """Return a network of a single product: rows [n, width] times weights [outputs, width]."""
     rows = ops.parameter([-1, weights.shape[1]], ov.Type.f32)
     return ov.Model([ops.matmul(rows, ops.constant(weights), False, True)], [rows], "product")
 
 
 def _products(network: ov.Model) -> list[Any]:
-    """Return the matrix products; in all families, weights are on the right."""
+    """Return the matrix products of a network; in all families, weights are the right operand."""
     return [
         node
         for node in network.get_ordered_ops()
@@ -140,7 +142,7 @@ def _axis(product: Any) -> int:
 
 
 def _take_apart(network: ov.Model) -> None:
-    """Split weights that several products share as slices of one matrix, as in some attention."""
+    """Split a weight matrix into constants, if products use slices of it, as in some attention."""
     for split in network.get_ordered_ops():
         if split.get_type_name() == "VariadicSplit" and _is_matrix(split.input_value(0).get_node()):
             matrix, axis = (split.input_value(place).get_node().data for place in (0, 1))
@@ -153,8 +155,8 @@ def _take_apart(network: ov.Model) -> None:
 def _multiply_patches(cut: Patches) -> Any:
     rounded, scales = _rounded(cut.weights, axis=1)
     made = ops.matmul(cut.bytes, _scaled(rounded, scales), False, True)
-    # By the quantized weights, so that their rounding error does not count for pixels that equal
-    # zero.
+    # Subtract the product with the quantized weights, so that their rounding error has no effect on
+    # pixels that are normalized to 0.
     return ops.subtract(made, ops.constant((rounded * scales) @ cut.zero))
 
 
@@ -188,12 +190,12 @@ def _in_float16(table: npt.NDArray[np.float32]) -> Any:
 
 
 class SumScaledWeights(NamedTuple):
-    """int8 weights, divided by the sum of their output's weights: `shares * sums`.
+    """The weights of a product, as `shares * sums`.
 
     Attributes:
-        shares: weights divided by their sum, of the weights' shape; the sum for an output is 1, or
-            0.
-        sums: the sum of each output's weights, [outputs].
+        shares: int8 weights divided by the sum over their output, in the shape of the weights. So
+            the shares of an output sum up to 1, or to 0 if the sum is 0.
+        sums: the sum of each output's int8 weights, times the output's scale: [outputs] float32.
     """
 
     shares: Any
@@ -212,7 +214,7 @@ class SumScaledWeights(NamedTuple):
 
 
 class QuantizedTokens(NamedTuple):
-    """Quantized tokens, [..., width]: each value is `least + width * steps`.
+    """Quantized activations of tokens, [..., channels]: each value is `least + width * steps`.
 
     Attributes:
         steps: integers from 0 to 255, divided by 255.
@@ -226,13 +228,13 @@ class QuantizedTokens(NamedTuple):
 
     @classmethod
     def from_tokens(cls, tokens: Any) -> QuantizedTokens:
-        """Quantize tokens to the range of each; pixels are integers already."""
+        """Quantize each token in its own range; pixels are uint8 already and keep their values."""
         if are_bytes(tokens):
             shares = ops.multiply(tokens, _number(1 / _STEPS))
             return cls(_quantized(shares).output(0), _number(0), _number(_STEPS))
         last = ops.constant(np.array([-1]))
         least, largest = ops.reduce_min(tokens, last, True), ops.reduce_max(tokens, last, True)
-        # Never 0, even if all values of a token are equal.
+        # The width must not be 0, even if all values of a token are equal.
         width = ops.add(ops.subtract(largest, least), _number(_TINY))
         shares = ops.divide(ops.subtract(tokens, least), width)
         return cls(_quantized(shares).output(0), least, width)

@@ -1,8 +1,9 @@
-"""The quantization job, a process of its own: converted model in float32 -> int8, and its check.
+"""The quantization job: quantizes a converted model to int8 and checks it, in a separate process.
 
     python -m backends.quantization.job < job.json      (see `backends/jobs.py`)
 
-It needs no torch. The weights equal, bit for bit, those that a start quantizes in memory.
+The job does not need torch. Its int8 weights equal, bit for bit, the weights that the service would
+quantize in memory at startup.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def do(job: Job) -> Answer:
 
 
 def quantize_model(source: Path, target: Path) -> None:
-    """Write a converted model with int8 weights; other files are copied."""
+    """Write a converted model to `target` with int8 weights; copy its other files."""
     description = Description.read(source)
     networks = {name for tower in description.towers.values() for name in tower.files}
     files = {Path(name).with_suffix(end).name for name in networks for end in (".xml", ".bin")}

@@ -1,9 +1,9 @@
 """Turns the patch convolution of an image tower into a matrix product of uint8 pixels.
 
-The first layer of an image tower is a convolution over patches that do not overlap (its stride is
-its width). That is a matrix product of weights with the pixels of a patch. Pixels are uint8, so
-they need no rounding and no float32 copy of the image. The normalization is folded into the weights
-and into a zero point.
+The first layer of an image tower is a convolution over patches that do not overlap: its stride is
+its width. So it equals a matrix product of the weights with the pixels of each patch. Pixels are
+uint8, so they need no rounding, and no float32 copy of the image is made. The normalization is
+folded into the weights and into a zero point.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Patches(NamedTuple):
-    """A convolution of an image's patches as a product: `(bytes - zero) @ weights.T`.
+    """A convolution over an image's patches, as the product `(bytes - zero) @ weights.T`.
 
     Attributes:
         bytes: [n, patches, width] float32, integers from 0 to 255.
@@ -35,7 +35,7 @@ class Patches(NamedTuple):
 
     @classmethod
     def from_convolution(cls, convolution: Any) -> Patches | None:
-        """Read a convolution; None if its input is no image, or its patches overlap."""
+        """Read a convolution; return None if its input is not an image, or its patches overlap."""
         kernel = convolution.input_value(1).get_node()
         normalized = _normalized(convolution.input_value(0))
         if normalized is None or kernel.get_type_name() != "Constant":
@@ -61,7 +61,7 @@ class Patches(NamedTuple):
         )
 
     def replace(self, convolution: Any, made: Any) -> None:
-        """Replace the convolution by `made`, a result [n, patches, outputs]."""
+        """Replace the convolution in its network by `made`, a result [n, patches, outputs]."""
         in_front = ops.transpose(made, _numbers(0, 2, 1))
         convolution.output(0).replace(
             ops.reshape(in_front, _numbers(0, *self.shape), True).output(0)
@@ -77,7 +77,10 @@ def are_bytes(value: Any) -> bool:
 
 
 class _Normalized(NamedTuple):
-    """Normalized pixels: `bytes * factor + addend`; both are [1, channels, 1, 1] or scalars."""
+    """Normalized pixels, as `bytes * factor + addend`.
+
+    Factor and addend are [1, channels, 1, 1] or scalars.
+    """
 
     pixels: Any
     factor: Floats

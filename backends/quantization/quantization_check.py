@@ -1,4 +1,7 @@
-"""The quantization check: compares a model in int8 with float32, within rougher bounds."""
+"""The quantization check: compares a model's results in int8 and in float32.
+
+Its tolerance is larger than that of the parity check.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from backends.parity_inputs import parity_inputs
 from backends.similarity import cosines, recall, same_order, similarity
 from errors import ConversionError
 
-# Minimum of the median and of the worst cosine. all-MiniLM-L6-v2, which keeps 0.97 of its
-# neighbours, has 0.9989 here, and 0.993 for the empty text; most others 0.9996. A tower with
-# outliers beyond int8 is far below.
+# Minimum of the median cosine and of the worst cosine. all-MiniLM-L6-v2, which keeps 0.97 of its
+# neighbours, has a median of 0.9989, and a cosine of 0.993 for the empty text. Most other models
+# have 0.9996. A tower with outliers that int8 cannot represent is far below.
 MIN_MEDIAN, MIN_COSINE = 0.998, 0.98
-# Maximum of the change of logits, as a share of their standard deviation. The body of
-# all-MiniLM-L6-v2 with random heads, whose logits are close together, has 0.07 to 0.09 and 0.3.
+# Maximum of the median change and of the largest change of logits, as a share of their standard
+# deviation. all-MiniLM-L6-v2 with random heads, whose logits are close together, has medians of
+# 0.07 to 0.09, and a largest change of 0.3.
 MAX_MEDIAN_SHIFT, MAX_SHIFT = 0.125, 0.5
 
-_MAX_COST = 6  # bounds the images; one in tiles costs 5 or more
+_MAX_COST = 6  # maximum cost of the images; an image in tiles costs 5 or more
 _NEAREST = 3
 
 
@@ -35,8 +39,8 @@ def embed_few(model: Model) -> dict[Modality, Rows]:
 def compare_rough(exact: Mapping[Modality, Rows], rough: Mapping[Modality, Rows]) -> str:
     """Compare the results of `embed_few` in float32 and in int8; return a sentence for the log.
 
-    The shares of kept neighbours and kept order are reported but not checked: they mean something
-    for trained models only.
+    The shares of kept neighbours and of kept order are reported but not checked, as they are
+    meaningful for trained models only.
 
     Raises:
         ConversionError: the vectors or scores differ by more than int8 usually costs.

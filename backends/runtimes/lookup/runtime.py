@@ -1,4 +1,4 @@
-"""model2vec: looks up the vectors of a text's tokens, and normalizes their mean.
+"""The lookup runtime, for model2vec: a text's vector is the normalized mean of its token vectors.
 
 See https://github.com/MinishLab/model2vec and sentence-transformers' `StaticEmbedding`, whose
 layout the models have. Source of the normalization: the reference's text container, which
@@ -34,7 +34,7 @@ from backends.text_folder import TextFolder, kept_dimensions, reference_meta
 from backends.weights import MISSING, NOT_FINITE, do_not_fit, strange_prefix
 
 _WEIGHTS = "model.safetensors"
-_NAMES = ("embedding.weight", "embeddings")  # of sentence-transformers, and of model2vec
+_NAMES = ("embedding.weight", "embeddings")  # in files of sentence-transformers and of model2vec
 _CONFIG = "config_sentence_transformers.json"
 
 
@@ -87,11 +87,11 @@ def _read_table(path: Path) -> npt.NDArray[np.float32]:
         raise ValueError(do_not_fit([f"{_NAMES[0]} {MISSING}"]))
     table = np.asarray(stored[name], np.float32)
     if name == _NAMES[1]:
-        if "mapping" in stored:  # tokens may share a row, each with its own weight
+        if "mapping" in stored:  # tokens share rows, but have their own weights
             table = table[stored["mapping"]]
         if "weights" in stored:
             table = table * stored["weights"].astype(np.float32)[:, None]
-    if not np.isfinite([table.min(), table.max()]).all():  # NaN if any number is
+    if not np.isfinite([table.min(), table.max()]).all():  # NaN if any number is NaN
         raise ValueError(do_not_fit([f"{name} {NOT_FINITE}"]))
     return table
 
@@ -102,7 +102,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 class LookupProcessor(SinglePart):
-    """Tokenizes without special tokens; texts of equal length share batches.
+    """Tokenizes texts without special tokens; texts of equal length share batches.
 
     Args:
         vocabulary: the tokenizer; its padding is turned off.
@@ -115,7 +115,7 @@ class LookupProcessor(SinglePart):
 
     @override
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no row."""
+        """Refuse texts with ids that have no row in the table."""
         self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
@@ -123,7 +123,7 @@ class LookupProcessor(SinglePart):
         return 1 + len(text) // CHARS_OF_A_TOKEN
 
     def prepare(self, text: str, _params: EncodeParams) -> ModelInput:
-        """Tokenize a text: ids [length] int64; empty if the text has no known word."""
+        """Tokenize a text: return ids [length] int64, empty if the text has no known word."""
         encoding = self._vocabulary.encode(text, add_special_tokens=False)
         self._limit.check(encoding.ids)
         ids = np.array(encoding.ids, np.int64)
@@ -139,17 +139,17 @@ class LookupProcessor(SinglePart):
 
 
 class LookupNetwork:
-    """Computes normalized means of rows.
+    """Computes a text's vector: the normalized mean of the rows of its tokens.
 
     Args:
-        table: the vectors of tokens, [tokens, dimensions].
+        table: the vectors of tokens, [tokens, dimensions] float32.
     """
 
     def __init__(self, table: npt.NDArray[np.float32]) -> None:
         self._table = table
 
     def __call__(self, ids: npt.NDArray[np.int64]) -> Rows:
-        """Look ids up: [n, length] -> [n, dimensions]; zeros if length is 0."""
+        """Compute vectors: ids [n, length] -> [n, dimensions]; zeros if the length is 0."""
         sums = self._table[ids].sum(axis=1)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         rows: Rows = sums / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -1,8 +1,8 @@
-"""Gives all causal attention layers one shared mask, where OpenVINO would compute one in each.
+"""Makes all causal attention layers share one mask; OpenVINO would compute a mask in each layer.
 
-A causal mask depends on the number of tokens alone. For operations with the attribute `causal`,
-OpenVINO computes the mask in every layer, in a dozen small operations, and can no longer fuse the
-attention. The vectors are the same, bit for bit.
+A causal mask depends only on the number of tokens. For attention with the attribute `causal`,
+OpenVINO computes the mask in every layer, with a dozen small operations, and then cannot fuse the
+attention. With a shared mask, vectors are the same, bit for bit.
 
 See https://docs.openvino.ai/2026/documentation/openvino-ir-format/operation-sets/operation-specs/sequence/scaled-dot-product-attention.html
 """
@@ -17,16 +17,16 @@ from openvino import opset13 as ops
 
 
 def share_causal_mask(network: ov.Model) -> None:
-    """Replace the attribute `causal` of all attention by one shared mask, in place.
+    """Replace the attribute `causal` of all attention layers by one shared mask, in place.
 
-    Queries and keys must have one length in all layers, as for a text.
+    Queries and keys must have the same length in all layers.
     """
     layers = [op for op in network.get_ordered_ops() if _is_causal(op)]
     if not layers:
         return
     mask = _causal_mask(layers[0].input_value(0))
     for causal in layers:
-        query, key, value, *rest = causal.input_values()  # optional: mask and scale
+        query, key, value, *rest = causal.input_values()  # rest: mask and scale, if given
         scale = rest[1:]
         shared = ops.scaled_dot_product_attention(query, key, value, mask, *scale, causal=False)
         shared.set_friendly_name(causal.get_friendly_name())
@@ -40,7 +40,7 @@ def _is_causal(op: Any) -> bool:
 
 
 def _causal_mask(query: Any) -> Any:
-    """Return the additive mask for queries [..., length, width]: [length, length] float32."""
+    """Return the additive mask [length, length] float32 for queries [..., length, width]."""
     first, step, second_last = (ops.constant(np.int32(number)) for number in (0, 1, -2))
     length = ops.gather(ops.shape_of(query, "i32"), second_last, first)
     places = ops.range(first, length, step, "i32")

@@ -1,4 +1,4 @@
-"""Checks the weights in a network's file: weights that vectors depend on must be finite."""
+"""Checks that the weights in a network's file are finite, if vectors depend on them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SAME_IDS = ("Convert", "Reshape", "Squeeze", "Unsqueeze")  # operations that do
 
 
 def refuse_unfit_weights(network: ov.Model) -> None:
-    """Check all constants that the first result depends on.
+    """Check that all constants are finite that the network's first output depends on.
 
     Raises:
-        ValueError: constants are not finite; the message names the first few.
+        ValueError: some constants are not finite; the message names the first few.
     """
     needed = {network.results[0].get_name()}
     unfit: list[str] = []
@@ -33,7 +33,7 @@ def refuse_unfit_weights(network: ov.Model) -> None:
 
 
 def token_rows(ids: ov.Output) -> int | None:
-    """Follow token ids to their embedding, and return its number of rows; None if not found."""
+    """Find the embedding of token ids, and return its number of rows; None if not found."""
     places = [ids]
     while places:
         for port in places.pop().get_target_inputs():
@@ -50,8 +50,8 @@ def _is_fit(constant: Any) -> bool:
     if not constant.get_element_type().is_real() or constant.get_byte_size() == 0:
         return True
     values: npt.NDArray[Any] = constant.data
-    # min and max copy nothing, and one of them is NaN if any number is.
+    # `min` and `max` do not copy the array, and are NaN if any number is NaN.
     if np.isfinite([values.min(), values.max()]).all():
         return True
     finite = values[np.isfinite(values)]
-    return not np.isnan(values).any() and not finite.any()  # a mask has minus infinity and 0
+    return not np.isnan(values).any() and not finite.any()  # masks have minus infinity and 0

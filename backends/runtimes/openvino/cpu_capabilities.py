@@ -1,4 +1,4 @@
-"""Measures which precisions this CPU supports, and their speed, by passes over a matrix product."""
+"""Measures which precisions this CPU supports, and how fast they are, with a matrix product."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from backends.model import Precision
 from backends.quantization import int8
 from backends.runtimes.openvino.core import capabilities, compile_network
 
-_ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # the largest product of ViT-B/32
+_ROWS, _WIDTH, _OUTPUTS = 128, 768, 3072  # sizes of ViT-B/32's largest product
 _PASSES = 5
 
 
 class Names(NamedTuple):
     """OpenVINO's names of a precision: in capabilities, in the precision hint, and in its graph.
 
-    int8 has no hint: the network's operations ask for it (see `int8.quantize_activations`).
+    int8 has no hint: operations of the network select it (see `int8.quantize_activations`).
     """
 
     capability: str
@@ -44,19 +44,19 @@ def compile_properties(precision: Precision) -> Mapping[str, Any]:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return the precisions that this CPU has instructions for, by a pass in each."""
+    """Return the precisions for which this CPU has instructions, found by a pass in each one."""
     return tuple(_best_s())
 
 
 def speedups() -> Mapping[Precision, float]:
-    """Return the speed of a product in each other precision, relative to float32."""
+    """Return the speed of a product in each precision but float32, relative to float32."""
     best_s = _best_s()
     return {name: best_s["float32"] / best_s[name] for name in best_s if name != "float32"}
 
 
 @cache
 def _best_s() -> Mapping[Precision, float]:
-    """Return the best time of a product, in seconds, for each supported precision."""
+    """Return the shortest time of a product in seconds, for each supported precision."""
     found = capabilities()
     named = [name for name, names in NAMES.items() if names.capability in found]
     passes = {name: request for name in named if (request := _compile_pass(name))}
@@ -70,7 +70,7 @@ def _best_s() -> Mapping[Precision, float]:
 
 
 def _compile_pass(precision: Precision) -> Any:
-    """Compile and compute a product; return a function that repeats it, or None if it fails."""
+    """Compile and run a product; return a function that repeats the run, or None if it fails."""
     network = int8.product(np.ones((_OUTPUTS, _WIDTH), np.float32))
     if precision == "int8":
         int8.quantize_weights(network)
@@ -79,6 +79,6 @@ def _compile_pass(precision: Precision) -> Any:
         compiled = compile_network(network, compile_properties(precision))
         request = compiled.create_infer_request()
         request.infer([np.ones((_ROWS, _WIDTH), np.float32)])
-    except RuntimeError:  # compiles, but the first pass fails
+    except RuntimeError:  # compiling succeeds, but the first pass fails
         return None
     return request

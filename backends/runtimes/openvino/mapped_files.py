@@ -1,4 +1,4 @@
-"""Gives the pages of memory-mapped files back to the kernel."""
+"""Returns memory of memory-mapped files to the kernel."""
 
 from __future__ import annotations
 

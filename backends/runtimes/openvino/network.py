@@ -22,15 +22,15 @@ _PRODUCTS = {"FullyConnected", "Convolution", "MatMul"}
 
 
 class OpenVinoNetwork:
-    """A converted network as a `Network`; for one thread at a time.
+    """A converted network as a `Network`; only one thread may call it at a time.
 
     Args:
         path: the network's `.xml`; its weights are in the `.bin` beside it.
         options: the precision and the number of cores.
 
     Attributes:
-        rows: number of token embeddings; None if it reads no ids.
-        dimensions: length of its rows; None if it varies.
+        rows: number of token embeddings; None if the network reads no ids.
+        dimensions: length of the network's output rows; None if it varies.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
@@ -71,7 +71,7 @@ class OpenVinoNetwork:
 
     @translate_device_errors
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:
-        """Compute a batch: arrays [n, ...] -> rows of float32."""
+        """Compute a batch: arrays [n, ...] -> rows [n, ...] float32."""
         results = self._request.infer(list(arrays), share_inputs=True, share_outputs=True)
         rows: Rows = results[0].copy()  # the next pass overwrites the result
         self._give_back(sum(array.size for array in arrays))
@@ -79,12 +79,12 @@ class OpenVinoNetwork:
 
     def _give_back(self, size: int) -> None:
         self._calls += 1
-        # OpenVINO keeps repacked weights in memory, and packs again for some batch sizes; the pages
-        # of the file that it reads for that would stay in memory too.
+        # OpenVINO keeps repacked weights in memory, and repacks them again for some batch sizes.
+        # The pages of the weight file that it reads for this would stay in memory too.
         if self._calls.bit_count() == 1:  # after 1, 2, 4, 8, ... calls
             drop_mapped_pages(self._weights)
-        # OpenVINO keeps a pass's buffers, and allocates new ones for a larger batch; the old ones
-        # are fragments in the heap, too small to be used again.
+        # OpenVINO keeps the buffers of a pass, and allocates new buffers for a larger batch. The
+        # old buffers leave fragments in the heap that are too small to be used again.
         if size > self._largest:
             self._largest = size
             give_freed_memory_back()
@@ -101,5 +101,5 @@ def _smallest(port: Any) -> np.ndarray[Any, Any]:
 
 
 def _has_products(network: Any) -> bool:
-    """Return whether a network has matrix products; without, a lower precision is of no use."""
+    """Return whether a network has matrix products, which a lower precision would speed up."""
     return any(op.get_type_name() in _PRODUCTS for op in network.get_ops())

@@ -1,8 +1,8 @@
-"""The reference's ONNX layout: an int8 network, which OpenVINO runs unchanged.
+"""Loads the reference's ONNX layout: an int8 network, which OpenVINO runs unchanged.
 
-Source of the vectors: the reference's text container with ONNX Runtime: a text in one piece, mean
-pooling, normalization. The file quantizes activations by the range of a whole batch, so each text
-is a batch of its own, without padding.
+Source of the vectors: the reference's text container with ONNX Runtime, which embeds a text in one
+piece, with mean pooling and normalization. The network quantizes activations by the range of the
+whole batch, so each text has a batch of its own, without padding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IDS, _MASK = "input_ids", "attention_mask"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load `model/`; it computes in the precision of its file.
+    """Load the ONNX model in `model/`, which computes in the precision of its file.
 
     Raises:
         ModelFolderError: the folder's content cannot be loaded.
@@ -68,10 +68,10 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 class LoneProcessor(TokenProcessor):
-    """Tokenizes texts; each is a batch of its own."""
+    """Tokenizes texts; each text has a batch of its own."""
 
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
-        """Tokenize a text: ids and a mask of ones, [length] int64."""
+        """Tokenize a text: return ids and a mask of ones, each [length] int64."""
         return replace(super().prepare(text, params), bucket=None)
 
 
@@ -84,7 +84,7 @@ class PooledNetwork:
 
     Attributes:
         parameters: number of weights.
-        rows: the number of token embeddings; None where that is not known.
+        rows: number of token embeddings; None if unknown.
     """
 
     def __init__(self, path: Path, options: ModelOptions) -> None:
@@ -96,7 +96,7 @@ class PooledNetwork:
         self.rows = self._network.rows
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Rows:
-        """Compute a text: ids and mask [1, length] -> [1, dim] float32."""
+        """Compute a text: ids and mask [1, length] int64 -> vector [1, dim] float32."""
         given = {_IDS: ids, _MASK: mask}
         # Other inputs, such as token_type_ids, are 0 for a single text.
         arrays = [given[name] if name in given else np.zeros_like(ids) for name in self._names]

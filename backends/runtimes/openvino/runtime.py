@@ -42,12 +42,12 @@ _UNUSED = "this model has no matrix products that use it"
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> Model:
-    """Load the model of a folder; convert it first if there is no conversion.
+    """Load the model of a folder; convert the model first if the cache lacks a converted model.
 
     Raises:
-        ConversionError: it cannot be converted, or its conversion cannot be loaded.
-        ModelFolderError: see `conversion_cache.converted`; or there is only int8, and this CPU does
-            not support it.
+        ConversionError: the model cannot be converted, or the converted model cannot be loaded.
+        ModelFolderError: see `conversion_cache.converted`; or only int8 weights are available, and
+            this CPU does not support int8.
     """
     path = converted(folder, options)
     description = Description.read(path)
@@ -70,7 +70,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def _in_float32(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
-    """Return the folder of the same model in float32, as this CPU does not support int8."""
+    """Return the folder of the same model in float32, for a CPU that does not support int8."""
     if not has_float32(folder, options):
         raise ModelFolderError(
             f"The model in {path.absolute()} is in int8, which this CPU cannot compute, and is "
@@ -80,20 +80,20 @@ def _in_float32(path: Path, folder: ModelFolder, options: ModelOptions) -> Path:
 
 
 def _load_checked(path: Path, description: Description, options: ModelOptions) -> tuple[Model, str]:
-    """Load a converted model; if it is quantized here, run the quantization check.
+    """Load a converted model; if it is quantized in memory, run the quantization check.
 
     Returns:
-        The model, and the reason why it is not in int8; empty if it is, or if int8 was not
-        requested.
+        The model, and the reason why it is not in int8. The reason is empty if the model is in
+        int8, or if int8 was not requested.
     """
-    # If the quantization was refused at the conversion, it is tried again only if this start
-    # requests int8: another version may succeed.
+    # If int8 failed at the conversion, it is tried again only if the operator requests int8, as
+    # another version of the code may succeed.
     if options.precision is None:
         return load_converted(path, options), description.refused
     if description.weights == "int8" or _precision(options, description.weights) != "int8":
         return load_converted(path, options), ""
     exact = replace(options, precision="float32")
-    expected = embed_few(load_converted(path, exact))  # not both models in memory
+    expected = embed_few(load_converted(path, exact))  # never both models in memory
     model = load_converted(path, options)
     try:
         logger.info("Quantized to int8: %s", compare_rough(expected, embed_few(model)))
@@ -150,13 +150,13 @@ def load_converted(path: Path, options: ModelOptions) -> Model:
 def _check_dimensions(
     networks: Mapping[Modality, OpenVinoNetwork | OpenVinoStages], shown: int
 ) -> None:
-    # Conversions by older versions declare truncate_dim, but do not apply it.
+    # Models converted by older versions declare `truncate_dim`, but do not apply it.
     if shown not in {network.dimensions or shown for network in networks.values()}:
         raise ConversionError(f"its vectors do not have the {shown} dimensions of its model.json")
 
 
 def _precision(options: ModelOptions, weights: Weights) -> Precision:
-    if weights == "int8":  # what int8 lost is lost in any precision
+    if weights == "int8":  # stored int8 weights are served in int8 only
         return "int8"
     if options.precision in (None, "float32"):
         return "float32"

@@ -1,8 +1,8 @@
-"""Networks in stages, by OpenVINO: towers share common stages.
+"""Networks in stages, computed by OpenVINO; towers share common stages.
 
 Texts and images use the same language network, so a text would wait for the whole pass of an image,
-which takes seconds. Passes take turns at shared stages: long passes give way after every stage, so
-a search waits for one stage at most.
+which takes seconds. So passes take turns: a long pass lets waiting passes compute after each
+shared stage, and a text waits for one stage at most.
 
 See `backends/stages.py`.
 """
@@ -27,16 +27,17 @@ from backends.stages import Stages, Step
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# Input size of a stage, as of an image. After a larger pass the stage frees its buffers, which
-# would be gigabytes for all stages; allocating them again costs little.
+# Number of input values of a stage, about that of an image. After a larger pass, the stage frees
+# its buffers: for all stages together they would take gigabytes. Allocating them again costs
+# little time.
 _LARGE = 1_000_000
 
 
 class OpenVinoStage(OpenVinoNetwork):
-    """A converted stage; each tower has an inference request of its own."""
+    """A converted, compiled stage; each tower has an inference request of its own."""
 
     def step(self, inputs: Sequence[str], outputs: Sequence[str]) -> Step[Array]:
-        """Return a function of named arrays that computes the stage; for one thread at a time."""
+        """Return a function of named arrays that computes the stage; it is not thread-safe."""
         request = self._request.get_compiled_model().create_infer_request()
         return partial(self._compute, request, inputs, outputs)
 
@@ -58,7 +59,7 @@ class OpenVinoStage(OpenVinoNetwork):
 
 
 class Turns:
-    """A fair lock: threads get it in the order in which they came."""
+    """A fair lock: threads acquire it in the order in which they requested it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -100,7 +101,7 @@ class Shelf:
 
     Args:
         folder: the model's folder.
-        options: precision and cores; with `in_stages`, no stage is kept.
+        options: precision and cores; with `in_stages`, no stage is kept in memory.
         networks: the descriptions of the towers' networks.
     """
 
@@ -114,11 +115,11 @@ class Shelf:
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)
 
     def is_shared(self, name: str) -> bool:
-        """Return whether several towers have a stage."""
+        """Return whether several towers use a stage."""
         return name in self._shared
 
     def stage(self, name: str) -> OpenVinoStage:
-        """Return a compiled stage; compile it at the first call."""
+        """Return a compiled stage; it is compiled at the first call, or at each if not kept."""
         if self.options.in_stages:
             return OpenVinoStage(self.folder / name, self.options)
         with self._locks[name]:
@@ -149,12 +150,12 @@ class OpenVinoStages:
 
     @property
     def rows(self) -> int | None:
-        """Number of token embeddings; None if it reads no ids, or keeps no stages."""
+        """Number of token embeddings; None if the network reads no ids, or no stages are kept."""
         return None if self.shelf.options.in_stages else self.shelf.stage(self._files[0]).rows
 
     @property
     def dimensions(self) -> int | None:
-        """Length of its rows; None if it varies, or no stages are kept."""
+        """Length of the network's rows; None if it varies, or if no stages are kept."""
         return (
             None if self.shelf.options.in_stages else self.shelf.stage(self._files[-1]).dimensions
         )
@@ -168,7 +169,7 @@ class OpenVinoStages:
 
     @translate_device_errors
     def __call__(self, *arrays: Array) -> Rows:
-        """Compute a batch: arrays [n, ...] -> rows of float32."""
+        """Compute a batch: arrays [n, ...] -> rows [n, dim] float32."""
         return self.passes([arrays])[0]
 
     def passes(self, batches: Sequence[Arrays]) -> list[Rows]:

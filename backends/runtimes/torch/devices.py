@@ -9,10 +9,10 @@ from errors import ConfigurationError, DeviceUnavailableError, describe_error
 
 
 def check(name: str) -> None:
-    """Check that a device is there and that this build of torch runs on it.
+    """Check that a device exists, and that this build of torch runs on it.
 
     Raises:
-        DeviceUnavailableError: it is missing, or torch does not run on it.
+        DeviceUnavailableError: the device is missing, or this build of torch does not run on it.
     """
     device = torch.device(name)
     if device.type != "cuda":
@@ -34,7 +34,7 @@ def check(name: str) -> None:
 
 
 def answers(name: str) -> bool:
-    """Return whether a device still computes; after some errors only a new process helps."""
+    """Return whether a device still computes; after some errors only a new process can use it."""
     device = torch.device(name)
     if device.type != "cuda":
         return True
@@ -66,11 +66,11 @@ def _try(device: torch.device) -> None:
 
 
 def gpus(wanted: str) -> list[str]:
-    """Return the GPUs in CUDA_CORE: one, several separated by commas, or `all`.
+    """Return the names of the GPUs in CUDA_CORE: one, several separated by commas, or `all`.
 
     Raises:
         ConfigurationError: CUDA_CORE is invalid.
-        DeviceUnavailableError: `all`, and there is no GPU.
+        DeviceUnavailableError: CUDA_CORE is `all`, but there is no GPU.
     """
     if wanted != "all":
         return list(dict.fromkeys(_gpu(name.strip(), wanted) for name in wanted.split(",")))
@@ -89,9 +89,9 @@ def _gpu(name: str, wanted: str) -> str:
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
-    """Return the precisions that a device has instructions for."""
+    """Return the precisions for which a device has instructions."""
     if torch.device(device).type == "cuda":
-        # Before Ampere, bfloat16 is emulated.
+        # GPUs older than the Ampere generation only emulate bfloat16.
         is_new = torch.cuda.get_device_capability(device) >= (8, 0)
         return ("float32", "float16", "bfloat16") if is_new else ("float32", "float16")
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -99,12 +99,12 @@ def precisions(device: str) -> tuple[Precision, ...]:
 
 
 def describe(device: str) -> str:
-    """Return a device's name for a sentence."""
+    """Return a device's name, as it is written in a sentence."""
     return "this CPU" if device == "cpu" else f"{device}, a {torch.cuda.get_device_name(device)},"
 
 
 def gpu_memory(device: str) -> GpuMemory | None:
-    """Return the present memory of a GPU; None for another device."""
+    """Return the current memory of a GPU; None for another device."""
     if torch.device(device).type != "cuda":
         return None
     return GpuMemory(

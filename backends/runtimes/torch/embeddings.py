@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from backends.model import EncodeParams, InputProcessor, Modality, Pair
 
-_TEXT = "a photo of 2 cats"  # ids that positions or token types do not equal
+_TEXT = "a photo of 2 cats"  # its ids equal neither positions nor token types
 _READ: Mapping[Modality, str | Pair] = {"text": _TEXT, "pair": Pair(_TEXT, _TEXT)}
 
 
 class _FoundError(Exception):
-    """Ends the forward pass once the embedding is found."""
+    """Raised to end the forward pass when the embedding is found."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class _FoundError(Exception):
 def token_rows(
     modality: Modality, module: nn.Module, processor: InputProcessor, device: str
 ) -> int | None:
-    """Follow the ids of a text or a pair to their embedding, and return its number of rows.
+    """Find the embedding module that receives the ids of a text or a pair.
 
     Returns:
-        None if no embedding module is found, or there are no ids.
+        The number of rows of the embedding; None if none is found, or if there are no ids.
     """
     if modality not in _READ:
         return None

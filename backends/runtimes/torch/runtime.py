@@ -19,7 +19,7 @@ from backends.runtimes.torch.towers import TorchModel
 
 
 def make_model(loaded: TorchModel) -> Model:
-    """Return a family's model, computed by eager torch."""
+    """Return a family's model with networks that eager torch computes."""
     device = loaded.info.device
     towers = {
         modality: Tower(tower.processor, _make_network(tower.module, device))
@@ -37,11 +37,11 @@ def _make_network(module: nn.Module, device: str) -> TorchNetwork:
 class TorchNetwork:
     """A torch module as a `Network`.
 
-    On a GPU each has a CUDA stream of its own, so that texts do not wait for images.
+    On a GPU, each network has a CUDA stream of its own, so that texts do not wait for images.
 
     Args:
-        module: function of tensors.
-        device: the device.
+        module: the network, a function of tensors.
+        device: the torch device that computes.
     """
 
     def __init__(self, module: Callable[..., Tensor], device: str) -> None:
@@ -52,7 +52,7 @@ class TorchNetwork:
         if self._device.type == "cuda":
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._in_its_stream = partial(torch.cuda.stream, stream)
-            torch.cuda.synchronize(self._device)  # the weights were copied in another stream
+            torch.cuda.synchronize(self._device)  # another stream copies the weights
         self._checked = translate_device_errors(self._compute, partial(answers, device))
 
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> Rows:

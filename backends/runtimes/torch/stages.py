@@ -1,6 +1,6 @@
-"""Networks in stages, of torch: computes and converts them.
+"""Networks in stages, as torch modules: computes them and describes their conversion.
 
-See `backends/stages.py`. Towers share stages: equal names mean the same stage.
+See `backends/stages.py`. Towers share stages: stages with equal names are the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TorchStage:
         inputs: names of its inputs, in the order of the module's arguments.
         outputs: names of its outputs, in the order of the module's results.
         bring: function that loads the weights and returns the module.
-        examples: example inputs, a batch of two.
+        examples: example inputs, a batch of two items.
         shapes: the shape of each input, with -1 for axes of variable length.
     """
 
@@ -76,7 +76,7 @@ class PortableStages:
         inputs: names of the collated arrays.
         stages: the stages in order.
         describe: see `towers.Portable`.
-        gives_way: whether other passes may run between its stages, as its own take long.
+        gives_way: whether other passes may run between its stages, as its own passes take long.
     """
 
     inputs: Sequence[str]

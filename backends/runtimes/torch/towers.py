@@ -1,7 +1,7 @@
 """The torch towers that a family loads from a model folder.
 
-Eager torch serves them (`runtime.py`); or the conversion job converts them and checks the result
-against them.
+Either eager torch serves the towers (`runtime.py`), or the conversion job converts them and
+compares the result with them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ EVERY_TEXT_MODE: tuple[TextMode, ...] = get_args(TextMode)
 
 @dataclass(frozen=True)
 class Portable:
-    """Describes the conversion of a tower, so that it is served without its family's libraries.
+    """Describes how to convert a tower, to serve it without its family's libraries.
 
     Attributes:
         module: the network: collated arrays -> vectors.
-        examples: example inputs, a batch of two.
+        examples: example inputs, a batch of two items.
         shapes: the shape of each input, with -1 for axes of variable length.
         describe: function that writes the input processor's files into a folder, and returns its
             description. It may raise ConversionError.
@@ -69,10 +69,10 @@ def portable_texts(
 
 
 def portable_images(module: nn.Module, geometry: Geometry) -> Portable:
-    """Describe the conversion of an image tower with pixels of one size.
+    """Describe the conversion of an image tower whose input images have one size.
 
     Raises:
-        ConversionError: the size of its images varies.
+        ConversionError: the size of the preprocessed images varies.
     """
     height, width = geometry.crop_px or geometry.size_px
     if not (height and width):
@@ -87,7 +87,7 @@ def portable_images(module: nn.Module, geometry: Geometry) -> Portable:
 
 @dataclass(frozen=True)
 class TorchTower:
-    """One modality of a family's model.
+    """The tower of one modality of a family's model, as a torch module.
 
     Attributes:
         processor: the input processor, by the family's own library.
@@ -102,12 +102,12 @@ class TorchTower:
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A family's model, loaded.
+    """A family's model, loaded as torch modules.
 
     Attributes:
         info: facts about the model.
         towers: the towers by modality.
-        text_modes: the text modes that it serves, all with the same vectors.
+        text_modes: the text modes that the model serves, all with the same vectors.
     """
 
     info: ModelInfo
@@ -145,9 +145,9 @@ class Normalize(nn.Module):
 
     Args:
         mean: mean of each channel, or of each value of a patch.
-        std: standard deviation of the same.
-        rescale_factor: factor from 0..255 to the scale of `mean` and `std`.
-        shape: shape of the constants; the default fits pixels [n, 3, H, W].
+        std: standard deviation of each channel, or of each value of a patch.
+        rescale_factor: factor that scales pixels from 0..255 to the scale of `mean` and `std`.
+        shape: shape of the constants for `mean` and `std`; the default fits pixels [n, 3, H, W].
     """
 
     def __init__(
@@ -171,10 +171,10 @@ class ImageTower(nn.Module):
     """An image tower: [n, 3, H, W] uint8 -> [n, dim].
 
     Args:
-        normalize: its first layer.
-        network: function of normalized float32 -> [n, dim].
+        normalize: the tower's first layer.
+        network: function: normalized pixels float32 -> vectors [n, dim].
         parts: the modules whose weights `network` uses.
-        postprocess: function of the vectors, in float32.
+        postprocess: function that is applied to the vectors, in float32.
     """
 
     def __init__(
@@ -210,6 +210,6 @@ def place(model: nn.Module, options: ModelOptions) -> Any:
 
 
 def torch_dtype(options: ModelOptions) -> torch.dtype:
-    """Return the torch dtype of a precision."""
+    """Return the torch dtype of the requested precision."""
     dtype: torch.dtype = getattr(torch, options.precision or "float32")
     return dtype
