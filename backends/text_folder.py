@@ -1,7 +1,7 @@
-"""The folder `model/` of the reference's text container: detects the model's kind and files.
+"""Detects the kind of text model in `model/`, in the layout of Weaviate's text container.
 
-Source of the layouts: the reference's `download.py`. It saves encoders like transformers, with
-`config.json`. It leaves other models in a hub cache, with files for their name and type beside it.
+That container, the reference, has a `download.py`. It saves encoders with `config.json`, as
+transformers does. It saves all other models as a hub cache, next to files with their name and type.
 """
 
 from __future__ import annotations

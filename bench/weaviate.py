@@ -102,6 +102,7 @@ class Weaviate:
 
     def make(self, module: str, settings: Mapping[str, str]) -> None:
         """Delete and create the collection."""
+        self.close()  # Weaviate has closed a connection that was idle for an import
         self.drop()
         vectorizer = {"vectorizeClassName": False, **settings}
         self.ask(

@@ -169,7 +169,11 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
 def error_responses(
     statuses: Iterable[int], *errors: ErrorFormat
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe error responses with their headers; their examples have the first format."""
+    """Describe error responses and their headers for OpenAPI.
+
+    The schema allows every format in `errors`. Statuses and examples use the first format
+    (`SentenceErrors` if there is none).
+    """
     shapes = errors or (SentenceErrors(),)
     answered: dict[int, list[ErrorInfo]] = {}  # some formats merge two statuses
     for status in sorted(statuses):

@@ -74,7 +74,9 @@ def load_sound(load: Callable[[], TorchModel]) -> TorchModel:
 
 @contextmanager
 def checkpoints_noted() -> Iterator[Faults]:
-    """Record the faults of every checkpoint that any library loads inside this context.
+    """Let checkpoints load with missing or misshapen weights, which are set to NaN and recorded.
+
+    The caller then refuses only faults that reach a vector. Unknown weights still fail.
 
     This context patches the libraries' loading functions, for two reasons. Libraries that call
     transformers do not return its loading report. torch's strict loading also refuses a model if

@@ -101,8 +101,10 @@ class ParsedEmbed(ParsedRequest):
     """A parsed request of texts.
 
     Attributes:
-        first: number of dimensions to keep of vectors that are not normalized; None for all.
-        uncut: the option that forbids to truncate a text; empty if truncation is allowed.
+        first: number of leading dimensions to keep when the response is serialized; None if
+            nothing is cut there (`Postprocess` cuts normalized vectors).
+        uncut: the option that forbids truncation, as an error names it; empty if truncation is
+            allowed.
     """
 
     first: int | None
