@@ -21,7 +21,7 @@ from backends.load import load_replica
 from backends.model import ModelOptions
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
-from tests.service import CONVERTED
+from tests.service import CONVERTED, ROOT
 
 OPENVINO = ModelOptions(runtime="openvino", cache_dir=CONVERTED)
 
@@ -312,3 +312,19 @@ def test_a_refusal_is_kept_so_that_no_start_tries_again(
     assert caplog.text.count("by open_clip's mode 'longest'") == 2
     assert caplog.text.count("Converting") <= 1
     assert not leftover.exists()
+
+
+def test_the_digest_of_the_code_covers_all_of_backends(tmp_path: Path) -> None:
+    """So a model that was refused is tried again after a change of its family, too."""
+    shutil.copytree(ROOT / "backends", tmp_path / "backends")
+    shutil.copy(ROOT / "errors.py", tmp_path)
+    program = "from backends.conversion.fingerprint import digest_code; print(digest_code())"
+
+    def digest() -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.check_output(command, cwd=tmp_path, text=True)
+
+    before = digest()
+    with (tmp_path / "backends/families/siglip.py").open("a") as module:
+        module.write("# changed\n")
+    assert digest() != before

@@ -29,7 +29,7 @@ _LIBRARIES = (
 def digest_code() -> str:
     """Return a digest of the code that converts: `backends/` and the versions of the libraries."""
     digest = hashlib.sha256("".join(map(_version, _LIBRARIES)).encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
