@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -447,6 +448,11 @@ _UNITS = {
 }
 
 
+def is_secret(field: FieldInfo) -> bool:
+    """Return whether the value of a setting must never be shown."""
+    return "SecretStr" in str(field.annotation)
+
+
 def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
     field = str(fault["loc"][0])
     words = _EXPECTED.get(fault["type"])
@@ -455,7 +461,7 @@ def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
         expected += _UNITS.get(field.rpartition("_")[2], "")
         default = kind.model_fields[field].default
         expected += "" if default is None else f", such as {default}"
-    if "SecretStr" in str(kind.model_fields[field].annotation):
+    if is_secret(kind.model_fields[field]):
         return f"{field.upper()}: {expected}"
     return f"{field.upper()}: {expected}, and not {fault['input']!r}"
 

@@ -46,6 +46,7 @@ from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
 if TYPE_CHECKING:
+    from inference.store.address import Address
     from inference.store.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
@@ -320,29 +321,32 @@ def _image_limits(settings: Settings, shorter_side_px: int) -> ImageLimits:
     )
 
 
-def check_shared_cache(settings: Settings) -> None:
-    """Check VECTOR_CACHE_URL; this needs no loaded model, and sends no request to a server.
+def check_shared_cache(settings: Settings) -> Address | None:
+    """Check VECTOR_CACHE_URL, and return its address; None if it is not set.
+
+    This needs no loaded model, and sends no request to a server.
 
     Raises:
         ConfigurationError: the URL is invalid, or its store cannot be used on this host.
     """
-    if settings.vector_cache_url:
-        from inference.store.connect import address_of
-
-        address_of(settings.vector_cache_url.get_secret_value())
-
-
-def _shared_cache(settings: Settings, model: Model) -> SharedCache | None:
     if not settings.vector_cache_url:
+        return None
+    from inference.store.connect import address_of
+
+    return address_of(settings.vector_cache_url.get_secret_value())
+
+
+def _shared_cache(address: Address | None, settings: Settings, model: Model) -> SharedCache | None:
+    if address is None:
         return None
     if all(tower.is_lookup for tower in model.towers.values()):
         logger.info("VECTOR_CACHE_URL is not used: this model looks vectors up faster than a store")
         return None
-    from inference.store.connect import address_of, shared_cache
+    from inference.store.connect import shared_cache
 
     secret = settings.vector_cache_secret
     return shared_cache(
-        address_of(settings.vector_cache_url.get_secret_value()),
+        address,
         model.info,
         secret.get_secret_value() if secret else "",
         settings.vector_cache_max_bytes,
@@ -357,10 +361,10 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
         StartupError: the operator must fix something.
     """
     check_image_formats(settings)
-    check_shared_cache(settings)
+    address = check_shared_cache(settings)
     started_s = time.perf_counter()
     replicas = load_model(settings)
-    shared = _shared_cache(settings, replicas[0])
+    shared = _shared_cache(address, settings, replicas[0])
     vectorizer = Vectorizer(replicas, settings, shared)
     try:
         await vectorizer.warm_up()

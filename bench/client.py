@@ -7,6 +7,7 @@ service that it measures.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -66,6 +67,17 @@ class Connection:
         except (OSError, ValueError):
             self.close()
             raise
+
+    async def content(self, request: Request) -> bytes:
+        """Send a request and return the body of its answer.
+
+        Raises:
+            RuntimeError: the status is not 200.
+        """
+        status, body = await self.ask(request)
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"status {status}: {body!r}")
+        return body
 
     def close(self) -> None:
         """Close the connection; the next request opens a new one."""

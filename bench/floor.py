@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -95,9 +94,7 @@ async def measure(server: Metered, requests: Iterator[Request], count: int) -> C
 async def _ask(connection: Connection, requests: Iterator[Request], count: int) -> bytes:
     content = b""
     for request in itertools.islice(requests, count):
-        status, content = await connection.ask(request)
-        if status != HTTPStatus.OK:
-            raise RuntimeError(f"status {status}: {content!r}")
+        content = await connection.content(request)
     return content
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.service import ROOT
-from config import Settings
+from config import Settings, is_secret
 from machine import usable_cores
 
 # CPU flags that matter for the speed of matrix products.
@@ -40,7 +40,7 @@ def describe() -> dict[str, object]:
 def service_settings() -> dict[str, str]:
     """Return the service's variables in this environment, without secrets."""
     fields = Settings.model_fields.items()
-    names = [name.upper() for name, field in fields if "Secret" not in str(field.annotation)]
+    names = [name.upper() for name, field in fields if not is_secret(field)]
     names.append("OMP_NUM_THREADS")
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

@@ -103,6 +103,12 @@ class RequestTimes:
         self.embed_ended_s = self.serialize_s = 0.0
         self.items: list[ItemTimes] = []
 
+    @property
+    def slowest(self) -> ItemTimes | None:
+        """The item that ended last; None if there are no items."""
+        ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
+        return self.items[ends_s.index(max(ends_s))] if ends_s else None
+
     def stages(self, ended_s: float) -> dict[Stage, float]:
         """Return the durations of the request's stages in seconds, in order.
 
@@ -113,8 +119,8 @@ class RequestTimes:
         if self.read_began_s:
             stages["read"] = (self.read_ended_s or ended_s) - self.read_began_s
         if self.embed_began_s:
-            ends_s = [one.ended_s or one.created_s + one.decoded_s for one in self.items]
-            worked = self.items[ends_s.index(max(ends_s))].stages() if ends_s else {}
+            slowest = self.slowest
+            worked = slowest.stages() if slowest else {}
             embed_s = (self.embed_ended_s or ended_s) - self.embed_began_s
             stages["queue"] = max(0.0, embed_s - sum(worked.values()))
             stages |= worked

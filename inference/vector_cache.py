@@ -109,9 +109,7 @@ class VectorCache:
             else:
                 continue
             del lookup.misses[key]
-        while len(self._vectors) > self._capacity:
-            self._vectors.popitem(last=False)
-        self.stats.size = len(self._vectors)
+        self._trim()
 
     def add(self, item: WorkItem) -> None:
         """Add an item in flight, which equal inputs may join."""
@@ -122,13 +120,16 @@ class VectorCache:
         """Remove an ended item from the items in flight, and store its result if it has one."""
         if item.is_done and self._in_flight.get(item.key) is item:
             del self._in_flight[item.key]
-            if item.result is not None and self._keep:
-                self._keep(item.key, item.result)
-            if item.result is not None and self._capacity:
+            if item.result is not None:
+                if self._keep:
+                    self._keep(item.key, item.result)
                 self._vectors[item.key] = item.result
-                if len(self._vectors) > self._capacity:
-                    self._vectors.popitem(last=False)
-                self.stats.size = len(self._vectors)
+                self._trim()
+
+    def _trim(self) -> None:
+        while len(self._vectors) > self._capacity:
+            self._vectors.popitem(last=False)
+        self.stats.size = len(self._vectors)
 
 
 class RowMemory:

@@ -110,9 +110,7 @@ def stage_spans(times: RequestTimes, ended_s: float) -> Iterator[tuple[Stage, fl
     if times.embed_began_s:
         waits_from_s = times.embed_began_s
         embed_ended_s = times.embed_ended_s or ended_s
-        slowest = max(
-            times.items, key=lambda one: one.ended_s or one.created_s + one.decoded_s, default=None
-        )
+        slowest = times.slowest
         for stage, from_s, to_s in _of_item(slowest) if slowest else ():
             if from_s > waits_from_s:
                 yield "queue", waits_from_s, from_s

@@ -193,17 +193,17 @@ class FileStore:
     def write(self, entries: Sequence[Entry]) -> None:
         """Write entries in one transaction; the oldest are deleted to make room."""
         self._follow()
-        with self._translated(), self._transaction() as connection:
-            evicted = self._make_room(connection, sum(len(value) for _, value in entries))
-            connection.executemany(
-                f"INSERT INTO {_TABLE} (key, value) VALUES (?, ?) "  # noqa: S608 - a constant
-                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                entries,
-            )
-        self._evictions += evicted
-        if self._number("PRAGMA page_count") > self._max_pages:  # the maximum was higher
-            with self._translated():
-                self._open.executescript(_GIVE_BACK)
+        with self._translated():
+            with self._transaction() as connection:
+                evicted = self._make_room(connection, sum(len(value) for _, value in entries))
+                connection.executemany(
+                    f"INSERT INTO {_TABLE} (key, value) VALUES (?, ?) "  # noqa: S608 - a constant
+                    "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    entries,
+                )
+            self._evictions += evicted
+            if _number(connection, "PRAGMA page_count") > self._max_pages:  # it was higher
+                connection.executescript(_GIVE_BACK)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -222,7 +222,8 @@ class FileStore:
         evicted = 0
         allowed = self._max_pages - 2 * (nbytes // _PAGE_BYTES) - _LOG_PAGES
         for _ in range(_EVICTIONS_A_WRITE):
-            used = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+            free = _number(connection, "PRAGMA freelist_count")
+            used = _number(connection, "PRAGMA page_count") - free
             if used <= allowed:
                 break
             evicted += connection.execute(
@@ -230,10 +231,6 @@ class FileStore:
                 f"(SELECT id FROM {_TABLE} ORDER BY id LIMIT {_EVICTED_AT_ONCE})"
             ).rowcount
         return evicted
-
-    def _number(self, query: str) -> int:
-        with self._translated():
-            return int(self._open.execute(query).fetchone()[0] or 0)
 
     def usage(self) -> Usage:
         """Return the bytes of all files of the database, and the number of evictions."""
@@ -245,7 +242,8 @@ class FileStore:
 
     def count(self) -> int:
         """Return the number of entries."""
-        return self._number(f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a constant
+        with self._translated():
+            return _number(self._open, f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a constant
 
     def empty(self) -> int:
         """Delete all entries, and shrink the file."""
@@ -261,3 +259,7 @@ class FileStore:
         if connection:
             with suppress(sqlite3.Error):
                 connection.close()
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0] or 0)

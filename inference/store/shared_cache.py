@@ -119,15 +119,12 @@ class SharedCache:
     async def open(self) -> None:
         """Connect; if the store does not answer, the service starts without it."""
         self._loop = asyncio.get_running_loop()
-        first: asyncio.Future[None] = self._loop.create_future()
+        self._first: asyncio.Future[None] = self._loop.create_future()
+        self._has_pending.set()  # so that the writer reads the store's usage
         for name, work in (("reader", self._read_all), ("writer", self._write_all)):
             self._threads.append(Thread(target=work, name=f"store-{name}", daemon=True))
-        self._first = first
-        self._has_pending.set()  # so that the writer reads the store's usage
-        for thread in self._threads:
-            thread.start()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(first), _FIRST_S)
+            self._threads[-1].start()
+        await asyncio.wait([self._first], timeout=_FIRST_S)
 
     async def find(self, keys: Sequence[bytes]) -> Found:
         """Return the stored results by key; empty if the store does not answer in time.
