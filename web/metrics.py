@@ -239,14 +239,18 @@ class _States(Collector):
         yield InfoMetricFamily(
             "inference_model", "What is loaded.", _model_labels(self._vectorizer.info)
         )
-        yield _by_modality(
+        yield _labelled(
+            GaugeMetricFamily,
             "inference_queue_items",
             "Items that wait, are decoded or are computed.",
+            "modality",
             self._vectorizer.queue_items,
         )
-        yield _by_modality(
+        yield _labelled(
+            GaugeMetricFamily,
             "inference_queue_seconds",
             "Seconds of work that wait or are in progress.",
+            "modality",
             self._vectorizer.queue_seconds,
         )
         yield GaugeMetricFamily(
@@ -265,18 +269,13 @@ class _States(Collector):
 
     def _cache(self) -> Iterator[Metric]:
         stats = self._vectorizer.cache_stats
-        lookups = CounterMetricFamily(
+        yield _labelled(
+            CounterMetricFamily,
             "inference_cache_lookups",
             "Inputs: hit (known), shared (being computed for another), miss (computed).",
-            labels=["result"],
+            "result",
+            {"hit": stats.hits, "shared": stats.shared, "miss": stats.misses},
         )
-        for result, count in (
-            ("hit", stats.hits),
-            ("shared", stats.shared),
-            ("miss", stats.misses),
-        ):
-            lookups.add_metric([result], count)
-        yield lookups
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", stats.size)
 
 
@@ -285,28 +284,26 @@ def _store(shared: SharedCache | None) -> Iterator[Metric]:
     if shared is None:
         return
     stats = shared.stats
-    lookups = CounterMetricFamily(
+    yield _labelled(
+        CounterMetricFamily,
         "inference_vector_store_lookups",
         "Inputs that memory did not know: hit (the store did), miss.",
-        labels=["result"],
+        "result",
+        {"hit": stats.hits, "miss": stats.misses},
     )
-    lookups.add_metric(["hit"], stats.hits)
-    lookups.add_metric(["miss"], stats.misses)
-    yield lookups
-    errors = CounterMetricFamily(
+    yield _labelled(
+        CounterMetricFamily,
         "inference_vector_store_errors",
         "Failures that cost no more than the store's help: error, timeout (of a lookup), invalid "
         "(no vector of this service and secret), dropped (not kept, as too many waited to be).",
-        labels=["reason"],
+        "reason",
+        {
+            "error": stats.errors,
+            "timeout": stats.timeouts,
+            "invalid": stats.invalid,
+            "dropped": stats.dropped,
+        },
     )
-    for reason, count in (
-        ("error", stats.errors),
-        ("timeout", stats.timeouts),
-        ("invalid", stats.invalid),
-        ("dropped", stats.dropped),
-    ):
-        errors.add_metric([reason], count)
-    yield errors
     for name, meaning, count in (
         ("written", "Vectors handed over to the store.", stats.written),
         ("evictions", "Entries deleted to make room (Redis: server's).", stats.usage.evictions),
@@ -319,10 +316,17 @@ def _store(shared: SharedCache | None) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"inference_vector_store_{name}", meaning, value)
 
 
-def _by_modality(name: str, meaning: str, counts: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=["modality"])
-    for modality, count in counts.items():
-        family.add_metric([modality], count)
+def _labelled(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    meaning: str,
+    label: str,
+    counts: Mapping[str, float],
+) -> Metric:
+    """Return a metric with a value for each value of its label."""
+    family = kind(name, meaning, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
     return family
 
 

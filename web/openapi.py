@@ -122,9 +122,7 @@ def with_endpoints(
         for one in endpoints
         for path in one.paths
     }
-    among_others = {
-        kind for one in endpoints for kind in (one, *one.alternatives) if one.alternatives
-    }
+    among_others = {kind for one in endpoints if one.alternatives for kind in _forms(one)}
     for kind in {*endpoints} - among_others:  # the operation itself contains the schema
         schemas.pop(kind.description.request.__name__, None)
     return {
@@ -134,17 +132,22 @@ def with_endpoints(
     }
 
 
+def _forms(endpoint: type[Endpoint[Any]]) -> tuple[type[Endpoint[Any]], ...]:
+    """Return an endpoint and the alternatives on its paths."""
+    return (endpoint, *endpoint.alternatives)
+
+
 def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     kinds: list[type] = [SentenceErrors.schema, OpenAIErrors.schema]  # other routes use them, too
     for endpoint in endpoints:
-        for one in (endpoint, *endpoint.alternatives):
+        for one in _forms(endpoint):
             kinds += [one.description.request, *_response_types(one), one.errors.schema]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
     return schemas
 
 
 def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]) -> dict[str, Any]:
-    forms = (endpoint, *endpoint.alternatives)
+    forms = _forms(endpoint)
     requests = [one.description.request for one in forms]
     request = schemas[requests[0].__name__] if len(requests) == 1 else _any_of(map(_ref, requests))
     examples = [example for one in forms for example in one.description.examples]

@@ -88,6 +88,10 @@ class Endpoint(ABC, Generic[ParsedT]):
         settings = self.settings
         return settings.max_request_documents if self.scores else settings.max_request_items
 
+    def model_name(self, sent: str | None) -> str:
+        """Return the model's name in a response: the name that the request sent, or its own."""
+        return self.info.name if sent is None else sent
+
     def of_body(self, body: bytes | bytearray) -> Endpoint[Any]:
         """Return the endpoint that serves a body: this endpoint, or an alternative.
 

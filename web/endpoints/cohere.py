@@ -162,7 +162,7 @@ class CohereRerank(Endpoint[ParsedCohere]):
         ]
         content = {
             "id": str(uuid4()),
-            "model": self.info.name if wanted.model is None else wanted.model,
+            "model": self.model_name(wanted.model),
             "results": results,
             "meta": {"api_version": {"version": "2"}, "tokens": {"input_tokens": tokens}},
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

@@ -118,8 +118,7 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
             )
             for i, text in enumerate(texts)
         ]
-        model = self.info.name if wanted.model is None else wanted.model
-        return ParsedOllama(inputs, model)
+        return ParsedOllama(inputs, self.model_name(wanted.model))
 
     def _postprocess(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions

@@ -175,8 +175,9 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
             for i, (modality, content) in enumerate(_read_inputs(wanted))
         ]
-        model = self.info.name if wanted.model is None else wanted.model
-        return ParsedEmbeddings(inputs, model, wanted.encoding_format == "base64")
+        return ParsedEmbeddings(
+            inputs, self.model_name(wanted.model), wanted.encoding_format == "base64"
+        )
 
     def _postprocess(self, wanted: EmbeddingsOptions) -> Postprocess:
         dimensions = kept(wanted.dimensions or self._dimensions, self.info)
