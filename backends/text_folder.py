@@ -32,9 +32,10 @@ ENCODERS = (
 # `model_type` of decoders that may be trained to embed -> name of the family.
 DECODERS = {"gemma3_text": "Gemma 3", "qwen3": "Qwen3"}
 # Endings of names in `architectures`, for models trained for other tasks than embedding.
+_GENERATES = "ForCausalLM"
 _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
-    "ForCausalLM",
+    _GENERATES,
 )
 _JSON: Mapping[type, str] = {dict: "object", list: "array"}
 _NO_LIMIT = 10**20  # tokens; transformers uses 10**30 for no limit
@@ -115,19 +116,18 @@ def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
         path: the model's folder. If it holds `modules.json`, a decoder was trained to embed, even
             if its `architectures` say ForCausalLM.
     """
+    types = (*ENCODERS, *DECODERS)
     kind, named = config.get("model_type"), config.get("architectures") or []
-    is_decoder = kind in DECODERS
     others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
-    if is_decoder and (path / "modules.json").is_file():
-        others = [name for name in others if not str(name).endswith("ForCausalLM")]
+    if kind in DECODERS and (path / "modules.json").is_file():
+        others = [name for name in others if not str(name).endswith(_GENERATES)]
     # A model with an `auto_map` has Python code of its own.
-    if not others and (kind in ENCODERS or is_decoder or "auto_map" in config):
+    if not others and (kind in types or "auto_map" in config):
         return None
     found = others[0] if others else f"a model of type {kind or 'unknown'}"
-    types = ", ".join((*ENCODERS, *DECODERS))
     return (
         f"{found}, which does not embed texts; supported are models of these types, unless "
-        f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {types}"
+        f"they are {', '.join(f'...{task}' for task in _OTHER_TASKS)}: {', '.join(types)}"
     )
 
 

@@ -8,7 +8,7 @@ A chart has no figures of its own: it reads them from a table of docs/benchmarks
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -41,26 +41,24 @@ def table_of(heading: str) -> list[list[str]]:
 
 def precision_chart() -> str:
     """Draw inputs a second of 16 clients, as multiples of float32's, for each model."""
-    groups: list[tuple[str, dict[str, float]]] = []
+    groups: dict[str, dict[str, float]] = {}
     model = ""
     for name, precision, *figures in table_of("By precision"):
         model = name or model
         for what, figure in zip(("images", "texts"), figures, strict=False):
             if number := re.match(r"[\d,.]+", figure):
-                title = f"{model}, {what}"
-                if not groups or title not in dict(groups):
-                    groups.append((title, {}))
-                dict(groups)[title][precision.strip("`")] = float(number[0].replace(",", ""))
+                values = groups.setdefault(f"{model}, {what}", {})
+                values[precision.strip("`")] = float(number[0].replace(",", ""))
     return _bars(
         "Inputs a second with 16 clients, float32 = 1 (2 cores of a Xeon with AMX)", groups
     )
 
 
-def _bars(title: str, groups: Sequence[tuple[str, dict[str, float]]]) -> str:
+def _bars(title: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     left, bar, gap, unit = 240, 15, 14, 92
     parts = [_text(16, 26, title, size=15, weight="bold")]
     y = 46
-    for name, values in groups:
+    for name, values in groups.items():
         parts.append(_text(left - 12, y + 28, name, anchor="end"))
         for precision, value in values.items():
             times = value / values["float32"]

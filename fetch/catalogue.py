@@ -113,25 +113,26 @@ def matrix() -> dict[str, list[dict[str, str]]]:
 
 def table() -> str:
     """Return the table of embedders in docs/models.md, in Markdown."""
-    return _table("dimensions | ", [model for model in load().values() if model.dimensions])
+    return _table([model for model in load().values() if model.dimensions], ["dimensions"])
 
 
 def rerankers() -> str:
     """Return the table of rerankers in docs/models.md, in Markdown."""
-    return _table("", [model for model in load().values() if not model.dimensions])
+    return _table([model for model in load().values() if not model.dimensions], [])
 
 
-def _table(number: str, models: Sequence[Model]) -> str:
-    titles = f"tag | licence | family | input | {number}languages | served | tried with | variables"
-    rows = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
+def _table(models: Sequence[Model], numbers: Sequence[str]) -> str:
+    """Return a Markdown table of models; `numbers` are columns with attributes of these names."""
+    titles = ["tag", "licence", "family", "input", *numbers]
+    titles += ["languages", "served", "tried with", "variables"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for model in models:
-        dimensions = f"{model.dimensions} | " if number else ""
         variables = "<br>".join(f"`{name}={value}`" for name, value in model.variables.items())
-        rows.append(
-            f"| `{model.tag}` | {model.terms} | {model.family} | {model.input} | {dimensions}"
-            f"{model.languages} | {model.runtime} | {model.tried} | {variables} |"
-        )
-    return "\n".join(rows)
+        first = [f"`{model.tag}`", model.terms, model.family, model.input]
+        own = [str(getattr(model, name)) for name in numbers]
+        cells = [*first, *own, model.languages, model.runtime, model.tried, variables]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -105,6 +105,24 @@ class _Description:
     reference_config: dict[str, Any]
 
 
+def _warn_of_other_activation(
+    name: str, tag: str, trained: Mapping[str, Any], architecture: Mapping[str, Any]
+) -> None:
+    """Log a warning if only one of the trained weights and the architecture has QuickGELU."""
+    with_quick = bool(trained.get("quick_gelu"))
+    if not trained or with_quick == bool(architecture.get("quick_gelu")):
+        return
+    if with_quick:
+        how, computed, better = "with", "without", f"{name}-quickgelu"
+    else:
+        how, computed, better = "without", "with", name.removesuffix("-quickgelu")
+    logger.warning(
+        "The weights %s were trained %s QuickGELU, and %s computes %s: vectors will be worse. "
+        "Take %s in its place",
+        *(tag, how, name, computed, better),
+    )
+
+
 def _read_description(path: Path) -> _Description:
     own = _read_json(path / "config.json")
     published = _read_json(path / "open_clip_config.json")
@@ -118,15 +136,7 @@ def _read_description(path: Path) -> _Description:
             f"{name!r}, and neither config.json (model_config) nor open_clip_config.json tells"
         )
     tag_config = open_clip.get_pretrained_cfg(name, tag) or {}
-    quick = [bool(config.get("quick_gelu")) for config in (tag_config, architecture)]
-    if tag_config and quick[0] != quick[1]:
-        logger.warning(
-            "The weights %s were trained %s QuickGELU, and %s computes %s: vectors will be worse. "
-            "Take %s in its place",
-            tag,
-            *("with", name, "without") if quick[0] else ("without", name, "with"),
-            f"{name}-quickgelu" if quick[0] else name.removesuffix("-quickgelu"),
-        )
+    _warn_of_other_activation(name, tag, tag_config, architecture)
     known = asdict(PreprocessCfg()).keys()
     preprocess = published.get("preprocess_cfg") or {
         key: value for key, value in tag_config.items() if key in known
