@@ -1,15 +1,23 @@
 """Every test starts from an environment without settings, and without a hub."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from backends.conversion import conversion_cache
 from config import Settings, forbid_hub_access, limit_compute_threads
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.fakes import FakeModel
 
 # Before any test imports a model library.
 forbid_hub_access()
@@ -106,6 +114,15 @@ def _clean_environ(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application with the fake model that a test module calls `backend`."""
+    from tests.asgi import serving
+
+    async with serving(backend) as client:
+        yield client
 
 
 @pytest.fixture

@@ -76,6 +76,19 @@ def ask(
     return answer.status, json.loads(raw) if raw else None
 
 
+def run_to_end(command: Sequence[str], **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a command with the settings of the tests, such as a start that fails, to its end."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @contextmanager
 def running(log: Path, command: Sequence[str] = LAUNCHER, **settings: object) -> Iterator[Service]:
     """Start the service, wait until it is ready, and stop it at the end."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +34,6 @@ IMAGE_VECTOR = vector_of(Image.new("RGB", (8, 8), (9, 8, 7)).tobytes()).tolist()
 @pytest.fixture
 def backend() -> FakeModel:
     return FakeModel()
-
-
-@pytest.fixture
-async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(backend) as client:
-        yield client
 
 
 @pytest.mark.parametrize("probe", ["live", "ready"])

@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from config import VERSION, Settings
 from errors import ModelFolderError
 from tests.golden_cases import LAYOUTS
 from tests.golden_texts import NETWORKS
-from tests.service import ROOT, SERVING_ONLY, environment
+from tests.service import LAUNCHER, ROOT, SERVING_ONLY, run_to_end
 
 OF_NETWORKS = [*(f"golden/{name}" for name in LAYOUTS), *(f"golden_text/{one}" for one in NETWORKS)]
 # Of other types of models only the headers are read, and not which layers there must be.
@@ -34,14 +33,7 @@ LAYER = re.compile(r"^(?!decoder).*(layers?|resblocks|block)\.1\.(?!DenseRelu|la
 
 
 def check(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "app.py", *arguments],
-        cwd=ROOT,
-        env=environment(PYTHONPATH=SERVING_ONLY, **settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_to_end([*LAUNCHER, *arguments], PYTHONPATH=SERVING_ONLY, **settings)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from sentence_transformers.base.modules import Dense
 from transformers import AutoModel, Gemma3TextConfig, Gemma3TextModel
 
 from backends.check import faults
-from backends.conversion import conversion_cache
 from backends.embed import embed
 from backends.folder import ModelFolder, detect
 from backends.load import load_model, load_replica
@@ -26,17 +25,12 @@ from errors import ModelFolderError
 from fetch.hub import Snapshot
 from fetch.layouts import _save_text
 from fetch.plan import _lay_out_texts, plan
-from tests.conversions import convert_here
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.service import CONVERTED
 
+pytestmark = pytest.mark.usefixtures("converting_here")
 (QWEN3,) = (GOLDEN_TEXTS / "sentence_transformers_qwen3/model").glob("models--*/snapshots/*")
 TEXTS = ["a cat", "two dogs on a mat", " ".join(["the moon, full and bright"] * 9), "x"]
-
-
-@pytest.fixture(autouse=True)
-def _converted_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
 
 
 def by_openvino(root: Path) -> Model:

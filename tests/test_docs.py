@@ -1,17 +1,31 @@
 """/docs: it asks nobody but this service, and what it offers to try can be tried."""
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.browser import CHROMIUM, SIZES, launched, watching
-from tests.service import ROOT, running
+from tests.service import ROOT, Service, running
 from web.docs import SWAGGER_UI, TEMPLATE, load_docs
 
 SHOTS = ROOT / "build/page-shots"
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("docs") / "log"
+    with running(log, MODELS_DIR=ROOT / "demo/models") as service:
+        yield service
 
 
 def test_every_part_is_in_it() -> None:
@@ -32,15 +46,11 @@ def test_its_policy_is_that_of_the_page() -> None:
     assert "http" not in allowed
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: apt-get install chromium")
+@in_browser
 @pytest.mark.timeout(120)
-def test_an_example_is_tried_in_the_browser(tmp_path: Path) -> None:
+def test_an_example_is_tried_in_the_browser(browser: Browser, service: Service) -> None:
     """`watching` fails on whatever the policy forbids, and on any request to elsewhere."""
-    with (
-        running(tmp_path / "log", MODELS_DIR=ROOT / "demo/models") as service,
-        launched() as browser,
-        watching(browser, viewport=SIZES["desk"]) as page,
-    ):
+    with watching(browser, viewport=SIZES["desk"]) as page:
         operation = page.locator("#operations-model-vectorize")
         for address in ("//docs/", "/docs"):
             answer = page.goto(f"http://127.0.0.1:{service.port}{address}")
@@ -73,21 +83,17 @@ CONTRAST = r"""() => {
 }"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: apt-get install chromium")
+@in_browser
 @pytest.mark.timeout(120)
-def test_it_is_dark_where_the_reader_wants_it(tmp_path: Path) -> None:
-    with (
-        running(tmp_path / "log", MODELS_DIR=ROOT / "demo/models") as service,
-        launched() as browser,
-    ):
-        shades = {}
-        for theme in ("light", "dark"):
-            options: Any = {"color_scheme": theme, "viewport": SIZES["desk"]}
-            with watching(browser, **options) as page:
-                page.goto(f"http://127.0.0.1:{service.port}/docs")
-                expect(page.locator(".info .title")).to_be_visible()
-                shades[theme], contrast = page.evaluate(CONTRAST)
-                page.screenshot(path=SHOTS / f"docs-{theme}.png")
-                assert contrast > 7
+def test_it_is_dark_where_the_reader_wants_it(browser: Browser, service: Service) -> None:
+    shades = {}
+    for theme in ("light", "dark"):
+        options: Any = {"color_scheme": theme, "viewport": SIZES["desk"]}
+        with watching(browser, **options) as page:
+            page.goto(f"http://127.0.0.1:{service.port}/docs")
+            expect(page.locator(".info .title")).to_be_visible()
+            shades[theme], contrast = page.evaluate(CONTRAST)
+            page.screenshot(path=SHOTS / f"docs-{theme}.png")
+            assert contrast > 7
 
     assert shades["dark"] < 0.1 < 0.8 < shades["light"]

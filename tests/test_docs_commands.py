@@ -92,7 +92,7 @@ def test_the_smoke_test_passes_as_it_is_called(demo: Service) -> None:
 @pytest.mark.parametrize("block", values("python"))
 def test_python_is_python(block: Block) -> None:
     """The example of a mounted application runs in test_fastapi.py, OpenAI's below."""
-    ast.parse(block.text)
+    assert ast.parse(block.text).body
 
 
 @pytest.mark.clients

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -53,12 +53,6 @@ def test_a_histogram_is_written_as_the_clients_own_would_be(accept: str) -> None
 @pytest.fixture
 def backend() -> FakeModel:
     return FakeModel()
-
-
-@pytest.fixture
-async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(backend) as client:
-        yield client
 
 
 class Scrape:

@@ -59,12 +59,6 @@ def backend() -> FakeModel:
     return backend
 
 
-@pytest.fixture
-async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(backend) as client:
-        yield client
-
-
 def unit(content: str | bytes, dimensions: int | None = None) -> list[float]:
     vector = vector_of(content)[:dimensions]
     return (vector / np.linalg.norm(vector)).tolist()  # type: ignore[no-any-return]

@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from timm.models.vitamin import VitCfg, VitConvCfg
 
 from backends.check import faults
-from backends.conversion import conversion_cache
 from backends.embed import embed
 from backends.folder import detect, find_weights, hub_snapshots
 from backends.load import load_replica
@@ -31,7 +30,6 @@ from download import settings_for_tag
 from fetch import catalogue
 from fetch.hub import Choose, Hub, Snapshot, Wanted
 from fetch.plan import fetch_model, plan
-from tests.conversions import convert_here
 from tests.golden_cases import Case, assert_same
 
 ADDED = [
@@ -126,19 +124,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, networks = (
-        timm.create_model,
-        {
-            open_clip.get_model_config(tower.name)["vision_cfg"]["timm_model_name"]: tower.network
-            for tower in TOWERS
-            if tower.network
-        },
-    )
+def _tiny(monkeypatch: pytest.MonkeyPatch, converting_here: None) -> None:
+    real = timm.create_model
+    networks = {
+        open_clip.get_model_config(tower.name)["vision_cfg"]["timm_model_name"]: tower.network
+        for tower in TOWERS
+        if tower.network
+    }
     monkeypatch.setattr(
         timm, "create_model", lambda name, **given: real(name, **{**given, **networks[name]})
     )
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
 
 
 @pytest.mark.parametrize("number", range(len(TOWERS)), ids=[tower.name for tower in TOWERS])

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,12 +62,6 @@ def logit_of(query: str, document: str) -> np.float32:
 @pytest.fixture
 def backend() -> FakeReranker:
     return FakeReranker()
-
-
-@pytest.fixture
-async def client(backend: FakeReranker) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(backend) as client:
-        yield client
 
 
 async def test_scores_come_in_the_order_of_the_documents(client: httpx.AsyncClient) -> None:

@@ -1,8 +1,6 @@
 """A running service over a reranker's folder answers what the reference's container recorded."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ import schemathesis
 from schemathesis import GenerationMode
 
 from tests.golden_rerankers import GOLDEN_RERANKERS, RERANKERS, pair_cases, recorded_meta
-from tests.service import ROOT, Service, environment, running
+from tests.service import LAUNCHER, Service, run_to_end, running
 from tests.test_openapi import check_all
 from web.endpoints import ENDPOINTS
 
@@ -154,13 +152,8 @@ def scores(service: Service, query: str, documents: list[str]) -> list[float]:
 
 
 def test_a_classifier_ends_the_start_with_a_sentence() -> None:
-    answer = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=ROOT,
-        env=environment(MODELS_DIR=GOLDEN_RERANKERS / "bert_3_labels", PORT=0, HOST="127.0.0.1"),
-        capture_output=True,
-        text=True,
-        check=False,
+    answer = run_to_end(
+        LAUNCHER, MODELS_DIR=GOLDEN_RERANKERS / "bert_3_labels", PORT=0, HOST="127.0.0.1"
     )
 
     log = answer.stdout + answer.stderr

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -122,12 +122,6 @@ def every(wires: Sequence[Wire]) -> pytest.MarkDecorator:
 @pytest.fixture
 def backend() -> FakeReranker:
     return FakeReranker()
-
-
-@pytest.fixture
-async def client(backend: FakeReranker) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(backend) as client:
-        yield client
 
 
 def test_every_wire_is_tried() -> None:

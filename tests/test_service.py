@@ -22,7 +22,7 @@ from tests.golden_cases import (
     text_cases,
 )
 from tests.image_files import base64_of
-from tests.service import LAUNCHER, ROOT, Service, ask, environment, free_port, running
+from tests.service import LAUNCHER, ROOT, Service, ask, environment, free_port, run_to_end, running
 
 LOOPBACK_ONLY = str(Path(__file__).parent / "loopback_only")
 JSON = {"Content-Type": "application/json"}
@@ -148,15 +148,7 @@ def test_every_family_loads_and_encodes_without_a_network() -> None:
 
 
 def failed_start(**settings: object) -> tuple[int, str]:
-    answer = subprocess.run(
-        LAUNCHER,
-        cwd=ROOT,
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    answer = run_to_end(LAUNCHER, **settings)
     return answer.returncode, answer.stdout + answer.stderr
 
 

@@ -42,10 +42,8 @@ class MadeUpStore:
         self.gate.set()
         self.reads: list[Sequence[bytes]] = []
         self.writes: list[int] = []
-        self.opened = 0
 
     def open(self) -> None:
-        self.opened += 1
         self._fail()
 
     def _fail(self) -> None:

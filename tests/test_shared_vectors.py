@@ -18,7 +18,7 @@ from config import Settings
 from errors import ConfigurationError
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.redis_server import RedisServer, needs_redis, redis_server
-from tests.service import LAUNCHER, ROOT, Service, ask, environment, running
+from tests.service import LAUNCHER, ROOT, Service, ask, run_to_end, running
 from vectorizer import check_shared_cache
 
 PATIENT: Mapping[str, Any] = {"VECTOR_CACHE_TIMEOUT_MS": 5_000}  # tests share their cores
@@ -216,14 +216,7 @@ def test_a_redis_that_fails_is_in_nobodys_way(tmp_path: Path, fault: str) -> Non
 
 def command(*arguments: str, url: str | None) -> subprocess.CompletedProcess[str]:
     settings = {"VECTOR_CACHE_URL": url} if url else {}
-    return subprocess.run(
-        [sys.executable, "app.py", *arguments],
-        cwd=ROOT,
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_to_end([*LAUNCHER, *arguments], **settings)
 
 
 def test_the_command_shows_and_empties_a_folder(tmp_path: Path) -> None:
@@ -292,13 +285,14 @@ def test_a_folder_that_cannot_be_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_store_is_imported_where_it_is_not_set() -> None:
-    program = "import app, cli, vectorizer, sys; print([n for n in sys.modules if 'store' in n])"
+    program = "import app, cli, vectorizer, json, sys; print(json.dumps(list(sys.modules)))"
     said = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert [name for name in json.loads(said.stdout.replace("'", '"')) if "inference" in name] == []
-    assert "redis" not in said.stdout
+    loaded = json.loads(said.stdout)
+    assert [name for name in loaded if name.startswith("inference.store")] == []
+    assert [name for name in loaded if "redis" in name] == []
 
 
 def test_two_services_that_are_each_process_1_share_a_folder(tmp_path: Path) -> None:

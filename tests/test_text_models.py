@@ -25,14 +25,13 @@ from transformers import (
 )
 
 from backends.check import faults
-from backends.conversion import conversion_cache
 from backends.embed import embed
 from backends.folder import detect
 from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions
-from tests.conversions import convert_here
 from tests.golden_texts import GOLDEN_TEXTS
 
+pytestmark = pytest.mark.usefixtures("converting_here")
 NAME = "org/name"
 (SNAPSHOT,) = (GOLDEN_TEXTS / "sentence_transformers/model").glob("models--*/snapshots/*")
 # One is longer than ModernBERT's window.
@@ -52,11 +51,6 @@ NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {
         ModernBertConfig(**SIZES, **_MODERN, cls_token_id=1, sep_token_id=1)
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _converted_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion_cache, "run_in_subprocess", convert_here)
 
 
 def laid_out(root: Path) -> Path:

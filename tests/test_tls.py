@@ -1,6 +1,5 @@
 """TLS by SSL_CERTFILE, and those who ask a service that speaks it."""
 
-import os
 import ssl
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from errors import ConfigurationError
-from tests.service import LAUNCHER, ROOT, Service, environment, starting
+from tests.service import LAUNCHER, ROOT, Service, environment, run_to_end, starting
 from web.server import check_certificate
 
 MODEL = ROOT / "tests/golden_text/model2vec"
@@ -108,14 +107,7 @@ def test_a_start_looks_at_the_files_before_it_loads_a_model(
 
 
 def test_a_start_with_a_wrong_certificate_ends_with_a_sentence(tmp_path: Path) -> None:
-    answer = subprocess.run(
-        [sys.executable, "app.py"],
-        env={**os.environ, "MODELS_DIR": "nowhere", "SSL_CERTFILE": str(tmp_path), "PORT": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    answer = run_to_end(LAUNCHER, MODELS_DIR="nowhere", SSL_CERTFILE=tmp_path, PORT=0)
 
     assert answer.returncode == 1
     assert "Cannot start: SSL_CERTFILE=" in answer.stderr
