@@ -84,10 +84,18 @@ class Capacity:
         self._done = self._done * faded + stats.cost
         self.cost_s = self._work_s / self._done
         self.best_cost_s = min(self.best_cost_s, run_s / stats.cost)
-        self.max_batch_cost = _LONGEST_BATCH * self.timeout_s / (self.cost_s * self._replicas)
+        self.max_batch_cost = self.cost_within(_LONGEST_BATCH * self.timeout_s)
         magnitude = stats.cost.bit_length()
         passes = self._passes.setdefault(magnitude, deque(maxlen=_PASSES_TO_JUDGE))
         passes.append(self._clock())
+
+    def run_s(self, cost: float) -> float:
+        """Return the expected seconds of a forward pass on one device."""
+        return cost * self.cost_s * self._replicas
+
+    def cost_within(self, seconds: float) -> float:
+        """Return the cost of a batch that takes some seconds on one device."""
+        return seconds / (self.cost_s * self._replicas) if self.cost_s else math.inf
 
     def can_judge(self, cost: int, items: int) -> bool:
         """Return whether recent forward passes were as large as the passes of a request would be.
