@@ -84,7 +84,7 @@ class Capacity:
         self._done = self._done * faded + stats.cost
         self.cost_s = self._work_s / self._done
         self.best_cost_s = min(self.best_cost_s, run_s / stats.cost)
-        self.max_batch_cost = self.cost_within(_LONGEST_BATCH * self.timeout_s)
+        self.max_batch_cost = _LONGEST_BATCH * self.timeout_s / (self.cost_s * self._replicas)
         magnitude = stats.cost.bit_length()
         passes = self._passes.setdefault(magnitude, deque(maxlen=_PASSES_TO_JUDGE))
         passes.append(self._clock())

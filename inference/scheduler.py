@@ -155,7 +155,7 @@ class Scheduler:
 
     async def _work(self) -> None:
         """Wait until chunks wait for a batch, and no more of them are expected soon."""
-        while not self._queue:
+        if not self._queue:
             await self._arrival()
         if len(self._queue) < self._expected_arrivals:
             await self._linger()
@@ -177,6 +177,7 @@ class Scheduler:
     def _take(self, turn: DeviceTurn | None) -> list[QueueEntry]:
         """Form the next batch; it is empty if all chunks have been taken or have left meanwhile."""
         max_cost = self.capacity.max_batch_cost
+        self._fitting = math.inf
         if turn:
             max_cost = min(max_cost, self.capacity.cost_within(turn.share.max_batch_s))
         batch = self._queue.take(self.capacity.max_batch_size, max_cost)

@@ -48,7 +48,7 @@ WITH_MODELS = {
             "model_name",
         ),
         *("pairs", "rerankers", "rerank_service"),
-        *("decoders", "openclip_towers", "text_models"),
+        *("decoders", "openclip_towers", "shared_device", "text_models"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
