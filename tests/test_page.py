@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from documentation.screenshots import take_views
 from tests.browser import (
     CHROMIUM,
     LOWEST_CONTRAST,
@@ -389,6 +391,21 @@ def test_a_folder_is_searched_by_a_sentence_and_by_an_image(
     expect(tiles).to_have_count(4)
     page.get_by_role("button", name="Forget the folder").click()
     expect(tiles).to_have_count(0)
+
+
+def test_each_tab_is_taken_in_each_look(browser: Browser, service: str, tmp_path: Path) -> None:
+    take_views(browser, f"{service}/demo/", tmp_path)
+
+    looks = {
+        path.name: Image.open(path).getpixel((1, Image.open(path).height - 1))
+        for path in tmp_path.iterdir()
+    }
+    assert looks.keys() == {
+        f"{tab}-{look}.png"
+        for tab in ("compare", "gallery", "live")
+        for look in ("light", "dark", "phone")
+    }
+    assert looks["compare-light.png"] != looks["compare-dark.png"]
 
 
 # --- the service itself
