@@ -125,7 +125,7 @@ def serving(*models: str, **settings: object) -> Iterator[Target]:
         "MODELS": json.dumps(folders),
         "VECTOR_CACHE_SIZE": "0",
         "RUNTIME_CACHE_DIR": str(_CONVERTED),
-        "REQUEST_TIMEOUT_S": "120",
+        "REQUEST_TIMEOUT_S": "600",  # imports shall be slow, and not refused
         **{name: str(value) for name, value in settings.items()},
     }
     name = f"several-{'-'.join(models)}-{free_port()}"

@@ -231,13 +231,14 @@ async def test_a_turn_that_is_given_up_is_in_nobodys_way() -> None:
 def test_only_models_of_one_device_share_it() -> None:
     devices = Devices()
     first, other = devices.share("cuda:0"), devices.share("cuda:1")
-    assert not first.device.is_shared
+    seen = [first.device.is_shared]
     second = devices.share("cuda:0")
+    seen.append(first.device.is_shared)
+    second.leave()
+    seen.append(first.device.is_shared)
 
     assert first.device is second.device is not other.device
-    assert first.device.is_shared
-    second.leave()
-    assert not first.device.is_shared
+    assert seen == [False, True, False]
 
 
 async def test_batches_are_short_while_another_model_is_busy() -> None:
