@@ -145,9 +145,10 @@ class Admission:
             )
         if not self.items:
             return
-        # All other models may become busy after the request is admitted.
-        models = max((len(share.device.shares) for share in self._shares), default=1)
-        longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s / models
+        longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s
+        if self._capacity.can_judge(cost, items):
+            # All other models may become busy after the request is admitted.
+            longest_s /= max((len(share.device.shares) for share in self._shares), default=1)
         own_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
         if own_s > longest_s:
             own_s = self.expected_wait_s(request, cost)

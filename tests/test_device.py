@@ -258,10 +258,11 @@ async def test_batches_are_short_while_another_model_is_busy() -> None:
 # --- admission
 
 
-def admission_of(share: DeviceShare, *, timeout_s: float = 10) -> Admission:
+def admission_of(share: DeviceShare, *, timeout_s: float = 10, passes: int = 2) -> Admission:
     """Return that of a model that takes half a second an item."""
     capacity = Capacity(2, timeout_s)
-    capacity.observe(BatchStats(1, 2, 4))
+    for _ in range(passes):
+        capacity.observe(BatchStats(1, 2, 4))
     return Admission(1000, capacity, [share])
 
 
@@ -302,6 +303,14 @@ def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -
     with pytest.raises(QueueFullError, match="about 4 s") as refused:
         first.check(RequestContext(), cost=2, items=1)
     assert refused.value.retry_after_s == 1
+
+
+def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
+    first, _ = (admission_of(share, passes=1) for share in Bench(2).shares)
+    for _ in range(5):
+        queue(first, 2)
+
+    first.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
 
 
 def test_retry_after_is_longer_while_another_model_takes_its_half() -> None:
