@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -123,6 +124,15 @@ async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
 
     async with serving(backend) as client:
         yield client
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Keep alive what refers to itself, such as an error in a frame that the error holds."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture
