@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Before any test imports a model library.
 forbid_hub_access()
-if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for each core
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for each core, or more
     limit_compute_threads(1)
 
 MODEL_LIBRARIES = {"open_clip", "openvino", "sentence_transformers", "torch", "torchvision",
