@@ -1,4 +1,4 @@
-"""All errors of this project; each message speaks to the person who can fix the error.
+"""All errors of this project; each message is written for the person who can fix the error.
 
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be embedded

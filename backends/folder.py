@@ -172,8 +172,8 @@ def detect(root: Path) -> ModelFolder:
     missing = [part for part in parts if not (root / part).exists()]
     if missing:
         raise ModelFolderError(
-            f"{root.absolute()} holds half a {family} model: {' and '.join(missing)} is missing "
-            f"beside {first}"
+            f"{root.absolute()} holds an incomplete {family} model: {' and '.join(missing)} is "
+            f"missing beside {first}"
         )
     _refuse_pointers([root / part for part in parts])
     return ModelFolder(root, family)

@@ -1,7 +1,7 @@
 """Admission control: bounds the number of waiting items, and their expected wait.
 
-The wait is estimated from the measured rate. A request that cannot be answered in time is refused
-within milliseconds, and not by a timeout. This module knows no HTTP and no model: `web/errors.py`
+The wait is estimated from the measured rate. A request that cannot be answered in time is rejected
+at once, and not after a timeout. This module knows no HTTP and no model: `web/errors.py`
 answers its errors with 413 and 429.
 """
 
@@ -55,7 +55,7 @@ class Permit:
 
 
 class Admission:
-    """Counts waiting items and their cost, and refuses requests that exceed the bounds.
+    """Counts waiting items and their cost, and rejects requests that exceed the bounds.
 
     The wait is estimated from computed batches only: broken or cancelled items do not change it.
     The queue is fair. So a request waits for each other request only up to its own cost, and a
@@ -63,7 +63,7 @@ class Admission:
 
     Args:
         max_items: maximum number of items that wait or are being computed.
-        capacity: capacity of the devices.
+        capacity: measured rate of the devices, and the limits of a batch.
 
     Attributes:
         items: number of items that wait or are being computed.

@@ -437,7 +437,7 @@ async def test_every_pass_is_observed() -> None:
     assert seen[0].run_s > 0
 
 
-async def test_several_runners_work_side_by_side() -> None:
+async def test_several_workers_work_side_by_side() -> None:
     both_busy = threading.Barrier(2, timeout=10)
 
     def run(items: Sequence[int]) -> list[int]:

@@ -108,7 +108,7 @@ class _Description:
 def _warn_of_other_activation(
     name: str, tag: str, trained: Mapping[str, Any], architecture: Mapping[str, Any]
 ) -> None:
-    """Log a warning if only one of the trained weights and the architecture has QuickGELU."""
+    """Log a warning if either the trained weights or the architecture has QuickGELU, not both."""
     with_quick = bool(trained.get("quick_gelu"))
     if not trained or with_quick == bool(architecture.get("quick_gelu")):
         return
@@ -132,8 +132,9 @@ def _read_description(path: Path) -> _Description:
     )
     if not architecture:
         raise ModelFolderError(
-            f"{path.absolute()} does not say what its model is: open_clip does not know the name "
-            f"{name!r}, and neither config.json (model_config) nor open_clip_config.json tells"
+            f"{path.absolute()} holds a model of unknown architecture: open_clip does not know the "
+            f"name {name!r}, and neither config.json (model_config) nor open_clip_config.json "
+            "describes it"
         )
     tag_config = open_clip.get_pretrained_cfg(name, tag) or {}
     _warn_of_other_activation(name, tag, tag_config, architecture)
@@ -148,8 +149,13 @@ def _read_description(path: Path) -> _Description:
             path.absolute(),
             PreprocessCfg(),
         )
+    architecture = deepcopy(architecture)
+    text = architecture["text_cfg"]
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key):
+            text[key] = str(_on_disk(text[key], path))
     return _Description(
-        architecture=_with_text_tower_on_disk(deepcopy(architecture), path),
+        architecture=architecture,
         preprocess=preprocess,
         weights=_find_weights(path, tag),
         reference_config=own or published,
@@ -157,8 +163,8 @@ def _read_description(path: Path) -> _Description:
 
 
 def _find_weights(path: Path, pretrained: str) -> Path:
-    named = path / Path(pretrained).name
-    weights = named if named.is_file() else find_weights(path, *hub_snapshots(path))
+    beside = path / Path(pretrained).name
+    weights = beside if beside.is_file() else find_weights(path, *hub_snapshots(path))
     if weights is None:
         raise ModelFolderError(
             f"{path.absolute()} holds no weights: neither a *.safetensors, *.bin or *.pt file "
@@ -167,16 +173,8 @@ def _find_weights(path: Path, pretrained: str) -> Path:
     return weights
 
 
-def _with_text_tower_on_disk(architecture: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace the hub names of the text tower and its tokenizer by their folders."""
-    text = architecture["text_cfg"]
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if text.get(key):
-            text[key] = str(_on_disk(text[key], path))
-    return architecture
-
-
 def _on_disk(hub_name: str, path: Path) -> Path:
+    """Return the folder of a text tower or of its tokenizer, by its name on the hub."""
     beside = path / Path(hub_name).name
     found = beside if beside.is_dir() else hub_snapshot(path, hub_name)
     if found is None:
@@ -266,7 +264,8 @@ class _Tokenize:
         with self._lock:
             ids: list[int] = self._tokenize([text])[0].tolist()
             truncated = self._is_cut(text, ids)
-        return Tokens(ids[: self._length_of(ids)], truncated)
+        last = max((i for i, token in enumerate(ids) if token != self._padding), default=-1)
+        return Tokens(ids[: last + 1 + self._ends_in_padding], truncated)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens.
@@ -291,10 +290,6 @@ class _Tokenize:
             return False
         longer: list[int] = self._tokenize([text], len(ids) + 1)[0].tolist()
         return longer[-1] != self._padding or longer[:-1] != ids
-
-    def _length_of(self, ids: list[int]) -> int:
-        last = max((i for i, token in enumerate(ids) if token != self._padding), default=-1)
-        return min(last + 1 + self._ends_in_padding, len(ids))
 
 
 def _is_blind_to_padding(model: Any) -> bool:

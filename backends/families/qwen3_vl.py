@@ -119,7 +119,7 @@ def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[To
     def save(folder: Path) -> dict[str, object]:
         kind = hf.save_vocabulary(tokenizer, folder)
         if kind != "tokens":
-            raise ValueError(f"its vocabulary is of another kind: {kind}")
+            raise ValueError(f"its vocabulary is of an unsupported kind: {kind}")
         return {"kind": "conversation", "frame": frame.as_json(), **recipe.as_json()}
 
     tower = TorchTower(
