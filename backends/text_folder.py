@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.folder import ModelFolder, hub_snapshot, read_marker
+from backends.folder import ModelFolder
+from backends.hub_cache import hub_snapshot, read_marker
 from errors import ModelFolderError, describe_error
 
 TextKind = Literal[

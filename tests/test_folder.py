@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.folder import detect, find_weights, hub_snapshot
+from backends.folder import detect, find_weights
+from backends.hub_cache import hub_snapshot
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
 from config import Settings

@@ -22,7 +22,8 @@ from timm.models.vitamin import VitCfg, VitConvCfg
 
 from backends.check import faults
 from backends.embed import embed
-from backends.folder import detect, find_weights, hub_snapshots
+from backends.folder import detect, find_weights
+from backends.hub_cache import hub_snapshots
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
 from config import DownloadSettings

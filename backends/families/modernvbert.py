@@ -27,7 +27,8 @@ from transformers import (
 from typing_extensions import override
 
 from backends.families import transformers_models as hf
-from backends.folder import ModelFolder, find_weights, hub_snapshot
+from backends.folder import ModelFolder, find_weights
+from backends.hub_cache import hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing.tiles import Prompt, TileProcessor, Tiling
 from backends.preprocessing.tokens import Padding, TextRecipe
