@@ -81,7 +81,7 @@ def test_the_table_of_places_names_files_and_functions_that_exist() -> None:
 def test_the_glossary_of_the_code_names_classes_that_exist() -> None:
     text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
     glossary = text.partition("## Glossary")[2].partition("### Words that stay")[0]
-    words = "".join(re.findall(r"^\| ([^|]*) \|", glossary, re.MULTILINE))
+    words = " ".join(re.findall(r"^\| ([^|]*) \|", glossary, re.MULTILINE))
     folders = (ROOT / name for name in ("web", "inference", "backends"))
     code = "".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
 
