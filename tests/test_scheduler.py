@@ -397,7 +397,7 @@ async def test_a_query_waits_for_nobody_who_asked_something_else() -> None:
     await scheduler.aclose()
 
 
-async def test_nobody_waits_for_company_while_a_second_device_is_free() -> None:
+async def test_no_batch_lingers_while_a_second_device_is_free() -> None:
     scheduler = scheduler_of(Slow(), Slow())
     await asyncio.gather(*(ask(scheduler, item) for item in range(4)))
     started_s = time.perf_counter()
