@@ -23,8 +23,12 @@ def make_model(loaded: TorchModel) -> Model:
     device = loaded.info.device
     towers = {}
     for modality, tower in loaded.towers.items():
-        kind = StagedTorchNetwork if isinstance(tower.module, StagedModule) else TorchNetwork
-        towers[modality] = Tower(tower.processor, kind(tower.module, device))
+        module = tower.module
+        if isinstance(module, StagedModule):
+            network: TorchNetwork = StagedTorchNetwork(module, device)
+        else:
+            network = TorchNetwork(module, device)
+        towers[modality] = Tower(tower.processor, network)
     return Model(loaded.info, towers, partial(gpu_memory, device))
 
 
