@@ -50,7 +50,7 @@ WITH_MODELS = {
             "model_name",
         ),
         *("pairs", "rerankers", "rerank_service"),
-        *("decoders", "openclip_towers", "text_models"),
+        *("decoders", "openclip_towers", "shared_device", "text_models"),
     )
 }
 # Not the service itself, or seconds of a load that it cannot bear. `--fast` leaves them out, too.

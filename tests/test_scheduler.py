@@ -12,6 +12,7 @@ from backends.model import Arrays, EncodeParams, ModelInput, Rows, Tower
 from backends.preprocessing.single_part import SinglePart
 from errors import BackendError, DeviceLostError, DeviceMemoryError, UnhealthyError
 from inference.capacity import BatchStats, Capacity
+from inference.device import Device
 from inference.health import Health
 from inference.request import RequestContext
 from inference.scheduler import LINGER, MAX_LINGER, Scheduler
@@ -52,7 +53,8 @@ def tower_of(run_batch: RunBatch) -> Tower:
 def scheduler_of(*run_batches: RunBatch, size: int = 4, health: Health | None = None) -> Scheduler:
     capacity = Capacity(size, timeout_s=45, replicas=len(run_batches))
     towers = [tower_of(run_batch) for run_batch in run_batches]
-    return Scheduler("test", towers, health or Health(), capacity)
+    shares = [Device().share() for _ in run_batches]
+    return Scheduler("test", towers, shares, health or Health(), capacity)
 
 
 def item_of(number: int, bucket: Hashable = 0) -> WorkItem:
