@@ -17,7 +17,7 @@ from backends.check import faults
 from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
 from config import VERSION, Settings, allowed_tokens, doubts, read
-from errors import ConfigurationError, ServiceError, StartupError
+from errors import ConfigurationError, StartupError
 from vectorizer import check_image_formats, check_shared_cache
 
 _WIDTH = 96
@@ -96,26 +96,28 @@ def vector_cache(*, empties: bool) -> NoReturn:
 
     The exit status is 0, or 1 with an error message.
     """
-    shown = "VECTOR_CACHE_URL"
     try:
         settings = read(Settings)
         if not settings.vector_cache_url:
-            raise ConfigurationError("not set: vectors are cached in memory only")
+            sys.exit("VECTOR_CACHE_URL: not set: vectors are cached in memory only")
+        from inference.store.base import StoreError
         from inference.store.connect import address_of, store_of
 
         address = address_of(settings.vector_cache_url.get_secret_value())
-        shown = address.shown
-        store = store_of(address, settings.vector_cache_max_bytes, _STORE_S)
-        store.open()
-        deleted = store.empty() if empties else 0
-        count, nbytes = store.count(), store.usage().nbytes
-        store.close()
-    except ServiceError as error:
-        sys.exit(f"{shown}: {error}")
+        try:
+            store = store_of(address, settings.vector_cache_max_bytes, _STORE_S)
+            store.open()
+            deleted = store.empty() if empties else 0
+            count, nbytes = store.count(), store.usage().nbytes
+            store.close()
+        except StoreError as error:
+            sys.exit(f"{address.shown}: {error}")
+    except ConfigurationError as error:  # it begins with the name of the setting
+        sys.exit(str(error))
     if empties:
-        print(f"{shown}: {deleted:,} vectors deleted")
+        print(f"{address.shown}: {deleted:,} vectors deleted")
     whose = "" if address.folder else " in the whole server"
-    print(f"{shown}: {count:,} vectors, {nbytes / 1e6:,.1f} MB{whose}")
+    print(f"{address.shown}: {count:,} vectors, {nbytes / 1e6:,.1f} MB{whose}")
     sys.exit(0)
 
 

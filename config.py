@@ -299,6 +299,9 @@ class Settings(BaseSettings):
         default="http/protobuf",
         description="`http/protobuf`, or `grpc` with `opentelemetry-exporter-otlp-proto-grpc`",
     )
+    otel_exporter_otlp_traces_protocol: str = Field(
+        default="", description="the same for traces alone; it goes before the other"
+    )
     otel_traces_exporter: str = Field(
         default="",
         description="`otlp`, the default if an address is set; `console`; or `none`",
@@ -312,9 +315,8 @@ class Settings(BaseSettings):
         """OpenTelemetry's names of the exporters to send traces to; empty if tracing is off."""
         address = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
         asked = self.otel_traces_exporter or ("otlp" if address else "")
-        otlp = (
-            "otlp_proto_grpc" if self.otel_exporter_otlp_protocol == "grpc" else "otlp_proto_http"
-        )
+        protocol = self.otel_exporter_otlp_traces_protocol or self.otel_exporter_otlp_protocol
+        otlp = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
         names = () if self.otel_sdk_disabled else _parts(asked)
         return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 

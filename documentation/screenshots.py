@@ -1,6 +1,7 @@
 """The screenshots of the documentation: the page and a contact sheet, of the demo model.
 
-python -m documentation.screenshots    writes them into docs/assets; it needs chromium
+python -m documentation.screenshots         writes them into docs/assets; it needs chromium
+python -m documentation.screenshots --views takes each tab into build/views, light, dark and narrow
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import tempfile
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -23,6 +26,13 @@ from tests.service import ROOT, running
 
 QUERY = "three big blue stars"
 MOST_BYTES = 150_000
+VIEWS = ROOT / "build/views"
+_TABS = ("compare", "gallery", "live")
+_LOOKS: dict[str, tuple[ViewportSize, Literal["light", "dark"]]] = {
+    "light": (ViewportSize(width=1280, height=860), "light"),
+    "dark": (ViewportSize(width=1280, height=860), "dark"),
+    "phone": (ViewportSize(width=390, height=844), "light"),
+}
 _COLOURS = 256  # of a palette: flat drawings need no more
 
 
@@ -33,6 +43,20 @@ def take_page(browser: Browser, url: str) -> bytes:
     page.locator("#map .point").first.wait_for()
     page.wait_for_timeout(1_000)  # its map moves into place
     return page.screenshot()
+
+
+def take_views(browser: Browser, url: str, folder: Path) -> None:
+    """Take each tab of the page in each look, to be compared before and after a change of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for look, (size, scheme) in _LOOKS.items():
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        page.goto(url)
+        page.locator("#map .point").first.wait_for()
+        for tab in _TABS:
+            page.locator(f'input[name="tab"][value="{tab}"]').check(force=True)
+            page.wait_for_timeout(1_000)
+            page.screenshot(path=folder / f"{tab}-{look}.png", full_page=True)
+        page.close()
 
 
 def take_contact_sheet(browser: Browser, url: str, folder: Path) -> bytes:
@@ -63,7 +87,7 @@ def small(png: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write both."""
+    """Write both, or the views of the page."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         running(Path(scratch) / "log", MODELS_DIR=ROOT / "demo/models") as service,
@@ -71,6 +95,9 @@ def main() -> None:
         playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS) as browser,
     ):
         url = f"http://127.0.0.1:{service.port}"
+        if sys.argv[1:] == ["--views"]:
+            take_views(browser, url, VIEWS)
+            return
         ASSETS.mkdir(exist_ok=True)
         (ASSETS / "page.png").write_bytes(small(take_page(browser, url)))
         sheet = take_contact_sheet(browser, url, Path(scratch))

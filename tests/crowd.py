@@ -61,9 +61,9 @@ def target_of(service: Service) -> Target:
     return Target("127.0.0.1", service.port)
 
 
-async def learn(service: Service, items: Sequence[Item]) -> Known:
+async def learn(target: Target, items: Sequence[Item]) -> Known:
     """Ask for each item alone, one after the other."""
-    known, connection = Known(), Connection(target_of(service))
+    known, connection = Known(), Connection(target)
     for item in items:
         answer = await connection.ask(request_of([item]))
         assert answer.status == 200, answer.body

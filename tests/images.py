@@ -2,13 +2,14 @@
 
 Weights come from a small hub on loopback. It takes half an hour and several gigabytes, so it is no
 part of `make test`. Any BUILDER will do that knows docker's `build`, `run`, `save` and `tag`.
-TORCH_INDEX_URL, where it is set, takes the place of the Dockerfiles' own. At the end it prints a
-table.
+TORCH_INDEX_URL and PYTHON_IMAGE, where they are set, take the place of the Dockerfiles' own. At the
+end it prints a table.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -26,15 +27,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from config import VERSION
 from tests.golden_cases import GOLDEN
+from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.hub_models import small_hub
 from tests.hub_server import Hub, serving
 from tests.service import ROOT, Service, free_port, wait_until_ready
+from tests.test_tls import certificate_in
 
 BUILDER = shlex.split(os.environ.get("BUILDER", "docker"))
 CUSTOM = "semitechnologies/multi2vec-clip:custom"
 CUSTOM_OF_THE_DOCUMENTATION = "semitechnologies/transformers-inference:custom"
+CUSTOM_OF_RERANKERS = "semitechnologies/reranker-transformers:custom"
 STANDARD = "multi2vec-clip-service:standard"
 CUDA = "multi2vec-clip-service:standard-cuda"
 IN_8_BITS = "multi2vec-clip-service:standard-int8"
@@ -53,6 +58,12 @@ RUN MODEL_NAME=distilroberta-base ./download.py
 """
 TWO_LINES_OF_TEXTS_BY_FOLDER = f"""FROM {CUSTOM_OF_THE_DOCUMENTATION}
 COPY ./my-model /app/models/model
+"""
+TWO_LINES_OF_A_RERANKER_BY_NAME = f"""FROM {CUSTOM_OF_RERANKERS}
+RUN MODEL_NAME=cross-encoder/ms-marco-MiniLM-L-6-v2 ./download.py
+"""
+TWO_LINES_OF_A_RERANKER_BY_FOLDER = f"""FROM {CUSTOM_OF_RERANKERS}
+COPY ./my-reranker /app/models/model
 """
 # A private model in a small image.
 PRIVATE = (ROOT / "custom.Dockerfile").read_text("utf-8")
@@ -93,8 +104,9 @@ def builder(*words: str) -> float:
 
 def build(tag: str, folder: Path, *options: str) -> None:
     """Build an image; the hub on loopback is within reach."""
-    if (index := os.environ.get("TORCH_INDEX_URL")) is not None:
-        options = ("--build-arg", f"TORCH_INDEX_URL={index}", *options)
+    for name in ("TORCH_INDEX_URL", "PYTHON_IMAGE"):
+        if (value := os.environ.get(name)) is not None:
+            options = ("--build-arg", f"{name}={value}", *options)
     taken_s = builder("build", "--network=host", *options, "-t", tag, str(folder))
     measured.setdefault(tag, Measured(taken_s))
 
@@ -191,24 +203,77 @@ def smoke_test(service: Service) -> None:
     subprocess.run([sys.executable, "smoke_test.py", url], check=True, cwd=ROOT)
 
 
-def stop_during_requests(service: Service) -> None:
+def stop_during_requests(service: Service, path: str) -> None:
     """Send the signal that `docker stop` sends while 16 requests are in flight."""
     texts = [f"text {number}" for number in range(100)]
+
+    def ask(first: int) -> int:
+        bodies = {
+            "/vectorize": {"texts": texts[first:]},
+            "/rerank": {"query": "text", "documents": texts[first:]},
+        }
+        return service.request("POST", path, bodies[path])[0]
+
     with ThreadPoolExecutor(16) as clients:
-        asked = [clients.submit(service.vectorize, texts=texts[i:]) for i in range(16)]
+        asked = [clients.submit(ask, first) for first in range(16)]
         time.sleep(0.1)
         service.process.send_signal(signal.SIGTERM)
-        statuses = [client.result()[0] for client in asked]
+        statuses = [client.result() for client in asked]
     print(f"  stopped during 16 requests: {statuses.count(200)} answered")
     assert statuses == [200] * 16
 
 
-def try_out(image: str, *options: str) -> None:
-    """Run an image, ask it, and stop it while it works."""
+def try_out(image: str, *options: str, path: str = "/vectorize") -> None:
+    """Run an image, ask it, and stop it while it works on requests to `path`."""
     with running(image, *options) as service:
         smoke_test(service)
         measured[image].memory_mb = memory_mb(service)
-        stop_during_requests(service)
+        stop_during_requests(service, path)
+
+
+def assert_labels_tell_the_version(image: str) -> None:
+    """Compare the image's label with what its program prints."""
+    command = [*BUILDER, "image", "inspect", "--format", "{{json .Config.Labels}}", image]
+    labels = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert labels["org.opencontainers.image.version"] == VERSION
+    assert output_of(image, "exec python3 app.py --version").strip() == VERSION
+
+
+def try_tls_and_tokens(image: str, scratch: Path) -> None:
+    """Run an image with a certificate, a file of tokens and an address of its own.
+
+    Its HEALTHCHECK must find it healthy, and it must turn away a request without a token.
+    """
+    files = scratch / "files"
+    files.mkdir()
+    _, key = certificate_in(files)
+    key.chmod(0o644)  # the container's user is another
+    (files / "tokens").write_text("first,second\n")
+    port = free_port()
+    settings = {
+        "HOST": "127.0.0.2",
+        "PORT": str(port),
+        "SSL_CERTFILE": "/files/tls.crt",
+        "SSL_KEYFILE": "/files/tls.key",
+        "AUTHENTICATION_ALLOWED_TOKENS_FILE": "/files/tokens",
+    }
+    options = itertools.chain(*(("-e", f"{name}={value}") for name, value in settings.items()))
+    command = [*BUILDER, "run", "--detach", "--network=host", f"--volume={files}:/files:ro"]
+    started = subprocess.run([*command, *options, image], stdout=subprocess.PIPE, check=True)
+    container = started.stdout.decode().strip()
+    try:
+        health = [*BUILDER, "inspect", "--format", "{{.State.Health.Status}}", container]
+        ends_s = time.monotonic() + 60
+        while subprocess.run(health, stdout=subprocess.PIPE, check=True).stdout != b"healthy\n":
+            assert time.monotonic() < ends_s, "HEALTHCHECK does not find it healthy"
+            time.sleep(1)
+        ask = [sys.executable, "smoke_test.py", "--insecure"]
+        for login, code in (("", 1), ("any:second@", 0)):
+            url = f"https://{login}127.0.0.2:{port}"
+            assert subprocess.run([*ask, url], cwd=ROOT, check=False).returncode == code
+    finally:
+        builder("rm", "--force", container)
+    print(f"  {image}: healthy by TLS on 127.0.0.2, and asks for a token", flush=True)
 
 
 def memory_mb(service: Service) -> int:
@@ -234,6 +299,7 @@ def two_lines(scratch: Path, text: str) -> Path:
     for part in ("clip", "text"):
         shutil.copytree(GOLDEN / "sentence_transformers" / part, folder / f"my-{part}-model")
     shutil.copytree(GOLDEN_TEXTS / "mpnet/model", folder / "my-model")
+    shutil.copytree(GOLDEN_RERANKERS / "bert/model", folder / "my-reranker")
     return folder
 
 
@@ -273,6 +339,8 @@ def try_small(scratch: Path, hub: Hub) -> None:
     try_out(STANDARD, "--user=54321:0")
     try_out(STANDARD, "--read-only", "--tmpfs=/tmp")
     assert_nothing_is_there_twice(STANDARD, scratch)
+    assert_labels_tell_the_version(STANDARD)
+    try_tls_and_tokens(STANDARD, scratch)
     assert_ends_with(STANDARD, "ENABLE_CUDA=1 needs torch.* ends in -cuda", "-e", "ENABLE_CUDA=1")
     assert_ends_with(STANDARD, "RUNTIME=torch and .* ends in -cuda", "-e", "RUNTIME=torch")
 
@@ -294,6 +362,10 @@ def try_custom(scratch: Path, hub: Hub) -> None:
     build("two-lines:texts-folder", two_lines(scratch, TWO_LINES_OF_TEXTS_BY_FOLDER))
     try_out("two-lines:texts-folder")
 
+    builder("tag", CUSTOM, CUSTOM_OF_RERANKERS)
+    build("two-lines:reranker-folder", two_lines(scratch, TWO_LINES_OF_A_RERANKER_BY_FOLDER))
+    try_out("two-lines:reranker-folder", path="/rerank")
+
     build(SERVING, ROOT, "--target", "serving")
     build("private:small", two_lines(scratch, PRIVATE))
     try_out("private:small")
@@ -308,6 +380,9 @@ def try_custom(scratch: Path, hub: Hub) -> None:
     builder("tag", CUSTOM, CUSTOM_OF_THE_DOCUMENTATION)
     build("two-lines:texts-name", two_lines(scratch, TWO_LINES_OF_TEXTS_BY_NAME))
     try_out("two-lines:texts-name")
+    builder("tag", CUSTOM, CUSTOM_OF_RERANKERS)
+    build("two-lines:reranker-name", two_lines(scratch, TWO_LINES_OF_A_RERANKER_BY_NAME))
+    try_out("two-lines:reranker-name", path="/rerank")
 
 
 def try_cuda(hub: Hub) -> None:

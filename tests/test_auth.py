@@ -168,7 +168,7 @@ async def test_metrics_alone_can_be_open(is_open: bool, status: int) -> None:
 
 
 def note(logins: FailedLogins, address: str, had_token: bool = False) -> None:
-    logins.add("/meta\x1b[31m", {"client": (address, 1)}, had_token)
+    logins.add("/meta\x1b[31m\u2028\u202e", {"client": (address, 1)}, had_token)
 
 
 async def test_failed_logins_are_reported_once_a_minute_with_their_number(
@@ -186,7 +186,7 @@ async def test_failed_logins_are_reported_once_a_minute_with_their_number(
     first, rest = caplog.messages
     assert first == (
         "Failed logins: 1 since the last such line, the last one from 10.0.0.0, with no token, "
-        r"for /meta\x1b[31m"
+        r"for /meta\x1b[31m\u2028\u202e"
     )
     assert "8 since" in rest
     assert "10.0.0.8, with a token that is not allowed" in rest

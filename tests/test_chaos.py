@@ -35,7 +35,7 @@ def items() -> list[Item]:
 
 async def chaos(service: Service, clients: int, requests: int) -> tuple[Counter[int], Counter[str]]:
     """Let good and bad clients loose together; return the good ones' answers, and the bad deeds."""
-    known = await crowd.learn(service, items())
+    known = await crowd.learn(crowd.target_of(service), items())
     stop = asyncio.Event()
     bad = [asyncio.create_task(crowd.bad(service, stop, seed)) for seed in range(8)]
     idle = await open_connections(service, 2000)
@@ -50,7 +50,7 @@ async def chaos(service: Service, clients: int, requests: int) -> tuple[Counter[
 
 
 async def assert_same_as_before(service: Service, known: Known) -> None:
-    again = await crowd.learn(service, known.items)
+    again = await crowd.learn(crowd.target_of(service), known.items)
     for item, vector in known.vectors.items():
         assert again.vectors[item].tolist() == pytest.approx(vector.tolist(), abs=crowd.TOLERANCE)
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from documentation.screenshots import take_views
 from tests.browser import (
     CHROMIUM,
     LOWEST_CONTRAST,
@@ -391,6 +393,21 @@ def test_a_folder_is_searched_by_a_sentence_and_by_an_image(
     expect(tiles).to_have_count(0)
 
 
+def test_each_tab_is_taken_in_each_look(browser: Browser, service: str, tmp_path: Path) -> None:
+    take_views(browser, f"{service}/demo/", tmp_path)
+
+    looks = {
+        path.name: Image.open(path).getpixel((1, Image.open(path).height - 1))
+        for path in tmp_path.iterdir()
+    }
+    assert looks.keys() == {
+        f"{tab}-{look}.png"
+        for tab in ("compare", "gallery", "live")
+        for look in ("light", "dark", "phone")
+    }
+    assert looks["compare-light.png"] != looks["compare-dark.png"]
+
+
 # --- the service itself
 
 
@@ -400,6 +417,8 @@ def test_metrics_are_shown_while_they_change(browser: Browser, tmp_path: Path) -
         page.goto(f"http://127.0.0.1:{service.port}/#live")
         gauge = page.locator("#gauges > div")
         expect(gauge).to_have_count(9)
+        known = gauge.filter(has_text="Known already").locator("dd")
+        expect(known).not_to_contain_text("%")  # no request, no share
         for number in range(20):
             service.vectorize(texts=[f"text {number}", "known"])
         service.vectorize(texts=1)
@@ -409,7 +428,7 @@ def test_metrics_are_shown_while_they_change(browser: Browser, tmp_path: Path) -
         expect(row.locator("td").nth(1)).to_have_text("21")
         expect(row.locator("td").nth(2)).to_have_text("1")
         expect(gauge.filter(has_text="Half of the answers")).to_contain_text(" ms")
-        expect(gauge.filter(has_text="Known already")).to_contain_text(" %")
+        expect(known).to_have_text(re.compile(r"^\d\d %$"))  # of 40 texts 21 are different
         expect(gauge.filter(has_text="Items in a pass")).to_contain_text(".")
         page.screenshot(path=SHOTS / "metrics.png", full_page=True)
         page.reload()

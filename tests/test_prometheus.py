@@ -235,6 +235,10 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(alert: str, tmp_path: P
     assert not fired(alert, fine, tmp_path)
 
 
+def test_an_alert_fires_where_no_replica_is_scraped_at_all(tmp_path: Path) -> None:
+    assert fired("InferenceNotScraped", {'up{job="prometheus"}': "1x60"}, tmp_path)
+
+
 def test_no_alert_knows_a_setting_of_the_service() -> None:
     """A threshold in items holds for one MAX_BATCH_SIZE."""
     expressions = " ".join(rule["expr"] for rule in RULES["groups"][0]["rules"])

@@ -262,7 +262,8 @@ def test_the_command_says_why_it_cannot(url: str | None, sentence: str) -> None:
     said = command("--vector-cache", "show", url=url)
 
     assert said.returncode == 1
-    assert sentence in said.stderr
+    assert said.stderr.startswith(sentence)
+    assert said.stderr.count("VECTOR_CACHE_URL:") == sentence.count("VECTOR_CACHE_URL:")
     assert "hidden" not in said.stderr
     assert "Traceback" not in said.stderr
 

@@ -56,7 +56,7 @@ async def good_until(service: Service, known: Known, stop: asyncio.Event) -> Cou
 
 
 async def soak(service: Service) -> tuple[list[tuple[float, float]], Counter[int]]:
-    known = await crowd.learn(service, items())
+    known = await crowd.learn(crowd.target_of(service), items())
     stop = asyncio.Event()
     memory = asyncio.create_task(watch_memory(service, stop))
     new = asyncio.create_task(new_texts(service, stop))

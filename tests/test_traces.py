@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from config import Settings
 from tests.image_files import base64_of, plain
 from tests.service import ROOT, run_to_end, running
 from web.record import trace_id_of
@@ -204,6 +205,27 @@ def test_a_service_without_traces_imports_nothing_of_them() -> None:
     answer = subprocess.run([sys.executable, "-c", OFF], cwd=ROOT, check=False)
 
     assert answer.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("general", "of_traces", "exporter"),
+    [
+        ("http/protobuf", "", "otlp_proto_http"),
+        ("grpc", "", "otlp_proto_grpc"),
+        ("http/protobuf", "grpc", "otlp_proto_grpc"),
+        ("grpc", "http/protobuf", "otlp_proto_http"),
+    ],
+)
+def test_the_protocol_of_traces_goes_before_the_general_one(
+    general: str, of_traces: str, exporter: str
+) -> None:
+    settings = Settings(
+        otel_exporter_otlp_endpoint="http://collector:4317",
+        otel_exporter_otlp_protocol=general,
+        otel_exporter_otlp_traces_protocol=of_traces,
+    )
+
+    assert settings.trace_exporters == (exporter,)
 
 
 WITHOUT_LIBRARY = "import sys; sys.modules['opentelemetry.sdk'] = None; import app; app.main()"

@@ -50,8 +50,8 @@ class TokenAuth:
         self._failed_logins = FailedLogins()
 
     @property
-    def asks(self) -> bool:
-        """Whether requests need a token."""
+    def requires_token(self) -> bool:
+        """Whether requests need one of the allowed tokens."""
         return bool(self._tokens)
 
     def check(self, path: str, scope: Scope) -> None:

@@ -16,8 +16,11 @@ _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 # Errors with these statuses are no warnings: under overload, or from a broken client, there are
 # thousands. Metrics and the load log count them.
 _EXPECTED = {401, 404, 405, 429, 499}
-# Control characters, such as line breaks and colours in a client's text, and their escapes.
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+# Characters in a client's text that break a line, colour it, or show it in another order (the
+# bidirectional controls of Unicode), and their escapes.
+_BREAKS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_BIDIRECTIONAL = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*_BREAKS, *_BIDIRECTIONAL)}
 
 
 def configure(settings: Settings) -> None:
@@ -68,5 +71,5 @@ def log_request(record: RequestRecord) -> None:
 
 
 def on_one_line(given: str) -> str:
-    """Return a client's text, at most 100 characters of it, without line breaks or colours."""
+    """Return a client's text, at most 100 characters of it, with its controls escaped."""
     return given[:100].translate(_CONTROLS)

@@ -105,7 +105,7 @@ def _restore_nulls(described: dict[str, Any], routes: Iterable[BaseRoute]) -> No
 def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
     """Describe how a request sends a token, and which paths need a token."""
     described["components"]["securitySchemes"] = _TOKENS
-    anybody: list[dict[str, list[str]]] = [] if access.asks else [{}]
+    anybody: list[dict[str, list[str]]] = [] if access.requires_token else [{}]
     described["security"] = [*anybody, *({scheme: []} for scheme in _TOKENS)]
     for path in access.open_paths & described["paths"].keys():
         for operation in described["paths"][path].values():

@@ -29,7 +29,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
     """Distinct objects, and the vectors that a lone replica gives."""
     log = tmp_path_factory.mktemp("lone") / "log"
     with running(log, MODELS_DIR=DEMO) as lone:
-        return asyncio.run(crowd.learn(lone, objects(24 * SENDERS)))
+        return asyncio.run(crowd.learn(crowd.target_of(lone), objects(24 * SENDERS)))
 
 
 @pytest.fixture(scope="module")
