@@ -33,7 +33,7 @@ WORKDIR /build
 COPY requirements.txt requirements-redis.txt ./
 COPY cicd/install_requirements.sh cicd/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip \
+    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip install \
  && /venv/bin/pip install -r requirements-redis.txt
 
 # Compiled once: a start could not keep what it compiles.
@@ -66,7 +66,7 @@ WORKDIR /build
 COPY requirements.txt .
 COPY cicd/install_requirements.sh cicd/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip
+    python3 -m venv /venv && cicd/install_requirements.sh /venv/bin/pip install
 WORKDIR /app
 COPY download.py config.py errors.py machine.py ./
 COPY fetch fetch

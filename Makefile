@@ -7,13 +7,16 @@ MODEL ?=
 MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
-# Tests run in so many processes side by side; files stay whole, as each loads its models once, and
-# begin in the order of tests/conftest.py.
-TEST_WORKERS ?= 2
+# Tests run in so many processes side by side: one more than cores, as many tests wait. Files stay
+# whole, as each loads its models once, and begin in the order of tests/conftest.py.
+TEST_WORKERS ?= 3
+# What installs in place of pip, such as UV=uv: it takes a third of pip's time.
+UV ?=
 # Where torch and torchvision come from, if not from pip's own index (the CPU wheels, for instance).
 TORCH_INDEX_URL ?=
 
 VENV := .venv/bin
+install = $(if $(UV),$(UV) pip install --python $(1)/bin/python,$(1)/bin/pip install)
 compile = $(VENV)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 SOURCES := *.py web inference backends fetch tests bench demo documentation examples
 # A path as one word of the shell, with spaces and quotes in it too; `~/` stays a home.
@@ -144,41 +147,41 @@ clean: ## remove what was installed and built; models stay
 
 .venv/serving: .venv/python requirements-serve.txt $(if $(MODEL),| known-model)
 	@echo "Installing what serves a converted model: about 110 MB"
-	$(VENV)/pip install -r requirements-serve.txt
+	$(call install,.venv) -r requirements-serve.txt
 	@touch $@
 
 .venv/models: .venv/serving requirements.txt cicd/install_requirements.sh
 	@echo "Installing torch and the model libraries: several gigabytes with CUDA's"
-	TORCH_INDEX_URL=$(TORCH_INDEX_URL) cicd/install_requirements.sh $(VENV)/pip
+	TORCH_INDEX_URL=$(TORCH_INDEX_URL) cicd/install_requirements.sh $(call install,.venv)
 	@touch $@
 
 .venv/dev: .venv/models requirements-dev.txt
 	@echo "Installing what the tests need"
-	$(VENV)/pip install -r requirements-dev.txt
+	$(call install,.venv) -r requirements-dev.txt
 	@touch $@
 
 .venv/lint: .venv/python requirements-dev.txt
 	@echo "Installing ruff"
-	$(VENV)/pip install $$(grep '^ruff==' requirements-dev.txt)
+	$(call install,.venv) $$(grep '^ruff==' requirements-dev.txt)
 	@touch $@
 
 # An environment of its own: Weaviate's client needs an older protobuf than the service has.
 .venv/examples/done: .venv/python examples/requirements.txt
 	@echo "Installing Weaviate's client"
 	$(PYTHON) -m venv .venv/examples
-	.venv/examples/bin/pip install -r examples/requirements.txt
+	$(call install,.venv/examples) -r examples/requirements.txt
 	@touch $@
 
 .venv/docs/done: .venv/python requirements-docs.txt
 	@echo "Installing what builds the site, in an environment of its own"
 	$(PYTHON) -m venv .venv/docs
-	.venv/docs/bin/pip install -r requirements-docs.txt
+	$(call install,.venv/docs) -r requirements-docs.txt
 	@touch $@
 
 build/clients/installed: tests/clients/requirements.txt tests/clients/package.json
 	@echo "Installing the clients, in an environment of their own"
 	$(PYTHON) -m venv build/clients/venv
-	build/clients/venv/bin/pip install -r tests/clients/requirements.txt
+	$(call install,build/clients/venv) -r tests/clients/requirements.txt
 	cp tests/clients/package.json build/clients
 	PATH="$(CURDIR)/build/clients/venv/bin:$$PATH" npm install --prefix build/clients --no-package-lock --no-audit --no-fund
 	@touch $@

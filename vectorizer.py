@@ -30,6 +30,7 @@ from errors import (
 )
 from inference.admission import Admission, Permit
 from inference.capacity import Capacity
+from inference.device import Devices
 from inference.health import Health
 from inference.images.decoder import ImageDecoder, ImageLimits
 from inference.images.preprocess import ImagePreprocessor
@@ -67,6 +68,7 @@ class Vectorizer:
         replicas: the loaded model on each device.
         settings: the settings, for the limits.
         shared: the second level of the cache; None without VECTOR_CACHE_URL.
+        devices: the devices, which all models of a process share; None for devices of its own.
 
     Attributes:
         info: facts about the model.
@@ -76,10 +78,16 @@ class Vectorizer:
     """
 
     def __init__(
-        self, replicas: Sequence[Model], settings: Settings, shared: SharedCache | None = None
+        self,
+        replicas: Sequence[Model],
+        settings: Settings,
+        shared: SharedCache | None = None,
+        devices: Devices | None = None,
     ) -> None:
-        devices = ", ".join(replica.info.device for replica in replicas)
-        self.info = replace(replicas[0].info, device=devices)
+        names = [replica.info.device for replica in replicas]
+        self.info = replace(replicas[0].info, device=", ".join(names))
+        devices = devices or Devices()
+        self._shares = {name: devices.share(name) for name in dict.fromkeys(names)}
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
         self._settings = settings
@@ -103,13 +111,14 @@ class Vectorizer:
                 limits = _image_limits(settings, self.info.image_px)
                 preprocessor = ImagePreprocessor(processor, limits)
         capacity = Capacity(settings.max_batch_size, settings.request_timeout_s, len(towers))
+        shares = [self._shares[replica.info.device] for replica in self._replicas]
         return Pipeline(
             self.info.vector_space or self.info.score_space,
             towers[0],
             preprocessor,
             WorkerPool(threads, pool, self.health.monitor(pool)),
-            Admission(settings.max_queue_items, capacity),
-            Scheduler(modality, towers, self.health, capacity),
+            Admission(settings.max_queue_items, capacity, list(self._shares.values())),
+            Scheduler(modality, towers, shares, self.health, capacity),
             PreprocessLimiter(2 * threads, capacity),
             RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size),
         )
@@ -297,6 +306,9 @@ class Vectorizer:
         if self._trial:
             self._trial.cancel()
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
+        for share in self._shares.values():
+            share.leave()
+        self._shares.clear()
         if self.shared:
             await self.shared.aclose()
 
@@ -354,8 +366,12 @@ def _shared_cache(address: Address | None, settings: Settings, model: Model) -> 
     )
 
 
-async def load_vectorizer(settings: Settings) -> Vectorizer:
+async def load_vectorizer(settings: Settings, devices: Devices | None = None) -> Vectorizer:
     """Load the model that the settings name, and warm it up.
+
+    Args:
+        settings: the settings.
+        devices: the devices, which all models of the process share; None for devices of its own.
 
     Raises:
         StartupError: the operator must fix something.
@@ -365,7 +381,7 @@ async def load_vectorizer(settings: Settings) -> Vectorizer:
     started_s = time.perf_counter()
     replicas = load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])
-    vectorizer = Vectorizer(replicas, settings, shared)
+    vectorizer = Vectorizer(replicas, settings, shared, devices)
     try:
         await vectorizer.warm_up()
     except BaseException:  # a signal is handled, too

@@ -1,16 +1,19 @@
 """Admission control: bounds the number of waiting items, and their expected wait.
 
-The wait is estimated from the measured rate. A request that cannot be answered in time is refused
-within milliseconds, and not by a timeout. This module knows no HTTP and no model: `web/errors.py`
-answers its errors with 413 and 429.
+The wait is estimated from the measured rate, and from the queued work of the models that share the
+devices. A request that cannot be answered in time is refused within milliseconds, and not by a
+timeout. This module knows no HTTP and no model: `web/errors.py` answers its errors with 413 and
+429.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from errors import QueueFullError, RequestTooLargeError
 from inference.capacity import Capacity
+from inference.device import DeviceShare
 from inference.request import RequestContext
 
 # A request is admitted if its expected wait is at most this share of the timeout: the rate is an
@@ -59,11 +62,13 @@ class Admission:
 
     The wait is estimated from computed batches only: broken or cancelled items do not change it.
     The queue is fair. So a request waits for each other request only up to its own cost, and a
-    query waits for queries only.
+    query waits for queries only. The models on a device have equal shares of it, and those that are
+    idle now may become busy at any time. So the timeout is divided among them.
 
     Args:
         max_items: maximum number of items that wait or are being computed.
         capacity: capacity of the devices.
+        shares: the model's share of each device.
 
     Attributes:
         items: number of items that wait or are being computed.
@@ -71,26 +76,52 @@ class Admission:
         costs: remaining cost of each waiting request.
     """
 
-    def __init__(self, max_items: int, capacity: Capacity) -> None:
+    def __init__(
+        self, max_items: int, capacity: Capacity, shares: Sequence[DeviceShare] = ()
+    ) -> None:
         self.items = 0
         self.cost = 0
         self.costs: dict[RequestContext, int] = {}
         self._max_items = max_items
         self._capacity = capacity
+        self._shares = shares
+        for share in shares:
+            share.backlogs.append(self)
 
     @property
     def work_s(self) -> float:
         """Estimated seconds of work that waits or is in progress."""
         return self._capacity.cost_s * self.cost
 
+    def queued_s(self, *, queries_only: bool) -> float:
+        """Return the estimated seconds of work that waits or is in progress.
+
+        Args:
+            queries_only: whether to count queries only.
+        """
+        if not queries_only:
+            return self.work_s
+        costs = (owed for request, owed in self.costs.items() if request.is_query)
+        return self._capacity.cost_s * sum(costs)
+
     def expected_wait_s(self, request: RequestContext, cost: int) -> float:
-        """Return the expected seconds until a new request would be answered."""
+        """Return the expected seconds until this model by itself would answer a new request."""
         before = sum(
             min(owed, cost)
             for other, owed in self.costs.items()
             if other.is_query or not request.is_query
         )
         return (before + cost) * self._capacity.cost_s
+
+    def _wait_s(self, own_s: float, *, is_query: bool) -> float:
+        """Return the expected seconds until an answer, with the other models' work.
+
+        Args:
+            own_s: seconds until this model by itself would answer.
+            is_query: whether the request is a query.
+        """
+        waits_s = (share.wait_s(own_s, is_query=is_query) for share in self._shares)
+        return max(waits_s, default=own_s)
 
     def check(self, request: RequestContext, cost: int, items: int) -> None:
         """Check whether a request may wait.
@@ -114,14 +145,19 @@ class Admission:
             )
         if not self.items:
             return
-        wait_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
         longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s
-        if wait_s > longest_s:
-            wait_s = self.expected_wait_s(request, cost)
-        if wait_s > longest_s:
+        if self._capacity.can_judge(cost, items):
+            # All other models may become busy after the request is admitted.
+            longest_s /= max((len(share.device.shares) for share in self._shares), default=1)
+        own_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
+        if own_s > longest_s:
+            own_s = self.expected_wait_s(request, cost)
+        wait_s = self._wait_s(own_s, is_query=request.is_query)
+        if own_s > longest_s:
             raise QueueFullError(
                 f"overloaded: an answer would take about {wait_s:.0f} s; send less at a time",
-                retry_after_s=math.ceil(wait_s - longest_s),
+                # This model's work is done at its share of the rate.
+                retry_after_s=math.ceil((own_s - longest_s) * wait_s / own_s),
             )
         if self.items + items > self._max_items:
             raise QueueFullError(

@@ -89,6 +89,14 @@ class Capacity:
         passes = self._passes.setdefault(magnitude, deque(maxlen=_PASSES_TO_JUDGE))
         passes.append(self._clock())
 
+    def run_s(self, cost: float) -> float:
+        """Return the expected seconds of a forward pass on one device."""
+        return cost * self.cost_s * self._replicas
+
+    def cost_within(self, seconds: float) -> float:
+        """Return the cost of a batch that takes some seconds on one device."""
+        return seconds / (self.cost_s * self._replicas) if self.cost_s else math.inf
+
     def can_judge(self, cost: int, items: int) -> bool:
         """Return whether recent forward passes were as large as the passes of a request would be.
 

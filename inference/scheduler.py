@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from typing import TypeAlias
 from backends.model import ModelInput, Tower
 from errors import UnhealthyError
 from inference.capacity import BatchStats, Capacity
+from inference.device import DeviceShare, DeviceTurn
 from inference.fair_queue import FairQueue
 from inference.health import Health
 from inference.observers import Observers
@@ -51,6 +53,7 @@ class Scheduler:
     Args:
         name: the modality.
         towers: the tower of each replica; they compute in parallel.
+        shares: the model's share of each replica's device.
         health: receives a report of every batch.
         capacity: capacity of the devices; it receives every forward pass.
 
@@ -60,25 +63,33 @@ class Scheduler:
     """
 
     def __init__(
-        self, name: str, towers: Sequence[Tower], health: Health, capacity: Capacity
+        self,
+        name: str,
+        towers: Sequence[Tower],
+        shares: Sequence[DeviceShare],
+        health: Health,
+        capacity: Capacity,
     ) -> None:
         self.capacity = capacity
         self.observers: Observers[[BatchStats]] = Observers(capacity.observe)
         self._name = name
         names = [name] if len(towers) == 1 else [f"{name} {i}" for i in range(len(towers))]
         self._workers = [
-            ModelWorker(own_name, tower, self.observers, health.monitor(own_name))
-            for own_name, tower in zip(names, towers, strict=True)
+            ModelWorker(own_name, tower, share, self.observers, health.monitor(own_name))
+            for own_name, tower, share in zip(names, towers, shares, strict=True)
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self._queue: FairQueue[QueueEntry] = FairQueue()
         self._computing: dict[ModelWorker, Sequence[QueueEntry]] = {}
         self._idle: deque[asyncio.Future[bool]] = deque()  # futures of idle workers
+        self._asked: list[DeviceTurn] = []  # turns that have not begun yet
         self._closed: str | None = None  # the reason, or None
         self._arrivals = 0
         # After a batch: the number of expected arrivals, and whether they are queries.
-        self._expected_arrivals = 0
+        self._expected_arrivals = 0.0
+        self._fitting: float = math.inf  # items as those of the last batch, in the next
         self._expects_queries = False
+        self._item_s = 0.0  # seconds of the last batch for each item
         self._last_run_s = 0.0
         self._last_end_s = 0.0
 
@@ -99,6 +110,9 @@ class Scheduler:
             self._queue.put(entry)
         self._arrivals += 1
         self._wake_one()
+        if self._asked and self._queue.is_query_next:
+            for turn in self._asked:
+                turn.hurry()
 
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
         """Let every worker compute trial batches of these sizes, which bypass the queue.
@@ -125,30 +139,62 @@ class Scheduler:
 
     async def _serve_batch(self, worker: ModelWorker) -> None:
         # A function of its own, so that no variable keeps a batch during the wait for the next.
-        batch = await self._next_batch()
-        self._computing[worker] = batch
-        report = await worker.run(batch)
-        del self._computing[worker]
+        await self._work()
+        turn = await self._turn(worker.share) if worker.share.device.is_shared else None
+        try:
+            batch = self._take(turn)
+            if not batch:
+                return
+            self._computing[worker] = batch
+            report = await worker.run(batch, turn)
+            del self._computing[worker]
+        finally:
+            if turn:
+                turn.end()
         self._batch_ended(batch, report)
 
-    async def _next_batch(self) -> list[QueueEntry]:
-        """Wait for the next batch, of at least one chunk."""
-        while True:
-            if not self._queue:
-                await self._arrival()
-            if len(self._queue) < self._expected_arrivals:
-                await self._linger()
-            batch = self._queue.take(self.capacity.max_batch_size, self.capacity.max_batch_cost)
-            if batch:
-                if self._queue:
-                    self._wake_one()
-                return batch
+    async def _work(self) -> None:
+        """Wait until chunks wait for a batch, and no more of them are expected soon."""
+        if not self._queue:
+            await self._arrival()
+        if len(self._queue) < self._expected_arrivals:
+            await self._linger()
+
+    async def _turn(self, share: DeviceShare) -> DeviceTurn:
+        """Wait until no batch of another model is in the way."""
+        items = min(len(self._queue), self.capacity.max_batch_size, self._fitting)
+        turn = share.ask(items * self._item_s, is_query=self._queue.is_query_next)
+        self._asked.append(turn)
+        try:
+            await turn.granted
+        except BaseException:
+            turn.end()
+            raise
+        finally:
+            self._asked.remove(turn)
+        return turn
+
+    def _take(self, turn: DeviceTurn | None) -> list[QueueEntry]:
+        """Form the next batch; it is empty if all chunks have been taken or have left meanwhile."""
+        max_cost = self.capacity.max_batch_cost
+        self._fitting = math.inf
+        if turn:
+            max_cost = min(max_cost, self.capacity.cost_within(turn.share.max_batch_s))
+        batch = self._queue.take(self.capacity.max_batch_size, max_cost)
+        if turn and batch:
+            cost = sum(entry.cost for entry in batch)
+            turn.expect(self.capacity.run_s(cost))
+            self._fitting = max(1.0, max_cost / cost * len(batch))
+        if self._queue and batch:
+            self._wake_one()
+        return batch
 
     def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
         answered = len({entry.item for entry in batch})  # all sentences of a text are one request
         expected = 0 if batch[0].is_alone else answered + len(self._queue)
-        self._expected_arrivals = min(expected, self.capacity.max_batch_size)
+        self._expected_arrivals = min(expected, self.capacity.max_batch_size, self._fitting)
         self._expects_queries = any(request.is_query for request in batch[0].waiters)
+        self._item_s = report.run_s / len(batch)
         self._last_run_s, self._last_end_s = report.run_s, time.perf_counter()
         if report.fitting and report.fitting < self.capacity.max_batch_size:
             self.capacity.max_batch_size = report.fitting  # the larger batch would not fit again

@@ -17,6 +17,7 @@ import numpy as np
 from backends.model import EmbeddingResult, ModelInput, Rows, Tower, Vector
 from errors import BackendError, DeviceLostError, DeviceMemoryError
 from inference.capacity import BatchStats
+from inference.device import DeviceShare, DeviceTurn
 from inference.health import Monitor
 from inference.observers import Observers
 from inference.tasks import detached
@@ -57,20 +58,32 @@ class ModelWorker:
     Args:
         name: name of the worker's thread.
         tower: the tower.
+        share: the model's share of the device.
         observers: called with the statistics of every forward pass.
         monitor: receives a report of each batch, after all items of the batch were answered.
     """
 
     def __init__(
-        self, name: str, tower: Tower, observers: Observers[[BatchStats]], monitor: Monitor
+        self,
+        name: str,
+        tower: Tower,
+        share: DeviceShare,
+        observers: Observers[[BatchStats]],
+        monitor: Monitor,
     ) -> None:
+        self.share = share
         self.monitor = monitor
         self._tower = tower
         self._observers = observers
         self._pool = WorkerPool(1, name, monitor)
 
-    async def run(self, batch: Sequence[QueueEntry]) -> BatchReport:
-        """Compute a batch, and deliver a row or an error to each item."""
+    async def run(self, batch: Sequence[QueueEntry], turn: DeviceTurn | None = None) -> BatchReport:
+        """Compute a batch, and deliver a row or an error to each item.
+
+        Args:
+            batch: the batch.
+            turn: its turn at the device; it ends with the last pass, before the items are answered.
+        """
         report = BatchReport()
         parts = [batch]
         while parts:
@@ -81,6 +94,8 @@ class ModelWorker:
             report.run_s += done.ended_s - done.began_s
             half = len(part) // 2
             if done.error is None:
+                if turn and not parts:
+                    turn.end()
                 self._deliver(part, done, report)
             elif half and not isinstance(done.error, DeviceLostError):
                 parts += [part[half:], part[:half]]  # the last part is computed first

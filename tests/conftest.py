@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # Before any test imports a model library.
 forbid_hub_access()
-if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for each core
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for each core, or more
     limit_compute_threads(1)
 
 MODEL_LIBRARIES = {"open_clip", "openvino", "sentence_transformers", "torch", "torchvision",
@@ -36,7 +37,8 @@ WITH_MODELS = {
         *("export", "folder", "image_fuzz", "int8", "memory", "modernvbert", "openapi"),
         *("openclip", "page", "parity", "patches", "pixels", "portable", "precision"),
         *("recorded_texts", "replicas", "retries", "rollout", "sentence_texts", "server"),
-        *("service", "serving_set", "smoke", "soak", "store", "text_parity", "tiles"),
+        *("service", "serving_set", "shared_vectors", "smoke", "soak", "store", "text_parity"),
+        *("tiles", "traces"),
         *("token_ids", "tokens", "trained_texts", "truncation", "unfit_folders", "vector_space"),
         *(
             "qwen3_vl",
@@ -48,7 +50,7 @@ WITH_MODELS = {
             "model_name",
         ),
         *("pairs", "rerankers", "rerank_service"),
-        *("decoders", "openclip_towers", "text_models"),
+        *("decoders", "openclip_towers", "shared_device", "text_models"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
@@ -67,10 +69,11 @@ FROZEN = {
 SLOWEST = [
     f"test_{name}.py"
     for name in (
-        *("download", "balancer", "text_parity", "parity", "int8", "weights", "rerankers"),
-        *("tokens", "vocabularies", "overload", "openapi", "converted_folder", "demo_model"),
-        *("backends", "store", "qwen3_vl", "openclip", "sentence_texts", "tiles", "page"),
-        "unfit_folders",
+        *("balancer", "download", "page", "parity", "text_parity", "int8", "rerank_service"),
+        *("shared_vectors", "tokens", "rerankers", "weights", "backends", "openapi", "overload"),
+        *("service", "vocabularies", "converted_folder", "demo_model", "qwen3_vl", "docs"),
+        *("store", "server", "prometheus", "openclip_towers", "openclip", "sentence_texts"),
+        *("tiles", "unfit_folders"),
     )
 ]
 
@@ -123,6 +126,15 @@ async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
 
     async with serving(backend) as client:
         yield client
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Keep alive what refers to itself, such as an error in a frame that the error holds."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

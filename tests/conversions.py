@@ -1,4 +1,4 @@
-"""Converts the golden models for the tests: `python -m tests.conversions`, as `make test` does.
+"""Converts the models of the tests: `python -m tests.conversions`, as `make test` does.
 
 A start converts a model in a process of its own, which imports torch for longer than such a small
 model takes. Here it is imported once, and a process for each core converts. A test that runs
@@ -24,6 +24,7 @@ from backends.conversion.job import Job, do
 from backends.folder import detect
 from backends.jobs import Answer, run_in_subprocess
 from backends.load import options_for
+from bench.trained import trained_encoder
 from config import Settings
 from machine import usable_cores
 from tests.golden_cases import GOLDEN, LAYOUTS, MODES
@@ -45,7 +46,9 @@ def convert_here(module: str, job: dict[str, Any], **options: Any) -> Answer:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def golden_folders() -> Iterator[Path]:
+def folders(scratch: Path) -> Iterator[Path]:
+    """The trained encoder's folder, which takes longest, and those of all golden models."""
+    yield trained_encoder(scratch)
     for root, names in (
         (GOLDEN, LAYOUTS),
         (GOLDEN_TEXTS, NETWORKS),
@@ -78,9 +81,10 @@ def main() -> None:
     with (
         mock.patch.object(conversion_cache, "run_in_subprocess", convert_here),
         multiprocessing.get_context("fork").Pool(usable_cores()) as pool,
+        TemporaryDirectory() as scratch,
     ):
-        made = sum(pool.imap_unordered(convert, golden_folders()))
-    print(f"{made} golden models are converted, in {time.perf_counter() - started_s:.0f} s")
+        made = sum(pool.imap_unordered(convert, folders(Path(scratch))))
+    print(f"{made} models are converted, in {time.perf_counter() - started_s:.0f} s")
 
 
 if __name__ == "__main__":

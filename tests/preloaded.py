@@ -1,10 +1,12 @@
-"""Programs of this project, each in a fork of a process that has imported torch: it takes seconds.
+"""Programs of this project, each in a fork of a process that has imported the model libraries.
 
-What reads the environment while it is imported is not there yet, so each fork has its own. Nor is
-openvino: it starts a thread that imports modules, and a fork would wait for their locks for ever. A
-fork's jobs (`backends/jobs.py`) are forks of a process like it.
+Openvino is not there: it starts a thread that imports modules, and a fork would wait for their
+locks for ever. A fork's jobs (`backends/jobs.py`) are forks of the same process.
 """
 
+from __future__ import annotations
+
+import importlib
 import io
 import multiprocessing
 import os
@@ -12,6 +14,8 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +24,10 @@ from tests.service import ROOT
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.tensor", "torchvision", "sklearn.metrics"]
+    [
+        *("torch._dynamo", "torch.distributed.tensor", "torchvision", "sklearn.metrics"),
+        *("transformers.modeling_utils", "sentence_transformers", "open_clip"),
+    ]
 )
 _JOB = (sys.executable, "-m")
 _TEMPLATE_JOB = "backends.families.chat_template"  # bounds its memory, and needs no torch
@@ -34,32 +41,42 @@ def run(
     """Run what follows `python` on a command line, such as `-m fetch.layouts`, to its end.
 
     Raises:
-        TimeoutExpired: it has not ended after five minutes.
+        TimeoutExpired: nothing has come of it in five minutes.
     """
-    with TemporaryDirectory() as folder:
+    jobs, of_fork = _FORKS.Pipe()
+    with TemporaryDirectory() as folder, jobs, of_fork:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-        fork = _FORKS.Process(target=_main, args=(program, dict(environment), stdin, outputs))
+        fork = _FORKS.Process(
+            target=_main, args=(program, dict(environment), stdin, outputs, of_fork)
+        )
         fork.start()
-        fork.join(_TIMEOUT_S)
-        if fork.is_alive():
-            fork.kill()
-            raise subprocess.TimeoutExpired(program, _TIMEOUT_S)
+        while fork.sentinel not in (ready := wait([jobs, fork.sentinel], _TIMEOUT_S)):
+            if not ready:
+                fork.kill()
+                raise subprocess.TimeoutExpired(program, _TIMEOUT_S)
+            jobs.send(run(*jobs.recv()))
+        fork.join()
         returncode = fork.exitcode or 0
         stdout, stderr = (path.read_text() for path in outputs)
     return subprocess.CompletedProcess(program, returncode, stdout, stderr)
 
 
 def _main(
-    program: Sequence[str], environment: dict[str, str], stdin: str, outputs: Sequence[Path]
+    program: Sequence[str],
+    environment: dict[str, str],
+    stdin: str,
+    outputs: Sequence[Path],
+    jobs: Connection[Any, Any],
 ) -> None:
     for descriptor, path in enumerate(outputs, start=1):
         with path.open("w") as output:
             os.dup2(output.fileno(), descriptor)
     os.environ.clear()
     os.environ.update(environment)
+    _read_environment()
     os.chdir(ROOT)
     sys.stdin = io.StringIO(stdin)
-    subprocess.run = _run_job  # type: ignore[assignment]
+    subprocess.run = partial(_run_job, jobs)  # type: ignore[assignment]
     if program[0] == "-m":
         sys.argv = list(program[1:])
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)
@@ -68,8 +85,24 @@ def _main(
         runpy.run_path(program[0], run_name="__main__")
 
 
-def _run_job(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a job of this project in a fork, without its time limit; other commands as ever."""
+def _read_environment() -> None:
+    """Let the libraries read the environment, as if they were imported now."""
+    constants = importlib.reload(sys.modules["huggingface_hub.constants"])
+    hub = importlib.reload(sys.modules["transformers.utils.hub"])
+    copies = {
+        "huggingface_hub.utils.tqdm": (constants, "HF_HUB_DISABLE_PROGRESS_BARS"),
+        "transformers.dynamic_module_utils": (hub, "HF_MODULES_CACHE"),
+    }
+    for module, (source, name) in copies.items():
+        setattr(sys.modules[module], name, getattr(source, name))
+
+
+def _run_job(
+    jobs: Connection[Any, Any], command: Sequence[str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Have a job of this project run in a fork, without its time limit; other commands as ever."""
     if tuple(command[:2]) != _JOB or command[2] == _TEMPLATE_JOB:
         return _run_process(command, **options)
-    return run(command[1:], options["env"] or os.environ, options["input"])
+    jobs.send((command[1:], dict(options["env"] or os.environ), options["input"]))
+    answer: subprocess.CompletedProcess[str] = jobs.recv()
+    return answer

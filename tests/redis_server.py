@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -20,6 +21,7 @@ needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="redis-server is not installed"
 )
 NO_FILES = ("--save", "", "--appendonly", "no")
+PASSWORD = "p@ss/word"
 
 
 @dataclass
@@ -27,12 +29,11 @@ class RedisServer:
     """A server that can be stopped, gone on with and killed."""
 
     port: int
-    password: str
     process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/0"
 
     @property
     def address(self) -> Address:
@@ -46,20 +47,16 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(
-    folder: Path, *options: str, password: str = "p%40ss/word", port: int = 0
-) -> Iterator[RedisServer]:
-    """Run a server; its password is as a URL has it, with %40 for an @."""
+def redis_server(folder: Path, *options: str, port: int = 0) -> Iterator[RedisServer]:
+    """Run a server that asks for a password, at a port of its own if none is named."""
     port = port or free_port()
-    plain = password.replace("%40", "@")
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    password = password.replace("/", "%2F")
     process = subprocess.Popen(
-        [*command, *NO_FILES, "--requirepass", plain, *options], stdout=subprocess.DEVNULL
+        [*command, *NO_FILES, "--requirepass", PASSWORD, *options], stdout=subprocess.DEVNULL
     )
     try:
         _wait(port)
-        yield RedisServer(port, password, process)
+        yield RedisServer(port, process)
     finally:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGCONT)

@@ -225,7 +225,7 @@ async def test_a_fault_of_an_observer_changes_nothing(
 
 
 LANE: dict[str, tuple[Any, str]] = {
-    "form a batch": (Scheduler, "_next_batch"),
+    "form a batch": (Scheduler, "_take"),
     "linger": (Scheduler, "_linger"),
     "deliver": (WorkItem, "add_row"),
     "tell the health": (Monitor, "batch_succeeded"),

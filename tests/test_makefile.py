@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("fetch", "cicd"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    for name in ("python", "pip", "ruff"):
+    for name in ("python", "pip", "ruff", "uv"):
         (tmp_path / ".venv/bin" / name).write_text(PYTHON)
         (tmp_path / ".venv/bin" / name).chmod(0o755)
     (tmp_path / ".venv/python").touch()
@@ -83,6 +83,17 @@ def test_checking_style_installs_nothing_but_ruff(project: Path, target: str) ->
         if line.startswith("ruff==")
     )
     assert [call for call in calls(project) if call.startswith("pip")] == [f"pip install {ruff} []"]
+
+
+def test_uv_installs_where_it_is_named(project: Path) -> None:
+    code, said = make(project, "run", "MODEL=distilbert-base-uncased", "UV=.venv/bin/uv")
+
+    assert code == 0, said
+    installs = [call for call in calls(project) if " install " in call]
+    assert installs == [
+        f"uv pip install --python .venv/bin/python -r {name} []"
+        for name in ("requirements-serve.txt", "requirements.txt")
+    ]
 
 
 @pytest.mark.parametrize("fault", ["gone", "moved"])

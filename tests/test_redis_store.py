@@ -12,11 +12,9 @@ from inference.store import redis_store
 from inference.store.address import Address
 from inference.store.base import StoreError
 from inference.store.redis_store import PREFIX, RedisStore, check_package
-from tests.redis_server import RedisServer, needs_redis, redis_server
+from tests.redis_server import PASSWORD, RedisServer, needs_redis, redis_server
 from tests.service import free_port
 from tests.store_writer import entries, fill, is_right, key_of
-
-PASSWORD = "p@ss/word"
 
 
 @pytest.fixture(scope="module")

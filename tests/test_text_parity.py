@@ -106,13 +106,21 @@ def test_a_model_of_one_precision_says_that_another_is_not_to_be_had(
     assert warnings_of(caplog) == list(filter(None, refused))
 
 
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose model the recipe of the ONNX images reads; it is converted once."""
+    root = tmp_path_factory.mktemp("recipe")
+    unquantized(root / "model")
+    return root
+
+
+@pytest.mark.usefixtures("converting_here")
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_recipe_of_the_onnx_images_gives_about_what_their_file_gives(
-    precision: Precision, tmp_path: Path
+    precision: Precision, recipe: Path
 ) -> None:
     """8 bits are not the same 8 bits here and there, so as near as two of them come."""
-    unquantized(tmp_path / "model")
-    model = load_replica(detect(tmp_path), ModelOptions(runtime="openvino", precision=precision))
+    model = load_replica(detect(recipe), ModelOptions(runtime="openvino", precision=precision))
 
     assert (model.info.runtime, model.info.precision) == ("openvino", precision)
     for case in text_cases("onnx"):
@@ -121,9 +129,8 @@ def test_the_recipe_of_the_onnx_images_gives_about_what_their_file_gives(
         assert vector @ case.vector >= 0.999
 
 
-def test_it_is_in_8_bits_unless_something_else_is_asked_for(tmp_path: Path) -> None:
-    unquantized(tmp_path / "model")
-    folder = detect(tmp_path)
+def test_it_is_in_8_bits_unless_something_else_is_asked_for(recipe: Path) -> None:
+    folder = detect(recipe)
 
     assert options_for(folder, Settings()).precision == "int8"
     assert options_for(folder, Settings(precision="float32")).precision == "float32"

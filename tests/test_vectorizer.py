@@ -3,7 +3,7 @@ import contextlib
 import gc
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,12 +64,18 @@ class Turns:
         self._task.cancel()
 
 
+@pytest.fixture
+def giving_way_after_each_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request give way after each of its inputs, however short they take."""
+    monkeypatch.setattr("inference.request._SLICE_S", 0)
+    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
+
+
+@pytest.mark.usefixtures("giving_way_after_each_input")
 @pytest.mark.parametrize("step", ["read", "start"])
 async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    monkeypatch.setattr("inference.request._SLICE_S", 0)
-    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     plain_step, turns, seen = getattr(Pipeline, step), Turns(), []
 
     def noted(*given: Any) -> Any:
@@ -83,11 +89,10 @@ async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
     assert len(set(seen)) == 50
 
 
+@pytest.mark.usefixtures("giving_way_after_each_input")
 async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.request._SLICE_S", 0)
-    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     texts, started = [f"text {i}" for i in range(50)], []
     plain_start = Pipeline.start
 
@@ -109,11 +114,10 @@ async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     np.testing.assert_array_equal(answer.texts, [vector_of(text) for text in texts])
 
 
+@pytest.mark.usefixtures("giving_way_after_each_input")
 async def test_equal_inputs_join_while_others_have_the_event_loop(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.request._SLICE_S", 0)
-    monkeypatch.setattr("inference.request._SLICE_ITEMS", 1)
     texts = [f"text {i}" for i in range(50)]
     started: list[WorkItem] = []
     plain_start = Pipeline.start
@@ -185,6 +189,7 @@ class WatchedText(str):
     __slots__ = ("__weakref__",)
 
 
+@pytest.mark.usefixtures("without_collector")
 async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) -> None:
     async def fail() -> weakref.ref[WatchedText]:
         image = WatchedText("not base64!")
@@ -192,14 +197,9 @@ async def test_a_request_that_failed_stays_in_no_memory(vectorizer: Vectorizer) 
             await vectorize(vectorizer, ["a good one"], [image])
         return weakref.ref(image)
 
-    gc.collect()
-    gc.disable()
-    try:
-        image = await fail()
-        await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
-        assert image() is None
-    finally:
-        gc.enable()
+    image = await fail()
+    await asyncio.sleep(0.01)  # the event loop still has its callbacks to do
+    assert image() is None
 
 
 async def test_nothing_asked_is_nothing_answered(vectorizer: Vectorizer) -> None:
@@ -397,16 +397,6 @@ async def test_what_a_device_cannot_hold_is_known_to_all_who_have_limits() -> No
     await vectorizer.aclose()
 
 
-@contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def items_in_memory() -> int:
     # By type: isinstance() would ask torch's deprecated objects for their class, which warns.
     return sum(type(thing) is WorkItem for thing in gc.get_objects())
@@ -427,29 +417,27 @@ class Picky(FakeModel):
         return rows
 
 
+@pytest.mark.usefixtures("without_collector")
 @pytest.mark.parametrize("how", ["computed", "halved", "failed", "given up"])
 async def test_no_item_that_has_ended_waits_for_the_collector(how: str) -> None:
     backend = Picky()
     vectorizer = Vectorizer([backend.model], Settings(vector_cache_size=0))
     count = 1 if how == "computed" else 4
     colours = [(13 if how == "failed" else i, 0, i) for i in range(count)]
-    with without_collector():
-        if how == "given up":
-            backend.gate.clear()
-        task = asyncio.create_task(
-            vectorize(vectorizer, [], [base64_of(plain(c)) for c in colours])
-        )
-        if how == "given up":
-            await asyncio.to_thread(backend.busy.wait, 10)
-            task.cancel()
-            backend.gate.set()
-        await asyncio.wait([task])
-        assert task.cancelled() == (how == "given up")
-        if how != "given up":
-            assert (task.exception() is not None) == (how == "failed")
-        del task
-        await asyncio.sleep(0.1)  # threads and the event loop have their own ends to come to
-        assert items_in_memory() == 0
+    if how == "given up":
+        backend.gate.clear()
+    task = asyncio.create_task(vectorize(vectorizer, [], [base64_of(plain(c)) for c in colours]))
+    if how == "given up":
+        await asyncio.to_thread(backend.busy.wait, 10)
+        task.cancel()
+        backend.gate.set()
+    await asyncio.wait([task])
+    assert task.cancelled() == (how == "given up")
+    if how != "given up":
+        assert (task.exception() is not None) == (how == "failed")
+    del task
+    await asyncio.sleep(0.1)  # threads and the event loop have their own ends to come to
+    assert items_in_memory() == 0
     await vectorizer.aclose()
 
 

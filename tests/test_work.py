@@ -1,7 +1,6 @@
 """The work item: its waiters, its permit, and its end."""
 
 import asyncio
-import gc
 import weakref
 
 import numpy as np
@@ -141,6 +140,7 @@ async def test_a_request_is_woken_once_when_all_have_ended_or_one_has_failed() -
     items[2].add_row(0, row(), 1, 2)
 
 
+@pytest.mark.usefixtures("without_collector")
 def test_an_error_keeps_no_frame_and_that_of_a_bug_keeps_their_text() -> None:
     class Batch(list[int]):
         """What the frame of a failed computation holds."""
@@ -156,12 +156,8 @@ def test_an_error_keeps_no_frame_and_that_of_a_bug_keeps_their_text() -> None:
             item.fail(error)
         return item, weakref.ref(batch)
 
-    gc.disable()
-    try:
-        item, batch = failed()
-        assert batch() is None
-    finally:
-        gc.enable()
+    item, batch = failed()
+    assert batch() is None
     assert item.error is not None
     assert "in compute" in item.error.__notes__[0]
 

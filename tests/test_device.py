@@ -1,0 +1,542 @@
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.model import Rows
+from config import Settings
+from errors import DeviceLostError, DeviceMemoryError, QueueFullError, UnhealthyError
+from inference.admission import Admission, Permit
+from inference.capacity import BatchStats, Capacity
+from inference.device import LONGEST_BATCH_S, QUERY_WAIT_S, Device, Devices, DeviceShare, DeviceTurn
+from inference.request import EmbedInput, RequestContext
+from tests.fakes import FakeModel, vector_of, vectorize
+from tests.image_files import base64_of, plain
+from vectorizer import Vectorizer
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Bench:
+    """A device whose time the test sets."""
+
+    def __init__(self, models: int = 2) -> None:
+        self.clock = Clock()
+        self.device = Device(self.clock)
+        self.shares = [self.device.share() for _ in range(models)]
+
+    def later(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        self.device.dispatch()
+
+    def batch(self, share: DeviceShare, run_s: float, *, is_query: bool = False) -> DeviceTurn:
+        """Begin a batch."""
+        turn = share.ask(run_s, is_query=is_query)
+        assert has_begun(turn)
+        turn.expect(run_s)
+        return turn
+
+
+def has_begun(turn: DeviceTurn) -> bool:
+    return turn.granted.done()
+
+
+# --- the order
+
+
+async def test_a_batch_waits_for_that_of_another_model() -> None:
+    bench = Bench()
+    first, second = bench.shares
+    running = bench.batch(first, 0.2)
+    waiting = second.ask(0.2, is_query=False)
+    bench.later(0.1)
+    assert not has_begun(waiting)
+    running.end()
+    await asyncio.sleep(0)
+
+    assert has_begun(waiting)
+
+
+async def test_batches_of_one_model_do_not_wait_for_each_other() -> None:
+    bench = Bench()
+    bench.batch(bench.shares[0], 0.2)
+
+    assert has_begun(bench.shares[0].ask(0.2, is_query=False))
+
+
+async def test_queries_are_first_and_then_the_model_that_has_used_the_device_least() -> None:
+    bench = Bench(models=4)
+    running, *others = bench.shares
+    first = bench.batch(running, 0.1)
+    much, little, query = (share.ask(10, is_query=share is others[2]) for share in others)
+    much.share.used_s += 0.2
+    query.share.used_s += 0.2
+    first.end()
+    await asyncio.sleep(0)
+
+    assert [has_begun(turn) for turn in (much, little, query)] == [False, False, True]
+    query.end()
+    await asyncio.sleep(0)
+    assert [has_begun(turn) for turn in (much, little)] == [False, True]
+    little.end()
+    await asyncio.sleep(0)
+    assert has_begun(much)
+
+
+@pytest.mark.parametrize(("run_s", "is_query"), [(0.04, True), (0.01, False)])
+async def test_each_of_two_busy_models_has_half_of_the_device(run_s: float, is_query: bool) -> None:
+    """The other one's batches take longer, and are imports: neither side is starved."""
+    bench = Bench()
+    runs_s = run_s, 0.2
+    turns = [
+        share.ask(10, is_query=is_query and share is bench.shares[0]) for share in bench.shares
+    ]
+    for _ in range(1000):
+        place = next(place for place, turn in enumerate(turns) if has_begun(turn))
+        turns[place].expect(runs_s[place])
+        bench.clock.now_s += runs_s[place]
+        turns[place].end()
+        turns[place] = bench.shares[place].ask(10, is_query=is_query and not place)
+        await asyncio.sleep(0)
+
+    first, second = (share.used_s for share in bench.shares)
+    assert first == pytest.approx(second, abs=2 * LONGEST_BATCH_S)
+
+
+async def test_an_idle_model_saves_nothing_up() -> None:
+    bench = Bench()
+    busy, idle = bench.shares
+    for _ in range(100):
+        turn = bench.batch(busy, 0.2)
+        bench.clock.now_s += 0.2
+        turn.end()
+    turns = [share.ask(10, is_query=False) for share in bench.shares]
+    for _ in range(20):
+        place = next(place for place, turn in enumerate(turns) if has_begun(turn))
+        bench.clock.now_s += 0.2
+        turns[place].end()
+        turns[place] = bench.shares[place].ask(10, is_query=False)
+        await asyncio.sleep(0)
+
+    assert idle.used_s - 20 == pytest.approx(2, abs=0.2)  # from where the other one stood
+
+
+# --- it orders, and does not lock
+
+
+@pytest.mark.parametrize(
+    ("to_go_s", "begins"), [(QUERY_WAIT_S + 0.01, True), (QUERY_WAIT_S - 0.01, False)]
+)
+async def test_a_query_begins_beside_a_batch_that_has_long_to_go(
+    to_go_s: float, begins: bool
+) -> None:
+    bench = Bench()
+    running = bench.batch(bench.shares[0], 0.2)
+    bench.later(0.2 - to_go_s)
+    query = bench.shares[1].ask(0, is_query=True)
+
+    assert has_begun(query) == begins
+    running.end()
+    await asyncio.sleep(0)
+    assert has_begun(query)
+
+
+async def test_a_query_waits_no_longer_for_a_batch_that_takes_longer_than_expected() -> None:
+    bench = Bench()
+    bench.batch(bench.shares[0], 0.01)
+    bench.later(0.1)
+    query = bench.shares[1].ask(0, is_query=True)
+    bench.later(QUERY_WAIT_S - 0.001)
+    assert not has_begun(query)
+    bench.later(0.001)
+
+    assert has_begun(query)
+
+
+async def test_a_short_batch_waits_for_a_long_one_for_twice_its_time() -> None:
+    bench = Bench(models=3)
+    bench.batch(bench.shares[0], 0.2)
+    short, longer = (
+        share.ask(run_s, is_query=False)
+        for share, run_s in zip(bench.shares[1:], (0.03, 0.1), strict=True)
+    )
+    bench.later(0.059)
+    assert not has_begun(short)
+    bench.later(0.002)
+
+    assert has_begun(short)
+    assert not has_begun(longer)
+
+
+async def test_a_pass_that_never_ends_delays_another_model_once() -> None:
+    bench = Bench()
+    hanging, other = bench.shares
+    bench.batch(hanging, 0.1)
+    first = other.ask(10, is_query=False)
+    bench.later(LONGEST_BATCH_S)
+    assert has_begun(first)
+    first.end()
+    bench.later(1)
+
+    assert has_begun(other.ask(10, is_query=False))
+    assert has_begun(other.ask(10, is_query=True))
+
+
+async def test_a_query_that_arrives_makes_a_waiting_turn_urgent() -> None:
+    bench = Bench()
+    running = bench.batch(bench.shares[0], 0.2)
+    waiting = bench.shares[1].ask(10, is_query=False)
+    bench.later(0.01)
+    assert not has_begun(waiting)
+    waiting.hurry()  # the running batch has over 50 ms to go
+
+    assert has_begun(waiting)
+    running.end()
+
+
+async def test_a_turn_begins_by_the_clock_with_nothing_else_to_wake_it() -> None:
+    device = Device()
+    first, second = device.share(), device.share()
+    first.ask(0.1, is_query=False)
+    async with asyncio.timeout(10):
+        await second.ask(0, is_query=True).granted
+
+
+async def test_a_turn_that_is_given_up_is_in_nobodys_way() -> None:
+    bench = Bench()
+    first, second = bench.shares
+    running = bench.batch(first, 0.2)
+    given_up = second.ask(10, is_query=False)
+    given_up.end()
+    given_up.end()
+    running.end()
+
+    assert not has_begun(given_up)
+    assert has_begun(first.ask(0.1, is_query=False))
+    assert not bench.device.is_using(second)
+
+
+def test_only_models_of_one_device_share_it() -> None:
+    devices = Devices()
+    first, other = devices.share("cuda:0"), devices.share("cuda:1")
+    seen = [first.device.is_shared]
+    second = devices.share("cuda:0")
+    seen.append(first.device.is_shared)
+    second.leave()
+    seen.append(first.device.is_shared)
+
+    assert first.device is second.device is not other.device
+    assert seen == [False, True, False]
+
+
+async def test_batches_are_short_while_another_model_is_busy() -> None:
+    bench = Bench()
+    first, second = bench.shares
+    assert first.max_batch_s == math.inf
+    turn = bench.batch(second, 0.1)
+    assert first.max_batch_s == LONGEST_BATCH_S
+    assert second.max_batch_s == math.inf
+    turn.end()
+    assert first.max_batch_s == LONGEST_BATCH_S
+    bench.later(60)
+
+    assert first.max_batch_s == math.inf
+
+
+# --- admission
+
+
+def admission_of(share: DeviceShare, *, timeout_s: float = 10, passes: int = 2) -> Admission:
+    """Return that of a model that takes half a second an item."""
+    capacity = Capacity(2, timeout_s)
+    for _ in range(passes):
+        capacity.observe(BatchStats(1, 2, 4))
+    return Admission(1000, capacity, [share])
+
+
+def queue(admission: Admission, cost: int, *, is_query: bool = False) -> Permit:
+    return Permit(admission, RequestContext(is_query=is_query), cost)
+
+
+def test_a_refusal_counts_the_queued_work_of_other_models_up_to_the_own() -> None:
+    first, second, third = (admission_of(share) for share in Bench(3).shares)
+    queue(first, 4)
+    queue(second, 2)
+    queue(third, 100)
+
+    with pytest.raises(QueueFullError, match="an answer would take about 9 s") as refused:
+        first.check(RequestContext(), cost=4, items=1)  # 4 s, and 1 s and 4 s of the others
+    assert refused.value.retry_after_s == 4  # 5/3 s too much, done in 9/4 of the time
+
+
+def test_a_query_waits_for_the_queries_of_other_models() -> None:
+    first, second = (admission_of(share) for share in Bench(2).shares)
+    queue(first, 4, is_query=True)
+    queue(second, 100)
+    query = RequestContext(is_query=True)
+    with pytest.raises(QueueFullError, match="about 4 s"):
+        first.check(query, cost=4, items=1)
+    queue(second, 100, is_query=True)
+
+    with pytest.raises(QueueFullError, match="about 8 s"):
+        first.check(query, cost=4, items=1)
+
+
+def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -> None:
+    first, _ = (admission_of(share) for share in Bench(2).shares)
+    for _ in range(3):
+        queue(first, 2)
+    first.check(RequestContext(), cost=1, items=1)  # 3.5 s, so 7 s beside the other
+
+    with pytest.raises(QueueFullError, match="about 4 s") as refused:
+        first.check(RequestContext(), cost=2, items=1)
+    assert refused.value.retry_after_s == 1
+
+
+def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
+    first, _ = (admission_of(share, passes=1) for share in Bench(2).shares)
+    for _ in range(5):
+        queue(first, 2)
+
+    first.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
+
+
+def test_retry_after_is_longer_while_another_model_takes_its_half() -> None:
+    first, second = (admission_of(share) for share in Bench(2).shares)
+    request, cost = RequestContext(), 12
+    queue(first, 12)
+    with pytest.raises(QueueFullError) as alone:
+        first.check(request, cost, items=1)
+    queue(second, 100)
+    with pytest.raises(QueueFullError) as beside:
+        first.check(request, cost, items=1)
+
+    assert alone.value.retry_after_s == 9  # 12 s - 3.5 s
+    assert beside.value.retry_after_s == 17
+
+
+# --- two engines on one device
+
+
+class SlowModel(FakeModel):
+    """A model whose passes take a time for each text; notes when they began and ended."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.passes: list[tuple[float, float, list[str]]] = []
+
+    def encode_text(self, texts: Sequence[str]) -> Rows:
+        began_s = time.perf_counter()
+        rows = super().encode_text(texts)
+        time.sleep(self.seconds * len(texts))
+        self.passes.append((began_s, time.perf_counter(), list(texts)))
+        return rows
+
+
+class Pair:
+    """Two engines on one device."""
+
+    def __init__(self, *models: FakeModel, **settings: Any) -> None:
+        self.models = models
+        devices = Devices()
+        self.engines = [
+            Vectorizer([model.model], Settings(**settings), None, devices) for model in models
+        ]
+
+    async def __aenter__(self) -> "Pair":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for model in self.models:
+            model.gate.set()
+        for engine in self.engines:
+            await engine.aclose()
+
+
+async def ask(engine: Vectorizer, text: str, *, is_query: bool = False) -> None:
+    """Ask for the vector of a text, and check it."""
+    embed_input = EmbedInput("text", "text", text, is_query=is_query)
+    (embedded,) = await engine.embed([embed_input])
+    np.testing.assert_array_equal(embedded.vector, vector_of(text))
+
+
+def overlap_s(models: Sequence[SlowModel]) -> float:
+    """Return for how long passes of both models ran at once."""
+    first, second = (model.passes for model in models)
+    return sum(
+        max(0.0, min(one[1], other[1]) - max(one[0], other[0])) for one in first for other in second
+    )
+
+
+async def test_imports_into_two_models_take_turns_and_equal_shares() -> None:
+    models = SlowModel(), SlowModel()
+    async with Pair(*models, max_batch_size=8, vector_cache_size=0) as pair:
+        for engine in pair.engines:
+            await ask(engine, "the first")
+        async with asyncio.TaskGroup() as tasks:
+            for engine in pair.engines:
+                for i in range(64):
+                    tasks.create_task(ask(engine, f"text {i}"))
+        firsts = sorted(
+            (began_s, place) for place in (0, 1) for began_s, *_ in models[place].passes
+        )
+
+    assert overlap_s(models) < 0.05
+    order = [place for _, place in firsts]
+    half = order[: len(order) // 2]
+    assert abs(half.count(0) - half.count(1)) <= 2
+
+
+async def test_one_model_with_two_towers_computes_them_side_by_side() -> None:
+    model, other = FakeModel(), FakeModel()
+    async with Pair(model, other) as pair:
+        model.gate.clear()
+        text = asyncio.create_task(vectorize(pair.engines[0], ["a"]))
+        assert await asyncio.to_thread(model.busy.wait, 10)
+        model.busy.clear()
+        image = base64_of(plain((200, 0, 0)))
+        images = asyncio.create_task(vectorize(pair.engines[0], [], [image]))
+        assert await asyncio.to_thread(model.busy.wait, 10)
+        model.gate.set()
+        await asyncio.gather(text, images)
+
+
+async def test_a_query_does_not_wait_for_the_import_of_another_model() -> None:
+    importing, searched = SlowModel(0.05), SlowModel(0)
+    waits_s = []
+    async with Pair(importing, searched, vector_cache_size=0) as pair, asyncio.TaskGroup() as tasks:
+        for i in range(48):
+            tasks.create_task(ask(pair.engines[0], f"text {i}"))
+        for i in range(10):
+            await asyncio.sleep(0.05)
+            asked_s = time.perf_counter()
+            await ask(pair.engines[1], f"query {i}", is_query=True)
+            waits_s.append(time.perf_counter() - asked_s)
+
+    assert max(waits_s) < LONGEST_BATCH_S
+    longest = [ended_s - began_s for began_s, ended_s, texts in importing.passes[2:]]
+    assert max(longest) < 1.5 * LONGEST_BATCH_S  # 16 texts would take 0.8 s
+
+
+async def test_others_go_on_while_a_model_hangs_and_health_knows_which() -> None:
+    hanging, other = FakeModel(), SlowModel()
+    async with Pair(hanging, other, request_timeout_s=0.3, vector_cache_size=0) as pair:
+        hanging.gate.clear()
+        hung = asyncio.create_task(ask(pair.engines[0], "hangs"))
+        assert await asyncio.to_thread(hanging.busy.wait, 10)
+        await asyncio.sleep(0.35)
+        began_s = time.perf_counter()
+        for i in range(10):
+            await ask(pair.engines[1], f"text {i}")
+            await ask(pair.engines[1], f"query {i}", is_query=True)
+
+        assert time.perf_counter() - began_s < 1
+        assert "has not ended for" in (pair.engines[0].health.unready or "")
+        assert pair.engines[1].health.unready is None
+        hanging.gate.set()
+        await hung
+
+
+async def test_others_go_on_after_a_model_has_died() -> None:
+    dying, other = FakeModel(), SlowModel()
+    async with Pair(dying, other, vector_cache_size=0) as pair:
+        dying.gate.clear()
+        lost = asyncio.create_task(ask(pair.engines[0], "lost"))
+        assert await asyncio.to_thread(dying.busy.wait, 10)
+        (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "text-runner")
+        runner.cancel()
+        with pytest.raises(UnhealthyError):
+            await lost
+        for i in range(3):
+            await ask(pair.engines[1], f"text {i}")
+
+        assert pair.engines[0].health.dead
+        assert pair.engines[1].health.unready is None
+
+
+@pytest.mark.parametrize("error", [DeviceMemoryError, DeviceLostError])
+async def test_a_model_that_fails_gives_its_turn_back(error: type[Exception]) -> None:
+    class Failing(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
+            raise error("no")
+
+    async with Pair(Failing(), SlowModel(), vector_cache_size=0) as pair:
+        for i in range(3):
+            with pytest.raises((error, UnhealthyError)):
+                await ask(pair.engines[0], "fails")
+            await ask(pair.engines[1], f"text {i}")
+
+
+async def test_out_of_memory_lowers_the_limit_of_its_model_only() -> None:
+    class Small(FakeModel):
+        def encode_text(self, texts: Sequence[str]) -> Rows:
+            if len(texts) > 2:
+                raise DeviceMemoryError("too much")
+            return super().encode_text(texts)
+
+    small, large = Small(), FakeModel()
+    async with Pair(small, large, max_batch_size=16, vector_cache_size=0) as pair:
+        for turn in range(2):
+            texts = [f"{turn} {i}" for i in range(16)]
+            await asyncio.gather(*(vectorize(engine, texts) for engine in pair.engines))
+
+    assert max(map(len, small.text_batches)) == 2
+    assert max(map(len, large.text_batches)) == 16
+
+
+async def test_a_caller_who_leaves_while_a_batch_waits_for_its_turn_is_not_computed() -> None:
+    busy, other = FakeModel(), SlowModel()
+    async with Pair(busy, other, vector_cache_size=0) as pair:
+        busy.gate.clear()
+        running = asyncio.create_task(ask(pair.engines[0], "runs"))
+        assert await asyncio.to_thread(busy.busy.wait, 10)
+        waiting = asyncio.create_task(ask(pair.engines[1], "leaves"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        busy.gate.set()
+        await running
+        await ask(pair.engines[1], "stays")
+
+    assert [texts for *_, texts in other.passes] == [["stays"]]
+
+
+async def test_what_two_overloaded_models_admit_is_answered_in_time() -> None:
+    timeout_s = 2.0
+    models = SlowModel(0.01), SlowModel(0.02)
+    async with Pair(*models, request_timeout_s=timeout_s, vector_cache_size=0) as pair:
+        for engine in pair.engines:
+            for i in range(3):
+                await ask(engine, f"first {i}")
+        times_s: list[float] = []
+        refused: list[QueueFullError] = []
+
+        async def send(engine: Vectorizer, text: str) -> None:
+            asked_s = time.perf_counter()
+            try:
+                await ask(engine, text)
+                times_s.append(time.perf_counter() - asked_s)
+            except QueueFullError as error:
+                refused.append(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for i in range(150):  # three times as much as both can do
+                for place, engine in enumerate(pair.engines):
+                    tasks.create_task(send(engine, f"{i} of {place}"))
+                await asyncio.sleep(0.01)
+
+    assert refused
+    assert max(times_s) < timeout_s
