@@ -30,8 +30,8 @@ with_torch = $(or $(MODEL),$(filter 1 true True TRUE,$(ENABLE_CUDA)),$(filter to
 	$(if $(converted),,$(MODELS_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run known-model photos test test-fast test-clients test-long test-images image lint type format \
-	lock demo demo-converted bench docs docs-serve docs-update clean
+.PHONY: help run known-model photos test test-fast test-clients test-long test-images \
+	test-compose test-cluster image lint type format lock demo demo-converted bench docs docs-serve docs-update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -76,6 +76,12 @@ test-long: .venv/dev ## the tests that take minutes: each night
 
 test-images: .venv/dev ## build the images with BUILDER (docker), run and ask them (half an hour)
 	$(VENV)/python -m tests.images
+
+test-compose: .venv/dev ## bring up the compose files by Docker, ask and stop them (a quarter of an hour)
+	$(VENV)/python -m tests.compose
+
+test-cluster: .venv/dev ## run deploy/ in a cluster by kind, or by CLUSTER=lab, and strike at it (half an hour)
+	$(VENV)/python -m tests.cluster
 
 image: ## build IMAGE with the model that the variables name, such as CLIP_MODEL_NAME
 	LOCAL_REPO=$(IMAGE) cicd/build.sh

@@ -396,16 +396,16 @@ def test_a_folder_is_searched_by_a_sentence_and_by_an_image(
 def test_each_tab_is_taken_in_each_look(browser: Browser, service: str, tmp_path: Path) -> None:
     take_views(browser, f"{service}/demo/", tmp_path)
 
-    looks = {
-        path.name: Image.open(path).getpixel((1, Image.open(path).height - 1))
-        for path in tmp_path.iterdir()
-    }
-    assert looks.keys() == {
+    corners = {}
+    for path in tmp_path.iterdir():
+        with Image.open(path) as shot:
+            corners[path.name] = shot.getpixel((1, shot.height - 1))
+    assert corners.keys() == {
         f"{tab}-{look}.png"
         for tab in ("compare", "gallery", "live")
         for look in ("light", "dark", "phone")
     }
-    assert looks["compare-light.png"] != looks["compare-dark.png"]
+    assert corners["compare-light.png"] != corners["compare-dark.png"]
 
 
 # --- the service itself

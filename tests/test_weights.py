@@ -128,6 +128,7 @@ def test_of_many_the_first_few_are_named(tmp_path: Path) -> None:
         load_replica(detect(root), ModelOptions())
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_a_conversion_refuses_them_too_and_leaves_nothing_to_torch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
