@@ -101,11 +101,11 @@ def vector_cache(*, empties: bool) -> NoReturn:
         if not settings.vector_cache_url:
             sys.exit("VECTOR_CACHE_URL: not set: vectors are cached in memory only")
         from inference.store.base import StoreError
-        from inference.store.connect import address_of, store_of
+        from inference.store.connect import make_store, parse_address
 
-        address = address_of(settings.vector_cache_url.get_secret_value())
+        address = parse_address(settings.vector_cache_url.get_secret_value())
         try:
-            store = store_of(address, settings.vector_cache_max_bytes, _STORE_S)
+            store = make_store(address, settings.vector_cache_max_bytes, _STORE_S)
             store.open()
             deleted = store.empty() if empties else 0
             count, nbytes = store.count(), store.usage().nbytes

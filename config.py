@@ -24,7 +24,7 @@ VERSION = "0.1.0"
 def is_on(value: object) -> bool:
     """Return whether a switch is on: `1` or `true` in any case; any other value is off.
 
-    Source: the reference container's rule for ENABLE_CUDA, kept for every switch.
+    Source: the reference's rule for ENABLE_CUDA; here it holds for every switch.
     """
     return str(value).strip().lower() in {"1", "true"}
 
@@ -384,7 +384,7 @@ class DownloadSettings(BaseSettings):
         "types `model2vec` and `t5` always are",
     )
     onnx_runtime: Switch = Field(
-        default=False, description="`1` or `true`: read it as the `-onnx` images do, in 8 bits"
+        default=False, description="`1` or `true`: read it as the `-onnx` images do, in int8"
     )
     colpali_engine_model_name: str = Field(
         default="", description="ModernVBERT; the configs of the towers that it names come along"

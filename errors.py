@@ -1,4 +1,4 @@
-"""All errors of this project; each message speaks to the person who can fix the error.
+"""All errors of this project; each message is written for the person who can fix the error.
 
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be embedded
@@ -91,15 +91,15 @@ class InvalidInputError(ServiceError):
     """The client sent something that cannot be embedded.
 
     Args:
-        sentence: the message.
+        message: the message, for the client.
         reason: the metric label.
 
     Attributes:
         where: the item or field at fault, which the message names too; empty for the whole request.
     """
 
-    def __init__(self, sentence: str, reason: Reason) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
         self.reason = reason
         self.where = ""
 

@@ -41,7 +41,7 @@ from inference.request import EmbedInput, RequestContext
 from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
-from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
+from inference.vector_cache import CacheResult, CacheStats, RowMemory, VectorCache
 from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
@@ -125,7 +125,7 @@ class Vectorizer:
 
     @property
     def cache_stats(self) -> CacheStats:
-        """Counts of cache look-ups."""
+        """Counts of cache lookups."""
         return self._cache.stats
 
     @property
@@ -178,25 +178,25 @@ class Vectorizer:
         request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
-        lookup = self._cache.get(
+        cached = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
-        if self.shared and lookup.misses:
-            found = await self.shared.find(list(lookup.misses))
-            self._cache.take(lookup, found)
+        if self.shared and cached.misses:
+            found = await self.shared.find(list(cached.misses))
+            self._cache.take(cached, found)
         for item in items:
-            if item.key in lookup.vectors or item.key in lookup.in_flight:
+            if item.key in cached.vectors or item.key in cached.in_flight:
                 item.content = None  # frees the megabytes of an image
-        computed = lookup.in_flight | lookup.misses
+        computed = cached.in_flight | cached.misses
         if computed:
-            await self._compute(lookup, request)
+            await self._compute(cached, request)
             for embed_input, item in zip(inputs, items, strict=True):
                 if (work := computed.get(item.key)) and work.error:
                     raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
         for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
-            result = work.result if work else lookup.vectors.get(item.key)
+            result = work.result if work else cached.vectors.get(item.key)
             if result is None:
                 try:
                     result = await self._pipelines[item.modality].embed_by_lookup(item)
@@ -226,20 +226,20 @@ class Vectorizer:
                 raise error.at(embed_input.name) from error
         return items
 
-    async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
+    async def _compute(self, cached: CacheResult, request: RequestContext) -> None:
         """Compute the misses, and wait for them and for the items in flight.
 
         Raises:
             RequestTooLargeError: the misses are too much even for an idle service.
             QueueFullError: the queue holds too much work already.
         """
-        self._admit(list(lookup.misses.values()), request)
-        work = [*lookup.in_flight.values(), *lookup.misses.values()]
+        self._admit(list(cached.misses.values()), request)
+        work = [*cached.in_flight.values(), *cached.misses.values()]
         for item in work:
             item.join(request)
-        for item in lookup.misses.values():
+        for item in cached.misses.values():
             self._cache.add(item)
-        unstarted = deque(lookup.misses.values())
+        unstarted = deque(cached.misses.values())
         try:
             while unstarted:
                 await request.give_way()
@@ -343,9 +343,9 @@ def check_shared_cache(settings: Settings) -> Address | None:
     """
     if not settings.vector_cache_url:
         return None
-    from inference.store.connect import address_of
+    from inference.store.connect import parse_address
 
-    return address_of(settings.vector_cache_url.get_secret_value())
+    return parse_address(settings.vector_cache_url.get_secret_value())
 
 
 def _shared_cache(address: Address | None, settings: Settings, model: Model) -> SharedCache | None:

@@ -129,13 +129,13 @@ def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
 
         model = onnx.load(folder, options)
     else:
-        from backends.runtimes.lookup import runtime as table
+        from backends.runtimes.lookup import runtime as lookup
 
-        model = table.load(folder, options)
+        model = lookup.load(folder, options)
     why = "this model is computed in one precision alone"
     refused = log_refusal(options.precision, model.info.precision, why)
     identity = _identity(folder, digest_content(folder, options), get_args(TextMode))
-    return _named(model, identity, refused)
+    return _with_space(model, identity, refused)
 
 
 def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
@@ -161,14 +161,14 @@ def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> 
     log_choice(device, wanted, precision, supported)
     loaded = load_towers(folder, replace(options, precision=precision))
     identity = _identity(folder, content, loaded.text_modes)
-    return _named(runtime.make_model(loaded), identity, refused)
+    return _with_space(runtime.make_model(loaded), identity, refused)
 
 
 def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode]) -> Identity:
     return Identity(folder.family, content, PREPROCESSING_VERSIONS[folder.family], text_modes)
 
 
-def _named(model: Model, identity: Identity, refused: str) -> Model:
+def _with_space(model: Model, identity: Identity, refused: str) -> Model:
     """Return a model with its vector or score space, and with `refused`, in its info.
 
     Args:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 # A batch may take this share of a request's timeout, so that health does not report it as hanging.
 _LONGEST_BATCH = 0.25
-# A request is refused as too large only after this many recent forward passes of its size: one pass
-# may have been slow, and a slow hour must not refuse requests for ever.
+# A request is rejected as too large only after this many recent forward passes of its size: one
+# pass may have been slow, and a slow hour must not reject requests for ever.
 _PASSES_TO_JUDGE = 2
 _NOT_LONG_AGO_S = 600.0
 _HALF_LIFE_S = 10.0  # half-life of the averaged rate, in seconds of work
@@ -98,7 +98,7 @@ class Capacity:
         return seconds / (self.cost_s * self._replicas) if self.cost_s else math.inf
 
     def can_judge(self, cost: int, items: int) -> bool:
-        """Return whether recent forward passes were as large as the passes of a request would be.
+        """Return whether recent forward passes were as large as the passes of this request.
 
         Small passes are mostly overhead: after two short texts a GPU seems a hundred times slower
         than it is. A request that is admitted without such passes provides them.

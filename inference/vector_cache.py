@@ -18,7 +18,7 @@ _OVERHEAD_BYTES = 300  # memory of a cached row's key and Python objects
 
 @dataclass
 class CacheStats:
-    """Counts of cache look-ups.
+    """Counts of cache lookups.
 
     Attributes:
         hits: inputs with a cached vector.
@@ -34,8 +34,8 @@ class CacheStats:
 
 
 @dataclass(slots=True)
-class Lookup:
-    """The result of a look-up, by key; equal inputs share a key.
+class CacheResult:
+    """The state of inputs in the cache, by key; equal inputs share a key.
 
     Attributes:
         vectors: cached vectors.
@@ -65,50 +65,50 @@ class VectorCache:
         self._vectors: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
         self._in_flight: dict[bytes, WorkItem] = {}
 
-    def get(self, items: Sequence[WorkItem]) -> Lookup:
+    def get(self, items: Sequence[WorkItem]) -> CacheResult:
         """Look up the items of a request: cached, in flight, or to be computed."""
-        lookup = Lookup()
+        found = CacheResult()
         for item in items:
             key = item.key
-            if key in lookup.vectors or key in lookup.in_flight or key in lookup.misses:
+            if key in found.vectors or key in found.in_flight or key in found.misses:
                 continue
             vector = self._vectors.get(key)
             flight = self._in_flight.get(key)
             if vector is not None:
                 self._vectors.move_to_end(key)
-                lookup.vectors[key] = vector
+                found.vectors[key] = vector
             elif flight is not None and flight.can_be_joined:
-                lookup.in_flight[key] = flight
+                found.in_flight[key] = flight
             else:
-                lookup.misses[key] = item
-        self.stats.hits += len(lookup.vectors)
-        self.stats.shared += len(lookup.in_flight)
-        return lookup
+                found.misses[key] = item
+        self.stats.hits += len(found.vectors)
+        self.stats.shared += len(found.in_flight)
+        return found
 
-    def take(self, lookup: Lookup, found: Mapping[bytes, EmbeddingResult]) -> None:
-        """Resolve misses of an earlier look-up that are known by now.
+    def take(self, result: CacheResult, stored: Mapping[bytes, EmbeddingResult]) -> None:
+        """Resolve misses of an earlier `get` that are known by now.
 
         The second level of the cache may have a result. Another request may also have computed an
         equal input meanwhile, or have it in flight.
 
         Args:
-            lookup: the earlier look-up; resolved misses are moved to its other fields.
-            found: results of the second level, by key; keys that are no misses are ignored.
+            result: result of `get`; resolved misses are moved to its other fields.
+            stored: results of the second level, by key; keys that are no misses are ignored.
         """
-        for key in list(lookup.misses):
+        for key in list(result.misses):
             vector = self._vectors.get(key)
             flight = self._in_flight.get(key)
-            if key in found:
-                self._vectors[key] = lookup.vectors[key] = found[key]
+            if key in stored:
+                self._vectors[key] = result.vectors[key] = stored[key]
             elif vector is not None:
                 self.stats.hits += 1
-                lookup.vectors[key] = vector
+                result.vectors[key] = vector
             elif flight is not None and flight.can_be_joined:
                 self.stats.shared += 1
-                lookup.in_flight[key] = flight
+                result.in_flight[key] = flight
             else:
                 continue
-            del lookup.misses[key]
+            del result.misses[key]
         self._trim()
 
     def add(self, item: WorkItem) -> None:

@@ -456,8 +456,8 @@ async def test_others_go_on_after_a_model_has_died() -> None:
         dying.gate.clear()
         lost = asyncio.create_task(ask(pair.engines[0], "lost"))
         assert await asyncio.to_thread(dying.busy.wait, 10)
-        (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "text-runner")
-        runner.cancel()
+        (worker,) = (task for task in asyncio.all_tasks() if task.get_name() == "text-worker")
+        worker.cancel()
         with pytest.raises(UnhealthyError):
             await lost
         for i in range(3):

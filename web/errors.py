@@ -55,7 +55,7 @@ class ErrorResponder:
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
         error_info = _describe_error(request, error)
-        record.refused, record.sentence = error_info.reason, error_info.message
+        record.refused, record.message = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
         claimed = (
             error_format
@@ -91,8 +91,8 @@ def _describe_error(request: Request, error: Exception) -> ErrorInfo:
             where = error.where if isinstance(error, InvalidInputError) else ""
             return ErrorInfo(status, str(error), error.reason, where)
         case HTTPException():
-            sentence = f"{request.method} {request.url.path}: {error.detail}"
-            return ErrorInfo(error.status_code, sentence, "route")
+            message = f"{request.method} {request.url.path}: {error.detail}"
+            return ErrorInfo(error.status_code, message, "route")
     return ErrorInfo(500, "internal error; the service's log has the details", "bug")
 
 

@@ -94,7 +94,7 @@ class EndpointHandler:
 
 
 def _check(parsed: ParsedRequest, endpoint: Endpoint[Any]) -> None:
-    """Refuse a request that the loaded model cannot serve, or that has too many inputs."""
+    """Reject a request that the loaded model cannot serve, or that has too many inputs."""
     gives_scores, family = endpoint.info.scores, endpoint.info.family
     if endpoint.scores and not gives_scores:
         raise InvalidInputError(

@@ -55,7 +55,7 @@ def log_request(record: RequestRecord) -> None:
         or "no items",
         record.request_id,
         f", trace {trace_id}" if trace_id else "",
-        f": {record.sentence.translate(_CONTROLS)}" if record.sentence else "",
+        f": {record.message.translate(_CONTROLS)}" if record.message else "",
         extra={
             "method": record.method,
             "path": path,

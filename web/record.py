@@ -41,7 +41,7 @@ class RequestRecord:
         context: the request's context, with priority and timestamps.
         status: status of the answer; 0 before the answer.
         refused: the reason of an error (a metric label); None for success.
-        sentence: the error message that the client got.
+        message: the error message that the client got.
         total_s: seconds from arrival to answer.
         stages_s: seconds by stage.
         trace_id: id of its OpenTelemetry trace; empty if there is none.
@@ -59,7 +59,7 @@ class RequestRecord:
     context: RequestContext = field(default_factory=RequestContext)
     status: int = 0
     refused: Reason | None = None
-    sentence: str = ""
+    message: str = ""
     total_s: float = 0.0
     stages_s: dict[Stage, float] = field(default_factory=dict)
     trace_id: str = ""

@@ -191,7 +191,7 @@ class EmbedInfo(TypedDict):
 
 
 def about(settings: Settings, info: ModelInfo) -> EmbedInfo:
-    """Return facts about the loaded model, with the names of text-embeddings-inference."""
+    """Return facts about the loaded model, in the fields of text-embeddings-inference."""
     name = info.name
     label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     most = settings.max_request_documents if info.scores else settings.max_request_items
