@@ -134,7 +134,7 @@ class Reply(NamedTuple):
 
     status: int
     vector: Vector | None
-    sentence: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _check_tokens(containers: Sequence[Container], replies: Sequence[Reply]) -> 
     for name, container, reply in zip(("OLD", "NEW"), containers, replies, strict=True):
         if reply.status in {401, 403}:
             raise RefusedError(
-                f"{name}, {container.url}, refuses with {reply.status}: {reply.sentence}. A "
+                f"{name}, {container.url}, refuses with {reply.status}: {reply.message}. A "
                 "token goes into the URL: http://any:TOKEN@host:8080"
             )
 
@@ -373,7 +373,7 @@ def _conclude_kind(kind: Kind, rows: Sequence[Row]) -> int | None:
     order: tuple[Outcome, ...] = ("DIFFERENT", "nearly", "same")
     worst = next((one for one in order if one in outcomes), None)
     if failed:
-        first = f"{failed[0].status} {failed[0].sentence}"
+        first = f"{failed[0].status} {failed[0].message}"
         print(f"{kind}s: NEW has no vectors for {len(failed)} that OLD answers: {first}")
     if gained := outcomes.count("old fails"):
         print(f"{kind}s: NEW answers {gained} for which OLD has no vectors.")

@@ -4,9 +4,9 @@
     ./smoke_test.py [http://localhost:8080] [--wait 120] [--reference] [--cacert FILE | --insecure]
 
 It waits until the container is ready, then sends the requests of Weaviate and of users: texts and
-images, texts only, or documents to rerank. `--reference` skips tests that the containers of
-semitechnologies are known to fail. A token goes into the URL, as in
-Weaviate: http://any:TOKEN@localhost:8080. It exits with 1 if an answer is wrong.
+images, texts only, or documents to rerank. `--reference` skips tests that Weaviate's own containers
+fail. A token goes into the URL, as in Weaviate: http://any:TOKEN@localhost:8080. It exits with 1 if
+an answer is wrong.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Container:
     Args:
         url: its URL as in Weaviate's settings; a token in it (`http://any:TOKEN@host:8080`) is
             sent.
-        tls: checks its certificate; None does so by the roots that this machine trusts.
+        tls: how its certificate is checked; None for the certificate authorities of this machine.
 
     Attributes:
         url: the URL without the token.

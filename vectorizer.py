@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ from inference.request import EmbedInput, RequestContext
 from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
-from inference.vector_cache import CacheStats, Lookup, RowMemory, VectorCache
+from inference.vector_cache import CacheResult, CacheStats, Remembered, RowMemory, VectorCache
 from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
@@ -61,6 +61,30 @@ _WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2),
 _POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
+@dataclass(frozen=True)
+class Resources:
+    """The resources that all models of a process share, so that there is one budget of each.
+
+    Attributes:
+        devices: the devices, on which the batches of all models take turns.
+        vectors: remembered vectors.
+        rows: remembered rows of sentences.
+        loader: the thread that loads models while others are asked; None at start, when the event
+            loop may wait.
+    """
+
+    devices: Devices
+    vectors: Remembered
+    rows: RowMemory
+    loader: WorkerPool | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Resources:
+        """Return the resources that the settings allow."""
+        rows = RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size)
+        return cls(Devices(), OrderedDict(), rows)
+
+
 class Vectorizer:
     """Embeds texts and images, or scores pairs, for many requests at once.
 
@@ -68,13 +92,16 @@ class Vectorizer:
         replicas: the loaded model on each device.
         settings: the settings, for the limits.
         shared: the second level of the cache; None without VECTOR_CACHE_URL.
-        devices: the devices, which all models of a process share; None for devices of its own.
+        resources: the resources that it shares with other models; None for its own.
 
     Attributes:
         info: facts about the model.
+        settings: the settings.
         shared: the second level of the cache, or None.
         modalities: modalities of the model.
         health: health of the service.
+        in_flight: number of requests in flight, if the model was loaded on demand.
+        used_at_s: time of the last such request, by `time.perf_counter`.
     """
 
     def __init__(
@@ -82,23 +109,28 @@ class Vectorizer:
         replicas: Sequence[Model],
         settings: Settings,
         shared: SharedCache | None = None,
-        devices: Devices | None = None,
+        resources: Resources | None = None,
     ) -> None:
         names = [replica.info.device for replica in replicas]
         self.info = replace(replicas[0].info, device=", ".join(names))
-        devices = devices or Devices()
+        self._resources = resources or Resources.of(settings)
+        devices = self._resources.devices
         self._shares = {name: devices.share(name) for name in dict.fromkeys(names)}
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
-        self._settings = settings
+        self.settings = settings
         self.shared = shared
-        self._cache = VectorCache(settings.vector_cache_size, shared.add if shared else None)
+        self._cache = VectorCache(
+            settings.vector_cache_size, shared.add if shared else None, self._resources.vectors
+        )
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self.modalities = tuple(self._pipelines)
+        self.in_flight = 0
+        self.used_at_s = time.perf_counter()
         self._trial: asyncio.Task[None] | None = None
 
     def _pipeline(self, modality: Modality) -> Pipeline:
-        settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
+        settings, threads, pool = self.settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
         processor = towers[0].processor
         preprocessor: Preprocessor
@@ -120,12 +152,12 @@ class Vectorizer:
             Admission(settings.max_queue_items, capacity, list(self._shares.values())),
             Scheduler(modality, towers, shares, self.health, capacity),
             PreprocessLimiter(2 * threads, capacity),
-            RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size),
+            self._resources.rows,
         )
 
     @property
     def cache_stats(self) -> CacheStats:
-        """Counts of cache look-ups."""
+        """Counts of cache lookups."""
         return self._cache.stats
 
     @property
@@ -178,25 +210,25 @@ class Vectorizer:
         request.is_query = any(embed_input.is_query for embed_input in inputs)
         request.times.embed_began_s = time.perf_counter()
         items = await self._read(inputs, request)
-        lookup = self._cache.get(
+        cached = self._cache.get(
             [item for item in items if not self._pipelines[item.modality].is_lookup]
         )
-        if self.shared and lookup.misses:
-            found = await self.shared.find(list(lookup.misses))
-            self._cache.take(lookup, found)
+        if self.shared and cached.misses:
+            found = await self.shared.find(list(cached.misses))
+            self._cache.take(cached, found)
         for item in items:
-            if item.key in lookup.vectors or item.key in lookup.in_flight:
+            if item.key in cached.vectors or item.key in cached.in_flight:
                 item.content = None  # frees the megabytes of an image
-        computed = lookup.in_flight | lookup.misses
+        computed = cached.in_flight | cached.misses
         if computed:
-            await self._compute(lookup, request)
+            await self._compute(cached, request)
             for embed_input, item in zip(inputs, items, strict=True):
                 if (work := computed.get(item.key)) and work.error:
                     raise request_error(work.error, embed_input.name) from work.error
         answers: list[EmbeddingResult] = []
         for embed_input, item in zip(inputs, items, strict=True):
             work = computed.get(item.key)
-            result = work.result if work else lookup.vectors.get(item.key)
+            result = work.result if work else cached.vectors.get(item.key)
             if result is None:
                 try:
                     result = await self._pipelines[item.modality].embed_by_lookup(item)
@@ -226,20 +258,20 @@ class Vectorizer:
                 raise error.at(embed_input.name) from error
         return items
 
-    async def _compute(self, lookup: Lookup, request: RequestContext) -> None:
+    async def _compute(self, cached: CacheResult, request: RequestContext) -> None:
         """Compute the misses, and wait for them and for the items in flight.
 
         Raises:
             RequestTooLargeError: the misses are too much even for an idle service.
             QueueFullError: the queue holds too much work already.
         """
-        self._admit(list(lookup.misses.values()), request)
-        work = [*lookup.in_flight.values(), *lookup.misses.values()]
+        self._admit(list(cached.misses.values()), request)
+        work = [*cached.in_flight.values(), *cached.misses.values()]
         for item in work:
             item.join(request)
-        for item in lookup.misses.values():
+        for item in cached.misses.values():
             self._cache.add(item)
-        unstarted = deque(lookup.misses.values())
+        unstarted = deque(cached.misses.values())
         try:
             while unstarted:
                 await request.give_way()
@@ -271,14 +303,18 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, largest: bool = False) -> None:
         """Compute warm-up batches on every replica, so that the first request is not slow.
+
+        Args:
+            largest: whether to compute the largest batch, too, for its memory to be measured.
 
         Raises:
             DeviceUnavailableError: the model fails.
         """
         try:
-            await self._try_out(_WARM_UP[self.info.runtime])
+            sizes = (self.settings.max_batch_size,) if largest else ()
+            await self._try_out((*_WARM_UP[self.info.runtime], *sizes))
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"
@@ -294,7 +330,7 @@ class Vectorizer:
 
     async def _trial_run(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            async with asyncio.timeout(self.settings.request_timeout_s):
                 await self._try_out(sizes=(1,))
         except Exception as error:  # noqa: BLE001 - any error: the model still fails
             logger.warning("The model still fails: %s", describe_error(error))
@@ -343,9 +379,9 @@ def check_shared_cache(settings: Settings) -> Address | None:
     """
     if not settings.vector_cache_url:
         return None
-    from inference.store.connect import address_of
+    from inference.store.connect import parse_address
 
-    return address_of(settings.vector_cache_url.get_secret_value())
+    return parse_address(settings.vector_cache_url.get_secret_value())
 
 
 def _shared_cache(address: Address | None, settings: Settings, model: Model) -> SharedCache | None:
@@ -366,12 +402,12 @@ def _shared_cache(address: Address | None, settings: Settings, model: Model) -> 
     )
 
 
-async def load_vectorizer(settings: Settings, devices: Devices | None = None) -> Vectorizer:
+async def load_vectorizer(settings: Settings, resources: Resources | None = None) -> Vectorizer:
     """Load the model that the settings name, and warm it up.
 
     Args:
-        settings: the settings.
-        devices: the devices, which all models of the process share; None for devices of its own.
+        settings: the settings of this model.
+        resources: the resources that it shares with other models; None for its own.
 
     Raises:
         StartupError: the operator must fix something.
@@ -379,11 +415,12 @@ async def load_vectorizer(settings: Settings, devices: Devices | None = None) ->
     check_image_formats(settings)
     address = check_shared_cache(settings)
     started_s = time.perf_counter()
-    replicas = load_model(settings)
+    loader = resources.loader if resources else None
+    replicas = await loader.run(load_model, settings) if loader else load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])
-    vectorizer = Vectorizer(replicas, settings, shared, devices)
+    vectorizer = Vectorizer(replicas, settings, shared, resources)
     try:
-        await vectorizer.warm_up()
+        await vectorizer.warm_up(largest=loader is not None)
     except BaseException:  # a signal is handled, too
         await vectorizer.aclose()
         raise

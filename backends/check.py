@@ -20,11 +20,10 @@ from backends.folder import (
     Family,
     ModelFolder,
     find_weights,
-    hub_snapshot,
-    hub_snapshots,
     lone_conversions,
 )
 from backends.headers import OPENCLIP, misfits
+from backends.hub_cache import hub_snapshot, hub_snapshots
 from backends.text_folder import ONNX, TextFolder, parsed
 from errors import ModelFolderError, describe_error
 

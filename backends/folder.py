@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+from backends.hub_cache import default_hub_cache, hub_snapshot, read_marker
 from backends.model import Weights
 from errors import ModelFolderError, StartupError, describe_error
 
@@ -172,8 +173,8 @@ def detect(root: Path) -> ModelFolder:
     missing = [part for part in parts if not (root / part).exists()]
     if missing:
         raise ModelFolderError(
-            f"{root.absolute()} holds half a {family} model: {' and '.join(missing)} is missing "
-            f"beside {first}"
+            f"{root.absolute()} holds an incomplete {family} model: {' and '.join(missing)} is "
+            f"missing beside {first}"
         )
     _refuse_pointers([root / part for part in parts])
     return ModelFolder(root, family)
@@ -261,46 +262,15 @@ def loaded(folder: ModelFolder, kind: str, load: Callable[[], T]) -> T:
         raise ModelFolderError(f"{model} cannot be loaded: {describe_error(error)}") from error
 
 
-def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
-    """Return the snapshot folder of a model in a hub cache; None if it is missing.
-
-    Source: the cache layout of huggingface_hub, `models--ORG--NAME/{refs,snapshots,blobs}`.
-    """
-    repository = cache_dir / f"models--{hub_name.replace('/', '--')}"
-    revision = read_marker(repository / "refs" / "main")
-    if revision and (repository / "snapshots" / revision).is_dir():
-        return repository / "snapshots" / revision
-    return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
-
-
-def default_hub_cache() -> Path:
-    """Return huggingface_hub's default cache folder, which HF_HUB_CACHE or HF_HOME may set."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
 def find_weights(*folders: Path) -> Path | None:
     """Return the first weight file in the given folders, safetensors before pickles."""
     return next(_weights(folders), None)
-
-
-def hub_snapshots(cache_dir: Path) -> list[Path]:
-    """Return the snapshot folder of every model in a hub cache."""
-    names = (path.name.removeprefix("models--") for path in sorted(cache_dir.glob("models--*")))
-    found = (hub_snapshot(cache_dir, name.replace("--", "/")) for name in names)
-    return [path for path in found if path]
 
 
 def _weights(folders: tuple[Path, ...]) -> Iterator[Path]:
     for pattern in _WEIGHTS:
         for folder in folders:
             yield from sorted(folder.glob(pattern))
-
-
-def read_marker(path: Path) -> str | None:
-    """Return the stripped text of a small file; None if there is no such file."""
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _nothing_found(root: Path) -> str:

@@ -109,7 +109,7 @@ def _header(path: Path) -> Header:
             length = int.from_bytes(file.read(8), "little")
             size = path.stat().st_size
             if not 0 < length <= size - 8:
-                raise ModelFolderError(f"{path.absolute()} is no whole safetensors file")
+                raise ModelFolderError(f"{path.absolute()} is no complete safetensors file")
             content = json.loads(file.read(length))
         content.pop("__metadata__", None)
         ends = {name: tensor["data_offsets"] for name, tensor in content.items()}
@@ -125,7 +125,9 @@ def _header(path: Path) -> Header:
     for name, (start, end) in ends.items():
         width = types[name]
         if width and math.prod(shapes[name]) * width != end - start:
-            raise ModelFolderError(f"{path.absolute()} is broken: {name} has not its shape's size")
+            raise ModelFolderError(
+                f"{path.absolute()} is broken: the size of {name} does not match its shape"
+            )
     return shapes
 
 

@@ -55,7 +55,7 @@ class Identity:
 
 
 class Prepares(Protocol):
-    """A tower of any runtime, as far as it has an input processor."""
+    """An object with an input processor, such as a tower of any runtime."""
 
     @property
     def processor(self) -> InputProcessor:

@@ -20,7 +20,6 @@ from errors import ModelFolderError, describe_error
 
 logger = logging.getLogger(__name__)
 
-Job: TypeAlias = Mapping[str, object]
 Answer: TypeAlias = dict[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +39,7 @@ class JobKilledError(JobError):
 
 def run_in_subprocess(
     module: str,
-    job: Job,
+    job: Mapping[str, object],
     *,
     called: str,
     environment: Mapping[str, str] | None = None,
@@ -78,7 +77,7 @@ def run_in_subprocess(
 def _read_answer(process: subprocess.CompletedProcess[str], called: str) -> Answer:
     if process.returncode < 0:
         raise JobKilledError(
-            f"{called} was killed by signal {-process.returncode}, as for want of memory"
+            f"{called} was killed by signal {-process.returncode}, perhaps for want of memory"
         )
     if process.returncode != 0:
         end = process.stderr.strip().rpartition("\n")[2]

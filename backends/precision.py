@@ -76,7 +76,7 @@ def log_choice(
             " or PRECISION=".join(faster),
         )
     else:
-        logger.info("Computing in float32; %s computes in nothing faster", device)
+        logger.info("Computing in float32; %s has no faster precision", device)
 
 
 def _faster(supported: Sequence[Precision], speedups: Mapping[Precision, float]) -> list[str]:
@@ -84,9 +84,9 @@ def _faster(supported: Sequence[Precision], speedups: Mapping[Precision, float])
     rough = [name for name in supported if name != "float32"]
     worth = [name for name in rough if speedups.get(name, _WORTH) >= _WORTH]
     worth.sort(key=lambda name: -speedups.get(name, _WORTH))
-    return [_described(name, speedups) for name in worth]
-
-
-def _described(name: Precision, speedups: Mapping[Precision, float]) -> str:
-    measured = f"a product {speedups[name]:.1f} times as fast, " if name in speedups else ""
-    return f"{name} ({measured}{_COST[name]})"
+    return [
+        f"{name} (a product {speedups[name]:.1f} times as fast, {_COST[name]})"
+        if name in speedups
+        else f"{name} ({_COST[name]})"
+        for name in worth
+    ]

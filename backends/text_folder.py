@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.folder import ModelFolder, hub_snapshot, read_marker
+from backends.folder import ModelFolder
+from backends.hub_cache import hub_snapshot, read_marker
 from errors import ModelFolderError, describe_error
 
 TextKind = Literal[
@@ -63,7 +64,8 @@ class TextFolder:
         """
         is_onnx = (self.path / ONNX).is_file()
         if not is_onnx and (self.path / "model_name").is_file():
-            return "model2vec" if self._is_table() else "sentence_transformers"
+            first = [_class_name(module) for module in self.modules[:1]]
+            return "model2vec" if first == ["StaticEmbedding"] else "sentence_transformers"
         config = _json(self.path / "config.json")
         if not is_onnx and is_reranker(config):
             return "reranker"
@@ -99,9 +101,6 @@ class TextFolder:
         modules: list[dict[str, Any]] = parsed(path, list) if path.is_file() else []
         return modules
 
-    def _is_table(self) -> bool:
-        return [_class_name(module) for module in self.modules[:1]] == ["StaticEmbedding"]
-
 
 def _class_name(module: Mapping[str, Any]) -> str:
     name: str = module["type"].rpartition(".")[2]  # the package's name differs between versions
@@ -117,8 +116,8 @@ def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
             if its `architectures` say ForCausalLM.
     """
     types = (*ENCODERS, *DECODERS)
-    kind, named = config.get("model_type"), config.get("architectures") or []
-    others = [name for name in named if str(name).endswith(_OTHER_TASKS)]
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    others = [name for name in architectures if str(name).endswith(_OTHER_TASKS)]
     if kind in DECODERS and (path / "modules.json").is_file():
         others = [name for name in others if not str(name).endswith(_GENERATES)]
     # A model with an `auto_map` has Python code of its own.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from bench.client import Connection, Target
 from bench.wire import NextRequest, Request
 
-_PAUSE_AFTER_ERROR_S = 0.05  # so that clients do not spin if a service refuses everything
+_PAUSE_AFTER_ERROR_S = 0.05  # so that clients do not loop without a pause if every request fails
 
 
 @dataclass(frozen=True)

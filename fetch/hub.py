@@ -1,4 +1,4 @@
-"""Downloads a model's files from the hub, and turns errors into sentences for the operator.
+"""Downloads a model's files from the hub, and turns errors into messages for the operator.
 
 This module does not depend on model families: the caller chooses the files of a repository.
 
@@ -145,7 +145,7 @@ class Hub:
             cache_dir=self.cache,
             allow_patterns=[escape(file) for file in files],
         )
-        # Offline look-ups start from this file; the library writes it for branches only.
+        # Offline the library starts from this file, which it writes for branches only.
         ref = Path(path).parent.parent / "refs" / "main"
         ref.parent.mkdir(exist_ok=True)
         ref.write_text(info.sha)
@@ -196,36 +196,36 @@ def _explain(error: Exception, wanted: Wanted) -> str:
     import httpx2
     from huggingface_hub import errors
 
-    named = f"{wanted.name} ({wanted.variable})"
+    label = f"{wanted.name} ({wanted.variable})"
     # The first match is used, so subclasses come before their base class.
-    sentences: list[tuple[type[BaseException], str]] = [
+    messages: list[tuple[type[BaseException], str]] = [
         (
             errors.GatedRepoError,
-            f"{named} is gated: accept its terms at https://huggingface.co/{wanted.name}, and "
+            f"{label} is gated: accept its terms at https://huggingface.co/{wanted.name}, and "
             "set HF_TOKEN to a token of the account that did",
         ),
         (
             errors.RepositoryNotFoundError,
-            f"the hub knows no model {named}; if it is a private one, set HF_TOKEN",
+            f"the hub knows no model {label}; if it is a private one, set HF_TOKEN",
         ),
-        (errors.RevisionNotFoundError, f"{named} has no revision {wanted.revision} on the hub"),
-        (errors.HFValidationError, f"{named} cannot be a model's name on the hub"),
+        (errors.RevisionNotFoundError, f"{label} has no revision {wanted.revision} on the hub"),
+        (errors.HFValidationError, f"{label} cannot be a model's name on the hub"),
         (
             errors.OfflineModeIsEnabled,
-            f"{named} cannot be fetched while HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set",
+            f"{label} cannot be fetched while HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set",
         ),
     ]
-    for kind, sentence in sentences:
+    for kind, message in messages:
         if any(isinstance(link, kind) for link in error_chain(error)):
-            return sentence
+            return message
     if fault := disk_fault(error):
-        return f"{named} could not be fetched: {fault}"
+        return f"{label} could not be fetched: {fault}"
     if status := next(filter(None, map(_http_status, error_chain(error))), None):
-        return f"{named} could not be fetched: {_STATUS.get(status, f'the hub answered {status}')}"
+        return f"{label} could not be fetched: {_STATUS.get(status, f'the hub answered {status}')}"
     reason = describe_error(error)
     if any(isinstance(e, httpx2.TransportError | ConnectionError) for e in error_chain(error)):
-        return f"{named} could not be fetched: no network, the hub cannot be reached ({reason})"
-    return f"{named} could not be fetched: {reason}"
+        return f"{label} could not be fetched: no network, the hub cannot be reached ({reason})"
+    return f"{label} could not be fetched: {reason}"
 
 
 _STATUS = {

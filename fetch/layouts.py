@@ -33,8 +33,8 @@ Sources: TypeAlias = Mapping[str, Path]  # part of the layout -> folder with its
 
 
 @dataclass(frozen=True)
-class Job:
-    """The job's parameters.
+class LayoutJob:
+    """The parameters of making a layout.
 
     Attributes:
         family: the family, which sets the layout.
@@ -52,7 +52,7 @@ class Job:
     trust: bool
 
 
-def do(job: Job) -> Answer:
+def make_layout(job: LayoutJob) -> Answer:
     """Save and check the layout; return its family and a description of its vectors.
 
     Raises:
@@ -176,19 +176,19 @@ _SAVE: dict[Family, Callable[[Sources, Path, bool], None]] = {
 }
 
 
-def _load(kind: Any, source: Path, **options: object) -> Any:
-    return kind.from_pretrained(source, local_files_only=True, **options)
+def _load(cls: Any, source: Path, **options: object) -> Any:
+    return cls.from_pretrained(source, local_files_only=True, **options)
 
 
-def _choose_class(source: Path, kinds: Mapping[str, Any]) -> Any:
+def _choose_class(source: Path, classes: Mapping[str, Any]) -> Any:
     config = source / "config.json"
     model_type = json.loads(config.read_text("utf-8")).get("model_type") if config.is_file() else ""
-    if model_type not in kinds:
+    if model_type not in classes:
         raise DownloadError(
             f"it is a model of type {model_type or 'unknown'}, where one of type "
-            f"{' or '.join(kinds)} is needed"
+            f"{' or '.join(classes)} is needed"
         )
-    return kinds[model_type]
+    return classes[model_type]
 
 
 def _link(source: str, target: str) -> None:
@@ -200,4 +200,4 @@ def _link(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    subprocess_main(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: make_layout(LayoutJob(**described)))

@@ -106,7 +106,7 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
         return Plan("sentence_transformers", towers)
     if clip != text:
         raise DownloadError(
-            f"CLIP_MODEL_NAME={clip} is an OpenAI CLIP, which does both: "
+            f"CLIP_MODEL_NAME={clip} is an OpenAI CLIP, which reads texts too: "
             f"TEXT_MODEL_NAME={text} must be equal to it"
         )
     wanted = Wanted(clip, "CLIP_MODEL_NAME", revision or settings.text_model_revision)
@@ -114,10 +114,10 @@ def _plan_pair(settings: DownloadSettings) -> Plan:
 
 
 def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, Path]:
-    """Download the models of a plan; write families that use hub caches directly to the layout.
+    """Download the models of a plan; write hub caches, which some families use, to the layout.
 
     Returns:
-        Part of the layout -> folder of downloaded files that the layout job must still save.
+        For each part of the layout that the layout job must still save: its downloaded files.
 
     Raises:
         DownloadError: a model is unknown, or the hub cannot be reached.

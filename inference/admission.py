@@ -1,9 +1,8 @@
 """Admission control: bounds the number of waiting items, and their expected wait.
 
 The wait is estimated from the measured rate, and from the queued work of the models that share the
-devices. A request that cannot be answered in time is refused within milliseconds, and not by a
-timeout. This module knows no HTTP and no model: `web/errors.py` answers its errors with 413 and
-429.
+devices. A request that cannot be answered in time is rejected at once, and not after a timeout.
+This module knows no HTTP and no model: `web/errors.py` answers its errors with 413 and 429.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Permit:
 
 
 class Admission:
-    """Counts waiting items and their cost, and refuses requests that exceed the bounds.
+    """Counts waiting items and their cost, and rejects requests that exceed the bounds.
 
     The wait is estimated from computed batches only: broken or cancelled items do not change it.
     The queue is fair. So a request waits for each other request only up to its own cost, and a
@@ -67,7 +66,7 @@ class Admission:
 
     Args:
         max_items: maximum number of items that wait or are being computed.
-        capacity: capacity of the devices.
+        capacity: measured rate of the devices, and the limits of a batch.
         shares: the model's share of each device.
 
     Attributes:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 # A batch may take this share of a request's timeout, so that health does not report it as hanging.
 _LONGEST_BATCH = 0.25
-# A request is refused as too large only after this many recent forward passes of its size: one pass
-# may have been slow, and a slow hour must not refuse requests for ever.
+# A request is rejected as too large only after this many recent forward passes of its size: one
+# pass may have been slow, and a slow hour must not reject requests for ever.
 _PASSES_TO_JUDGE = 2
 _NOT_LONG_AGO_S = 600.0
 _HALF_LIFE_S = 10.0  # half-life of the averaged rate, in seconds of work
@@ -30,12 +30,15 @@ class BatchStats:
         run_s: seconds of computation.
         cost: cost of the items, in the tower's unit.
         failed: whether the pass raised an error.
+        device_share: the part of the device that the pass had; less than 1 beside passes of other
+            models.
     """
 
     size: int
     run_s: float
     cost: int = 0
     failed: bool = False
+    device_share: float = 1.0
 
 
 class Capacity:
@@ -78,7 +81,8 @@ class Capacity:
         """Update the rate with a forward pass; a failed pass is ignored."""
         if stats.failed:
             return
-        run_s = stats.run_s / self._replicas  # the replicas compute in parallel
+        # The replicas compute in parallel.
+        run_s = stats.run_s * stats.device_share / self._replicas
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
         self._done = self._done * faded + stats.cost
@@ -98,7 +102,7 @@ class Capacity:
         return seconds / (self.cost_s * self._replicas) if self.cost_s else math.inf
 
     def can_judge(self, cost: int, items: int) -> bool:
-        """Return whether recent forward passes were as large as the passes of a request would be.
+        """Return whether recent forward passes were as large as the passes of this request.
 
         Small passes are mostly overhead: after two short texts a GPU seems a hundred times slower
         than it is. A request that is admitted without such passes provides them.

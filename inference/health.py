@@ -1,7 +1,7 @@
 """Health of the service, from reports about threads and batches. It knows no HTTP and no model.
 
-each replica of each scheduler: its batches, and its thread's jobs -> Monitor -.
-the decode pool:           its threads' jobs                  -> Monitor --> Health -> the probes
+each replica of each scheduler: its batches, its thread's jobs -> Monitor -.
+each pool for preprocessing:    its threads' jobs              -> Monitor --> Health -> probes
 """
 
 from __future__ import annotations

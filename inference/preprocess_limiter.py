@@ -62,12 +62,12 @@ class PreprocessLimiter:
 
     Args:
         max_busy: maximum number of items that are preprocessed at a time.
-        capacity: capacity of the devices; two batches may be preprocessed ahead.
+        capacity: limits of a batch; two batches may be preprocessed ahead.
 
     Attributes:
         busy: number of items that are being preprocessed.
-        nbytes: bytes of preprocessed items. No slot is granted while they exceed the maximum, so an
-            item larger than the maximum passes alone.
+        nbytes: bytes of preprocessed items. No slot is granted while they exceed the maximum, so
+            one item may be larger than the maximum.
         item_nbytes: bytes of a preprocessed sample item.
     """
 

@@ -8,7 +8,7 @@ that send one request after the other would form two groups that alternate, with
 size, each computed while the event loop needs the same cores to answer the other group.
 
 A failing batch is no fault of the scheduler. Any other error in one of its tasks ends the
-scheduler: waiting items end with an error, new ones are refused, and health reports the reason.
+scheduler: waiting items end with an error, new items are rejected, and health reports the reason.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scheduler:
         towers: the tower of each replica; they compute in parallel.
         shares: the model's share of each replica's device.
         health: receives a report of every batch.
-        capacity: capacity of the devices; it receives every forward pass.
+        capacity: rate of the devices and limits of a batch; it receives every forward pass.
 
     Attributes:
         observers: called with the statistics of every forward pass.
@@ -103,7 +103,7 @@ class Scheduler:
             raise UnhealthyError(self._closed)
         if not self._tasks:
             for worker in self._workers:
-                task = asyncio.create_task(self._serve(worker), name=f"{self._name}-runner")
+                task = asyncio.create_task(self._serve(worker), name=f"{self._name}-worker")
                 task.add_done_callback(partial(self._ended, worker))
                 self._tasks.append(task)
         for entry in entries:

@@ -108,7 +108,7 @@ class WorkerPool:
             job.answer.set_result(outcome)
 
     async def aclose(self) -> None:
-        """Refuse new and waiting jobs; running jobs have a few seconds to end."""
+        """Reject new and waiting jobs; running jobs have a few seconds to end."""
         self._closed = True
         for answer in [answer for answer in self._unanswered if not answer.done()]:
             answer.set_exception(UnhealthyError(f"{self._name}: closed"))

@@ -49,8 +49,16 @@ WITH_MODELS = {
             "must_not_move",
             "model_name",
         ),
-        *("pairs", "rerankers", "rerank_service"),
+        *("pairs", "rerankers", "rerank_service", "several_models"),
         *("decoders", "openclip_towers", "shared_device", "text_models"),
+    )
+}
+# Not the service itself, or seconds of a load that it cannot bear. `--fast` leaves them out, too.
+BESIDE_THE_SERVICE = {
+    f"test_{name}.py"
+    for name in (
+        *("bench", "bench_weaviate", "deploy", "docs_pages", "docs_release", "overload"),
+        *("prometheus", "trace"),
     )
 }
 # What callers rely on, asked from outside. In these files helpers and names may follow the code;
@@ -98,10 +106,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if config.getoption("fast") and collection_path.name in WITH_MODELS else None
+    left_out = WITH_MODELS | BESIDE_THE_SERVICE
+    return True if config.getoption("fast") and collection_path.name in left_out else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("fast"):
+        items[:] = [item for item in items if not item.get_closest_marker("models")]
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items:

@@ -20,7 +20,7 @@ import sentence_transformers  # noqa: F401 - it imports most of what the process
 import torch
 
 from backends.conversion import conversion_cache
-from backends.conversion.job import Job, do
+from backends.conversion import job as conversion
 from backends.folder import detect
 from backends.jobs import Answer, run_in_subprocess
 from backends.load import options_for
@@ -41,7 +41,7 @@ def convert_here(module: str, job: dict[str, Any], **options: Any) -> Answer:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the libraries write pages of them
-            return do(Job(**job))
+            return conversion.convert(conversion.ConvertJob(**job))
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 

@@ -160,7 +160,7 @@ async def ask_for_the_impossible(service: Service, rng: random.Random) -> None:
     assert json.loads(answer.body)["error"]
 
 
-async def spoil_good_company(service: Service, rng: random.Random) -> None:
+async def spoil_a_shared_batch(service: Service, rng: random.Random) -> None:
     items = [Item("texts", f"good {rng.random()}"), Item("images", "aGVsbG8="), Item("texts", "b")]
     with closing(Connection(target_of(service))) as connection:
         answer = await connection.ask(request_of(items))
@@ -201,7 +201,7 @@ MISBEHAVIOURS: tuple[Callable[[Service, random.Random], Awaitable[None]], ...] =
     send_slowly,
     send_junk,
     ask_for_the_impossible,
-    spoil_good_company,
+    spoil_a_shared_batch,
     announce_and_wait,
     send_head_without_end,
     pipeline_and_leave,

@@ -122,7 +122,7 @@ def test_what_cannot_be_answered_in_time_is_refused_and_reported_when_to_come_ba
     assert refusal.value.retry_after_s == 1
 
 
-def test_a_lone_request_is_let_in_where_it_could_be_answered_in_time() -> None:
+def test_a_lone_request_is_admitted_where_it_could_be_answered_in_time() -> None:
     admission = admission_with_history(seconds_per_item=1.0, timeout_s=10)
 
     admission.check(RequestContext(), cost=10, items=10)

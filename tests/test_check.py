@@ -167,7 +167,7 @@ def test_a_vocabulary_of_special_tokens_alone_is_reported(copied: Path) -> None:
     [
         ("config.json", "{", "config.json is broken: "),
         ("tokenizer.json", "{", "tokenizer.json is no tokenizer: "),
-        ("model.safetensors", "x" * 100, "model.safetensors is no whole safetensors file"),
+        ("model.safetensors", "x" * 100, "model.safetensors is no complete safetensors file"),
         ("model.safetensors", "\x02" + "\0" * 7 + "[]", "model.safetensors is broken"),
     ],
 )

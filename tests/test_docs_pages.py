@@ -60,6 +60,36 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     assert pages <= linked
 
 
+def test_the_table_of_places_names_files_and_functions_that_exist() -> None:
+    text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:where|which) .*? \| (.*) \|$", text, re.MULTILINE)
+
+    assert len(rows) >= 12
+    for row in rows:
+        spans = re.findall(r"`([^`]+)`", row)
+        files = [ROOT / span for span in spans if span.endswith((".py", "/"))]
+        names = [span.rpartition(".")[2] for span in spans if not span.endswith((".py", "/"))]
+        code = "".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
+
+        assert files, row
+        assert all(path.exists() for path in files), row
+        assert all(re.search(rf"(?:def|class) {name}\b|^{name}\b", code, re.M) for name in names), (
+            row
+        )
+
+
+def test_the_glossary_of_the_code_names_classes_that_exist() -> None:
+    text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    glossary = text.partition("## Glossary")[2].partition("### Words that stay")[0]
+    words = " ".join(re.findall(r"^\| ([^|]*) \|", glossary, re.MULTILINE))
+    folders = (ROOT / name for name in ("web", "inference", "backends"))
+    code = "".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
+
+    named = set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", words))
+    assert len(named) > 15
+    assert named <= set(re.findall(r"^class (\w+)", code, re.MULTILINE))
+
+
 def test_the_tables_of_settings_are_those_of_the_code() -> None:
     page = settings.PAGE.read_text(encoding="utf-8")
 
@@ -93,7 +123,7 @@ def test_the_site_has_every_page_in_its_menu() -> None:
     pages = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
 
     assert {str(page) for page in pages} | set(hooks.PAGES.values()) == set(
-        re.findall(r"[\w/]+\.md", menu)
+        re.findall(r"[\w/-]+\.md", menu)
     )
 
 

@@ -27,7 +27,7 @@ from config import DownloadSettings, Settings
 from download import main
 from errors import DownloadError, ModelFolderError
 from fetch import catalogue
-from fetch.layouts import Job, do
+from fetch.layouts import LayoutJob, make_layout
 from fetch.plan import plan
 from fetch.record import is_whole, write_record
 from tests import preloaded
@@ -243,10 +243,12 @@ def test_an_unknown_openclip_pair_is_reported_what_comes_close(
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     (source,) = (GOLDEN / "siglip/siglip").glob("models--*/snapshots/*")
-    job = Job("openai", str(tmp_path), {"model": str(source)}, str(tmp_path / "no"), trust=False)
+    job = LayoutJob(
+        "openai", str(tmp_path), {"model": str(source)}, str(tmp_path / "no"), trust=False
+    )
 
     with pytest.raises(DownloadError, match="of type siglip, where one of type clip or metaclip"):
-        do(job)
+        make_layout(job)
 
 
 def test_an_unknown_tag_lists_the_known_ones(hub: Hub, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.conversion.description import Refusal
+from backends.conversion.description import FailedConversion
 from backends.conversion.fingerprint import digest_code, digest_content
 from backends.folder import CONVERSIONS, RECORD, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
@@ -64,7 +64,7 @@ def test_what_only_torch_can_serve_ends_with_a_sentence(tmp_path: Path) -> None:
     )
     refusal = tmp_path / "cache" / "refused"
     refusal.mkdir(parents=True)
-    Refusal(identity, "it has a wheel too many", digest_code()).write(refusal)
+    FailedConversion(identity, "it has a wheel too many", digest_code()).write(refusal)
     answer = export(root, tmp_path / "models", cache=refusal.parent)
 
     assert answer.returncode == 1

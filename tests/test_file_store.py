@@ -231,7 +231,7 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
         store.open()
         store.read([key_of(number) for number in range(1000)])
 
-    with pytest.raises(StoreError, match="set aside"):
+    with pytest.raises(StoreError, match="moved aside"):
         use()
     store.open()
     store.write(entries(0, 10))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.folder import detect, find_weights, hub_snapshot
+from backends.folder import detect, find_weights
+from backends.hub_cache import hub_snapshot
 from backends.load import load_replica, options_for
 from backends.model import ModelOptions
 from config import Settings
@@ -48,7 +49,7 @@ def test_an_empty_folder_says_what_was_looked_for_and_where(tmp_path: Path) -> N
     [("openai_clip", "openai_clip_processor"), ("clip", "text"), ("siglip", "model_name")],
 )
 def test_half_a_model_names_the_missing_half(tmp_path: Path, there: str, missing: str) -> None:
-    with pytest.raises(ModelFolderError, match=f"half a .* model: {missing} is missing"):
+    with pytest.raises(ModelFolderError, match=f"an incomplete .* model: {missing} is missing"):
         detect(make(tmp_path, there))
 
 

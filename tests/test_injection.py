@@ -279,8 +279,8 @@ def held_up(function: Callable[..., Any], then: Callable[[], object]) -> Callabl
     return call
 
 
-def runner_of(name: str) -> asyncio.Task[Any]:
-    return next(task for task in asyncio.all_tasks() if task.get_name() == f"{name}-runner")
+def worker_of(name: str) -> asyncio.Task[Any]:
+    return next(task for task in asyncio.all_tasks() if task.get_name() == f"{name}-worker")
 
 
 class Halving(Eyes):
@@ -339,7 +339,7 @@ async def test_a_scheduler_that_is_cancelled_in_the_middle_of_a_step_answers_all
     async with serving(backend) as client:
         if step == "idle":
             await ask(client, (9, 9, 9))
-            runner_of("image").cancel()
+            worker_of("image").cancel()
             await asyncio.sleep(0.01)
             await assert_dead(client)
             return
@@ -352,7 +352,7 @@ async def test_a_scheduler_that_is_cancelled_in_the_middle_of_a_step_answers_all
         if step == "halve":
             backend.gate.set()
             await asyncio.to_thread(backend.busy.wait, 10)
-        runner_of("image").cancel()
+        worker_of("image").cancel()
         async with asyncio.timeout(1):  # though the pass still runs
             answers = await asyncio.gather(*asked)
 
@@ -372,7 +372,7 @@ async def test_a_dead_scheduler_answers_who_waits_refuses_who_comes_and_drains()
     asked = [asyncio.create_task(vectorize(vectorizer, [text], [])) for text in "abcd"]
     for replica in replicas:
         await asyncio.to_thread(replica.busy.wait, 10)
-    runner_of("text").cancel()
+    worker_of("text").cancel()
     async with asyncio.timeout(1):
         answers = await asyncio.gather(*asked, return_exceptions=True)
         with pytest.raises(UnhealthyError):
@@ -391,7 +391,7 @@ async def test_a_scheduler_answers_on_while_another_fault_is_reported(
 ) -> None:
     async with serving(Eyes()) as client:
         await ask(client, (9, 9, 9))
-        runner_of("image").cancel()
+        worker_of("image").cancel()
         await asyncio.sleep(0.01)
 
     assert "the image scheduler has ended: its task was cancelled. This is a bug." in caplog.text

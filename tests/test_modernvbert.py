@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import ModernVBertForMaskedLM, ModernVBertModel, SiglipVisionConfig
 
 from backends.families import modernvbert
-from backends.folder import detect, hub_snapshot
+from backends.folder import detect
+from backends.hub_cache import hub_snapshot
 from backends.load import load_replica
 from backends.model import ModelOptions
 from errors import ModelFolderError

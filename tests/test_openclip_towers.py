@@ -22,7 +22,8 @@ from timm.models.vitamin import VitCfg, VitConvCfg
 
 from backends.check import faults
 from backends.embed import embed
-from backends.folder import detect, find_weights, hub_snapshots
+from backends.folder import detect, find_weights
+from backends.hub_cache import hub_snapshots
 from backends.load import load_replica
 from backends.model import Model, ModelOptions
 from config import DownloadSettings
@@ -147,7 +148,7 @@ def test_a_look_without_a_library_finds_no_fault(
 def test_it_is_converted_and_has_the_vectors_of_open_clip(
     number: int, made: Callable[[int], tuple[Path, np.ndarray, np.ndarray]]
 ) -> None:
-    """So has torch, as the conversion's proof compares the two."""
+    """So has torch, as the parity check compares the two."""
     root, texts, images = made(number)
     model: Model = load_replica(detect(root), ModelOptions(runtime="openvino"))
 

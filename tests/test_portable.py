@@ -14,7 +14,8 @@ from transformers import SiglipTokenizer
 
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
-from backends.folder import detect, hub_snapshot
+from backends.folder import detect
+from backends.hub_cache import hub_snapshot
 from backends.model import EncodeParams, InputProcessor, ModelOptions
 from backends.preprocessing import siglip1_tokens
 from backends.preprocessing.loaders import read_preparation

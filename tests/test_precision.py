@@ -27,11 +27,11 @@ def test_what_a_device_would_have_to_imitate_is_not_used() -> None:
 @pytest.mark.parametrize(
     ("wanted", "supported", "line"),
     [
-        ("float32", ("float32",), "Computing in float32; it computes in nothing faster"),
+        ("float32", ("float32",), "Computing in float32; it has no faster precision"),
         ("float32", GPU, "it is faster with PRECISION=float16 (a cosine of about 0.999999) or "),
         ("bfloat16", GPU, "Computing in bfloat16; PRECISION=float32 gives the reference's"),
         ("float16", ("float32", "bfloat16"), "it is faster with PRECISION=bfloat16 (a cosine of"),
-        (None, ("float32",), "Computing in float32; it computes in nothing faster"),
+        (None, ("float32",), "Computing in float32; it has no faster precision"),
     ],
 )
 def test_the_log_says_what_there_is_and_what_is_used(

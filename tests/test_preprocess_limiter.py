@@ -37,7 +37,7 @@ async def test_so_many_are_preprocessed_at_a_time() -> None:
     assert (limiter.busy, limiter.nbytes) == (0, 0)
 
 
-async def test_none_is_let_in_while_what_is_ready_takes_too_much_memory() -> None:
+async def test_no_item_is_admitted_while_preprocessed_items_take_too_much_memory() -> None:
     limiter = limiter_of(max_busy=4)
     slot = await limiter.acquire(turn())
     slot.hold(10 * AHEAD_BYTES)  # larger than all that is allowed: it passes, alone
@@ -74,7 +74,7 @@ async def test_two_batches_of_large_items_may_be_ready_and_less_after_out_of_mem
     assert await ready() == 2 * 4
 
 
-async def test_items_that_wait_are_let_in_by_turns() -> None:
+async def test_waiting_items_are_admitted_in_turns() -> None:
     limiter = limiter_of(max_busy=1)
     order: list[str] = []
     bulk, lone = RequestContext(), RequestContext()

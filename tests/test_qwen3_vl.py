@@ -25,7 +25,8 @@ from transformers.vision_utils import (
 
 from backends.embed import embed
 from backends.families import chat_template
-from backends.folder import detect, hub_snapshot
+from backends.folder import detect
+from backends.hub_cache import hub_snapshot
 from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid

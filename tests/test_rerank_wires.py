@@ -461,6 +461,7 @@ async def test_a_text_of_too_many_characters_is_named(wire: Wire) -> None:
     assert "the query has 12 characters" in wire.sentence(query.json())
 
 
+@pytest.mark.models
 @every(WIRES)
 async def test_long_texts_are_read_as_far_as_the_model_reads(wire: Wire) -> None:
     """Of a pair both halves are cut; a document of 1 MB is refused, as everywhere, and named."""

@@ -394,7 +394,7 @@ async def test_a_query_waits_for_nobody_who_asked_something_else() -> None:
     await scheduler.aclose()
 
 
-async def test_nobody_waits_for_company_while_a_second_device_is_free() -> None:
+async def test_no_batch_lingers_while_a_second_device_is_free() -> None:
     scheduler = scheduler_of(Slow(), Slow())
     await asyncio.gather(*(ask(scheduler, item) for item in range(4)))
     started_s = time.perf_counter()
@@ -434,7 +434,7 @@ async def test_every_pass_is_observed() -> None:
     assert seen[0].run_s > 0
 
 
-async def test_several_runners_work_side_by_side() -> None:
+async def test_several_workers_work_side_by_side() -> None:
     both_busy = threading.Barrier(2, timeout=10)
 
     def run(items: Sequence[int]) -> list[int]:

@@ -93,11 +93,11 @@ class Library(FakeModel):
         self.costs: list[int] = []
         self.threads: set[str] = set()
         self.read: list[list[float]] = []  # the numbers of each pass
-        self._is_table = is_lookup
+        self._is_lookup = is_lookup
 
     @property
     def model(self) -> Model:
-        return Model(self.info, {"text": Tower(Documents(), self.compute, self._is_table)})
+        return Model(self.info, {"text": Tower(Documents(), self.compute, self._is_lookup)})
 
     def compute(self, numbers: np.ndarray, lengths: np.ndarray) -> Rows:
         self._pass_gate()

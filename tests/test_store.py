@@ -14,7 +14,7 @@ import pytest
 
 from backends.conversion import conversion_cache, fingerprint
 from backends.conversion.conversion_cache import converted
-from backends.conversion.description import Description, Refusal
+from backends.conversion.description import Description, FailedConversion
 from backends.folder import CONVERSIONS, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
@@ -154,7 +154,9 @@ def test_a_new_recipe_that_cannot_convert_leaves_the_old_ones_work(
     def refuse(*parts: Path) -> None:
         parts[-1].mkdir()
         identity = Identity("openai", content, 2, ["trained"])
-        Refusal(identity, "it is of another kind", fingerprint.digest_code()).write(parts[-1])
+        FailedConversion(identity, "it is of another kind", fingerprint.digest_code()).write(
+            parts[-1]
+        )
 
     monkeypatch.setattr(conversion_cache, "_convert", refuse)
     with pytest.raises(ConversionError, match="another kind"):
@@ -170,7 +172,7 @@ def test_what_was_refused_is_tried_again_by_another_version(
     identity = Identity("openai", fingerprint.digest_content(detect(model)), 1, ["trained"])
     refused = model / "cache/refused"
     refused.mkdir(parents=True)
-    Refusal(identity, "it is of another kind", fingerprint.digest_code()).write(refused)
+    FailedConversion(identity, "it is of another kind", fingerprint.digest_code()).write(refused)
     with pytest.raises(ConversionError, match="another kind"):
         converted(detect(model), options)
 
@@ -223,7 +225,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
     [
         ("print('no answer')", "the conversion ended without an answer", []),
         ("raise SystemExit('no memory')", "the conversion ended with 1: no memory", []),
-        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, as for", ["1"]),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps for", ["1"]),
         ("import time; time.sleep(60)", "the conversion did not end in 2 s", ["1"]),
     ],
 )

@@ -79,7 +79,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Sentence
 def test_it_is_converted_and_has_the_vectors_of_its_library(
     made: tuple[Path, SentenceTransformer],
 ) -> None:
-    """So has torch, as the conversion's proof compares the two."""
+    """So has torch, as the parity check compares the two."""
     root, library = made
     model = load_replica(detect(root), ModelOptions(runtime="openvino"))
 

@@ -191,7 +191,7 @@ def test_a_pooling_that_no_encoder_knows_is_the_clients_fault(name: str) -> None
         text_model(name).towers["text"].processor.resolve(EncodeParams("max"))
 
 
-def test_only_what_a_family_reads_is_kept_of_a_shaping() -> None:
+def test_only_parameters_that_a_family_reads_are_kept() -> None:
     asked = EncodeParams("cls", "query")
     kept = {
         name: text_model(name).towers["text"].processor.resolve(asked)

@@ -181,14 +181,16 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
     rows = max(last, min(largest.values())) + 1
     if rows > max(largest.values()):
         cut = detect(with_fewer_rows(tmp_path / "models", name, last))
-        with pytest.raises(ModelFolderError, match="no text can be read: the tokenizer makes id"):
+        with pytest.raises(
+            ModelFolderError, match="no text can be read: the tokenizer gives a part of it the id"
+        ):
             load_replica(cut, ModelOptions(runtime=runtime, cache_dir=tmp_path / "cache"))
         return
     root = with_fewer_rows(tmp_path / "models", name, rows)
     model = load_replica(detect(root), ModelOptions(runtime=runtime, cache_dir=tmp_path / "cache"))
 
     assert model.info.runtime == ("numpy" if name == "model2vec" else runtime)
-    warned = [one for one in warnings_of(caplog) if f"model embeddings of {rows}: texts" in one]
+    warned = [one for one in warnings_of(caplog) if f"model has embeddings of {rows}: texts" in one]
     assert warned
     assert all("The tokenizer has" in one for one in warned)
     for text, highest in largest.items():
@@ -196,7 +198,9 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
             given = embed(model.towers["text"], [text])
             np.testing.assert_allclose(given, embed(whole.towers["text"], [text]), atol=1e-5)
         else:
-            with pytest.raises(InvalidInputError, match=f"makes id {highest} of a part of it, and"):
+            with pytest.raises(
+                InvalidInputError, match=f"gives a part of it the id {highest}, and"
+            ):
                 embed(model.towers["text"], [text])
 
 
@@ -207,7 +211,7 @@ def test_a_conversion_by_itself_warns_of_them(
     converted(detect(root), ModelOptions(runtime="openvino", cache_dir=tmp_path / "cache"))
 
     (warning,) = warnings_of(caplog)
-    assert "has 1900 ids, and the model embeddings of 1890: texts with any of the" in warning
+    assert "has 1900 ids, and the model has embeddings of 1890: texts with other" in warning
 
 
 def test_an_onnx_file_with_fewer_rows_knows_them() -> None:

@@ -21,7 +21,7 @@ from backends.runtimes.openvino.constants import refuse_unfit_weights
 from backends.runtimes.openvino.core import read_network
 from backends.weights import common_prefix, strange_prefix
 from errors import ModelFolderError
-from fetch.layouts import _SAVE, Job, do
+from fetch.layouts import _SAVE, LayoutJob, make_layout
 from tests.golden_cases import GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model
 from tests.service import CONVERTED
@@ -128,6 +128,7 @@ def test_of_many_the_first_few_are_named(tmp_path: Path) -> None:
         load_replica(detect(root), ModelOptions())
 
 
+@pytest.mark.usefixtures("converting_here")
 def test_a_conversion_refuses_them_too_and_leaves_nothing_to_torch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,10 +198,10 @@ def test_what_is_fetched_and_lacks_weights_is_refused(tmp_path: Path) -> None:
     source = rewritten("bert", tmp_path / "hub", without_one) / "model"
     target = tmp_path / "models"
     target.mkdir()
-    job = Job("text", str(target), {"model": str(source)}, str(tmp_path / "hub"), trust=False)
+    job = LayoutJob("text", str(target), {"model": str(source)}, str(tmp_path / "hub"), trust=False)
 
     with pytest.raises(ModelFolderError, match=r"its weights do not fit: \S+ is missing$"):
-        do(job)
+        make_layout(job)
 
 
 def test_what_is_fetched_is_saved_without_what_it_lacked(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ async def vectors_of(client: httpx.AsyncClient, text: str) -> dict[int, np.ndarr
     return vectors
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     "name",
     [
@@ -112,6 +113,7 @@ async def test_every_wire_gives_the_same_direction(name: str) -> None:
                 assert np.linalg.norm(vector) == pytest.approx(given, rel=1e-5)
 
 
+@pytest.mark.models
 async def test_one_text_of_a_model_with_prompts_has_the_prompt_of_a_passage() -> None:
     async with serving(Loaded(text_model("sentence_transformers_qwen3"))) as client:
         by_task = {

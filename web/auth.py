@@ -104,7 +104,7 @@ class FailedLogins:
         self._next: asyncio.TimerHandle | None = None
 
     def add(self, path: str, scope: Scope, had_token: bool) -> None:
-        """Count a failed login; log a warning if the last is over `pause_s` seconds old."""
+        """Count a failed login; log a warning if the last warning is over `pause_s` seconds old."""
         host, _ = scope.get("client") or ("an unknown address", 0)  # uvicorn knows trusted proxies
         brought = "a token that is not allowed" if had_token else "no token"
         self._count += 1

@@ -13,12 +13,14 @@ from errors import (
     ContentEncodingError,
     DeadlineExceededError,
     InvalidInputError,
+    NotLoadedError,
     QueueFullError,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
     UnauthorizedError,
     UnhealthyError,
+    UnknownModelError,
 )
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
@@ -28,6 +30,7 @@ from web.scope import read_path
 # An error has the status of its nearest base class here; any other error is a bug, with status 500.
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
+    UnknownModelError: 404,
     RequestTooLargeError: 413,
     ContentEncodingError: 415,
     UnauthorizedError: 401,
@@ -35,6 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     QueueFullError: 429,
     ClientGoneError: 499,  # nginx's status for metrics; no client reads it
     UnhealthyError: 503,
+    NotLoadedError: 503,
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
@@ -55,7 +59,7 @@ class ErrorResponder:
         record: RequestRecord | None = request.scope.get("state", {}).get("record")
         record = record or RequestRecord(path=read_path(request.scope))
         error_info = _describe_error(request, error)
-        record.refused, record.sentence = error_info.reason, error_info.message
+        record.refused, record.message = error_info.reason, error_info.message
         path = f"{record.endpoint or record.path}/"
         claimed = (
             error_format
@@ -91,14 +95,14 @@ def _describe_error(request: Request, error: Exception) -> ErrorInfo:
             where = error.where if isinstance(error, InvalidInputError) else ""
             return ErrorInfo(status, str(error), error.reason, where)
         case HTTPException():
-            sentence = f"{request.method} {request.url.path}: {error.detail}"
-            return ErrorInfo(error.status_code, sentence, "route")
+            message = f"{request.method} {request.url.path}: {error.detail}"
+            return ErrorInfo(error.status_code, message, "route")
     return ErrorInfo(500, "internal error; the service's log has the details", "bug")
 
 
 def _error_headers(error: Exception) -> list[tuple[str, str]]:
     match error:
-        case QueueFullError():
+        case QueueFullError() | NotLoadedError():
             return [("Retry-After", str(error.retry_after_s))]
         case ContentEncodingError():
             return [("Accept-Encoding", "identity")]

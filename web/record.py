@@ -34,6 +34,7 @@ class RequestRecord:
         path: the path, relative to the prefix at which the application is mounted.
         endpoint: the first path of its endpoint, or empty.
         headers: headers of the request, as in ASGI.
+        model: the name of the model that it reached; empty if there is none, or models have none.
         errors: the error format, if the body selects another than the path.
         items: number of inputs by modality.
         truncated: indexes of inputs that were truncated, from 0.
@@ -41,7 +42,7 @@ class RequestRecord:
         context: the request's context, with priority and timestamps.
         status: status of the answer; 0 before the answer.
         refused: the reason of an error (a metric label); None for success.
-        sentence: the error message that the client got.
+        message: the error message that the client got.
         total_s: seconds from arrival to answer.
         stages_s: seconds by stage.
         trace_id: id of its OpenTelemetry trace; empty if there is none.
@@ -52,6 +53,7 @@ class RequestRecord:
     path: str = ""
     endpoint: str = ""
     headers: Sequence[tuple[bytes, bytes]] = ()
+    model: str = ""
     errors: ErrorFormat | None = None
     items: Counter[Modality] = field(default_factory=Counter)
     truncated: Sequence[int] = ()
@@ -59,7 +61,7 @@ class RequestRecord:
     context: RequestContext = field(default_factory=RequestContext)
     status: int = 0
     refused: Reason | None = None
-    sentence: str = ""
+    message: str = ""
     total_s: float = 0.0
     stages_s: dict[Stage, float] = field(default_factory=dict)
     trace_id: str = ""

@@ -66,13 +66,14 @@ class Tracing:
                 "url.path": record.path,
                 "http.response.status_code": record.status,
                 "inference.request_id": record.request_id,
+                **({"inference.model": record.model} if record.model else {}),
                 **{f"inference.{name}s": record.items[name] for name in MODALITIES},
                 **({"error.type": record.refused} if record.refused else {}),
             },
             start_time=moment_ns(times.arrived_s),
         )
         if record.status >= 500:
-            span.set_status(Status(StatusCode.ERROR, record.sentence))
+            span.set_status(Status(StatusCode.ERROR, record.message))
         within = set_span_in_context(span)
         for stage, from_s, to_s in stage_spans(times, ended_s):
             one = self._tracer.start_span(stage, within, start_time=moment_ns(from_s))

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from backends.atomic_install import install, replace_aside, staging
 from backends.conversion import fingerprint
-from backends.conversion.description import Description, Refusal
+from backends.conversion.description import Description, FailedConversion
 from backends.folder import CONVERSIONS, ModelFolder, conversions, lone_conversions
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.jobs import JobError, JobKilledError, JobRefusedError, run_in_subprocess
@@ -85,34 +85,41 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
     cache = _cache_folder(folder, options)
     weights = _WRITTEN if written and options.precision == "int8" else _serving(options)
     try:
-        kept = _find(folder, options, weights) or _make(folder, options, weights)
+        entry = _find(folder, options, weights) or _make(folder, options, weights)
     except (ConversionError, ModelFolderError):
         raise
     except Exception as error:  # any failure: torch can serve the model
         raise ConversionError(f"{cache.absolute()}: {describe_error(error)}") from error
-    if kept.reason is not None:
-        raise ConversionError(kept.reason)
-    return kept.path
+    if entry.reason is not None:
+        raise ConversionError(entry.reason)
+    return entry.path
+
+
+def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
+    """Return whether a model is in the cache, or a record that it cannot be converted."""
+    if folder.family == "converted":
+        return True
+    return _find(folder, options, _serving(options)) is not None
 
 
 def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
     """Return the digest of a model's files, from the cache if the files have not changed."""
     stamps = fingerprint.stamps(folder)
-    known = (kept.identity.content for kept in _all(folder, options) if kept.stamps == stamps)
+    known = (entry.identity.content for entry in _all(folder, options) if entry.stamps == stamps)
     return next(known, None) or fingerprint.digest_content(folder)
 
 
 def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
     """Return whether float32 weights are converted already, or torch is there to convert them."""
     if folder.family == "converted":
-        return any(kept.weights == "float32" for kept in _alone(folder, options))
+        return any(entry.weights == "float32" for entry in _alone(folder, options))
     return find_spec("torch") is not None or _find(folder, options, ("float32",)) is not None
 
 
 def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
     where, weights = folder.root.absolute(), _serving(options)
     of_mode = _alone(folder, options)
-    fitting = [kept for kept in of_mode if kept.weights in weights]
+    fitting = [entry for entry in of_mode if entry.weights in weights]
     if not of_mode:
         raise ModelFolderError(
             f"{where} holds a model converted for another TEXT_MODE than {options.text_mode}, "
@@ -123,20 +130,20 @@ def _only_one(folder: ModelFolder, options: ModelOptions) -> Path:
             f"{where} holds a model in int8, and neither float32 nor the original: unset "
             f"PRECISION={options.precision}, or bring the original back"
         )
-    if len({kept.identity.content for kept in fitting}) > 1:
-        names = ", ".join(kept.path.name for kept in fitting)
+    if len({entry.identity.content for entry in fitting}) > 1:
+        names = ", ".join(entry.path.name for entry in fitting)
         raise ModelFolderError(
             f"{where} holds several converted models and no original: let MODELS_DIR name one of "
             f"{names} in {CONVERSIONS}/"
         )
-    fitting.sort(key=lambda kept: (-kept.identity.recipe, weights.index(kept.weights)))
+    fitting.sort(key=lambda entry: (-entry.identity.recipe, weights.index(entry.weights)))
     return fitting[0].path
 
 
 def _alone(folder: ModelFolder, options: ModelOptions) -> list[ConversionEntry]:
     """Return the converted models of a folder without the original, for this text mode."""
-    every = map(_kept, lone_conversions(folder.root))
-    return [kept for kept in every if options.text_mode in kept.identity.text_modes]
+    every = map(_read_entry, lone_conversions(folder.root))
+    return [entry for entry in every if options.text_mode in entry.identity.text_modes]
 
 
 def _serving(options: ModelOptions) -> Sequence[Weights]:
@@ -148,29 +155,29 @@ def _cache_folder(folder: ModelFolder, options: ModelOptions) -> Path:
 
 
 def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry]:
-    """Yield the cache entries of this family and preprocessing version, refusals last."""
+    """Yield the cache entries of this family and preprocessing version, failed conversions last."""
     # A container image may hold a converted model that is not in RUNTIME_CACHE_DIR.
     places = dict.fromkeys((_cache_folder(folder, options), folder.root / CONVERSIONS))
     recipe = PREPROCESSING_VERSIONS[folder.family]
-    for kept in chain(*map(_converted_in, places), *map(_refused_in, places)):
-        if (kept.identity.family, kept.identity.recipe) == (folder.family, recipe):
-            yield kept
+    for entry in chain(*map(_converted_in, places), *map(_failed_in, places)):
+        if (entry.identity.family, entry.identity.recipe) == (folder.family, recipe):
+            yield entry
 
 
 def _converted_in(place: Path) -> Iterator[ConversionEntry]:
-    return map(_kept, conversions(place))
+    return map(_read_entry, conversions(place))
 
 
-def _kept(path: Path) -> ConversionEntry:
+def _read_entry(path: Path) -> ConversionEntry:
     description = Description.read(path)
     return ConversionEntry(path, description.identity, description.weights)
 
 
-def _refused_in(place: Path) -> Iterator[ConversionEntry]:
-    for path in Refusal.all_in(place):
-        refusal = Refusal.read(path)
-        if refusal.code == fingerprint.digest_code():
-            yield ConversionEntry(path, refusal.identity, reason=refusal.reason)
+def _failed_in(place: Path) -> Iterator[ConversionEntry]:
+    for path in FailedConversion.all_in(place):
+        failed = FailedConversion.read(path)
+        if failed.code == fingerprint.digest_code():
+            yield ConversionEntry(path, failed.identity, reason=failed.reason)
 
 
 def _find(
@@ -178,17 +185,17 @@ def _find(
 ) -> ConversionEntry | None:
     mode = options.text_mode
     fitting = [
-        kept
-        for kept in _all(folder, options)
-        if mode in kept.identity.text_modes and kept.weights in weights
+        entry
+        for entry in _all(folder, options)
+        if mode in entry.identity.text_modes and entry.weights in weights
     ]
-    fitting.sort(key=lambda kept: (kept.reason is not None, weights.index(kept.weights)))
+    fitting.sort(key=lambda entry: (entry.reason is not None, weights.index(entry.weights)))
     stamps = fingerprint.stamps(folder)
-    unchanged = next((kept for kept in fitting if kept.stamps == stamps), None)
+    unchanged = next((entry for entry in fitting if entry.stamps == stamps), None)
     if unchanged or not fitting:
         return unchanged
     content = fingerprint.digest_content(folder)
-    return next((kept for kept in fitting if kept.identity.content == content), None)
+    return next((entry for entry in fitting if entry.identity.content == content), None)
 
 
 def _make(
@@ -215,14 +222,19 @@ def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Conve
     exact = _find(folder, options, ("float32",)) if options.precision == "int8" else None
     made = exact or _convert_in(scratch, folder, options)
     if options.precision == "int8" and made.reason is None:
-        made = _in_8_bits(made, scratch, ends_s - time.monotonic())
+        made = _quantize_in(made, scratch, ends_s - time.monotonic())
     if made is exact:
         return made
-    cache, name = _cache_folder(folder, options), _folder_name(made)
+    identity, modes = made.identity, "-".join(sorted(made.identity.text_modes))
+    # The name is for people: the service reads `model.json`.
+    name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
+    if made.weights != "float32":
+        name = f"{name}-{made.weights}"
+    cache = _cache_folder(folder, options)
     made.path.rename(scratch / name)
     install(scratch, cache, [name])
     if made.reason is None:
-        _delete_older(cache, made.identity, scratch)
+        _delete_older(cache, identity, scratch)
     return made._replace(path=cache / name)
 
 
@@ -239,12 +251,12 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Co
     with _tried(_cache_folder(folder, options) / mark):
         _convert(folder, options, content, target)
     (target / _SOURCE).write_text(json.dumps(stamps), "utf-8")
-    return next(chain(_converted_in(scratch), _refused_in(scratch)))
+    return next(chain(_converted_in(scratch), _failed_in(scratch)))
 
 
-def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> ConversionEntry:
+def _quantize_in(exact: ConversionEntry, scratch: Path, timeout_s: float) -> ConversionEntry:
     """Quantize an entry to int8; return the float32 entry if the quantization check fails."""
-    target = scratch / "in-8-bits"
+    target = scratch / "quantized"
     job = {"source": str(exact.path.absolute()), "target": str(target.absolute())}
     try:
         answer = run_in_subprocess(
@@ -252,26 +264,19 @@ def _in_8_bits(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Conve
         )
     except JobError as error:
         logger.warning("PRECISION=int8: %s, so the model is kept in float32", error)
-        _note_refusal(exact.path, str(error))
+        _note_failure(exact.path, str(error))
         return exact
     logger.info("Quantized to int8: %s", answer["drift"])
-    _note_refusal(exact.path, "")
-    return _kept(target)
+    _note_failure(exact.path, "")
+    return _read_entry(target)
 
 
-def _note_refusal(path: Path, why: str) -> None:
+def _note_failure(path: Path, why: str) -> None:
     """Record in the float32 entry why int8 failed; the service reads it if PRECISION is unset."""
     description = Description.read(path)
     if description.refused != why:
         with suppress(OSError):  # the model serves without this note
             replace(description, refused=why).write(path)
-
-
-def _folder_name(kept: ConversionEntry) -> str:
-    """Return a readable folder name; the service reads `model.json` and ignores the name."""
-    identity, modes = kept.identity, "-".join(sorted(kept.identity.text_modes))
-    name = f"{identity.family}-{modes}-{identity.recipe}-{identity.content[:16]}"
-    return name if kept.weights == "float32" else f"{name}-{kept.weights}"
 
 
 def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:

@@ -27,7 +27,7 @@ from backends.identity import Identity
 from backends.model import Modality, ModelInfo, Precision, Weights
 from backends.preprocessing.loaders import Described
 
-_REFUSAL = "refusal.json"
+_FAILED = "refusal.json"
 _SHOWN = (
     *("family", "dimensions", "parameters", "image_px", "is_demo", "config", "cuts"),
     "activations",
@@ -75,6 +75,11 @@ class Description:
         """The precision that was requested at the conversion; None if it was not int8."""
         return "int8" if self.weights == "int8" or self.refused else None
 
+    @property
+    def modality(self) -> Modality:
+        """What the model reads: pairs, images (and texts), or texts."""
+        return next(one for one in ("pair", "image", "text") if one in self.towers)
+
     @classmethod
     def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
@@ -100,7 +105,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class FailedConversion:
     """The record that a model cannot be converted; with it, the service does not try again.
 
     Attributes:
@@ -116,18 +121,18 @@ class Refusal:
 
     def write(self, folder: Path) -> None:
         """Write `refusal.json` into a folder."""
-        _write(folder / _REFUSAL, asdict(self))
+        _write(folder / _FAILED, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Refusal:
+    def read(cls, folder: Path) -> FailedConversion:
         """Read `refusal.json` from a folder."""
-        parts = _read(folder / _REFUSAL)
+        parts = _read(folder / _FAILED)
         return cls(Identity(**parts["identity"]), parts["reason"], parts["code"])
 
     @staticmethod
     def all_in(place: Path) -> list[Path]:
         """Return the folders in `place` that hold a `refusal.json`."""
-        return [path.parent for path in sorted(place.glob(f"*/{_REFUSAL}"))]
+        return [path.parent for path in sorted(place.glob(f"*/{_FAILED}"))]
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from backends.conversion import fingerprint
-from backends.conversion.description import Description, Refusal, TowerDescription
+from backends.conversion.description import Description, FailedConversion, TowerDescription
 from backends.conversion.parity_check import check_parity
 from backends.families import load_towers
 from backends.folder import detect
@@ -33,8 +33,8 @@ from errors import describe_error
 
 
 @dataclass(frozen=True)
-class Job:
-    """The job's parameters.
+class ConvertJob:
+    """The parameters of a conversion.
 
     Attributes:
         root: the model folder.
@@ -51,7 +51,7 @@ class Job:
     content: str
 
 
-def do(job: Job) -> Answer:
+def convert(job: ConvertJob) -> Answer:
     """Convert and run the parity check; if either fails, write `refusal.json`.
 
     Raises:
@@ -73,7 +73,7 @@ def do(job: Job) -> Answer:
     except Exception as error:  # noqa: BLE001 - the same model would fail again
         shutil.rmtree(target)
         target.mkdir()
-        Refusal(identity, describe_error(error), fingerprint.digest_code()).write(target)
+        FailedConversion(identity, describe_error(error), fingerprint.digest_code()).write(target)
     return {}
 
 
@@ -131,4 +131,4 @@ def _save(model: ov.Model, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    subprocess_main(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: convert(ConvertJob(**described)))

@@ -32,7 +32,8 @@ def check_parity(original: Model, made: Model) -> None:
         ConversionError: vectors or logits differ by more than the tolerance.
     """
     for modality, tower in original.towers.items():
-        for params in _all_params(tower):
+        asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
+        for params in {tower.processor.resolve(params) for params in asked}:
             _check_tower(modality, tower, made.towers[modality], params)
 
 
@@ -44,12 +45,6 @@ def _check_tower(modality: Modality, original: Tower, made: Tower, params: Encod
     expected = embed(original, contents, params)
     check(expected, embed(made, contents, params))
     check(expected, embed(made, contents, params, alone=True))
-
-
-def _all_params(tower: Tower) -> set[EncodeParams]:
-    """Return the parameters to check, without duplicates: default, `cls` pooling, query prompt."""
-    asked = (EncodeParams(), EncodeParams("cls"), EncodeParams(task="query"))
-    return {tower.processor.resolve(params) for params in asked}
 
 
 def compare(what: str, expected: Rows, given: Rows) -> None:

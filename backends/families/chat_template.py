@@ -28,8 +28,8 @@ _MARK = "7b1c2e63d1f24c0a"  # placeholder for the input text; no template contai
 
 
 @dataclass(frozen=True)
-class Job:
-    """The job's parameters.
+class RenderJob:
+    """The parameters of a rendering.
 
     Attributes:
         template: the model's chat template.
@@ -83,8 +83,8 @@ def _around(
     before, *after = answer["text"].split(mark)
     if len(after) != 1:
         raise ModelFolderError(
-            f"the chat template in {folder.absolute()} writes an input {len(after)} times, where "
-            "it should once"
+            f"the chat template in {folder.absolute()} writes an input {len(after)} times, and "
+            "must write it once"
         )
     return before, after[0]
 
@@ -101,7 +101,7 @@ def _template_in(folder: Path) -> str:
     raise ModelFolderError(f"{folder.absolute()} holds no chat template (chat_template.jinja)")
 
 
-def do(job: Job) -> Answer:
+def render(job: RenderJob) -> Answer:
     """Render a conversation up to where the model's answer would begin.
 
     Raises:
@@ -126,4 +126,4 @@ def _refuse(message: str) -> None:
 
 
 if __name__ == "__main__":
-    subprocess_main(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: render(RenderJob(**described)))

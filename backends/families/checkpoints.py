@@ -38,7 +38,7 @@ class Faults:
         self._faults: dict[int, str] = {}
 
     def note(self, network: nn.Module, faults: Mapping[str, str]) -> None:
-        """Record faults of a network's weights by name, and set these weights to NaN."""
+        """Record faults of weights by name; set these weights to NaN, which `load_sound` finds."""
         weights = network.state_dict(keep_vars=True)
         self._names |= {id(weight): name for name, weight in weights.items()}
         for name in faults.keys() & weights.keys():
@@ -47,8 +47,8 @@ class Faults:
             if weight.is_floating_point():  # integers, such as position_ids, are not stored
                 weight.data.fill_(torch.nan)
 
-    def sentence(self, name: str, weight: Tensor) -> str:
-        """Return a sentence about a weight's fault; `name` is the weight's name in the tower."""
+    def describe(self, name: str, weight: Tensor) -> str:
+        """Return a weight's name and fault; `name` is the weight's name in the tower."""
         fault = self._faults.get(id(weight), NOT_FINITE)
         return f"{self._names.get(id(weight), name)} {fault}"
 
@@ -155,7 +155,7 @@ def _refuse_unfit(modality: Modality, tower: TorchTower, device: str, faults: Fa
     culprits: list[str] = []
     for name, weight in unfit.items():
         if _matter(modality, tower, device, {name: weight}):
-            culprits.append(faults.sentence(name, weight))
+            culprits.append(faults.describe(name, weight))
         weight.data.zero_()
         if len(culprits) > NAMED:
             break

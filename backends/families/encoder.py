@@ -89,7 +89,8 @@ def chunked_tower(
         folder: the model folder, with the tokenizer and the file of prefixes.
         options: the operator's settings for texts.
         poolings: names of the poolings that the module computes; empty with a single pooling.
-        every: only the first sentence of each group of so many sentences is embedded.
+        every: size of groups of sentences, of which only the first sentence is embedded; 1 for
+            all sentences.
     """
     tokenizer = hf.load_tokenizer(TextFolder.open(folder).path, options)
     plain = piece_tower(module, tokenizer, LONGEST_CHUNK)

@@ -27,7 +27,8 @@ from transformers import (
 from typing_extensions import override
 
 from backends.families import transformers_models as hf
-from backends.folder import ModelFolder, find_weights, hub_snapshot
+from backends.folder import ModelFolder, find_weights
+from backends.hub_cache import hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing.tiles import Prompt, TileProcessor, Tiling
 from backends.preprocessing.tokens import Padding, TextRecipe
@@ -154,8 +155,13 @@ def _load_model(folder: ModelFolder) -> Any:
         vision_config=_vision_config(cache, config["vision_config"]["vision_model_name"]),
         **{name: config[name] for name in ("image_token_id", "pixel_shuffle_factor")},
     )
+    state = (
+        load_file(weights)
+        if weights.suffix == ".safetensors"
+        else torch.load(weights, map_location="cpu", weights_only=True)
+    )
     return ModernVBertModel.from_pretrained(
-        None, config=native, state_dict=_renamed(_read_weights(weights)), **hf.load_options()
+        None, config=native, state_dict=_renamed(state), **hf.load_options()
     )
 
 
@@ -188,25 +194,17 @@ def _lacking(cache: Path, name: str) -> ModelFolderError:
     )
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    is_safe = path.suffix == ".safetensors"
-    weights: dict[str, Tensor] = (
-        load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
-    )
-    return weights
-
-
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename weights from colpali-engine's names to transformers' names."""
     prefix = common_prefix(weights)  # such as "model." or "model.model."
-    named = {
+    renamed = {
         name.removeprefix(prefix).replace("modality_projection.proj.", "modality_projection."): w
         for name, w in weights.items()
     }
     tokens = "text_model.embeddings.tok_embeddings"
-    parts = [named.pop(f"{tokens}.{part}", None) for part in ("weight", _MORE)]
+    parts = [renamed.pop(f"{tokens}.{part}", None) for part in ("weight", _MORE)]
     found = [part for part in parts if part is not None]  # a missing part: wrong shape
-    return {**named, f"{tokens}.weight": torch.cat(found)} if found else named
+    return {**renamed, f"{tokens}.weight": torch.cat(found)} if found else renamed
 
 
 class TextNetwork(nn.Module):

@@ -9,13 +9,8 @@ transform, which resizes before it converts to RGB.
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -31,7 +26,8 @@ from typing_extensions import override
 
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
-from backends.folder import ModelFolder, find_weights, hub_snapshot, hub_snapshots
+from backends.families.openclip_folder import Description, read_description
+from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import PixelProcessor, to_pixels
 from backends.preprocessing.resampling import Pixels
@@ -57,16 +53,13 @@ from backends.runtimes.torch.towers import (
     portable_texts,
     torch_dtype,
 )
-from errors import ModelFolderError
-
-logger = logging.getLogger(__name__)
 
 _NAME = "model-folder"  # the name under which open_clip registers the architecture
 
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the model in `openclip/`."""
-    description = _read_description(folder.part("openclip"))
+    description = read_description(folder.part("openclip"))
     model, config = _load_model(description, options)
     info = describe(
         folder,
@@ -88,107 +81,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     )
 
 
-@dataclass(frozen=True)
-class _Description:
-    """The configuration of the model in a folder.
-
-    Attributes:
-        architecture: open_clip's `model_cfg`, with hub names of the text tower replaced by paths.
-        preprocess: open_clip's `preprocess_cfg`.
-        weights: path of the checkpoint.
-        reference_config: `config.json` in the form of the reference's `GET /meta`.
-    """
-
-    architecture: dict[str, Any]
-    preprocess: dict[str, Any]
-    weights: Path
-    reference_config: dict[str, Any]
-
-
-def _warn_of_other_activation(
-    name: str, tag: str, trained: Mapping[str, Any], architecture: Mapping[str, Any]
-) -> None:
-    """Log a warning if only one of the trained weights and the architecture has QuickGELU."""
-    with_quick = bool(trained.get("quick_gelu"))
-    if not trained or with_quick == bool(architecture.get("quick_gelu")):
-        return
-    if with_quick:
-        how, computed, better = "with", "without", f"{name}-quickgelu"
-    else:
-        how, computed, better = "without", "with", name.removesuffix("-quickgelu")
-    logger.warning(
-        "The weights %s were trained %s QuickGELU, and %s computes %s: vectors will be worse. "
-        "Take %s in its place",
-        *(tag, how, name, computed, better),
-    )
-
-
-def _read_description(path: Path) -> _Description:
-    own = _read_json(path / "config.json")
-    published = _read_json(path / "open_clip_config.json")
-    name, tag = own.get("model_name", ""), own.get("pretrained", "")
-    architecture = (
-        published.get("model_cfg") or own.get("model_config") or open_clip.get_model_config(name)
-    )
-    if not architecture:
-        raise ModelFolderError(
-            f"{path.absolute()} does not say what its model is: open_clip does not know the name "
-            f"{name!r}, and neither config.json (model_config) nor open_clip_config.json tells"
-        )
-    tag_config = open_clip.get_pretrained_cfg(name, tag) or {}
-    _warn_of_other_activation(name, tag, tag_config, architecture)
-    known = asdict(PreprocessCfg()).keys()
-    preprocess = published.get("preprocess_cfg") or {
-        key: value for key, value in tag_config.items() if key in known
-    }
-    if not preprocess:
-        logger.warning(
-            "%s does not configure how images are preprocessed (preprocess_cfg in "
-            "open_clip_config.json), so open_clip's defaults are used: %s",
-            path.absolute(),
-            PreprocessCfg(),
-        )
-    return _Description(
-        architecture=_with_text_tower_on_disk(deepcopy(architecture), path),
-        preprocess=preprocess,
-        weights=_find_weights(path, tag),
-        reference_config=own or published,
-    )
-
-
-def _find_weights(path: Path, pretrained: str) -> Path:
-    named = path / Path(pretrained).name
-    weights = named if named.is_file() else find_weights(path, *hub_snapshots(path))
-    if weights is None:
-        raise ModelFolderError(
-            f"{path.absolute()} holds no weights: neither a *.safetensors, *.bin or *.pt file "
-            "nor a hub cache (models--ORG--NAME) with one"
-        )
-    return weights
-
-
-def _with_text_tower_on_disk(architecture: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace the hub names of the text tower and its tokenizer by their folders."""
-    text = architecture["text_cfg"]
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if text.get(key):
-            text[key] = str(_on_disk(text[key], path))
-    return architecture
-
-
-def _on_disk(hub_name: str, path: Path) -> Path:
-    beside = path / Path(hub_name).name
-    found = beside if beside.is_dir() else hub_snapshot(path, hub_name)
-    if found is None:
-        raise ModelFolderError(
-            f"{path.absolute()} lacks the config and the tokenizer of its text tower, {hub_name}: "
-            "make the folder again with this project's download.py, or put them into "
-            f"{path / Path(hub_name).name}"
-        )
-    return found
-
-
-def _load_model(description: _Description, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
+def _load_model(description: Description, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
     # open_clip registers architectures from files only, not from memory.
     factory._MODEL_CONFIGS[_NAME] = description.architecture
     model = open_clip.create_model(
@@ -266,7 +159,8 @@ class _Tokenize:
         with self._lock:
             ids: list[int] = self._tokenize([text])[0].tolist()
             truncated = self._is_cut(text, ids)
-        return Tokens(ids[: self._length_of(ids)], truncated)
+        last = max((i for i, token in enumerate(ids) if token != self._padding), default=-1)
+        return Tokens(ids[: last + 1 + self._ends_in_padding], truncated)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens.
@@ -291,10 +185,6 @@ class _Tokenize:
             return False
         longer: list[int] = self._tokenize([text], len(ids) + 1)[0].tolist()
         return longer[-1] != self._padding or longer[:-1] != ids
-
-    def _length_of(self, ids: list[int]) -> int:
-        last = max((i for i, token in enumerate(ids) if token != self._padding), default=-1)
-        return min(last + 1 + self._ends_in_padding, len(ids))
 
 
 def _is_blind_to_padding(model: Any) -> bool:
@@ -328,10 +218,3 @@ class _TextNetwork(nn.Module):
             projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         )
         return vectors
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLModel
 
 from backends.families import transformers_models as hf
 from backends.families.chat_template import image_frame, text_frame
+from backends.families.qwen3_vl_checkpoint import Checkpoint
 from backends.families.qwen3_vl_stages import (
     LANGUAGE_LAYERS,
     VISION_LAYERS,
@@ -38,7 +37,8 @@ from backends.families.qwen3_vl_stages import (
     Vision,
     deep_names,
 )
-from backends.folder import ModelFolder, default_hub_cache, hub_snapshot
+from backends.folder import ModelFolder
+from backends.hub_cache import default_hub_cache, hub_snapshot
 from backends.model import Arrays, ModelOptions
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from backends.preprocessing.conversation import ConversationProcessor, Frame
@@ -52,7 +52,6 @@ from backends.runtimes.torch.towers import (
     place,
     torch_dtype,
 )
-from backends.weights import MISSING, NOT_FINITE, do_not_fit, misshapen, strange_prefix
 from errors import ModelFolderError
 
 _INSTRUCTION = "Represent the user's input."
@@ -69,7 +68,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     tokenizer = hf.load_tokenizer(processors, options)
     processor = Qwen2VLImageProcessorPil.from_pretrained(processors, local_files_only=True)
     config = Qwen3VLConfig.from_pretrained(snapshot, local_files_only=True)
-    network = _Network(config, _Checkpoint(snapshot), processor, options)
+    network = _Network(config, Checkpoint(snapshot), processor, options)
     info = describe(
         folder,
         options,
@@ -119,7 +118,7 @@ def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[To
     def save(folder: Path) -> dict[str, object]:
         kind = hf.save_vocabulary(tokenizer, folder)
         if kind != "tokens":
-            raise ValueError(f"its vocabulary is of another kind: {kind}")
+            raise ValueError(f"its vocabulary is of an unsupported kind: {kind}")
         return {"kind": "conversation", "frame": frame.as_json(), **recipe.as_json()}
 
     tower = TorchTower(
@@ -161,54 +160,6 @@ def _blocks(vision: Any) -> Blocks:
     )
 
 
-class _Checkpoint:
-    """The weights in a snapshot's files, under the names of the model's parameters."""
-
-    def __init__(self, snapshot: Path) -> None:
-        self._files: dict[str, tuple[Path, str]] = {}
-        for path in sorted(snapshot.glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - `file` is not a dictionary
-                    self._files[name.removeprefix("model.")] = path, name
-        if not self._files:
-            raise ModelFolderError(f"{snapshot.absolute()} holds no weights (*.safetensors)")
-
-    def drop_prefix(self, needed: AbstractSet[str]) -> None:
-        """Remove the common prefix of the stored names, if the names then fit those needed."""
-        missing, unexpected = needed - self._files.keys(), self._files.keys() - needed
-        if prefix := strange_prefix(missing, unexpected, "model."):
-            self._files = {
-                name.removeprefix(prefix).removeprefix("model."): stored
-                for name, stored in self._files.items()
-            }
-
-    def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Read only the wanted tensors from the weight files.
-
-        Args:
-            wanted: names of tensors, with their expected shapes.
-
-        Raises:
-            ValueError: a tensor is missing, has another shape, or is not finite.
-        """
-        faults = [f"{name} {MISSING}" for name in wanted if name not in self._files]
-        weights: dict[str, Tensor] = {}
-        for path in sorted({path for path, _ in self._files.values()}):
-            with safe_open(path, "pt") as file:
-                for name, shape in wanted.items():
-                    own_path, stored = self._files.get(name, (None, ""))
-                    if own_path != path:
-                        continue
-                    weight = weights[name] = file.get_tensor(stored)
-                    if weight.shape != torch.Size(shape):
-                        faults.append(f"{name} {misshapen(weight.shape, shape)}")
-                    elif not torch.stack(torch.aminmax(weight)).isfinite().all():
-                        faults.append(f"{name} {NOT_FINITE}")
-        if faults:
-            raise ValueError(do_not_fit(faults))
-        return weights
-
-
 class _Network:
     """The network of the model, which it divides into stages.
 
@@ -221,7 +172,7 @@ class _Network:
     """
 
     def __init__(
-        self, config: Any, checkpoint: _Checkpoint, processor: Any, options: ModelOptions
+        self, config: Any, checkpoint: Checkpoint, processor: Any, options: ModelOptions
     ) -> None:
         self.config = config
         self._checkpoint, self._processor, self._options = checkpoint, processor, options

@@ -144,16 +144,16 @@ class Vision(nn.Module):
         levels = {layer: level for level, layer in enumerate(vision.deepstack_visual_indexes)}
         self.levels = [levels.get(layer) for layer in layers]
         self.mergers = nn.ModuleDict(
-            {str(level): vision.deepstack_merger_list[level] for level in self._told()}
+            {str(level): vision.deepstack_merger_list[level] for level in self._deepstack_levels()}
         )
 
-    def _told(self) -> list[int]:
+    def _deepstack_levels(self) -> list[int]:
         return [level for level in self.levels if level is not None]
 
     @property
     def names(self) -> list[str]:
         """Names of the features that this stage outputs for the language network."""
-        return [f"deep_{level}" for level in self._told()]
+        return [f"deep_{level}" for level in self._deepstack_levels()]
 
     @override
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:

@@ -93,16 +93,16 @@ def _activations(path: Path, wanted: TextMode) -> dict[TextMode, Activation]:
     Raises:
         ModelFolderError: the activation of the requested text mode is not supported.
     """
-    named = {mode: _named_activation(path, mode) for mode in get_args(TextMode)}
-    if named[wanted] not in _ACTIVATIONS:
+    names = {mode: _read_activation(path, mode) for mode in get_args(TextMode)}
+    if names[wanted] not in _ACTIVATIONS:
         raise ModelFolderError(
             f"The reranker in {path.absolute()} cannot be served: its configuration names the "
-            f"activation {named[wanted]}, and only {' and '.join(_ACTIVATIONS)} are supported"
+            f"activation {names[wanted]}, and only {' and '.join(_ACTIVATIONS)} are supported"
         )
-    return {mode: _ACTIVATIONS[name] for mode, name in named.items() if name in _ACTIVATIONS}
+    return {mode: _ACTIVATIONS[name] for mode, name in names.items() if name in _ACTIVATIONS}
 
 
-def _named_activation(path: Path, mode: TextMode) -> str:
+def _read_activation(path: Path, mode: TextMode) -> str:
     """Return the activation's name in the configuration, from the keys that the text mode reads.
 
     The reference reads the oldest key only.

@@ -53,7 +53,10 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     text = clip if shared else load_sentence_transformer(text_path, options)
     processor = CLIPImageProcessorPil.from_pretrained(network_path)
     if not shared:
-        _drop_text_tower(clip)
+        # Another model embeds the texts, so the weights of CLIP's text tower are not needed.
+        for part in ("text_model", "text_projection"):
+            if hasattr(clip[0].model, part):
+                setattr(clip[0].model, part, None)
     geometry = Geometry.from_processor(processor, "pillow")
     _check_dimensions(clip, text)
     info = describe(
@@ -115,13 +118,6 @@ def _network_folder(path: Path) -> Path:
             f"{path.absolute()} has no preprocessor_config.json: it is no model for images"
         )
     return found[0].parent
-
-
-def _drop_text_tower(clip: SentenceTransformer) -> None:
-    # Another model embeds the texts, so the weights of CLIP's text tower are not needed.
-    for part in ("text_model", "text_projection"):
-        if hasattr(clip[0].model, part):
-            setattr(clip[0].model, part, None)
 
 
 def _config(model: SentenceTransformer) -> dict[str, object]:

@@ -22,7 +22,8 @@ from transformers import (
 
 from backends.families import naflex
 from backends.families import transformers_models as hf
-from backends.folder import ModelFolder, hub_snapshot
+from backends.folder import ModelFolder
+from backends.hub_cache import hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import Geometry
 from backends.preprocessing.tokens import Padding, TextRecipe

@@ -27,5 +27,5 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """
     kind = TextFolder.open(folder).kind
     if kind not in _KINDS:
-        raise ModelFolderError(f"torch computes no model of the kind {kind}")
+        raise ModelFolderError(f"torch cannot compute a model of the kind {kind}")
     return import_loader(_KINDS[kind])(folder, options)

@@ -83,19 +83,18 @@ class Blocks:
         rows, columns = (max(1, round(length / side)) for length in (height, width))
         pixels = rows * columns * side**2
         if pixels > self.most_px:
-            return self._within_bounds(height, width)
+            smaller = math.sqrt(height * width / self.most_px)
+            rows, columns = (
+                max(1, math.floor(length / smaller / side)) for length in (height, width)
+            )
+            # A narrow image stays one block wide, so only its longer side shrinks. Only an
+            # operator's maximum can be so low.
+            rows = min(rows, self.max_blocks)
+            return Grid(rows, min(columns, self.max_blocks // rows))
         if pixels < self.least_px:
             larger = math.sqrt(self.least_px / (height * width))
             return Grid(*(math.ceil(length * larger / side) for length in (height, width)))
         return Grid(rows, columns)
-
-    def _within_bounds(self, height: int, width: int) -> Grid:
-        smaller, side = math.sqrt(height * width / self.most_px), self.block_px
-        rows, columns = (max(1, math.floor(length / smaller / side)) for length in (height, width))
-        # A narrow image stays one block wide, so only its longer side shrinks. Only an operator's
-        # maximum can be so low.
-        rows = min(rows, self.max_blocks)
-        return Grid(rows, min(columns, self.max_blocks // rows))
 
     def cut(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Return an image's patches: [blocks, patches of a block, values] uint8, channels last."""

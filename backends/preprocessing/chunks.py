@@ -59,8 +59,8 @@ class ChunkProcessor(SinglePart):
         poolings: names of the network's poolings, in order; the first is the default. Empty if the
             network has a single pooling.
         reading: the operator's settings.
-        every: only the first sentence of each group of so many sentences is embedded; the divisor
-            counts all sentences.
+        every: size of groups of sentences, of which only the first sentence is embedded; 1 for
+            all sentences. The divisor counts all sentences.
     """
 
     def __init__(

@@ -110,11 +110,7 @@ class PairProcessor(SinglePart):
 
 def _kept(encoding: Encoding, longest: int) -> list[int]:
     """Return the indexes of a pair's tokens that are kept when truncated to `longest` tokens."""
-    by_half: dict[int | None, list[int]] = {
-        None: [],
-        0: [],
-        1: [],
-    }  # None: special tokens
+    by_half: dict[int | None, list[int]] = {None: [], 0: [], 1: []}  # None: special tokens
     for place, half in enumerate(encoding.sequence_ids):
         by_half[half].append(place)
     own, query, document = by_half.values()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from backends.model import EncodeParams, ModelInput, ModelOptions
 from backends.preprocessing.pixels import KERNELS, Kernel, Resize, in_rgb
-from backends.preprocessing.resampling import Box, Floats, Pixels, interpolation
+from backends.preprocessing.resampling import Box, Floats, interpolation
 from backends.preprocessing.single_part import SinglePart
 
 _SMALLEST_SCALE, _LARGEST_SCALE, _SCALE_STEP = 1e-6, 100.0, 1e-5
@@ -115,16 +115,12 @@ class PatchProcessor(SinglePart):
         height, width = (side * patching.patch_px for side in grid)
         box = Box(0, 0, height, width)
         pixels = self._resize(in_rgb(image), (height, width), patching.resample, box)
-        patches = _cut(pixels, grid, patching.patch_px)
+        cut = pixels.reshape(3, grid.rows, patching.patch_px, grid.columns, patching.patch_px)
+        patches = cut.transpose(1, 3, 2, 4, 0).reshape(grid.rows * grid.columns, -1)
         mask = np.ones(len(patches), np.int64)
         arrays = (patches, patching.places(grid), mask)
         padded = tuple(_padded(array, patching.max_patches) for array in arrays)
         return ModelInput(padded, bucket="patches", cost=1)
-
-
-def _cut(pixels: Pixels, grid: Grid, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    cut = pixels.reshape(3, grid.rows, side, grid.columns, side).transpose(1, 3, 2, 4, 0)
-    return cut.reshape(grid.rows * grid.columns, -1)
 
 
 def _padded(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:

@@ -121,9 +121,6 @@ class Siglip1Tokenizer:
             if index % 2:
                 yield self._special.ids[part]
             elif part:
-                yield from self._encode_pieces(part)
-
-    def _encode_pieces(self, text: str) -> list[int]:
-        plain = " ".join(text.lower().translate(NO_PUNCTUATION).split())
-        ids: list[int] = self._pieces.encode(self._special.unknown + plain)
-        return ids[self._unknown_pieces :]
+                plain = " ".join(part.lower().translate(NO_PUNCTUATION).split())
+                ids = self._pieces.encode(self._special.unknown + plain)
+                yield from ids[self._unknown_pieces :]

@@ -135,8 +135,8 @@ class IdLimit:
         self._rows = rows
         if self._ids > rows:
             logger.warning(
-                "The tokenizer has %d ids, and the model embeddings of %d: texts with any of the "
-                "others are refused",
+                "The tokenizer has %d ids, and the model has embeddings of %d: texts with other "
+                "ids are rejected",
                 self._ids,
                 rows,
             )
@@ -149,7 +149,7 @@ class IdLimit:
         """
         if self._rows is not None and (largest := max(ids, default=0)) >= self._rows:
             raise InvalidInputError(
-                f"the tokenizer makes id {largest} of a part of it, and the model has embeddings "
+                f"the tokenizer gives a part of it the id {largest}, and the model has embeddings "
                 f"of {self._rows} ids only",
                 "body",
             )

@@ -66,7 +66,9 @@ def quantize_weights(network: ov.Model) -> None:
     for lookup in network.get_ordered_ops():
         if lookup.get_type_name() == "Gather" and _is_matrix(lookup.input_value(0).get_node()):
             table = lookup.input_value(0).get_node().data
-            lookup.input(0).replace_source_output(_in_float16(table).output(0))
+            largest = np.finfo(np.float16).max
+            rounded = ops.constant(table.clip(-largest, largest).astype(np.float16))
+            lookup.input(0).replace_source_output(ops.convert(rounded, "f32").output(0))
 
 
 def quantize_activations(network: ov.Model) -> bool:
@@ -182,11 +184,6 @@ def _is_int8(product: Any) -> bool:
     return converted.get_type_name() == "Convert" and _is_constant(
         converted.input_value(0).get_node(), ov.Type.i8
     )
-
-
-def _in_float16(table: npt.NDArray[np.float32]) -> Any:
-    largest = np.finfo(np.float16).max
-    return ops.convert(ops.constant(table.clip(-largest, largest).astype(np.float16)), "f32")
 
 
 class SumScaledWeights(NamedTuple):

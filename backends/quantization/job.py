@@ -24,8 +24,8 @@ from backends.runtimes.openvino.runtime import load_converted
 
 
 @dataclass(frozen=True)
-class Job:
-    """The job's parameters.
+class QuantizeJob:
+    """The parameters of a quantization.
 
     Attributes:
         source: the folder of the model in float32.
@@ -36,7 +36,7 @@ class Job:
     target: str
 
 
-def do(job: Job) -> Answer:
+def quantize(job: QuantizeJob) -> Answer:
     """Quantize the model, and run the quantization check.
 
     Raises:
@@ -63,4 +63,4 @@ def quantize_model(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    subprocess_main(lambda described: do(Job(**described)))
+    subprocess_main(lambda described: quantize(QuantizeJob(**described)))

@@ -75,7 +75,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     """Decode base64, strictly.
 
     It also accepts a `data:...;base64,` prefix, whitespace, the URL-safe alphabet and missing
-    padding. Other characters are refused, where the reference skips them.
+    padding. Other characters are rejected, where the reference skips them.
 
     Raises:
         InvalidInputError: the text is not base64, or is empty.
@@ -158,11 +158,11 @@ class ImageDecoder:
             accepted = f" of an accepted format ({self._accepted})" if self._accepted else ""
             raise InvalidInputError(f"not an image{accepted}", "not_an_image") from error
         except _PYTHONS_OWN as error:  # messages without use for a client
-            sentence = "a broken image: its parts do not fit together"
-            raise InvalidInputError(sentence, "broken_image") from error
+            message = "a broken image: its parts do not fit together"
+            raise InvalidInputError(message, "broken_image") from error
         except Exception as error:
-            sentence = f"a broken image: {str(error) or type(error).__name__}"
-            raise InvalidInputError(sentence, "broken_image") from error
+            message = f"a broken image: {str(error) or type(error).__name__}"
+            raise InvalidInputError(message, "broken_image") from error
 
     def _reads(self, name: str) -> bool:
         return self._formats is None or name in self._formats
@@ -211,7 +211,7 @@ def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:
         )
     if not any(map(_is_read, formats)):
         raise ConfigurationError(
-            f"IMAGE_FORMATS: what decodes {', '.join(formats)} is not installed; for HEIF: pip "
+            f"IMAGE_FORMATS: no decoder of {', '.join(formats)} is installed; for HEIF: pip "
             "install pillow-heif"
         )
     return tuple(name for name in formats if name in Image.OPEN)

@@ -1,4 +1,4 @@
-"""Checks the bytes of image files, and refuses files that are too expensive to decode.
+"""Checks the bytes of image files, and rejects files that are too expensive to decode.
 
 Pillow checks sizes late or not at all: it decodes the image of an ICO when it opens the file,
 parses many headers byte by byte, and lets libjpeg pass over the whole image for every scan.

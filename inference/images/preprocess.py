@@ -38,7 +38,7 @@ class ImagePreprocessor:
         self._processor = processor
         self._max_bytes = limits.max_bytes
         self._decoder = ImageDecoder(limits)
-        self._told_of_clipping = False
+        self._has_logged_clipping = False
 
     def reads_inline(self, content: Content) -> bool:
         """Return whether the base64 is short enough to decode on the event loop."""
@@ -89,11 +89,11 @@ class ImagePreprocessor:
         return ChunkInputs([prepared])
 
     def _log_clipping(self, image: Image.Image) -> None:
-        if self._told_of_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
+        if self._has_logged_clipping or not image.mode.startswith(_MORE_THAN_8_BITS):
             return
         _, brightest = image.getextrema()
         if isinstance(brightest, int | float) and brightest > _WHITE:
-            self._told_of_clipping = True
+            self._has_logged_clipping = True
             logger.warning(
                 "A grey image of more than 8 bits was sent (mode %s). Values above %d are "
                 "white for the model, as in the reference: send such images with 8 bits. This is "

@@ -11,7 +11,7 @@ from inference.store.entry import EntryFormat, library_versions
 from inference.store.shared_cache import SharedCache
 
 
-def address_of(url: str) -> Address:
+def parse_address(url: str) -> Address:
     """Parse a URL, and check that its store can be used here; no request goes to a server.
 
     Raises:
@@ -29,7 +29,7 @@ def address_of(url: str) -> Address:
     return address
 
 
-def store_of(address: Address, max_bytes: int, timeout_s: float) -> Store:
+def make_store(address: Address, max_bytes: int, timeout_s: float) -> Store:
     """Return the store, not yet open.
 
     Args:
@@ -52,5 +52,6 @@ def shared_cache(
     """Return the shared cache for a model's vectors, not yet open."""
     dimensions = 1 if info.scores else info.dimensions
     entries = EntryFormat(dimensions, library_versions(info.runtime), secret)
-    make_store = partial(store_of, address, max_bytes)
-    return SharedCache(address.shown, make_store, entries, timeout_ms / 1000)
+    return SharedCache(
+        address.shown, partial(make_store, address, max_bytes), entries, timeout_ms / 1000
+    )

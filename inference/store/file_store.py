@@ -2,7 +2,7 @@
 
 SQLite is in WAL mode: readers do not wait for the writer, a process may be killed at any time, and
 its locks are the kernel's, which hold across containers. The file is not memory-mapped, so a
-truncated file is an error and not a signal. docs/decisions.md has the figures.
+truncated file is an error and not a signal. docs/decisions/requests.md has the figures.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ class FileStore:
                     self._path.replace(self._path.with_suffix(".broken"))
                     for end in ("-wal", "-shm"):
                         Path(f"{self._path}{end}").unlink(missing_ok=True)
-            raise StoreError(f"{self._path}: {describe_error(error)}; set aside") from error
+            raise StoreError(
+                f"{self._path}: {describe_error(error)}; the file was moved aside"
+            ) from error
 
     def _follow(self) -> None:
         """Reopen the database if its file was deleted or moved aside."""
@@ -202,7 +204,7 @@ class FileStore:
                     entries,
                 )
             self._evictions += evicted
-            if _number(connection, "PRAGMA page_count") > self._max_pages:  # it was higher
+            if _number(connection, "PRAGMA page_count") > self._max_pages:  # the maximum was higher
                 connection.executescript(_GIVE_BACK)
 
     @contextmanager

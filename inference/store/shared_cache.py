@@ -1,6 +1,6 @@
 """The second level of the vector cache: a store behind the cache in memory, which never blocks.
 
-    find -> lookups -> a thread: one read for all that wait -> answers, at most timeout_s later
+    find -> reads -> a thread: one call for all that wait -> answers, at most timeout_s later
     add  -> pending, bounded -> another thread: a batch at a time, without a deadline
 
 After several failures in a row, requests skip the store. The reader's thread tries to reconnect
@@ -33,11 +33,11 @@ _NOTHING: Found = {}
 _MAX_PENDING_BYTES = 32_000_000  # maximum memory of the write queue
 _ENTRY_BYTES = 300  # memory of an entry in the queue, beside its vector
 _WRITTEN_AT_ONCE = 128
-_READ_AT_ONCE = 64  # lookups
+_READ_AT_ONCE = 64  # calls of `find`
 _GATHER_S = 0.05  # vectors that arrive meanwhile are written together
 _FAILURES_TO_REST = 5  # in a row; a single failure may be a slow moment
 _RETRY_S = 1.0
-# A lookup waits at most this many times `timeout_s`, if the machine and not the store is slow.
+# A read waits at most this many times `timeout_s`, if the machine and not the store is slow.
 _PATIENCE = 10
 _USAGE_EVERY_S = 15.0
 _WRITE_TIMEOUT_S = 2.0
@@ -54,7 +54,7 @@ class StoreStats:
         hits: inputs found in the store.
         misses: inputs not found.
         invalid: values with a wrong format or digest; they count as misses too.
-        timeouts: lookups that timed out.
+        timeouts: reads that timed out.
         errors: failures of the store.
         written: vectors written.
         dropped: vectors not written, as the write queue was full.
@@ -71,7 +71,7 @@ class StoreStats:
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
 
-class _Lookup(NamedTuple):
+class _Read(NamedTuple):
     keys: Sequence[bytes]
     answer: asyncio.Future[Found]
 
@@ -87,8 +87,8 @@ class SharedCache:
 
     Attributes:
         shown: the store's URL without its secret.
-        stats: counts of lookups and writes.
-        reads: observers of the duration of each read.
+        stats: counts of reads and writes.
+        reads: observers of the duration of each call that reads.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SharedCache:
         self._is_up = False
         self._failures = 0
         self._failing: set[str] = set()
-        self._lookups: SimpleQueue[_Lookup | None] = SimpleQueue()
+        self._unread: SimpleQueue[_Read | None] = SimpleQueue()
         self._reading_since_s: float | None = None
         self._pending: deque[tuple[bytes, EmbeddingResult]] = deque()
         self._max_pending = _MAX_PENDING_BYTES // (4 * entries.dimensions + _ENTRY_BYTES)
@@ -140,7 +140,7 @@ class SharedCache:
         timer = self._loop.call_later(
             self._timeout_s, self._give_up, answer, time.monotonic() + _PATIENCE * self._timeout_s
         )
-        self._lookups.put(_Lookup(keys, answer))
+        self._unread.put(_Read(keys, answer))
         try:
             found = await answer
         finally:
@@ -151,10 +151,10 @@ class SharedCache:
         return found
 
     def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
-        """Answer a lookup with nothing, if the store hangs.
+        """Answer a read with nothing, if the store hangs.
 
         A store that does not answer in time raises an error in the reader's thread. Without that
-        error the thread only waits for a processor core. Then the lookup waits on, as computing
+        error the thread only waits for a processor core. Then the read waits on, as computing
         the vector would take longer.
         """
         if answer.done():
@@ -190,25 +190,25 @@ class SharedCache:
                 if failure:
                     self._closed.wait(_RETRY_S)
                 continue
-            asked = self._next_lookups()
-            if asked:
+            batch = self._next_reads()
+            if batch:
                 self._reading_since_s = began_s = time.monotonic()
-                found, failure = self._read(store, asked)
+                found, failure = self._read(store, batch)
                 self._reading_since_s = None
-                self._on_loop(self._deliver, asked, found, failure, time.monotonic() - began_s)
-            del asked  # frees the lookups while the thread waits for the next
+                self._on_loop(self._deliver, batch, found, failure, time.monotonic() - began_s)
+            del batch  # frees the reads while the thread waits for the next
         store.close()
 
-    def _next_lookups(self) -> list[_Lookup]:
-        """Wait for lookups, and return those that wait; empty if the thread was only woken."""
-        taken = [self._lookups.get()]
+    def _next_reads(self) -> list[_Read]:
+        """Wait for reads, and return those that wait; empty if the thread was only woken."""
+        taken = [self._unread.get()]
         with suppress(Empty):
             while len(taken) < _READ_AT_ONCE:
-                taken.append(self._lookups.get_nowait())
-        return [one for one in taken if one is not None and not one.answer.done()]
+                taken.append(self._unread.get_nowait())
+        return [read for read in taken if read is not None and not read.answer.done()]
 
-    def _read(self, store: Store, asked: Sequence[_Lookup]) -> tuple[Found, str | None]:
-        items = list(dict.fromkeys(key for one in asked for key in one.keys))
+    def _read(self, store: Store, batch: Sequence[_Read]) -> tuple[Found, str | None]:
+        items = list(dict.fromkeys(key for read in batch for key in read.keys))
         keys = [self._entries.key(item) for item in items]
         values: list[bytes | None] = []
         if failure := _try(lambda: values.extend(store.read(keys))):
@@ -224,23 +224,23 @@ class SharedCache:
         return found, None
 
     def _deliver(
-        self, asked: Sequence[_Lookup], found: Found, failure: str | None, seconds: float
+        self, batch: Sequence[_Read], found: Found, failure: str | None, seconds: float
     ) -> None:
         self.reads(seconds)
         if failure:
             self._read_failed(failure)
         else:
             self._failures = 0
-        for one in asked:
-            if not one.answer.done():
-                one.answer.set_result(found)
+        for read in batch:
+            if not read.answer.done():
+                read.answer.set_result(found)
 
     def _read_failed(self, why: str) -> None:
         self.stats.errors += 1
         self._failures += 1
         if self._failures >= _FAILURES_TO_REST and self._is_up:
             self._is_up = False
-            self._lookups.put(None)  # the thread may wait for the next
+            self._unread.put(None)  # wakes the thread, which may wait for a read
             self._log_once("reads", why)
 
     def _tried_to_open(self, failure: str | None) -> None:
@@ -277,7 +277,7 @@ class SharedCache:
 
     def _write_all(self) -> None:
         store = self._make_store(_WRITE_TIMEOUT_S)
-        is_open, seen_s, most = False, 0.0, _WRITTEN_AT_ONCE
+        is_open, seen_s, max_entries = False, 0.0, _WRITTEN_AT_ONCE
         while True:
             self._has_pending.wait(_USAGE_EVERY_S)
             self._has_pending.clear()
@@ -285,8 +285,9 @@ class SharedCache:
             failure = None if is_open else _try(store.open)
             is_open = failure is None
             while is_open and self._pending and not failure:
-                failure = self._write_some(store, most)
-                most = 1 if failure else _WRITTEN_AT_ONCE  # a full store is tried with one entry
+                failure = self._write_some(store, max_entries)
+                # A full store is tried with one entry.
+                max_entries = 1 if failure else _WRITTEN_AT_ONCE
             if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
                 seen_s = time.monotonic()
                 failure = _try(lambda: self._look(store))
@@ -299,9 +300,9 @@ class SharedCache:
                 self._has_pending.set()
         store.close()
 
-    def _write_some(self, store: Store, most: int) -> str | None:
+    def _write_some(self, store: Store, max_entries: int) -> str | None:
         """Write a batch of the queue; if the store fails, requeue it and return the failure."""
-        taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
+        taken = [self._pending.popleft() for _ in range(min(max_entries, len(self._pending)))]
         entries: list[Entry] = []
         for item_key, result in taken:
             key = self._entries.key(item_key)
@@ -325,7 +326,7 @@ class SharedCache:
         """Write the queue, within two seconds, and stop."""
         self._closed.set()
         self._has_pending.set()
-        self._lookups.put(None)
+        self._unread.put(None)
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:

@@ -1,4 +1,4 @@
-"""Refuses requests that forbid truncation, if the model truncates a text."""
+"""Rejects requests that forbid truncation, if the model truncates a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from web.endpoints.base import ParsedRequest
 def refuse_cut(
     parsed: ParsedRequest, answers: Sequence[EmbeddingResult], forbidden_by: str
 ) -> None:
-    """Refuse a request that forbids truncation, if an item was truncated.
+    """Reject a request that forbids truncation, if an item was truncated.
 
     Args:
         parsed: the request.

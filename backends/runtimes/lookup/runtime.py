@@ -8,7 +8,7 @@ normalizes the vectors of every sentence-transformers model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     model = TextFolder.open(folder)
     path = model.snapshot
     files = path / model.modules[0]["path"]
-    config = _read_config(path / _CONFIG)
+    described = path / _CONFIG
+    config = json.loads(described.read_text("utf-8")) if described.is_file() else {}
     kept = kept_dimensions(config.get("truncate_dim"), path)
     table = np.ascontiguousarray(_read_table(files / _WEIGHTS)[:, :kept])
     vocabulary = read_vocabulary(files / VOCABULARY)
@@ -94,11 +95,6 @@ def _read_table(path: Path) -> npt.NDArray[np.float32]:
     if not np.isfinite([table.min(), table.max()]).all():  # NaN if any number is NaN
         raise ValueError(do_not_fit([f"{name} {NOT_FINITE}"]))
     return table
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    config: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return config
 
 
 class LookupProcessor(SinglePart):

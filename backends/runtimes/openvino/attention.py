@@ -21,7 +21,11 @@ def share_causal_mask(network: ov.Model) -> None:
 
     Queries and keys must have the same length in all layers.
     """
-    layers = [op for op in network.get_ordered_ops() if _is_causal(op)]
+    layers = [
+        op
+        for op in network.get_ordered_ops()
+        if op.get_type_name() == "ScaledDotProductAttention" and op.get_attributes()["causal"]
+    ]
     if not layers:
         return
     mask = _causal_mask(layers[0].input_value(0))
@@ -32,11 +36,6 @@ def share_causal_mask(network: ov.Model) -> None:
         shared.set_friendly_name(causal.get_friendly_name())
         causal.output(0).replace(shared.output(0))
     network.validate_nodes_and_infer_types()
-
-
-def _is_causal(op: Any) -> bool:
-    attention = op.get_type_name() == "ScaledDotProductAttention"
-    return attention and bool(op.get_attributes()["causal"])
 
 
 def _causal_mask(query: Any) -> Any:

@@ -14,7 +14,7 @@ _SAME_IDS = ("Convert", "Reshape", "Squeeze", "Unsqueeze")  # operations that do
 
 
 def refuse_unfit_weights(network: ov.Model) -> None:
-    """Check that all constants are finite that the network's first output depends on.
+    """Check that the constants on which the network's first output depends are finite.
 
     Raises:
         ValueError: some constants are not finite; the message names the first few.

@@ -58,8 +58,8 @@ def speedups() -> Mapping[Precision, float]:
 def _best_s() -> Mapping[Precision, float]:
     """Return the shortest time of a product in seconds, for each supported precision."""
     found = capabilities()
-    named = [name for name, names in NAMES.items() if names.capability in found]
-    passes = {name: request for name in named if (request := _compile_pass(name))}
+    supported = [name for name, names in NAMES.items() if names.capability in found]
+    passes = {name: request for name in supported if (request := _compile_pass(name))}
     best_s = dict.fromkeys(passes, float("inf"))
     for _ in range(_PASSES):  # alternating, as the load of the machine may change
         for name, request in passes.items():

@@ -36,14 +36,17 @@ class OpenVinoNetwork:
     def __init__(self, path: Path, options: ModelOptions) -> None:
         network = read_network(path)
         refuse_unfit_weights(network)
-        self.rows = token_rows(_find_ids(network))
+        ids = (port for port in network.inputs if "input_ids" in port.names)
+        self.rows = token_rows(next(ids, network.inputs[0]))
         share_causal_mask(network)
-        self._in_8_bits = False
+        self._is_int8 = False
         if options.precision == "int8":
             int8.quantize_weights(network)
-            self._in_8_bits = int8.quantize_activations(network)
-        self._asked = (options.precision or "float32") if _has_products(network) else "float32"
-        compiled = compile_network(network, compile_properties(self._asked), options.cores)
+            self._is_int8 = int8.quantize_activations(network)
+        # A lower precision speeds up matrix products only.
+        has_products = any(op.get_type_name() in _PRODUCTS for op in network.get_ops())
+        self._requested = (options.precision or "float32") if has_products else "float32"
+        compiled = compile_network(network, compile_properties(self._requested), options.cores)
         self._request = compiled.create_infer_request()
         self._weights = path.with_suffix(".bin")
         drop_mapped_pages(self._weights)
@@ -54,9 +57,9 @@ class OpenVinoNetwork:
 
     def precision(self) -> Precision:
         """Return the precision that a forward pass really uses."""
-        if self._in_8_bits:
+        if self._is_int8:
             return "int8"
-        if self._asked in ("float32", "int8"):  # always used as requested
+        if self._requested in ("float32", "int8"):  # always used as requested
             return "float32"
         compiled = self._request.get_compiled_model()
         self(*map(_smallest, compiled.inputs))
@@ -90,16 +93,6 @@ class OpenVinoNetwork:
             give_freed_memory_back()
 
 
-def _find_ids(network: Any) -> Any:
-    named = (port for port in network.inputs if "input_ids" in port.names)
-    return next(named, network.inputs[0])
-
-
 def _smallest(port: Any) -> np.ndarray[Any, Any]:
     shape = [1 if size.is_dynamic else size.get_length() for size in port.partial_shape]
     return np.zeros(shape, port.element_type.to_dtype())
-
-
-def _has_products(network: Any) -> bool:
-    """Return whether a network has matrix products, which a lower precision would speed up."""
-    return any(op.get_type_name() in _PRODUCTS for op in network.get_ops())

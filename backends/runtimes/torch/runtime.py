@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backends.device_errors import translate_device_errors
 from backends.model import Arrays, Model, Rows, Tower
@@ -21,17 +21,15 @@ from backends.runtimes.torch.towers import TorchModel
 def make_model(loaded: TorchModel) -> Model:
     """Return a family's model with networks that eager torch computes."""
     device = loaded.info.device
-    towers = {
-        modality: Tower(tower.processor, _make_network(tower.module, device))
-        for modality, tower in loaded.towers.items()
-    }
+    towers = {}
+    for modality, tower in loaded.towers.items():
+        module = tower.module
+        if isinstance(module, StagedModule):
+            network: TorchNetwork = StagedTorchNetwork(module, device)
+        else:
+            network = TorchNetwork(module, device)
+        towers[modality] = Tower(tower.processor, network)
     return Model(loaded.info, towers, partial(gpu_memory, device))
-
-
-def _make_network(module: nn.Module, device: str) -> TorchNetwork:
-    if isinstance(module, StagedModule):
-        return StagedTorchNetwork(module, device)
-    return TorchNetwork(module, device)
 
 
 class TorchNetwork:
