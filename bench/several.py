@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -44,10 +45,10 @@ from bench.wire import Request
 PAIRS = ("minilm+openai", "minilm+reranker", "minilm+modernvbert")
 SEARCH_AT_MOST, IMPORTS_AT_LEAST, RETRY_WITHIN = 1.5, 0.95, 2.0
 _SEARCH_EVERY_S = 0.037
-_TIMEOUT_S = 10.0  # of the services of `overload`, so that their queues are soon full
-_WORK_S = 1.2  # seconds of work of each request of `overload`
+_TIMEOUT_S = 20.0  # of the services of `overload`, so that their queues are soon full
+_WORK_S = 2.0  # seconds of work of each request of `overload`
 _CROWD = 9  # of these requests to each model at once
-_REFUSED_WITHIN_S = 1.5  # after this time a request counts as admitted
+_REFUSED_WITHIN_S = 1.0  # after this time a request counts as admitted
 _POLL_S = 0.1
 _CONVERTED = ROOT / "build" / "bench-converted"
 _numbers = itertools.count()
@@ -120,18 +121,21 @@ def _folder(model: str) -> Path:
 @contextmanager
 def serving(*models: str, **settings: object) -> Iterator[Target]:
     """Serve models in one process."""
-    folders = {model: str(_folder(model)) for model in models}
+    folders = {model: _folder(model) for model in models}
     variables = {
-        "MODELS": json.dumps(folders),
+        "DEFAULT_MODEL": ",".join(models),
         "VECTOR_CACHE_SIZE": "0",
         "RUNTIME_CACHE_DIR": str(_CONVERTED),
         "REQUEST_TIMEOUT_S": "600",  # imports shall be slow, and not refused
         **{name: str(value) for name, value in settings.items()},
     }
     name = f"several-{'-'.join(models)}-{free_port()}"
-    command = (sys.executable, "-m", "bench.several_app")
-    with running(name, command, variables) as service:
-        yield service.target
+    with TemporaryDirectory() as root:
+        for model, folder in folders.items():
+            Path(root, model).symlink_to(folder.absolute())
+        variables["MODELS_DIR"] = root
+        with running(name, settings=variables) as service:
+            yield service.target
 
 
 def _at(target: Target, model: str) -> Target:
@@ -188,16 +192,15 @@ def imports(pair: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
         alone = {model: held.enter_context(serving(model)) for model in pair}
         one, two = ([(_at(t[m], m), _import(m)) for m in pair]
                     for t in (dict.fromkeys(pair, together), alone))  # fmt: skip
+        lone = [asyncio.run(_run([load], timing))[0].rate_per_s for load in two]
         ratios, details = [], []
         for number in range(rounds):
-            lone = [asyncio.run(_run([load], timing))[0] for load in two]
             shares = {}
             for loads in ((one, two), (two, one))[number % 2]:
                 both = asyncio.run(_run(loads, timing))
                 _check(*both)
-                shares[id(loads)] = [
-                    a.rate_per_s / b.rate_per_s for a, b in zip(both, lone, strict=True)
-                ]
+                rates = [measured.rate_per_s for measured in both]
+                shares[id(loads)] = [rate / full for rate, full in zip(rates, lone, strict=True)]
             ratios.append(sum(shares[id(one)]) / sum(shares[id(two)]))
             details.append((*shares[id(one)], *shares[id(two)]))
         means = [statistics.median(one) for one in zip(*details, strict=True)]

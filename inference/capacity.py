@@ -30,12 +30,15 @@ class BatchStats:
         run_s: seconds of computation.
         cost: cost of the items, in the tower's unit.
         failed: whether the pass raised an error.
+        device_share: the part of the device that the pass had; less than 1 beside passes of other
+            models.
     """
 
     size: int
     run_s: float
     cost: int = 0
     failed: bool = False
+    device_share: float = 1.0
 
 
 class Capacity:
@@ -78,7 +81,8 @@ class Capacity:
         """Update the rate with a forward pass; a failed pass is ignored."""
         if stats.failed:
             return
-        run_s = stats.run_s / self._replicas  # the replicas compute in parallel
+        # The replicas compute in parallel.
+        run_s = stats.run_s * stats.device_share / self._replicas
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
         self._done = self._done * faded + stats.cost

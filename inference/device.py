@@ -7,10 +7,12 @@ that arrives makes the turn urgent. The waits are those of tasks on the event lo
 needs a lock, and no thread waits. A model that has the device for itself asks for no turns.
 
 The order is start-time fair queueing (Goyal, Vin and Cheng, 1996) in seconds of the device: the
-model that has used it least is next, and a query has a head start. The arbiter orders, and does not
-lock. Each batch starts after a bounded wait beside whatever still runs, so that long passes, wrong
-estimates and passes that never end delay other models by a bounded time only. This module knows no
-model.
+model that has used it least is next, and a query has a head start. While batches of several models
+run side by side, each counts for its part of the time.
+
+The arbiter orders, and does not lock. Each batch starts after a bounded wait beside whatever still
+runs, so that long passes, wrong estimates and passes that never end delay other models by a bounded
+time only. This module knows no model.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+# Imports into this many models compute side by side: one pass at a time would leave the device idle
+# while its rows are handed to the event loop, and the next batch to its thread.
+_SIDE_BY_SIDE = 2
 # While several models are busy, batches are cut to this time. A longer pass, such as that of one
 # large image or one that hangs, keeps other models waiting for no longer. Queries go before other
 # batches as long as their model has used the device for this much more: else a crowd of queries
@@ -35,6 +40,8 @@ _PATIENCE = 2.0
 _LEAST_PATIENCE_S = 0.02
 # A model is busy until this many seconds after its last batch.
 _BUSY_S = 2.0
+# A pass that has run for longer may hang, and counts as using the device no more.
+_HANGS_S = 10.0
 
 
 class Backlog(Protocol):
@@ -56,17 +63,22 @@ class DeviceTurn:
     Attributes:
         granted: a future that ends when the turn begins.
         began_s: timestamp of the begin.
-        ends_s: timestamp of the expected end.
+        used_s: seconds for which the batch has used the device.
     """
 
-    __slots__ = ("began_s", "ends_s", "granted", "is_query", "latest_s", "share")
+    __slots__ = ("_run_s", "began_s", "granted", "is_query", "latest_s", "share", "used_s")
 
     def __init__(self, share: DeviceShare, latest_s: float, *, is_query: bool) -> None:
         self.share = share
         self.latest_s = latest_s
         self.is_query = is_query
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.began_s = self.ends_s = 0.0
+        self.began_s = self.used_s = self._run_s = 0.0
+
+    @property
+    def to_go_s(self) -> float:
+        """Seconds of the device that the batch is expected to take yet."""
+        return self._run_s - self.used_s
 
     @property
     def due_s(self) -> float:
@@ -75,7 +87,12 @@ class DeviceTurn:
 
     def expect(self, run_s: float) -> None:
         """Set the expected duration of the batch, once it is formed."""
-        self.ends_s = self.began_s + run_s
+        self._run_s = run_s
+
+    def used_until_now_s(self) -> float:
+        """Return the seconds for which the batch has used the device."""
+        self.share.device.count()
+        return self.used_s
 
     def hurry(self) -> None:
         """Make a waiting turn that of a query."""
@@ -197,7 +214,7 @@ class Device:
         They begin once the caller has had the time to ask for its own next turn: else the models
         would alternate batch by batch, whatever a batch takes.
         """
-        self._count()
+        self.count()
         if turn in self._running:
             self._running.remove(turn)
             turn.share.ended_s = self.clock()
@@ -215,7 +232,7 @@ class Device:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        self._count()
+        self.count()
         now_s = self.clock()
         next_s = math.inf
         for turn in sorted(self._waiting, key=lambda turn: turn.due_s):
@@ -232,27 +249,38 @@ class Device:
 
     def _clear_s(self, turn: DeviceTurn, now_s: float) -> float:
         """Return when no batch of another model is in the way of a turn any more, at the latest."""
-        in_the_way = (
+        models = len({other.share for other in self._running})
+        others = [
             other
             for other in self._running
-            if other.share is not turn.share
-            and not (turn.is_query and other.ends_s - now_s > QUERY_WAIT_S)
-        )
-        return max((other.began_s + LONGEST_BATCH_S for other in in_the_way), default=now_s)
+            if other.share is not turn.share and other.began_s + LONGEST_BATCH_S > now_s
+        ]
+        if turn.is_query:
+            in_the_way = [one for one in others if one.to_go_s * models <= QUERY_WAIT_S]
+        elif len({other.share for other in others}) < _SIDE_BY_SIDE:
+            in_the_way = [one for one in others if one.is_query]
+        else:
+            in_the_way = others
+        return max((one.began_s + LONGEST_BATCH_S for one in in_the_way), default=now_s)
 
     def _begin(self, turn: DeviceTurn, now_s: float) -> None:
         self._waiting.remove(turn)
         self._running.append(turn)
         self._served_s = max(self._served_s, turn.share.used_s)
-        turn.began_s = turn.ends_s = now_s
+        turn.began_s = now_s
         if not turn.granted.done():  # else its task is cancelled, and is about to end it
             turn.granted.set_result(None)
 
-    def _count(self) -> None:
-        """Add the time since the last call to the models that have a turn."""
+    def count(self) -> None:
+        """Add the time since the last call to the turns and their models, in equal parts."""
         now_s = self.clock()
-        for share in {turn.share for turn in self._running}:
-            share.used_s += now_s - self._counted_s
+        turns = [turn for turn in self._running if turn.began_s + _HANGS_S > now_s]
+        models = {turn.share for turn in turns}
+        part_s = (now_s - self._counted_s) / max(1, len(models))
+        for turn in turns:
+            turn.used_s += part_s
+        for share in models:
+            share.used_s += part_s
         self._counted_s = now_s
 
 

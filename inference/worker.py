@@ -90,7 +90,7 @@ class ModelWorker:
             part = [entry for entry in parts.pop() if not entry.item.is_done]
             if not part:
                 continue
-            done = await self._compute([entry.model_input for entry in part])
+            done = await self._compute([entry.model_input for entry in part], turn)
             report.run_s += done.ended_s - done.began_s
             half = len(part) // 2
             if done.error is None:
@@ -130,11 +130,19 @@ class ModelWorker:
         """Stop; a running forward pass has a few seconds to end."""
         await self._pool.aclose()
 
-    async def _compute(self, inputs: Sequence[ModelInput]) -> _Forward:
+    async def _compute(
+        self, inputs: Sequence[ModelInput], turn: DeviceTurn | None = None
+    ) -> _Forward:
+        began_s, used_s = time.perf_counter(), turn.used_until_now_s() if turn else 0.0
         done = await self._pool.run(_forward, self._tower, inputs)
+        device_share = 1.0
+        if turn:
+            used_s = turn.used_until_now_s() - used_s
+            device_share = min(1.0, used_s / (time.perf_counter() - began_s))
         cost = sum(one.cost for one in inputs)
         run_s = done.ended_s - done.began_s
-        self._observers(BatchStats(len(inputs), run_s, cost, failed=done.error is not None))
+        failed = done.error is not None
+        self._observers(BatchStats(len(inputs), run_s, cost, failed, device_share))
         return done
 
     def _deliver(self, part: Sequence[QueueEntry], done: _Forward, report: BatchReport) -> None:

@@ -2,6 +2,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,15 @@ from inference.device import LONGEST_BATCH_S, QUERY_WAIT_S, Device, Devices, Dev
 from inference.request import EmbedInput, RequestContext
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.image_files import base64_of, plain
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one model compute at a time."""
+    monkeypatch.setattr("inference.device._SIDE_BY_SIDE", 1)
 
 
 class Clock:
@@ -56,6 +63,7 @@ def has_begun(turn: DeviceTurn) -> bool:
 # --- the order
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_batch_waits_for_that_of_another_model() -> None:
     bench = Bench()
     first, second = bench.shares
@@ -76,6 +84,7 @@ async def test_batches_of_one_model_do_not_wait_for_each_other() -> None:
     assert has_begun(bench.shares[0].ask(0.2, is_query=False))
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_queries_are_first_and_then_the_model_that_has_used_the_device_least() -> None:
     bench = Bench(models=4)
     running, *others = bench.shares
@@ -95,6 +104,7 @@ async def test_queries_are_first_and_then_the_model_that_has_used_the_device_lea
     assert has_begun(much)
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize(("run_s", "is_query"), [(0.04, True), (0.01, False)])
 async def test_each_of_two_busy_models_has_half_of_the_device(run_s: float, is_query: bool) -> None:
     """The other one's batches take longer, and are imports: neither side is starved."""
@@ -115,6 +125,7 @@ async def test_each_of_two_busy_models_has_half_of_the_device(run_s: float, is_q
     assert first == pytest.approx(second, abs=2 * LONGEST_BATCH_S)
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_an_idle_model_saves_nothing_up() -> None:
     bench = Bench()
     busy, idle = bench.shares
@@ -134,6 +145,43 @@ async def test_an_idle_model_saves_nothing_up() -> None:
 
 
 # --- it orders, and does not lock
+
+
+async def test_two_models_import_side_by_side_and_a_third_waits() -> None:
+    bench = Bench(models=3)
+    first = bench.batch(bench.shares[0], 0.2)
+    bench.batch(bench.shares[1], 0.2)
+    third = bench.shares[2].ask(10, is_query=False)
+    assert not has_begun(third)
+    first.end()
+    await asyncio.sleep(0)
+
+    assert has_begun(third)
+
+
+async def test_an_import_waits_for_a_query_of_another_model() -> None:
+    bench = Bench()
+    query = bench.batch(bench.shares[0], 0.2, is_query=True)
+    waiting = bench.shares[1].ask(10, is_query=False)
+    assert not has_begun(waiting)
+    query.end()
+    await asyncio.sleep(0)
+
+    assert has_begun(waiting)
+
+
+async def test_batches_side_by_side_count_for_their_part_of_the_time() -> None:
+    bench = Bench()
+    first, second = (bench.batch(share, 0.2) for share in bench.shares)
+    bench.later(0.1)
+    first.end()
+    bench.later(0.11)
+
+    assert first.used_s == pytest.approx(0.05)
+    assert second.used_until_now_s() == pytest.approx(0.16)
+    assert [share.used_s for share in bench.shares] == pytest.approx([0.05, 0.16])
+    query = bench.shares[0].ask(0, is_query=True)
+    assert not has_begun(query)  # the other one has 40 ms to go
 
 
 @pytest.mark.parametrize(
@@ -165,6 +213,7 @@ async def test_a_query_waits_no_longer_for_a_batch_that_takes_longer_than_expect
     assert has_begun(query)
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_short_batch_waits_for_a_long_one_for_twice_its_time() -> None:
     bench = Bench(models=3)
     bench.batch(bench.shares[0], 0.2)
@@ -180,6 +229,7 @@ async def test_a_short_batch_waits_for_a_long_one_for_twice_its_time() -> None:
     assert not has_begun(longer)
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_pass_that_never_ends_delays_another_model_once() -> None:
     bench = Bench()
     hanging, other = bench.shares
@@ -194,6 +244,7 @@ async def test_a_pass_that_never_ends_delays_another_model_once() -> None:
     assert has_begun(other.ask(10, is_query=True))
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_query_that_arrives_makes_a_waiting_turn_urgent() -> None:
     bench = Bench()
     running = bench.batch(bench.shares[0], 0.2)
@@ -214,6 +265,7 @@ async def test_a_turn_begins_by_the_clock_with_nothing_else_to_wake_it() -> None
         await second.ask(0, is_query=True).granted
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_turn_that_is_given_up_is_in_nobodys_way() -> None:
     bench = Bench()
     first, second = bench.shares
@@ -351,9 +403,11 @@ class Pair:
 
     def __init__(self, *models: FakeModel, **settings: Any) -> None:
         self.models = models
+        own = Settings(**settings)
         devices = Devices()
         self.engines = [
-            Vectorizer([model.model], Settings(**settings), None, devices) for model in models
+            Vectorizer([model.model], own, resources=replace(Resources.of(own), devices=devices))
+            for model in models
         ]
 
     async def __aenter__(self) -> "Pair":
@@ -381,6 +435,7 @@ def overlap_s(models: Sequence[SlowModel]) -> float:
     )
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_imports_into_two_models_take_turns_and_equal_shares() -> None:
     models = SlowModel(), SlowModel()
     async with Pair(*models, max_batch_size=8, vector_cache_size=0) as pair:
@@ -497,6 +552,7 @@ async def test_out_of_memory_lowers_the_limit_of_its_model_only() -> None:
     assert max(map(len, large.text_batches)) == 16
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_caller_who_leaves_while_a_batch_waits_for_its_turn_is_not_computed() -> None:
     busy, other = FakeModel(), SlowModel()
     async with Pair(busy, other, vector_cache_size=0) as pair:

@@ -75,6 +75,11 @@ class Description:
         """The precision that was requested at the conversion; None if it was not int8."""
         return "int8" if self.weights == "int8" or self.refused else None
 
+    @property
+    def modality(self) -> Modality:
+        """What the model reads: pairs, images (and texts), or texts."""
+        return next(one for one in ("pair", "image", "text") if one in self.towers)
+
     @classmethod
     def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]

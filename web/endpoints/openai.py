@@ -52,7 +52,8 @@ class EmbeddingsOptions(msgspec.Struct, kw_only=True):
     """Options of a request; other fields are ignored."""
 
     model: Annotated[
-        str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
+        str | None,
+        msgspec.Meta(description="any name: it is sent back, and chooses among several models"),
     ] = None
     encoding_format: Annotated[
         Literal["float", "base64"] | None,
