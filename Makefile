@@ -2,9 +2,13 @@
 
 PYTHON ?= python3
 PORT ?= 8080
-# MODEL=<tag of fetch/catalogue.json> downloads and serves that model in place of the demo.
+# MODEL=<tag of fetch/catalogue.json> downloads and serves that model in place of the demo, and
+# MODEL=<tag>,<tag> several: from a folder of links to them.
 MODEL ?=
-MODELS_DIR ?= $(if $(MODEL),models/$(MODEL),demo/models)
+comma := ,
+tags := $(subst $(comma), ,$(MODEL))
+several := $(word 2,$(tags))
+MODELS_DIR ?= $(if $(MODEL),$(if $(several),build/)models/$(MODEL),demo/models)
 # What `make image` makes.
 IMAGE ?= multi2vec-clip-service
 # Tests run in so many processes side by side: one more than cores, as many tests wait. Files stay
@@ -46,14 +50,17 @@ endif
 endif
 endif
 
-run: $(if $(MODEL),known-model) $(if $(with_torch),.venv/models,.venv/serving) ## install, then serve the demo model, or MODEL=<tag>, on PORT (8080)
-	$(if $(MODEL),$(VENV)/python download.py --model $(MODEL))
+run: $(if $(MODEL),known-model) $(if $(with_torch),.venv/models,.venv/serving) ## install, then serve the demo model, or MODEL=<tag>[,<tag>], on PORT (8080)
+	$(if $(MODEL),$(foreach tag,$(tags),$(VENV)/python download.py --model $(tag) &&) true)
+	$(if $(several),@rm -rf $(MODELS_DIR) && mkdir -p $(MODELS_DIR) && \
+		ln -s $(foreach tag,$(tags),"$$PWD/models/$(tag)") $(MODELS_DIR))
 	@echo Serving $(call quoted,$(MODELS_DIR)) on http://localhost:$(PORT)
-	@MODELS_DIR=$(call quoted,$(MODELS_DIR)) PORT=$(PORT) exec $(VENV)/python app.py
+	@$(if $(several),DEFAULT_MODEL="$${DEFAULT_MODEL:-$(MODEL)}") \
+		MODELS_DIR=$(call quoted,$(MODELS_DIR)) PORT=$(PORT) exec $(VENV)/python app.py
 
 # Before gigabytes are installed for a name that is misspelt.
 known-model: .venv/python
-	@$(VENV)/python -m fetch.catalogue --build-args $(MODEL) > /dev/null
+	@$(foreach tag,$(tags),$(VENV)/python -m fetch.catalogue --build-args $(tag) > /dev/null &&) true
 
 photos: .venv/examples/done ## import the images of FOLDER (demo/samples) into Weaviate, find TEXT
 	.venv/examples/bin/python -m examples.photos \

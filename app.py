@@ -12,10 +12,10 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,7 +24,9 @@ import cli
 from config import VERSION, Settings, doubts, read
 from errors import ConfigurationError
 from machine import allow_many_connections
-from vectorizer import Vectorizer, load_vectorizer
+from on_demand import MakeVectorizer
+from registry import load_models
+from vectorizer import load_vectorizer
 from web.auth import TokenAuth
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
@@ -41,8 +43,6 @@ from web.startup import startup_error
 
 logger = logging.getLogger(__name__)
 
-MakeVectorizer: TypeAlias = Callable[[Settings], Awaitable[Vectorizer]]
-
 # Weaviate's Go client keeps idle connections for 90 s; a server that closes them earlier shows up
 # there as "connection reset by peer".
 KEEP_ALIVE_S = 120
@@ -53,11 +53,11 @@ def create_app(
     make_vectorizer: MakeVectorizer = load_vectorizer,
     endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS,
 ) -> FastAPI:
-    """Build the application; its lifespan loads the model and puts a `Service` on `app.state`.
+    """Build the application; its lifespan loads the models and puts a `Service` on `app.state`.
 
     Args:
         settings: the settings; None reads them from the environment at startup.
-        make_vectorizer: function that loads the model; tests pass their own.
+        make_vectorizer: function that loads a model; tests pass their own.
         endpoints: the endpoints; tests add their own.
     """
     errors = ErrorResponder(endpoint.errors for endpoint in endpoints)
@@ -65,6 +65,7 @@ def create_app(
         title="multi2vec-clip-service",
         version=VERSION,
         summary="Vectors of texts and images, and scores of documents, for Weaviate's modules",
+        openapi_url=None,  # it depends on the model that the path names; see `web/routes.py`
         docs_url=None,  # FastAPI's pages load scripts from the internet; see `web/docs.py`
         redoc_url=None,
         redirect_slashes=False,  # see `web/scope.py`
@@ -97,14 +98,11 @@ async def _lifespan(
             tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
-            vectorizer = await held.enter_async_context(aclosing(await make_vectorizer(settings)))
-            await held.enter_async_context(
-                serving(app.state, vectorizer, settings, endpoints, access, tracing)
+            registry = await held.enter_async_context(load_models(settings, make_vectorizer))
+            service = await held.enter_async_context(
+                serving(app.state, registry, settings, endpoints, access, tracing)
             )
-        scores = vectorizer.info.scores
-        routes = ", ".join(
-            f"POST {endpoint.paths[0]}" for endpoint in endpoints if endpoint.scores == scores
-        )
+        routes = ", ".join(f"POST {one.paths[0]}" for one in service.models.endpoints())
         page = ", and for browsers a page at /" if settings.debug_page else ""
         logger.info(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
@@ -171,7 +169,7 @@ def serve(settings: Settings, make_vectorizer: MakeVectorizer = load_vectorizer)
 
 def _drain(app: FastAPI) -> None:
     service: Service = app.state.service
-    service.vectorizer.health.draining = True
+    service.drain()
 
 
 if __name__ == "__main__":

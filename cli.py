@@ -18,6 +18,7 @@ from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
 from config import VERSION, Settings, allowed_tokens, doubts, read
 from errors import ConfigurationError, StartupError
+from registry import settings_by_name
 from vectorizer import check_image_formats, check_shared_cache
 
 _WIDTH = 96
@@ -74,18 +75,21 @@ def check() -> NoReturn:
     """Check settings and model folder, print all faults, and exit with 0 (no faults) or 1."""
     for doubt in doubts():
         print(f"Warning: {doubt}", file=sys.stderr)
+    wrong: list[str] = []
     try:
         settings = read(Settings)
         check_image_formats(settings)
         check_shared_cache(settings)
         allowed_tokens(settings)
-        folder = detect(settings.models_dir)
-        wrong = [*_runtime_faults(settings, folder), *faults(folder)]
+        for own in settings_by_name(settings).values():
+            folder = detect(own.models_dir)
+            found = [*_runtime_faults(own, folder), *faults(folder)]
+            wrong += found
+            if not found:
+                where = f"the {folder.family} model in {folder.root.absolute()}"
+                print(f"OK: the settings, and {where}")
     except StartupError as error:
-        wrong = [str(error)]
-    else:
-        if not wrong:
-            print(f"OK: the settings, and the {folder.family} model in {folder.root.absolute()}")
+        wrong.append(str(error))
     for sentence in wrong:
         print(f"Cannot start: {sentence}", file=sys.stderr)
     sys.exit(1 if wrong else 0)

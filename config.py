@@ -45,10 +45,21 @@ def _formats(value: object) -> object:
     return _comma_separated(value.upper() if isinstance(value, str) else value)
 
 
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [tuple(part.strip() for part in pair.split("=")) for pair in _parts(value)]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError("pairs such as alias=model, with commas between them")
+    return tuple(pairs)
+
+
 _IS_SWITCH = BeforeValidator(is_on)
 Switch = Annotated[bool, _IS_SWITCH]
 Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
 Formats = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_formats)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Aliases = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 Revision = Annotated[str | None, Field(description="its branch, tag or commit on the hub")]
 
@@ -70,7 +81,35 @@ class Settings(BaseSettings):
     models_dir: Path = Field(
         default=Path("./models"),
         description="folder that holds the model, in [one of these "
-        "layouts](models.md#bring-your-own-model)",
+        "layouts](models.md#bring-your-own-model), or [a folder for each of several "
+        "models](several-models.md)",
+    )
+    default_model: Names = Field(
+        default=(),
+        description="of several models: names, with commas between them; where several models "
+        "fit a route, requests without a name get the first of these that does",
+    )
+    model_aliases: Aliases = Field(
+        default=(),
+        description="of several models: other names for `model` in a body, such as "
+        "`text-embedding-3-small=minilm,rerank-v3.5=reranker`",
+    )
+    models_on_demand: Switch = Field(
+        default=False,
+        description="`1` or `true`, of several models: the first request for a model loads it, and "
+        "not the start",
+    )
+    models_memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="most memory of models that are loaded on demand, each with its largest batch; "
+        "the least recently used is unloaded for another. No limit where it is not set",
+    )
+    models_idle_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds without a request after which a model that was loaded on demand is "
+        "unloaded; never where it is not set",
     )
     text_mode: Literal["trained", "reference"] = Field(
         default="trained",
@@ -321,6 +360,16 @@ class Settings(BaseSettings):
         return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
+# What `settings.env` in the folder of one of several models may set, for this model alone.
+OF_A_MODEL = (
+    *("text_mode", "enable_cuda", "cuda_core", "precision", "runtime", "trust_remote_code"),
+    *("t2v_transformers_direct_tokenize", "use_query_passage_prefixes", "max_num_patches"),
+    *("max_image_tiles", "max_read_pixels", "max_batch_size", "max_request_items"),
+    *("max_request_documents", "max_text_chars", "max_queue_items", "embeddings_dimensions"),
+    "embeddings_token_ids",
+)
+_SETTINGS_FILE = "settings.env"
+
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
 # Settings of the reference's containers that have no effect here: memory and processes of GPUs, a
 # cache, threads, and how a model is loaded.
@@ -431,6 +480,40 @@ def read(kind: type[AnySettings]) -> AnySettings:
         raise ConfigurationError("; ".join(faults)) from error
 
 
+def settings_of(folder: Path, settings: Settings) -> Settings:
+    """Return the settings of one of several models: its `settings.env` beats those of all.
+
+    TRUST_REMOTE_CODE is never a setting of all models.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or has a setting or value that it may not have.
+    """
+    path = folder / _SETTINGS_FILE
+    own: dict[str, object] = {
+        "models_dir": folder,
+        "served_model_name": folder.name,
+        "trust_remote_code": False,
+    }
+    try:
+        lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {describe_error(error)}") from error
+    for line in map(str.strip, lines):
+        if not line or line.startswith("#"):
+            continue
+        name, _, value = (part.strip() for part in line.partition("="))
+        if name.lower() not in OF_A_MODEL:
+            allowed = ", ".join(OF_A_MODEL).upper()
+            raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
+        if value:  # an empty one counts as unset, as in the environment
+            own[name.lower()] = value
+    try:
+        return Settings.model_validate(settings.model_dump() | own)
+    except ValidationError as error:
+        faults = [_told(Settings, fault) for fault in error.errors()]
+        raise ConfigurationError(f"{path}: {'; '.join(faults)}") from error
+
+
 # The expected value, by pydantic's error type.
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -458,7 +541,8 @@ def is_secret(field: FieldInfo) -> bool:
 def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
     field = str(fault["loc"][0])
     words = _EXPECTED.get(fault["type"])
-    expected = words.format(**fault.get("ctx", {})) if words else fault["msg"]
+    message = fault["msg"].removeprefix("Value error, ")
+    expected = words.format(**fault.get("ctx", {})) if words else message
     if expected.endswith("number"):
         expected += _UNITS.get(field.rpartition("_")[2], "")
         default = kind.model_fields[field].default

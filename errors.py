@@ -3,13 +3,15 @@
     ServiceError
     ├── InvalidInputError            the client sent something that cannot be embedded
     │   ├── RequestTooLargeError     ... or sent more than one request may hold
-    │   └── ContentEncodingError     ... or sent it compressed
+    │   ├── ContentEncodingError     ... or sent it compressed
+    │   └── UnknownModelError        ... or named a model that is not there
     ├── NotServedError               the service does not answer a valid request
     │   ├── UnauthorizedError        ... as it has no valid token
     │   ├── QueueFullError           ... as the queue is full or too long
     │   ├── DeadlineExceededError    ... as its time was over before it was computed
     │   ├── SlowRequestError         ... as its time was over before it had arrived
     │   ├── ClientGoneError          ... as its client has gone
+    │   ├── NotLoadedError           ... as its model is not loaded, and cannot be now
     │   └── UnhealthyError           ... as the service cannot work any more
     ├── BackendError                 the model failed on a valid input
     │   ├── DeviceMemoryError        ... as its device has too little memory for the batch
@@ -18,6 +20,7 @@
         ├── ConfigurationError       ... a setting
         ├── ModelFolderError         ... the model folder
         ├── DeviceUnavailableError   ... the device
+        ├── DoesNotFitError          ... the memory for models
         ├── ConversionError          ... nothing: another runtime serves
         └── DownloadError            ... the download at build time
 
@@ -44,6 +47,7 @@ Reason: TypeAlias = Literal[
     "items",  # holds too many items
     "config",  # has a parameter that the model does not know
     "modality",  # holds items that the model does not read
+    "unknown_model",  # names a model that is not there
     "work",  # would take longer than an answer may
     "too_large",  # has too many bytes
     "text_length",
@@ -118,6 +122,10 @@ class ContentEncodingError(InvalidInputError):
     """The body is compressed, or encoded in another way."""
 
 
+class UnknownModelError(InvalidInputError):
+    """The request names a model that the service does not have."""
+
+
 # Reasons not to answer a valid request.
 
 
@@ -166,6 +174,20 @@ class ClientGoneError(NotServedError):
         super().__init__("the client has gone")
 
 
+class NotLoadedError(NotServedError):
+    """The model of a request is not loaded, and cannot be loaded now.
+
+    Attributes:
+        retry_after_s: seconds until the client should try again.
+    """
+
+    reason = "unhealthy"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnhealthyError(NotServedError):
     """The service cannot compute: it has not started, has ended, or must be restarted."""
 
@@ -206,6 +228,10 @@ class ModelFolderError(StartupError):
 
 class DeviceUnavailableError(StartupError):
     """The requested device is missing, or cannot run the model."""
+
+
+class DoesNotFitError(StartupError):
+    """A model needs more memory than MODELS_MEMORY_BYTES leaves for it."""
 
 
 class ConversionError(StartupError):

@@ -14,6 +14,7 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER_BYTES = 1 << 30
 _HEAPS = 2
+_STATM = Path("/proc/self/statm")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -95,6 +96,13 @@ def give_freed_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not tell it."""
+    if not _STATM.is_file():
+        return 0
+    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
 
 
 def freeze_gc() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,17 @@ def meta(
     modalities: Sequence[Modality],
     cache: CacheStats,
     shared: SharedCache | None = None,
+    models: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, object]:
-    """Return the model's configuration as the reference container does, and more fields."""
+    """Return a model's configuration as the reference container does, and more fields.
+
+    Args:
+        info: facts about the model.
+        modalities: its modalities.
+        cache: counts of its look-ups in the cache.
+        shared: the second level of its cache, or None.
+        models: the names and modalities of all models; empty if models have no names.
+    """
     store = shared and {
         "store": shared.shown,
         "store_connected": shared.is_connected,
@@ -45,6 +54,20 @@ def meta(
             "vector_space": None if info.scores else info.vector_space,
             "score_space": info.score_space or None,
             "demo": info.is_demo,
+            **({"models": models} if models else {}),
             "cache": {**asdict(cache), **(store or {})},
         },
     }
+
+
+def meta_of_unloaded(
+    name: str,
+    info: ModelInfo | None,
+    modalities: Sequence[Modality],
+    models: Sequence[Mapping[str, object]],
+) -> dict[str, object]:
+    """Return what is known of a model that is not loaded: all, if it has been loaded before."""
+    if info:
+        return meta(info, modalities, CacheStats(), None, models)
+    own = {"model": name, "modalities": modalities, "models": models}
+    return {"service": {"name": "multi2vec-clip-service", "version": VERSION, **own}}

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ from inference.request import EmbedInput, RequestContext
 from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
-from inference.vector_cache import CacheResult, CacheStats, RowMemory, VectorCache
+from inference.vector_cache import CacheResult, CacheStats, Remembered, RowMemory, VectorCache
 from inference.work import WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
@@ -61,6 +61,30 @@ _WARM_UP: dict[RuntimeName, Sequence[int]] = {"openvino": (1,), "torch": (1, 2),
 _POOLS: dict[Modality, str] = {"text": "tokenize", "image": "decode", "pair": "tokenize"}
 
 
+@dataclass(frozen=True)
+class Resources:
+    """The resources that all models of a process share, so that there is one budget of each.
+
+    Attributes:
+        devices: the devices, on which the batches of all models take turns.
+        vectors: remembered vectors.
+        rows: remembered rows of sentences.
+        loader: the thread that loads models while others are asked; None at start, when the event
+            loop may wait.
+    """
+
+    devices: Devices
+    vectors: Remembered
+    rows: RowMemory
+    loader: WorkerPool | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Resources:
+        """Return the resources that the settings allow."""
+        rows = RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size)
+        return cls(Devices(), OrderedDict(), rows)
+
+
 class Vectorizer:
     """Embeds texts and images, or scores pairs, for many requests at once.
 
@@ -68,13 +92,16 @@ class Vectorizer:
         replicas: the loaded model on each device.
         settings: the settings, for the limits.
         shared: the second level of the cache; None without VECTOR_CACHE_URL.
-        devices: the devices, which all models of a process share; None for devices of its own.
+        resources: the resources that it shares with other models; None for its own.
 
     Attributes:
         info: facts about the model.
+        settings: the settings.
         shared: the second level of the cache, or None.
         modalities: modalities of the model.
         health: health of the service.
+        in_flight: number of requests in flight, if the model was loaded on demand.
+        used_at_s: time of the last such request, by `time.perf_counter`.
     """
 
     def __init__(
@@ -82,23 +109,28 @@ class Vectorizer:
         replicas: Sequence[Model],
         settings: Settings,
         shared: SharedCache | None = None,
-        devices: Devices | None = None,
+        resources: Resources | None = None,
     ) -> None:
         names = [replica.info.device for replica in replicas]
         self.info = replace(replicas[0].info, device=", ".join(names))
-        devices = devices or Devices()
+        self._resources = resources or Resources.of(settings)
+        devices = self._resources.devices
         self._shares = {name: devices.share(name) for name in dict.fromkeys(names)}
         self.health = Health(longest_job_s=settings.request_timeout_s)
         self._replicas = replicas
-        self._settings = settings
+        self.settings = settings
         self.shared = shared
-        self._cache = VectorCache(settings.vector_cache_size, shared.add if shared else None)
+        self._cache = VectorCache(
+            settings.vector_cache_size, shared.add if shared else None, self._resources.vectors
+        )
         self._pipelines = {modality: self._pipeline(modality) for modality in replicas[0].towers}
         self.modalities = tuple(self._pipelines)
+        self.in_flight = 0
+        self.used_at_s = time.perf_counter()
         self._trial: asyncio.Task[None] | None = None
 
     def _pipeline(self, modality: Modality) -> Pipeline:
-        settings, threads, pool = self._settings, usable_cores(), _POOLS[modality]
+        settings, threads, pool = self.settings, usable_cores(), _POOLS[modality]
         towers = [replica.towers[modality] for replica in self._replicas]
         processor = towers[0].processor
         preprocessor: Preprocessor
@@ -120,7 +152,7 @@ class Vectorizer:
             Admission(settings.max_queue_items, capacity, list(self._shares.values())),
             Scheduler(modality, towers, shares, self.health, capacity),
             PreprocessLimiter(2 * threads, capacity),
-            RowMemory(_ROW_BYTES_PER_VECTOR * settings.vector_cache_size),
+            self._resources.rows,
         )
 
     @property
@@ -271,14 +303,18 @@ class Vectorizer:
             admission = self._pipelines[item.modality].admission
             item.permit = Permit(admission, request, costs[item.modality].pop(0))
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, largest: bool = False) -> None:
         """Compute warm-up batches on every replica, so that the first request is not slow.
+
+        Args:
+            largest: whether to compute the largest batch, too, for its memory to be measured.
 
         Raises:
             DeviceUnavailableError: the model fails.
         """
         try:
-            await self._try_out(_WARM_UP[self.info.runtime])
+            sizes = (self.settings.max_batch_size,) if largest else ()
+            await self._try_out((*_WARM_UP[self.info.runtime], *sizes))
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"
@@ -294,7 +330,7 @@ class Vectorizer:
 
     async def _trial_run(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            async with asyncio.timeout(self.settings.request_timeout_s):
                 await self._try_out(sizes=(1,))
         except Exception as error:  # noqa: BLE001 - any error: the model still fails
             logger.warning("The model still fails: %s", describe_error(error))
@@ -366,12 +402,12 @@ def _shared_cache(address: Address | None, settings: Settings, model: Model) -> 
     )
 
 
-async def load_vectorizer(settings: Settings, devices: Devices | None = None) -> Vectorizer:
+async def load_vectorizer(settings: Settings, resources: Resources | None = None) -> Vectorizer:
     """Load the model that the settings name, and warm it up.
 
     Args:
-        settings: the settings.
-        devices: the devices, which all models of the process share; None for devices of its own.
+        settings: the settings of this model.
+        resources: the resources that it shares with other models; None for its own.
 
     Raises:
         StartupError: the operator must fix something.
@@ -379,11 +415,12 @@ async def load_vectorizer(settings: Settings, devices: Devices | None = None) ->
     check_image_formats(settings)
     address = check_shared_cache(settings)
     started_s = time.perf_counter()
-    replicas = load_model(settings)
+    loader = resources.loader if resources else None
+    replicas = await loader.run(load_model, settings) if loader else load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])
-    vectorizer = Vectorizer(replicas, settings, shared, devices)
+    vectorizer = Vectorizer(replicas, settings, shared, resources)
     try:
-        await vectorizer.warm_up()
+        await vectorizer.warm_up(largest=loader is not None)
     except BaseException:  # a signal is handled, too
         await vectorizer.aclose()
         raise

@@ -12,19 +12,26 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import get_args
 
-from backends.conversion.conversion_cache import digest_content
+from backends.conversion.conversion_cache import converted, digest_content, is_converted
+from backends.conversion.description import Description
 from backends.families import load_towers
-from backends.folder import ModelFolder, detect
+from backends.folder import CONVERSIONS, ModelFolder, detect, lone_conversions
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
-from backends.model import Model, ModelOptions, Precision, TextMode
+from backends.model import Modality, Model, ModelOptions, Precision, TextMode
 from backends.precision import lacking, log_choice, log_refusal, usable
 from backends.text_folder import DECODERS, detect_kind, is_served_as_it_is
 from config import Settings, forbid_hub_access, is_on, limit_compute_threads
-from errors import ConversionError, DeviceUnavailableError, ModelFolderError, describe_error
+from errors import (
+    ConversionError,
+    DeviceUnavailableError,
+    ModelFolderError,
+    describe_error,
+)
 from machine import keep_freed_memory, usable_cores
 
 logger = logging.getLogger(__name__)
 
+_WEIGHTS = {".bin", ".safetensors", ".pt", ".pth", ".onnx"}
 _BY_TORCH = "Not served by OpenVINO but by torch, which is slower: %s"
 _DECODER = (
     "%s in model/ is pooled as the reference pools it, by the mean of the tokens or the first "
@@ -53,6 +60,53 @@ def load_model(settings: Settings) -> list[Model]:
     found, revision = folder.name
     name = settings.served_model_name or found
     return [replace(one, info=replace(one.info, name=name, revision=revision)) for one in replicas]
+
+
+def convert_ahead(settings: Settings, is_patient: bool) -> bool:
+    """Convert a model that will be loaded on demand; return whether nothing is left to convert.
+
+    A failure is no failure here: the load reports it, or serves the model by torch.
+
+    Args:
+        settings: the settings of the model.
+        is_patient: whether the model is converted, which takes minutes; else it is looked up only.
+    """
+    try:
+        folder = detect(settings.models_dir)
+        options = options_for(folder, settings)
+        is_by_torch = settings.enable_cuda or settings.runtime == "torch"
+        if is_by_torch or is_served_as_it_is(folder) or is_converted(folder, options):
+            return True
+        if not is_patient:
+            return False
+        logger.info("Converting the %s model in %s", folder.family, folder.root.absolute())
+        converted(folder, options)
+    except Exception as error:  # noqa: BLE001 - any failure
+        logger.info("%s is not converted: %s", settings.models_dir, describe_error(error))
+    return True
+
+
+def modality_of(settings: Settings) -> Modality:
+    """Return what a model reads that is not loaded: pairs, images (and texts), or texts.
+
+    Raises:
+        ModelFolderError: the folder holds no model, or an incomplete one.
+    """
+    folder = detect(settings.models_dir)
+    if folder.family == "text":
+        return "pair" if detect_kind(folder) == "reranker" else "text"
+    if folder.family == "converted":
+        return Description.read(lone_conversions(folder.root)[0]).modality
+    return "image"
+
+
+def stored_bytes(settings: Settings) -> int:
+    """Return the size of a model's weight files, converted ones if there are any."""
+    root = settings.models_dir
+    converted_files = [*root.glob("model.json"), *root.glob(f"{CONVERSIONS}/*/model.json")]
+    places = [path.parent for path in converted_files] or [root]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
 
 
 def options_for(folder: ModelFolder, settings: Settings) -> ModelOptions:

@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -120,18 +121,21 @@ def _folder(model: str) -> Path:
 @contextmanager
 def serving(*models: str, **settings: object) -> Iterator[Target]:
     """Serve models in one process."""
-    folders = {model: str(_folder(model)) for model in models}
+    folders = {model: _folder(model) for model in models}
     variables = {
-        "MODELS": json.dumps(folders),
+        "DEFAULT_MODEL": ",".join(models),
         "VECTOR_CACHE_SIZE": "0",
         "RUNTIME_CACHE_DIR": str(_CONVERTED),
         "REQUEST_TIMEOUT_S": "600",  # imports shall be slow, and not refused
         **{name: str(value) for name, value in settings.items()},
     }
     name = f"several-{'-'.join(models)}-{free_port()}"
-    command = (sys.executable, "-m", "bench.several_app")
-    with running(name, command, variables) as service:
-        yield service.target
+    with TemporaryDirectory() as root:
+        for model, folder in folders.items():
+            Path(root, model).symlink_to(folder.absolute())
+        variables["MODELS_DIR"] = root
+        with running(name, settings=variables) as service:
+            yield service.target
 
 
 def _at(target: Target, model: str) -> Target:

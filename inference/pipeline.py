@@ -115,7 +115,8 @@ class Pipeline:
             item.fail(error)
 
     def _submit(self, item: WorkItem, chunks: ChunkInputs) -> None:
-        remembered = [self._rows.get(key) for key in chunks.keys] or [None] * len(chunks.inputs)
+        known = [self._rows.get((self._space, key)) for key in chunks.keys]
+        remembered = known or [None] * len(chunks.inputs)
         item.expect_rows(chunks, remembered)
         entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]
         if entries:
@@ -127,7 +128,7 @@ class Pipeline:
         chunks, rows = item.chunks, [row for row in item.rows if row is not None]
         try:
             for key, row in zip(chunks.keys, rows, strict=False):
-                self._rows.put(key, row)
+                self._rows.put((self._space, key), row)
             parts = [rows[place] for place in chunks.places]
             item.result = self.processor.join(parts, chunks.divisor)
         except Exception as error:  # noqa: BLE001 - any error is the item's

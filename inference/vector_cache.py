@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from backends.model import EmbeddingResult
 from inference.work import WorkItem
 
 _OVERHEAD_BYTES = 300  # memory of a cached row's key and Python objects
+
+
+# Results by key, the one that was not used for longest first.
+Remembered: TypeAlias = OrderedDict[bytes, EmbeddingResult]
 
 
 @dataclass
@@ -24,7 +29,7 @@ class CacheStats:
         hits: inputs with a cached vector.
         shared: inputs that joined an item in flight.
         misses: inputs that had to be computed.
-        size: number of cached vectors.
+        size: number of cached vectors, of all models that share them.
     """
 
     hits: int = 0
@@ -54,16 +59,26 @@ class VectorCache:
     Args:
         capacity: maximum number of vectors; 0 turns the cache off.
         keep: function that stores each computed result in the second level of the cache.
+        remembered: the vectors, if the caches of several models share them, and so the capacity.
+            Items in flight are never shared, as each model computes its own.
     """
 
     def __init__(
-        self, capacity: int, keep: Callable[[bytes, EmbeddingResult], None] | None = None
+        self,
+        capacity: int,
+        keep: Callable[[bytes, EmbeddingResult], None] | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
-        self.stats = CacheStats()
+        self._stats = CacheStats()
         self._capacity = capacity
         self._keep = keep
-        self._vectors: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
+        self._vectors: Remembered = OrderedDict() if remembered is None else remembered
         self._in_flight: dict[bytes, WorkItem] = {}
+
+    @property
+    def stats(self) -> CacheStats:
+        """The counts of look-ups so far."""
+        return replace(self._stats, size=len(self._vectors))
 
     def get(self, items: Sequence[WorkItem]) -> CacheResult:
         """Look up the items of a request: cached, in flight, or to be computed."""
@@ -81,8 +96,8 @@ class VectorCache:
                 found.in_flight[key] = flight
             else:
                 found.misses[key] = item
-        self.stats.hits += len(found.vectors)
-        self.stats.shared += len(found.in_flight)
+        self._stats.hits += len(found.vectors)
+        self._stats.shared += len(found.in_flight)
         return found
 
     def take(self, result: CacheResult, stored: Mapping[bytes, EmbeddingResult]) -> None:
@@ -101,10 +116,10 @@ class VectorCache:
             if key in stored:
                 self._vectors[key] = result.vectors[key] = stored[key]
             elif vector is not None:
-                self.stats.hits += 1
+                self._stats.hits += 1
                 result.vectors[key] = vector
             elif flight is not None and flight.can_be_joined:
-                self.stats.shared += 1
+                self._stats.shared += 1
                 result.in_flight[key] = flight
             else:
                 continue
@@ -113,7 +128,7 @@ class VectorCache:
 
     def add(self, item: WorkItem) -> None:
         """Add an item in flight, which equal inputs may join."""
-        self.stats.misses += 1
+        self._stats.misses += 1
         self._in_flight[item.key] = item
 
     def settle(self, item: WorkItem) -> None:
@@ -129,7 +144,10 @@ class VectorCache:
     def _trim(self) -> None:
         while len(self._vectors) > self._capacity:
             self._vectors.popitem(last=False)
-        self.stats.size = len(self._vectors)
+
+
+# The vector space of a row's model, and the digest of its sentence.
+RowKey: TypeAlias = tuple[str, bytes]
 
 
 class RowMemory:
@@ -142,16 +160,16 @@ class RowMemory:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._nbytes = 0
-        self._rows: OrderedDict[bytes, EmbeddingResult] = OrderedDict()
+        self._rows: OrderedDict[RowKey, EmbeddingResult] = OrderedDict()
 
-    def get(self, key: bytes) -> EmbeddingResult | None:
+    def get(self, key: RowKey) -> EmbeddingResult | None:
         """Return the cached row of a key; None if there is none."""
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
-    def put(self, key: bytes, row: EmbeddingResult) -> None:
+    def put(self, key: RowKey, row: EmbeddingResult) -> None:
         """Store a row; if the memory is full, drop the rows that were not used for longest."""
         if key in self._rows or _nbytes(row) > self._max_bytes:
             return

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from app import create_app
 from config import Settings
 from tests.fakes import FakeModel
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 from web.endpoints import ENDPOINTS
 from web.endpoints.base import Endpoint
 
@@ -21,8 +21,8 @@ from web.endpoints.base import Endpoint
 def app_of(
     backend: FakeModel, endpoints: Sequence[type[Endpoint[Any]]] = ENDPOINTS, **settings: Any
 ) -> FastAPI:
-    async def make_vectorizer(settings: Settings) -> Vectorizer:
-        return Vectorizer([backend.model], settings)
+    async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorizer:
+        return Vectorizer([backend.model], settings, resources=resources)
 
     return create_app(Settings(**settings), make_vectorizer, endpoints)
 

@@ -49,7 +49,7 @@ WITH_MODELS = {
             "must_not_move",
             "model_name",
         ),
-        *("pairs", "rerankers", "rerank_service"),
+        *("pairs", "rerankers", "rerank_service", "several_models"),
         *("decoders", "openclip_towers", "shared_device", "text_models"),
     )
 }

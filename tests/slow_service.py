@@ -12,7 +12,7 @@ from backends.model import Rows
 from config import Settings, read
 from machine import freeze_gc
 from tests.fakes import FakeModel
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 
 IMAGE_S = 0.02
 TEXT_S = 0.002
@@ -30,8 +30,8 @@ class SlowBackend(FakeModel):
         return super().encode_text(texts)
 
 
-async def make_vectorizer(settings: Settings) -> Vectorizer:
-    vectorizer = Vectorizer([SlowBackend().model], settings)
+async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorizer:
+    vectorizer = Vectorizer([SlowBackend().model], settings, resources=resources)
     freeze_gc()  # as the real one does once it is loaded
     return vectorizer
 

@@ -20,7 +20,7 @@ from errors import BackendError
 from tests.asgi import serving
 from tests.fakes import FakeModel, vector_of
 from tests.image_files import base64_of, file_of, plain
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 from web.endpoints import ENDPOINTS
 from web.load_log import LoadLog
 from web.metrics import Metrics
@@ -337,8 +337,8 @@ async def test_an_observer_that_fails_leaves_the_connection_open(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    async def make_vectorizer(settings: Settings) -> Vectorizer:
-        return Vectorizer([backend.model], settings)
+    async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorizer:
+        return Vectorizer([backend.model], settings, resources=resources)
 
     monkeypatch.setattr(Metrics, "observe_request", fail)
     app = create_app(Settings(), make_vectorizer)

@@ -46,7 +46,7 @@ def test_scripts_are_clean() -> None:
 
 
 def test_dockerfiles_are_clean() -> None:
-    assert_passes("hadolint", DOCKERFILE, ROOT / "custom.Dockerfile")
+    assert_passes("hadolint", DOCKERFILE, ROOT / "custom.Dockerfile", ROOT / "several.Dockerfile")
 
 
 def stages_of(dockerfile: Path) -> dict[str, str]:
@@ -251,6 +251,22 @@ def test_a_model_of_texts_runs_by_the_same_manifests() -> None:
     assert image["newTag"] in json.loads((ROOT / "fetch/catalogue.json").read_text())
 
 
+def test_several_models_have_one_name_in_the_image_and_in_what_asks_for_them() -> None:
+    image = (ROOT / "several.Dockerfile").read_text()
+    compose = documents(ROOT / "deploy/docker-compose.several.yml")[0]["services"]
+    asked = [
+        url.removeprefix("http://inference:8080/m/")
+        for name, url in compose["weaviate"]["environment"].items()
+        if name.endswith("_INFERENCE_API")
+    ]
+    (pod,) = (pod_of(d) for d in documents(ROOT / "deploy/kubernetes/several-models.yaml"))
+
+    names = re.findall(r"^COPY --from=\S+ /app/models /app/models/(\S+)$", image, re.M)
+    assert asked == names == ["clip", "minilm", "reranker"]
+    assert f"ENV {pod['containers'][0]['env'][0]['name']}=" in image
+    assert compose["inference"]["image"] in image
+
+
 def test_the_balancer_asks_for_a_name_that_the_replicas_have() -> None:
     envoy = documents(ROOT / "deploy/envoy.yaml")[0]["static_resources"]["clusters"][0]
     endpoint = envoy["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
@@ -417,7 +433,7 @@ def test_the_autoscaler_reads_a_metric_that_exists() -> None:
     (autoscaler,) = documents(ROOT / "deploy/kubernetes/autoscaler.yaml")
     name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
 
-    assert f'"{name}"' in (ROOT / "web/metrics.py").read_text()
+    assert f'"{name}"' in (ROOT / "web/states.py").read_text()
 
 
 def test_the_matrix_builds_every_tag_that_is_supported() -> None:

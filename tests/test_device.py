@@ -2,6 +2,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from inference.device import LONGEST_BATCH_S, QUERY_WAIT_S, Device, Devices, Dev
 from inference.request import EmbedInput, RequestContext
 from tests.fakes import FakeModel, vector_of, vectorize
 from tests.image_files import base64_of, plain
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 
 pytestmark = pytest.mark.anyio
 
@@ -420,9 +421,11 @@ class Pair:
 
     def __init__(self, *models: FakeModel, **settings: Any) -> None:
         self.models = models
+        own = Settings(**settings)
         devices = Devices()
         self.engines = [
-            Vectorizer([model.model], Settings(**settings), None, devices) for model in models
+            Vectorizer([model.model], own, resources=replace(Resources.of(own), devices=devices))
+            for model in models
         ]
 
     async def __aenter__(self) -> "Pair":

@@ -123,7 +123,7 @@ def test_the_site_has_every_page_in_its_menu() -> None:
     pages = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
 
     assert {str(page) for page in pages} | set(hooks.PAGES.values()) == set(
-        re.findall(r"[\w/]+\.md", menu)
+        re.findall(r"[\w/-]+\.md", menu)
     )
 
 

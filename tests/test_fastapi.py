@@ -61,7 +61,7 @@ def test_what_is_loaded_hangs_on_its_state(app: FastAPI) -> None:
     assert not hasattr(app.state, "service")
     with TestClient(app):
         service: Service = app.state.service
-        assert service.vectorizer.info.family == "fake"
+        assert [model.id for model in service.models] == ["fake/model"]
     assert not hasattr(app.state, "service")
 
 

@@ -16,13 +16,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"smoke_test"},
     "smoke_test": set(),
     "healthcheck": set(),
-    "app": {"cli", "web", "web.endpoints", "vectorizer", "config", "machine", "errors"},
-    "cli": {"vectorizer", "inference.store", "backends", "config", "errors"},
+    "app": {"cli", "web", "web.endpoints", "registry", "on_demand", "vectorizer", "config"}
+    | {"machine", "errors"},
+    "cli": {"registry", "vectorizer", "inference.store", "backends", "config", "errors"},
     "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},
-    "web": {"web.endpoints", "meta", "vectorizer", "inference.store", "inference", "backends"}
-    | {"config", "errors"},
+    "web": {"web.endpoints", "meta", "registry", "on_demand", "vectorizer", "inference.store"}
+    | {"inference", "backends", "config", "errors"},
     "web.endpoints": {"inference", "backends", "config", "errors"},
     "meta": {"inference.store", "inference", "backends", "config"},
+    "registry": {"on_demand", "vectorizer", "backends.load", "backends", "config", "errors"},
+    "on_demand": {"vectorizer", "inference", "backends.load", "config", "machine", "errors"},
     "vectorizer": {"inference.store", "inference", "inference.images", "backends.load", "backends"}
     | {"config", "machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},

@@ -20,7 +20,7 @@ class Clock:
 
 def test_the_line_tells_rate_batch_size_and_queue_since_the_last_one() -> None:
     clock = Clock()
-    log = LoadLog(lambda: {"text": 2, "image": 7}, clock)
+    log = LoadLog(lambda: {"text": 2, "image": 7}, clock=clock)
     for _ in range(120):
         log.observe_request(RequestRecord(items=Counter(["text", "image", "image"])))
     for size in (4, 8):

@@ -50,6 +50,7 @@ def calls(project: Path) -> list[str]:
     [
         ("openai-clip-vit-base-patch61", "openai-clip-vit-base-patch16"),
         ("clip-vit-b-32", "sentence-transformers-clip-ViT-B-32"),
+        ("distilbert-base-uncased,clip-vit-b-32", "sentence-transformers-clip-ViT-B-32"),
     ],
 )
 @pytest.mark.parametrize("jobs", ["-j1", "-j4"])
@@ -59,8 +60,11 @@ def test_a_misspelt_model_is_reported_before_anything_is_installed(
     code, said = make(project, "run", f"MODEL={typed}", jobs)
 
     assert code == 2
-    assert f"Fatal: there is no model {typed} (did you mean {nearest}?)" in said
-    assert [call.split()[:3] for call in calls(project)] == [["python", "-m", "fetch.catalogue"]]
+    misspelt = typed.rpartition(",")[2]
+    assert f"Fatal: there is no model {misspelt} (did you mean {nearest}?)" in said
+    assert {tuple(call.split()[:3]) for call in calls(project)} == {
+        ("python", "-m", "fetch.catalogue")
+    }
 
 
 def test_a_model_of_the_catalogue_is_installed_for_and_downloaded(project: Path) -> None:
@@ -70,6 +74,20 @@ def test_a_model_of_the_catalogue_is_installed_for_and_downloaded(project: Path)
     assert "pip install -r requirements.txt []" in calls(project)
     assert "python download.py --model distilbert-base-uncased []" in calls(project)
     assert calls(project)[-1] == "python app.py [models/distilbert-base-uncased]"
+
+
+def test_several_models_are_downloaded_and_linked_into_one_folder(project: Path) -> None:
+    tags = ["distilbert-base-uncased", "openai-clip-vit-base-patch16"]
+    stale = project / f"build/models/{','.join(tags)}/another"
+    stale.mkdir(parents=True)
+    code, said = make(project, "run", f"MODEL={','.join(tags)}")
+
+    assert code == 0, said
+    downloads = [call for call in calls(project) if "download.py" in call]
+    assert downloads == [f"python download.py --model {tag} []" for tag in tags]
+    assert calls(project)[-1] == f"python app.py [build/models/{','.join(tags)}]"
+    links = {link.name: link.readlink() for link in stale.parent.iterdir()}
+    assert links == {tag: project / "models" / tag for tag in tags}
 
 
 @pytest.mark.parametrize("target", ["lint", "format"])

@@ -547,3 +547,61 @@ def test_the_service_of_a_text_model_finds_the_same_text(browser: Browser, tmp_p
         header(page, "bread and butter " * 200).first.click()
         expect(page.locator("#selected")).to_contain_text("Longer than the model reads")
         page.screenshot(path=SHOTS / "texts.png", full_page=True)
+
+
+# --- several models
+
+
+def cosines_of(vectors: list[list[float]]) -> list[str]:
+    """The cosines of all pairs, row by row, as the page shows them."""
+    units = [np.array(vector) / np.linalg.norm(vector) for vector in vectors]
+    pairs = [(a, b) for a in range(len(units)) for b in range(len(units)) if a != b]
+    shown = [f"{units[a] @ units[b]:.3f}" for a, b in pairs]
+    return [number.replace("-", "\N{MINUS SIGN}") for number in shown]
+
+
+def test_a_model_is_chosen_and_two_are_compared_on_the_same_inputs(
+    page: Page, tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    rerankers = {name: GOLDEN_RERANKERS / name for name in ("bert", "roberta")}
+    folders = {"clip": DEMO_MODELS, "minilm": GOLDEN_TEXTS / "bert", **rerankers}
+    for name, folder in folders.items():
+        (root / name).symlink_to(folder)
+    with running(tmp_path / "log", MODELS_DIR=root, DEFAULT_MODEL="clip,bert") as service:
+        url, texts = f"http://127.0.0.1:{service.port}", ["a red circle", "Bread.", "a boat"]
+        page.goto(f"{url}/")
+        models, second = page.get_by_label("Choose a model"), page.get_by_label("Second model")
+        expect(models.locator("option")).to_have_text(sorted(folders))
+        expect(models).to_have_value("clip")
+        models.select_option("minilm")
+        expect(page).to_have_url(f"{url}/m/minilm/")
+        expect(page.locator("#facts")).to_contain_text("minilm")
+        expect(models).to_have_value("minilm")
+        add(page, texts, [])
+        expect(page.locator("#matrix-beside")).to_be_hidden()
+        second.select_option("clip")
+        for name, place in (("minilm", "#matrix"), ("clip", "#matrix-beside")):
+            answer = service.request("POST", f"/m/{name}/vectorize", {"texts": texts})[1]
+            expect(page.locator(f"{place} td.cell")).to_have_text(cosines_of(answer["textVectors"]))
+        page.screenshot(path=SHOTS / "two-models.png", full_page=True)
+        add(page, ["one more"], [])
+        expect(page.locator("#matrix-beside td.cell")).to_have_count(4 * 3)
+        second.select_option("none")
+        expect(page.locator("#matrix-beside")).to_be_hidden()
+
+        page.goto(f"{url}/m/bert")  # without a slash
+        expect(page).to_have_url(f"{url}/m/bert/")
+        expect(second.locator("option")).to_have_text(["none", "roberta"])
+        second.select_option("roberta")
+        page.get_by_role("textbox", name="Query").fill("How do I make bread?")
+        page.get_by_role("textbox", name="Documents").fill("\n".join(texts))
+        page.get_by_role("button", name="Rank them").click()
+        body = {"query": "How do I make bread?", "documents": texts}
+        for name, title in (("bert", "After"), ("roberta", "After, by roberta")):
+            scores = service.request("POST", f"/m/{name}/rerank", body)[1]["scores"]
+            ranked = sorted(scores, key=lambda one: -one["score"])
+            expect(page.get_by_role("list", name=title, exact=True).locator("b")).to_have_text(
+                [f"{one['score']:.3f}".replace("-", "\N{MINUS SIGN}") for one in ranked]
+            )

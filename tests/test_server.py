@@ -113,7 +113,7 @@ import asyncio, time, app, config
 from tests.fakes import FakeModel
 from vectorizer import Vectorizer
 
-async def swallow(settings):
+async def swallow(settings, resources):
     print("loading", flush=True)
     try:
         time.sleep(60)
@@ -136,7 +136,7 @@ import pathlib, sys, time, app, config
 from tests.fakes import FakeModel
 from vectorizer import Vectorizer
 
-async def load(settings):
+async def load(settings, resources):
     print("loading", flush=True)
     while not pathlib.Path(sys.argv[1]).exists():
         time.sleep(0.01)

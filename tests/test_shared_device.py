@@ -11,7 +11,6 @@ import pytest
 from backends.model import Runtime
 from backends.scores import ACTIVATIONS
 from config import Settings
-from inference.device import Devices
 from inference.request import EmbedInput
 from tests.golden_cases import (
     EVERY_RUNTIME,
@@ -26,7 +25,7 @@ from tests.golden_rerankers import pair_cases, reranker
 from tests.golden_texts import text_cases as recorded_texts
 from tests.golden_texts import text_model
 from tests.image_files import base64_of
-from vectorizer import Vectorizer
+from vectorizer import Resources, Vectorizer
 
 pytestmark = pytest.mark.anyio
 
@@ -44,14 +43,14 @@ async def check_score(engine: Vectorizer, asked: EmbedInput, score: float) -> No
 
 @EVERY_RUNTIME
 async def test_imports_and_searches_of_three_models_at_once(runtime: Runtime) -> None:
-    devices = Devices()
     settings = Settings(vector_cache_size=0, max_batch_size=4)
+    resources = Resources.of(settings)
     models = (
         golden_model("openai", "reference", runtime),
         text_model("bert", runtime),
         reranker("bert", runtime),
     )
-    engines = [Vectorizer([model], settings, None, devices) for model in models]
+    engines = [Vectorizer([model], settings, resources=resources) for model in models]
     clip, texts, pairs = engines
     work: list[Coroutine[Any, Any, None]] = [
         check(clip, EmbedInput(text.content, "text", text.content), text.vector)

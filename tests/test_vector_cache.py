@@ -149,11 +149,13 @@ def test_what_is_settled_late_takes_no_place_of_a_newer_item() -> None:
 def test_rows_are_remembered_within_bytes_those_used_last() -> None:
     rows = RowMemory(2 * ROW_BYTES)
     for key in (b"a", b"b"):
-        rows.put(key, embedded(1))
-    rows.get(b"a")
-    rows.put(b"c", embedded(1))
+        rows.put(("space", key), embedded(1))
+    rows.get(("space", b"a"))
+    rows.put(("space", b"c"), embedded(1))
 
-    assert [rows.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
-    rows.put(b"too large", EmbeddingResult(np.zeros(1000, np.float32)))
-    assert rows.get(b"too large") is None
-    assert rows.get(b"c") is not None
+    kept = [rows.get(("space", key)) is not None for key in (b"a", b"b", b"c")]
+    assert kept == [True, False, True]
+    assert rows.get(("another", b"c")) is None
+    rows.put(("space", b"too large"), EmbeddingResult(np.zeros(1000, np.float32)))
+    assert rows.get(("space", b"too large")) is None
+    assert rows.get(("space", b"c")) is not None

@@ -13,12 +13,14 @@ from errors import (
     ContentEncodingError,
     DeadlineExceededError,
     InvalidInputError,
+    NotLoadedError,
     QueueFullError,
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
     UnauthorizedError,
     UnhealthyError,
+    UnknownModelError,
 )
 from web.auth import CHALLENGES
 from web.endpoints.error_format import ErrorFormat, ErrorInfo, SentenceErrors
@@ -28,6 +30,7 @@ from web.scope import read_path
 # An error has the status of its nearest base class here; any other error is a bug, with status 500.
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 422,
+    UnknownModelError: 404,
     RequestTooLargeError: 413,
     ContentEncodingError: 415,
     UnauthorizedError: 401,
@@ -35,6 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     QueueFullError: 429,
     ClientGoneError: 499,  # nginx's status for metrics; no client reads it
     UnhealthyError: 503,
+    NotLoadedError: 503,
     DeadlineExceededError: 504,
     ServiceError: 500,
 }
@@ -98,7 +102,7 @@ def _describe_error(request: Request, error: Exception) -> ErrorInfo:
 
 def _error_headers(error: Exception) -> list[tuple[str, str]]:
     match error:
-        case QueueFullError():
+        case QueueFullError() | NotLoadedError():
             return [("Retry-After", str(error.retry_after_s))]
         case ContentEncodingError():
             return [("Accept-Encoding", "identity")]

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from errors import InvalidInputError, RequestTooLargeError
 from web.endpoints.base import Endpoint, ParsedRequest
+from web.models import ServedModel
 from web.record import RequestRecord
 from web.service import get_service
 
@@ -67,21 +68,29 @@ class EndpointHandler:
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         # A function of its own: while the answer is sent, nothing holds the request.
         service = get_service(scope)
-        endpoint = service.endpoints[self._path]
+        model: ServedModel | None = scope["state"]["model"]  # the path's, or the only one
         record: RequestRecord = scope["state"]["record"]
         times = record.context.times
         times.read_began_s = time.perf_counter()
         with service.body_reader.open(scope, receive) as request:
             body = await request.read()
-            endpoint = endpoint.of_body(body)
+            if model is None:
+                model = service.models.of_body(self._path, body)
+                record.model = model.name
+            loaded = model.loaded or await model.load()
+            vectorizer, endpoint = loaded.vectorizer, loaded.endpoints[self._path].of_body(body)
             record.errors = endpoint.errors
             parsed: ParsedRequest = endpoint.parse(body)
             body.clear()  # frees memory for the images
-            times.read_ended_s = time.perf_counter()
+            vectorizer.used_at_s = times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in parsed.inputs)
             _check(parsed, endpoint)
-            answers = await service.vectorizer.embed(parsed.inputs, record.context)
-        began_s = time.perf_counter()
+            vectorizer.in_flight += 1  # without an await since it was known to be loaded
+            try:
+                answers = await vectorizer.embed(parsed.inputs, record.context)
+            finally:
+                vectorizer.in_flight -= 1
+        vectorizer.used_at_s = began_s = time.perf_counter()
         content = endpoint.serialize(parsed, answers)
         times.serialize_s = time.perf_counter() - began_s
         record.truncated = [place for place, one in enumerate(answers) if one.truncated]

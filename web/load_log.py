@@ -19,15 +19,18 @@ class LoadLog:
 
     Args:
         queue_items: function that returns the number of waiting items by modality.
+        model: the name of the model whose requests count; empty if it has none.
         clock: function that returns the time in seconds.
     """
 
     def __init__(
         self,
         queue_items: Callable[[], Mapping[str, int]],
+        model: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue_items = queue_items
+        self._model = model
         self._clock = clock
         self._start()
 
@@ -39,7 +42,9 @@ class LoadLog:
         self._batched_items: Counter[str] = Counter()
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Count an answered request."""
+        """Count an answered request of the model."""
+        if record.model != self._model:
+            return
         self._requests += 1
         self._items += record.items.total()
 
@@ -71,4 +76,4 @@ class LoadLog:
         while True:
             await asyncio.sleep(every_s)
             if line := self.line():
-                logger.info("Load: %s", line)
+                logger.info("Load%s: %s", f" of {self._model}" if self._model else "", line)

@@ -46,13 +46,14 @@ def log_request(record: RequestRecord) -> None:
     path, duration_ms = on_one_line(record.path), round(1000 * record.total_s, 1)
     logger.log(
         level,
-        "%s %s: %d in %.1f ms, %s, request %s%s%s",
+        "%s %s: %d in %.1f ms, %s%s, request %s%s%s",
         record.method,
         path,
         record.status,
         duration_ms,
         ", ".join(f"{record.items[name]} {name}s" for name in MODALITIES if name in record.items)
         or "no items",
+        f", model {record.model}" if record.model else "",
         record.request_id,
         f", trace {trace_id}" if trace_id else "",
         f": {record.message.translate(_CONTROLS)}" if record.message else "",
@@ -60,6 +61,7 @@ def log_request(record: RequestRecord) -> None:
             "method": record.method,
             "path": path,
             "endpoint": record.endpoint,
+            **({"model": record.model} if record.model else {}),
             "status": record.status,
             "duration_ms": duration_ms,
             **{f"{name}s": record.items[name] for name in MODALITIES},

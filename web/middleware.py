@@ -1,7 +1,7 @@
 """The middleware of every HTTP request: its record, its token, its errors, and HEAD.
 
-The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated` and `X-No-Tokens`, a
-log line, and metrics.
+The record becomes the headers `X-Request-ID`, `Server-Timing`, `X-Truncated`, `X-No-Tokens` and
+`X-Model`, a log line, and metrics.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from errors import ServiceError
 from web.endpoints.base import Endpoint
 from web.errors import ErrorResponder
 from web.logs import log_request
+from web.models import ServedModel
 from web.record import RequestRecord
-from web.scope import read_header, read_path
+from web.scope import MODEL_PREFIX, read_header, read_path, split_model
 from web.service import Service, get_service
 from web.startup import report_startup_error
 
@@ -55,6 +56,10 @@ class RequestMiddleware:
             await self._app(scope, receive, report_startup_error(scope["app"].state, send))
             return
         path, method = read_path(scope), scope["method"]
+        service: Service | None = getattr(scope["app"].state, "service", None)
+        name = None
+        if service and service.models.have_names and path.startswith(MODEL_PREFIX):
+            name, path = split_model(scope, path)
         is_page = path == "/" and method in {"GET", "HEAD"}
         given_id = read_header(scope, b"x-request-id")
         record = RequestRecord(
@@ -64,14 +69,13 @@ class RequestMiddleware:
             "" if is_page else self._endpoints.get(path, ""),
             scope["headers"],
         )
-        service: Service | None = getattr(scope["app"].state, "service", None)
         scope.setdefault("state", {}).update(record=record, service=service)
 
         async def send_with_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.end(message["status"])
                 headers = _response_headers(record)
-                if service and service.vectorizer.health.draining:
+                if service and service.draining:
                     headers.append((b"connection", b"close"))  # clients reconnect elsewhere
                 message["headers"] = [*message.get("headers", ()), *headers]
             elif method == "HEAD" and message["type"] == "http.response.body":
@@ -79,7 +83,9 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            get_service(scope).access.check(path, scope)
+            model = _model_of(scope, path, name)
+            scope["state"]["model"] = model
+            record.model = model.name if model else ""
             inner = {**scope, "method": "GET"} if method == "HEAD" else scope
             await self._app(inner, receive, send_with_record)
         except Exception as error:
@@ -95,6 +101,29 @@ class RequestMiddleware:
                 log_request(record)  # includes the trace's id, which `on_complete` may set
 
 
+def _model_of(scope: Scope, path: str, name: str | None) -> ServedModel | None:
+    """Check a request's token, and return the model of its path, or the only one; else None.
+
+    Args:
+        scope: the request.
+        path: its path, without a model's prefix.
+        name: the name in the prefix; None if it has no prefix.
+
+    Raises:
+        UnhealthyError: the service has not started.
+        UnauthorizedError: the request has no allowed token.
+        UnknownModelError: no model has the name.
+    """
+    service = get_service(scope)
+    models = service.models
+    model = models.only if name is None else models.by_name.get(name)
+    if name is not None and model is None:
+        service.access.check(scope["path"], scope)  # a probe's, too: the answer lists the names
+        raise models.unknown(name)
+    service.access.check(path, scope)
+    return model
+
+
 def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", record.request_id.encode())]
     if record.endpoint:
@@ -103,6 +132,8 @@ def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-truncated", in_ranges(record.truncated).encode()))
     if record.no_tokens:
         headers.append((b"x-no-tokens", in_ranges(record.no_tokens).encode()))
+    if record.model:
+        headers.append((b"x-model", record.model.encode()))
     return headers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from http.client import responses as phrases
 from types import UnionType
 from typing import Any, get_args
@@ -70,21 +70,19 @@ _OF_VECTORS = {
 def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
     """Add the endpoints to an application's OpenAPI description.
 
-    Once a model is loaded, only endpoints that fit the model are described.
+    Once models are loaded, only endpoints that fit one of them are described.
     """
     of_fastapi = app.openapi
 
     def openapi() -> dict[str, Any]:
         described = of_fastapi()  # built again if routes were added
         service: Service | None = getattr(app.state, "service", None)
-        answered = [
-            one
-            for one in endpoints
-            if service is None or one.scores == service.vectorizer.info.scores
-        ]
+        answered = service.models.endpoints() if service else endpoints
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
             _restore_nulls(described, app.routes)
-            described = app.openapi_schema = with_endpoints(described, answered)
+            # Of one model alone, no request can name another.
+            never = () if service and service.models.have_names else (404,)
+            described = app.openapi_schema = with_endpoints(described, answered, never)
         if service:
             _describe_tokens(described, service.access)
         return described
@@ -113,12 +111,21 @@ def _describe_tokens(described: dict[str, Any], access: TokenAuth) -> None:
 
 
 def with_endpoints(
-    described: dict[str, Any], endpoints: Sequence[type[Endpoint[Any]]]
+    described: dict[str, Any],
+    endpoints: Sequence[type[Endpoint[Any]]],
+    never: Collection[int] = (),
 ) -> dict[str, Any]:
-    """Return FastAPI's description with the endpoints before its own routes."""
+    """Return FastAPI's description with the endpoints before its own routes.
+
+    Args:
+        described: FastAPI's description.
+        endpoints: the endpoints.
+        never: statuses that no endpoint answers.
+    """
+    statuses = set(STATUS.values()).difference(never)
     schemas = _schemas(endpoints)
     paths = {
-        path: {"post": _operation(one, path, schemas), **described["paths"].get(path, {})}
+        path: {"post": _operation(one, path, schemas, statuses), **described["paths"].get(path, {})}
         for one in endpoints
         for path in one.paths
     }
@@ -146,7 +153,9 @@ def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     return schemas
 
 
-def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any], statuses: Collection[int]
+) -> dict[str, Any]:
     forms = _forms(endpoint)
     requests = [one.description.request for one in forms]
     request = schemas[requests[0].__name__] if len(requests) == 1 else _any_of(map(_ref, requests))
@@ -164,7 +173,7 @@ def _operation(endpoint: type[Endpoint[Any]], path: str, schemas: dict[str, Any]
                     _describe_types([kind for one in forms for kind in _response_types(one)])
                 ),
             },
-            **error_responses(STATUS.values(), *(one.errors for one in forms)),
+            **error_responses(statuses, *(one.errors for one in forms)),
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -10,12 +11,14 @@ from starlette.exceptions import HTTPException
 
 from config import VERSION
 from errors import UnhealthyError
-from meta import meta
+from meta import meta, meta_of_unloaded
 from web.docs import docs_response
-from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tags
+from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tag
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.endpoints.text_embeddings import EmbedInfo, about
+from web.models import ServedModel
 from web.openapi import error_responses
+from web.scope import MODEL_PREFIX
 from web.service import get_service
 
 DOCS = "/docs"
@@ -42,6 +45,7 @@ def add_routes(app: FastAPI) -> None:
         responses=refused,
     )(_metrics)
     app.get(DOCS, include_in_schema=False)(_docs)
+    app.get("/openapi.json", include_in_schema=False)(_openapi)
     app.get(
         "/",
         summary="A page to try the model on, for browsers",
@@ -100,46 +104,67 @@ def _add_text_embeddings(app: FastAPI) -> None:
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
+# A path without a model's name speaks of all models: a probe fails if one of them does, as only
+# then every request can be answered.
+
+
 async def _live(request: Request) -> Response:
-    return _probe(get_service(request.scope).vectorizer.health.dead)
+    return _probe((model, model.dead) for model in _asked(request).values())
 
 
 async def _ready(request: Request) -> Response:
-    vectorizer = get_service(request.scope).vectorizer
-    vectorizer.try_again_if_failing()
-    return _probe(vectorizer.health.unready)
+    asked = _asked(request).values()
+    for model in asked:
+        if model.loaded:
+            model.loaded.vectorizer.try_again_if_failing()
+    stopping = "shutting down" if get_service(request.scope).draining else None
+    return _probe((model, model.unready or stopping) for model in asked)
 
 
-def _probe(fault: str | None) -> Response:
-    if fault:
-        raise UnhealthyError(fault)
+def _probe(faults: Iterable[tuple[ServedModel, str | None]]) -> Response:
+    for model, fault in faults:
+        if fault:
+            raise UnhealthyError(f"{model.name}: {fault}" if model.name else fault)
     return Response(status_code=204)
 
 
+def _asked(request: Request) -> Mapping[str, ServedModel]:
+    """Return the model of the path, or all models, by all names that a request may give them."""
+    models = get_service(request.scope).models
+    model: ServedModel | None = request.scope["state"]["model"]
+    return models.ids if model is None else {model.id: model}
+
+
 async def _meta(request: Request) -> dict[str, object]:
-    vectorizer = get_service(request.scope).vectorizer
-    return meta(vectorizer.info, vectorizer.modalities, vectorizer.cache_stats, vectorizer.shared)
+    models = get_service(request.scope).models
+    model: ServedModel = request.scope["state"]["model"] or models.first
+    named = [
+        {"name": one.name, "modalities": one.modalities, "loaded": one.loaded is not None}
+        for one in models
+    ]
+    listed = named if models.have_names else ()
+    if not model.loaded:
+        return meta_of_unloaded(model.name, model.info, model.modalities, listed)
+    one = model.loaded.vectorizer
+    return meta(one.info, one.modalities, one.cache_stats, one.shared, listed)
 
 
 async def _models(request: Request) -> ModelList:
-    return {"object": "list", "data": [_loaded_model(request)]}
+    asked = _asked(request).items()
+    return {"object": "list", "data": [model_object(name, one.listed_at) for name, one in asked]}
 
 
 async def _model(request: Request) -> ModelObject:
-    model = _loaded_model(request)
-    if request.path_params["model"] != model["id"]:
-        raise HTTPException(404, f"no such model; {model['id']} is loaded")
-    return model
-
-
-def _loaded_model(request: Request) -> ModelObject:
-    service = get_service(request.scope)
-    return model_object(service.vectorizer.info, service.started_at)
+    asked, name = _asked(request), request.path_params["model"]
+    if name not in asked:
+        is_or_are = "is" if len(asked) == 1 else "are"
+        raise HTTPException(404, f"no such model; {', '.join(asked)} {is_or_are} loaded")
+    return model_object(name, asked[name].listed_at)
 
 
 async def _tags(request: Request) -> OllamaTags:
-    service = get_service(request.scope)
-    return tags(service.vectorizer.info, service.started_at)
+    asked = _asked(request).items()
+    return {"models": [tag(name, one.info, one.listed_at) for name, one in asked]}
 
 
 async def _version() -> OllamaVersion:
@@ -147,8 +172,9 @@ async def _version() -> OllamaVersion:
 
 
 async def _info(request: Request) -> EmbedInfo:
-    service = get_service(request.scope)
-    return about(service.settings, service.vectorizer.info)
+    models = get_service(request.scope).models
+    model: ServedModel = request.scope["state"]["model"] or models.default("/embed")
+    return about(model.settings, model.id, model.info, is_reranker=model.kind == "pair")
 
 
 async def _no_such_vectors() -> Response:
@@ -163,6 +189,20 @@ async def _metrics(request: Request) -> Response:
 
 async def _docs() -> Response:
     return docs_response()
+
+
+async def _openapi(request: Request) -> JSONResponse:
+    """Describe the routes of the model that the path names, or of all models, with their paths."""
+    models = get_service(request.scope).models
+    model: ServedModel | None = request.scope["state"]["model"]
+    root = request.scope.get("root_path", "")
+    described = request.app.openapi()
+    if model is None:
+        prefixes = [root or "/", *(f"{root}{MODEL_PREFIX}{one.name}" for one in models)]
+        described = {**described, "servers": [{"url": prefix} for prefix in prefixes]}
+    elif root:
+        described = {**described, "servers": [{"url": root}]}
+    return JSONResponse(described)
 
 
 async def _root(request: Request) -> Response:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+MODEL_PREFIX = "/m/"  # of the paths of a model that has a name
+
 
 def read_path(scope: Scope) -> str:
     """Return the request's path, relative to the prefix at which the application is mounted.
@@ -26,6 +28,18 @@ def read_path(scope: Scope) -> str:
         scope["root_path"] = root
     scope["path"] = root + path if is_below else path
     return path
+
+
+def split_model(scope: Scope, path: str) -> tuple[str, str]:
+    """Split a path such as `/m/clip/vectorize` into a model's name and the rest, `/vectorize`.
+
+    The prefix moves into the scope's `root_path`, as Starlette's `Mount` does it. So all routes
+    answer below it as they do without it.
+    """
+    name, _, rest = path.removeprefix(MODEL_PREFIX).partition("/")
+    scope["root_path"] = f"{scope.get('root_path', '')}{MODEL_PREFIX}{name}"
+    scope["path"] = f"{scope['root_path']}/{rest}"
+    return name, f"/{rest}"
 
 
 def read_header(scope: Scope, name: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The service: the objects that serve requests once the model is loaded, on `app.state`."""
+"""The service: the objects that serve requests once the models are loaded, on `app.state`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
@@ -17,12 +18,14 @@ from config import VERSION, Settings
 from errors import ConfigurationError, UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
+from registry import Registry
 from vectorizer import Vectorizer
 from web.auth import TokenAuth
 from web.body import BodyReader
 from web.endpoints.base import Endpoint
 from web.load_log import LoadLog
 from web.metrics import Metrics
+from web.models import LoadedModel, Models, ServedModel, kind_of
 from web.page import page_response
 from web.record import RequestRecord
 
@@ -30,31 +33,34 @@ if TYPE_CHECKING:
     from web.tracing import Tracing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Service:
     """The objects that serve requests; the application's lifespan creates them.
 
     Attributes:
-        settings: the settings, for their limits.
-        vectorizer: the loaded model.
-        started_at: time at which the service was ready, in seconds since 1970.
-        endpoints: the endpoints, by the first path of each.
+        models: the loaded models, with the endpoints of each.
         body_reader: reads bodies within bounds.
         access: checks tokens.
         metrics: the Prometheus metrics.
         on_complete: called with the record of each request that an endpoint answered.
         page: the response with the debug page; None if the page is turned off.
+        draining: whether the service shuts down.
     """
 
-    settings: Settings
-    vectorizer: Vectorizer
-    started_at: int
-    endpoints: Mapping[str, Endpoint[Any]]
+    models: Models
     body_reader: BodyReader
     access: TokenAuth
     metrics: Metrics
     on_complete: Callable[[RequestRecord], None]
     page: Response | None
+    draining: bool = False
+
+    def drain(self) -> None:
+        """Shut down: readiness says so from now on, and connections are closed."""
+        self.draining = True
+        for model in self.models:
+            if model.loaded:
+                model.loaded.vectorizer.health.draining = True
 
 
 def get_service(scope: Scope) -> Service:
@@ -75,61 +81,101 @@ def get_service(scope: Scope) -> Service:
 @asynccontextmanager
 async def serving(
     state: State,
-    vectorizer: Vectorizer,
+    registry: Registry,
     settings: Settings,
     endpoints: Sequence[type[Endpoint[Any]]],
     access: TokenAuth,
     tracing: Tracing | None = None,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Service]:
     """Create the service as `state.service`, and observe batches for metrics and log.
 
     Args:
         state: the application's state.
-        vectorizer: the loaded model, which the caller closes.
+        registry: the models by name, which the caller closes.
         settings: the settings.
         endpoints: the endpoints.
         access: checks tokens.
         tracing: sends traces; None if tracing is off.
 
     Raises:
-        ConfigurationError: a setting does not fit the model.
+        ConfigurationError: a setting does not fit a model.
     """
     body_reader = BodyReader(settings)
     requests: Observers[[RequestRecord]] = Observers()
     metrics = Metrics(
-        vectorizer,
+        list(registry.settings),
+        registry.loaded,
         VERSION,
         queue_bytes=lambda: body_reader.held_bytes,
-        observer_failures=lambda: requests.failures + vectorizer.observer_failures,
+        observer_failures=lambda: (
+            requests.failures + sum(one.observer_failures for one in registry.loaded.values())
+        ),
     )
-    load_log = LoadLog(lambda: vectorizer.queue_items)
-    for observer in (metrics, load_log):
-        vectorizer.observe_batches(observer.observe_batch)
-        requests.add(observer.observe_request)
+    requests.add(metrics.observe_request)
+    load_logs = {
+        name: LoadLog(partial(_queue_items, registry, name), name) for name in registry.settings
+    }
+    for load_log in load_logs.values():
+        requests.add(load_log.observe_request)
     if tracing:
         requests.add(tracing.observe_request)
+    models = {name: _serve(registry, name) for name in registry.settings}
+
+    def serve_loaded(name: str, vectorizer: Vectorizer) -> None:
+        metrics.observe_model(name, vectorizer)
+        vectorizer.observe_batches(load_logs[name].observe_batch)
+        models[name].info = vectorizer.info
+        models[name].loaded = _with_endpoints(name, vectorizer, endpoints)
+
+    def forget_unloaded(name: str) -> None:
+        models[name].loaded = None
+
+    for name, vectorizer in registry.loaded.items():
+        serve_loaded(name, vectorizer)
+    if registry.on_demand:
+        registry.on_demand.on_load = serve_loaded
+        registry.on_demand.on_unload = forget_unloaded
     service = Service(
-        settings,
-        vectorizer,
-        int(time.time()),
-        {kind.paths[0]: kind(settings, vectorizer.info) for kind in endpoints},
+        Models(list(models.values()), endpoints, settings),
         body_reader,
         access,
         metrics,
         requests,
         page_response() if settings.debug_page else None,
     )
-    tasks = [background(load_log.run(), name="load-log")]
+    tasks = [background(one.run(), name="load-log") for one in load_logs.values()]
     if settings.authentication_allowed_tokens_file:
         tasks.append(background(access.follow_file(), name="tokens-file"))
     state.service = service
     try:
-        yield
+        yield service
     finally:
         del state.service
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def _serve(registry: Registry, name: str) -> ServedModel:
+    own, on_demand = registry.settings[name], registry.on_demand
+    listed_at = int(time.time())
+    if on_demand:
+        return ServedModel(name, own, registry.kinds[name], listed_at, on_demand.models[name])
+    return ServedModel(name, own, kind_of(registry.loaded[name].modalities), listed_at)
+
+
+def _with_endpoints(
+    name: str, vectorizer: Vectorizer, endpoints: Sequence[type[Endpoint[Any]]]
+) -> LoadedModel:
+    own, info = vectorizer.settings, vectorizer.info
+    try:
+        return LoadedModel(vectorizer, {kind.paths[0]: kind(own, info) for kind in endpoints})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Model {name}: {error}" if name else str(error)) from error
+
+
+def _queue_items(registry: Registry, name: str) -> Mapping[str, int]:
+    return registry.loaded[name].queue_items if name in registry.loaded else {}
 
 
 def make_tracing(settings: Settings) -> Tracing | None:

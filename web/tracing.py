@@ -66,6 +66,7 @@ class Tracing:
                 "url.path": record.path,
                 "http.response.status_code": record.status,
                 "inference.request_id": record.request_id,
+                **({"inference.model": record.model} if record.model else {}),
                 **{f"inference.{name}s": record.items[name] for name in MODALITIES},
                 **({"error.type": record.refused} if record.refused else {}),
             },

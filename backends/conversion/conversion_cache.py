@@ -95,6 +95,13 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
     return entry.path
 
 
+def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
+    """Return whether a model is in the cache, or a record that it cannot be converted."""
+    if folder.family == "converted":
+        return True
+    return _find(folder, options, _serving(options)) is not None
+
+
 def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
     """Return the digest of a model's files, from the cache if the files have not changed."""
     stamps = fingerprint.stamps(folder)

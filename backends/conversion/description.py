@@ -75,11 +75,16 @@ class Description:
         """The precision that was requested at the conversion; None if it was not int8."""
         return "int8" if self.weights == "int8" or self.refused else None
 
+    @property
+    def modality(self) -> Modality:
+        """What the model reads: pairs, images (and texts), or texts."""
+        return next(one for one in ("pair", "image", "text") if one in self.towers)
+
     @classmethod
     def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
     ) -> Description:
-        """Make the description of a model in float32 from its identity, info and towers."""
+        """Make the description (`model.json`) of a converted model with float32 weights."""
         shown = {name: getattr(info, name) for name in _SHOWN}
         if not shown["activations"]:  # only rerankers have activations
             del shown["activations"]

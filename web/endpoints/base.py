@@ -10,11 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from backends.model import EmbeddingResult, ModelInfo
+from backends.model import EmbeddingResult, Modality, ModelInfo
 from config import Settings
 from inference.request import EmbedInput
 from web.endpoints.error_format import ErrorFormat, SentenceErrors
@@ -48,6 +48,13 @@ class Description:
     examples: Sequence[Mapping[str, Any]]
 
 
+# Kinds of models in groups, of which the first that has a model answers requests without a name.
+Kinds: TypeAlias = tuple[tuple[Modality, ...], ...]
+EITHER: Kinds = (("text", "image"),)
+TEXTS_FIRST: Kinds = (("text",), ("image",))
+IMAGES_FIRST: Kinds = (("image",), ("text",))
+PAIRS: Kinds = (("pair",),)
+
 ParsedT = TypeVar("ParsedT", bound=ParsedRequest)
 
 
@@ -65,6 +72,7 @@ class Endpoint(ABC, Generic[ParsedT]):
         errors: the error format of paths below its prefix.
         alternatives: other endpoints on the same paths; see `of_body`.
         scores: whether the endpoint returns scores of a reranker, and not vectors.
+        kinds: the kinds of models that answer it.
     """
 
     paths: ClassVar[tuple[str, ...]]
@@ -72,6 +80,7 @@ class Endpoint(ABC, Generic[ParsedT]):
     errors: ClassVar[ErrorFormat] = SentenceErrors()
     alternatives: ClassVar[Sequence[type[Endpoint[Any]]]] = ()
     scores: ClassVar[bool] = False
+    kinds: ClassVar[Kinds] = EITHER
 
     def __init__(self, settings: Settings, info: ModelInfo) -> None:
         self.settings = settings

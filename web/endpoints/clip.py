@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from backends.model import EmbeddingResult
 from inference.request import EmbedInput
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import IMAGES_FIRST, Description, Endpoint, ParsedRequest
 from web.endpoints.images import EXAMPLE_IMAGE, Base64Image
 from web.endpoints.json_body import decode
 
@@ -55,6 +55,7 @@ class Vectorize(Endpoint[ParsedVectorize]):
     """The endpoint of Weaviate's `multi2vec-clip` module."""
 
     paths = ("/vectorize",)
+    kinds = IMAGES_FIRST
     description = Description(
         summary="Embed texts and images",
         request=VectorizeRequest,

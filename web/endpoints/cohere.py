@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from backends.model import EmbeddingResult
 from backends.scores import sigmoid
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import PAIRS, Description, Endpoint, ParsedRequest
 from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import decode
 from web.endpoints.ranking import join_logits, make_pairs, rank
@@ -54,7 +54,8 @@ class CohereRequest(msgspec.Struct):
         list[str | CohereDocument], msgspec.Meta(description="texts to rank, or objects with one")
     ]
     model: Annotated[
-        str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
+        str | None,
+        msgspec.Meta(description="any name: it is sent back, and chooses among several models"),
     ] = None
     top_n: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
@@ -130,6 +131,7 @@ class CohereRerank(Endpoint[ParsedCohere]):
 
     paths = ("/v2/rerank", "/v1/rerank")
     scores = True
+    kinds = PAIRS
     description = Description(
         summary="Rank documents, as Cohere's and Jina's APIs do",
         request=CohereRequest,

@@ -73,14 +73,35 @@ class FieldFinder:
             starts = {name: bytes(memoryview(value)[:5]) for name, value in raw.items()}
             return {name for name, start in starts.items() if start not in (b"", b"null")}
         except (msgspec.DecodeError, UnicodeDecodeError):
-            if len(body) > _MAX_SECOND_READING_BYTES:
-                return set()
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError):
-            return set()
-        given = content if isinstance(content, dict) else {}
+            given = _parse_as_python_does(body)
         return {name for name in self._names if given.get(name) is not None}
+
+
+def _parse_as_python_does(body: bytes | bytearray) -> dict[str, Any]:
+    """Return the fields of a body that msgspec does not read; none if it is invalid or large."""
+    if len(body) > _MAX_SECOND_READING_BYTES:
+        return {}
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class _WithModel(msgspec.Struct):
+    model: str | None = None
+
+
+_MODEL_DECODER = msgspec.json.Decoder(_WithModel)
+
+
+def model_in(body: bytes | bytearray) -> str | None:
+    """Return the `model` that a body names; None if it names none, or is invalid."""
+    try:
+        return _MODEL_DECODER.decode(body).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        model = _parse_as_python_does(body).get("model")
+        return model if isinstance(model, str) else None
 
 
 class NaN:

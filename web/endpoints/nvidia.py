@@ -17,7 +17,7 @@ import orjson
 from typing_extensions import override
 
 from backends.model import EmbeddingResult
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import PAIRS, Description, Endpoint, ParsedRequest
 from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import decode
 from web.endpoints.ranking import join_logits, make_pairs, rank
@@ -70,7 +70,9 @@ class NvidiaRequest(msgspec.Struct):
 
     query: Annotated[NvidiaText, msgspec.Meta(description="what the passages shall answer")]
     passages: Annotated[list[NvidiaText], msgspec.Meta(description="texts to rank")]
-    model: Annotated[str | None, msgspec.Meta(description="any name: it chooses nothing")] = None
+    model: Annotated[
+        str | None, msgspec.Meta(description="any name; it chooses among several models")
+    ] = None
     truncate: Annotated[
         Literal["NONE", "END"] | None,
         msgspec.Meta(description="`NONE`: refuse a pair that is too long, uncut"),
@@ -109,6 +111,7 @@ class NvidiaRerank(Endpoint[ParsedNvidia]):
 
     paths = ("/v1/ranking", "/v1/retrieval/nvidia/reranking")
     scores = True
+    kinds = PAIRS
     description = Description(
         summary="Rank passages, as NVIDIA's API does",
         request=NvidiaRequest,

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict, override
 
 from backends.model import EmbeddingResult, ModelInfo, Precision
 from inference.request import EmbedInput, Postprocess
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import TEXTS_FIRST, Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
 from web.endpoints.error_format import SentenceErrors
 from web.endpoints.json_body import decode
@@ -25,7 +25,8 @@ from web.endpoints.json_body import decode
 ModelName = Annotated[
     str | None,
     msgspec.Meta(
-        description="any name, with or without `:latest`: it is sent back, and chooses nothing"
+        description="any name, with or without `:latest`: it is sent back, and chooses among "
+        "several models"
     ),
 ]
 
@@ -98,6 +99,7 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
     """Ollama's endpoint for several texts."""
 
     paths = ("/api/embed",)
+    kinds = TEXTS_FIRST
     description = Description(
         summary="Embed texts, as Ollama does",
         request=OllamaRequest,
@@ -138,6 +140,7 @@ class OllamaEmbeddings(Endpoint[ParsedRequest]):
     """Ollama's older endpoint for one text; as there, the vector is not normalized."""
 
     paths = ("/api/embeddings",)
+    kinds = TEXTS_FIRST
     description = Description(
         summary="Embed one text, as older clients of Ollama ask for it",
         request=OllamaPromptRequest,
@@ -194,23 +197,27 @@ class OllamaVersion(TypedDict):
     version: str
 
 
-def tags(info: ModelInfo, loaded_at: int) -> OllamaTags:
-    """Return the loaded model as the only entry; its size is that of the weights in memory."""
-    name = info.name
+def tag(name: str, info: ModelInfo | None, loaded_at: int) -> OllamaModel:
+    """Return the entry of a model; its size is that of the weights in memory.
+
+    Args:
+        name: its name.
+        info: facts about it; None before its first load.
+        loaded_at: time since which the service has it, in seconds since 1970.
+    """
     tagged = name if ":" in name else f"{name}:latest"
-    model: OllamaModel = {
+    return {
         "name": tagged,
         "model": tagged,
         "modified_at": datetime.fromtimestamp(loaded_at, UTC).isoformat(),
-        "size": info.parameters * _BYTES[info.precision],
-        "digest": info.vector_space,
+        "size": info.parameters * _BYTES[info.precision] if info else 0,
+        "digest": info.vector_space if info else "",
         "details": {
             "parent_model": "",
-            "format": info.runtime,
-            "family": info.family,
-            "families": [info.family],
-            "parameter_size": f"{info.parameters / 1e6:.1f}M",
-            "quantization_level": info.precision,
+            "format": info.runtime if info else "",
+            "family": info.family if info else "",
+            "families": [info.family] if info else [],
+            "parameter_size": f"{info.parameters / 1e6:.1f}M" if info else "",
+            "quantization_level": info.precision if info else "",
         },
     }
-    return {"models": [model]}

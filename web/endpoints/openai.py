@@ -52,7 +52,8 @@ class EmbeddingsOptions(msgspec.Struct, kw_only=True):
     """Options of a request; other fields are ignored."""
 
     model: Annotated[
-        str | None, msgspec.Meta(description="any name: it is sent back, and chooses nothing")
+        str | None,
+        msgspec.Meta(description="any name: it is sent back, and chooses among several models"),
     ] = None
     encoding_format: Annotated[
         Literal["float", "base64"] | None,
@@ -136,7 +137,7 @@ _IDS_DECODER = msgspec.json.Decoder(TokenIdsRequest)
 
 
 class Embeddings(Endpoint[ParsedEmbeddings]):
-    """The endpoint of OpenAI's embeddings.
+    """`POST /v1/embeddings`: embeds texts, token ids and images, as OpenAI's API does.
 
     Raises:
         ConfigurationError: EMBEDDINGS_DIMENSIONS is set, and the model's vectors cannot be

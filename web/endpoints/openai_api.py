@@ -8,7 +8,6 @@ import msgspec
 import orjson
 from typing_extensions import TypedDict, override
 
-from backends.model import ModelInfo
 from web.endpoints.error_format import ErrorFormat, ErrorInfo
 
 
@@ -66,6 +65,6 @@ class ModelList(TypedDict):
     data: list[ModelObject]
 
 
-def model_object(info: ModelInfo, created: int) -> ModelObject:
-    """Return the loaded model's entry in the list; `created` is in seconds since 1970."""
-    return {"id": info.name, "object": "model", "created": created, "owned_by": "local"}
+def model_object(name: str, created: int) -> ModelObject:
+    """Return the entry of a model in the list; `created` is in seconds since 1970."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "local"}

@@ -19,7 +19,7 @@ from backends.scores import ACTIVATIONS
 from config import Settings
 from errors import InvalidInputError
 from inference.request import EmbedInput
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import PAIRS, Description, Endpoint, ParsedRequest
 from web.endpoints.cohere import CohereRerank
 from web.endpoints.json_body import FieldFinder, decode
 from web.endpoints.ranking import join_logits, make_pairs
@@ -76,6 +76,7 @@ class Rerank(Endpoint[ParsedRerank]):
     paths = ("/rerank",)
     alternatives = (RerankTexts, CohereRerank)
     scores = True
+    kinds = PAIRS
     description = Description(
         summary="Score how well documents answer a query",
         request=RerankRequest,

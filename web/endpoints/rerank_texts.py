@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from backends.model import EmbeddingResult
 from backends.scores import identity, sigmoid
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import PAIRS, Description, Endpoint, ParsedRequest
 from web.endpoints.json_body import decode
 from web.endpoints.ranking import join_logits, make_pairs, rank
 from web.endpoints.text_embeddings import EmbedErrors, Truncation, cut_forbidden_by
@@ -62,6 +62,7 @@ class RerankTexts(Endpoint[ParsedRerankTexts]):
 
     paths = ("/rerank",)
     scores = True
+    kinds = PAIRS
     description = Description(
         summary="Rank texts, as text-embeddings-inference does",
         request=RerankTextsRequest,

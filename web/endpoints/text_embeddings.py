@@ -21,7 +21,7 @@ from config import VERSION, Settings
 from errors import InvalidInputError
 from inference.request import Content, EmbedInput, Postprocess
 from web.endpoints import token_ids
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import TEXTS_FIRST, Description, Endpoint, ParsedRequest
 from web.endpoints.dimensions import kept
 from web.endpoints.error_format import ErrorFormat, ErrorInfo
 from web.endpoints.json_body import Word
@@ -119,6 +119,7 @@ class Embed(Endpoint[ParsedEmbed]):
     """The endpoint of Hugging Face's text-embeddings-inference."""
 
     paths = ("/embed", "/")
+    kinds = TEXTS_FIRST
     description = Description(
         summary="Embed texts, as text-embeddings-inference does",
         request=EmbedRequest,
@@ -190,17 +191,23 @@ class EmbedInfo(TypedDict):
     version: str
 
 
-def about(settings: Settings, info: ModelInfo) -> EmbedInfo:
-    """Return facts about the loaded model, in the fields of text-embeddings-inference."""
-    name = info.name
+def about(settings: Settings, name: str, info: ModelInfo | None, *, is_reranker: bool) -> EmbedInfo:
+    """Return facts about a model, with the names of text-embeddings-inference.
+
+    Args:
+        settings: the settings of the model.
+        name: its name.
+        info: facts about it; None before its first load.
+        is_reranker: whether it scores pairs.
+    """
     label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    most = settings.max_request_documents if info.scores else settings.max_request_items
+    most = settings.max_request_documents if is_reranker else settings.max_request_items
     return {
         "model_id": name,
         "model_sha": None,
-        "model_dtype": info.precision,
+        "model_dtype": info.precision if info else settings.precision or "float32",
         "served_model_name": name,
-        "model_type": {"reranker": label} if info.scores else {"embedding": {}},
+        "model_type": {"reranker": label} if is_reranker else {"embedding": {}},
         "max_client_batch_size": most,
         "auto_truncate": True,
         "version": VERSION,

@@ -18,7 +18,7 @@ from typing_extensions import override
 from backends.model import EmbeddingResult, EncodeParams
 from errors import InvalidInputError
 from inference.request import EmbedInput, Postprocess
-from web.endpoints.base import Description, Endpoint, ParsedRequest
+from web.endpoints.base import TEXTS_FIRST, Description, Endpoint, ParsedRequest
 from web.endpoints.images import EXAMPLE_IMAGE, Base64Image
 from web.endpoints.json_body import Word, decode
 
@@ -91,6 +91,7 @@ class Vectors(Endpoint[ParsedVectors]):
     """The endpoint of Weaviate's modules for one text, one image or several texts a request."""
 
     paths = ("/vectors",)
+    kinds = TEXTS_FIRST
     description = Description(
         summary="Embed a text, several texts, or an image",
         request=VectorsRequest,

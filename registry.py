@@ -1,0 +1,89 @@
+"""The models of the service: the one in MODELS_DIR, or one for each folder in it, by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from backends.load import modality_of
+from backends.model import Modality
+from backends.model_folders import find_models
+from config import Settings, settings_of
+from errors import StartupError
+from on_demand import MakeVectorizer, OnDemand
+from vectorizer import Resources, Vectorizer
+
+
+@dataclass
+class Registry:
+    """The models by name; a model that is alone in MODELS_DIR has the name "".
+
+    Attributes:
+        settings: the settings of each model.
+        loaded: the models that are loaded now: all, if none is loaded on demand.
+        on_demand: loads and unloads them; None if all are loaded at start.
+        kinds: what each model of `on_demand` reads: pairs, images (and texts), or texts.
+    """
+
+    settings: Mapping[str, Settings]
+    loaded: dict[str, Vectorizer] = field(default_factory=dict)
+    on_demand: OnDemand | None = None
+    kinds: Mapping[str, Modality] = field(default_factory=dict)
+
+
+def settings_by_name(settings: Settings) -> dict[str, Settings]:
+    """Return the settings of each model by its name; of the only model in MODELS_DIR by "".
+
+    Raises:
+        ModelFolderError: MODELS_DIR is a model and holds models as well, or a name is invalid.
+        ConfigurationError: the settings of one of several models are invalid.
+    """
+    folders = find_models(settings.models_dir)
+    named = {name: settings_of(folder, settings) for name, folder in folders.items()}
+    return named or {"": settings}
+
+
+@asynccontextmanager
+async def load_models(
+    settings: Settings, make_vectorizer: MakeVectorizer
+) -> AsyncIterator[Registry]:
+    """Load all models one after the other, or let requests load them; close them at the end.
+
+    Args:
+        settings: the settings of the service.
+        make_vectorizer: function that loads a model by its settings.
+
+    Raises:
+        StartupError: the operator must fix something; the message names the model.
+    """
+    registry = Registry(settings_by_name(settings))
+    async with AsyncExitStack() as held:
+        if settings.models_on_demand and "" not in registry.settings:
+            registry.kinds = {name: _kind(name, own) for name, own in registry.settings.items()}
+            registry.on_demand = OnDemand(settings, registry.settings, make_vectorizer)
+            registry.loaded = registry.on_demand.loaded
+            await held.enter_async_context(aclosing(registry.on_demand))
+        else:
+            resources = Resources.of(settings)
+            for name, own in registry.settings.items():
+                with _naming(name):
+                    vectorizer = await make_vectorizer(own, resources)
+                registry.loaded[name] = await held.enter_async_context(aclosing(vectorizer))
+        yield registry
+
+
+def _kind(name: str, settings: Settings) -> Modality:
+    with _naming(name):
+        return modality_of(settings)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the model in an error that ends the start."""
+    try:
+        yield
+    except StartupError as error:
+        if not name:
+            raise
+        raise type(error)(f"Model {name}: {error}") from error

@@ -1,0 +1,375 @@
+"""MODELS_ON_DEMAND: when a model is loaded and unloaded, and what requests get meanwhile."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import on_demand
+from config import Settings
+from errors import ModelFolderError, NotLoadedError
+from on_demand import OnDemand
+from tests import asgi
+from tests.fakes import FakeModel
+from tests.several import AnyFake, BeforeLoad, Named, Scores, Texts, serving
+from vectorizer import Vectorizer
+
+pytestmark = pytest.mark.anyio
+
+PAIR = {"query": "q", "documents": ["d"]}
+SIZE = 1000  # bytes that each model takes
+
+
+class Loads:
+    """Counts loads, holds them up, and lets some of them fail."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.faults: dict[str, Exception] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+
+    async def __call__(self, name: str) -> None:
+        self.counts[name] += 1
+        self.began.set()
+        await self.gate.wait()
+        if fault := self.faults.get(name):
+            raise fault
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing is converted, and each load takes SIZE bytes."""
+    taken = iter(range(0, 10**9, SIZE))
+    monkeypatch.setattr(on_demand, "convert_ahead", lambda *_: True)
+    monkeypatch.setattr(on_demand, "stored_bytes", lambda _: SIZE // 2)
+    monkeypatch.setattr(on_demand, "resident_bytes", lambda: next(taken))
+    monkeypatch.setattr(on_demand, "_free_memory", lambda: None)  # it takes half a second
+
+
+@pytest.fixture
+def fakes() -> Sequence[AnyFake]:
+    return [Named("clip"), Texts("minilm"), Scores("rerank")]
+
+
+@pytest.fixture
+async def loads() -> Loads:
+    return Loads()
+
+
+def served(
+    root: Path, fakes: Sequence[AnyFake], loads: BeforeLoad, **settings: Any
+) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+    return serving(
+        root, fakes, before_load=loads, default_model="clip", models_on_demand=True, **settings
+    )
+
+
+async def ask(client: httpx.AsyncClient, name: str, text: str = "a") -> httpx.Response:
+    if name == "rerank":
+        return await client.post("/m/rerank/rerank", json=PAIR)
+    return await client.post(f"/m/{name}/vectorize", json={"texts": [text]})
+
+
+async def loaded(client: httpx.AsyncClient) -> set[str]:
+    models = (await client.get("/meta")).json()["service"]["models"]
+    return {one["name"] for one in models if one["loaded"]}
+
+
+async def until_loaded(client: httpx.AsyncClient, names: set[str]) -> None:
+    async with asyncio.timeout(10):
+        while await loaded(client) != names:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_nothing_but_a_request_for_it_loads_a_model(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    routes = ("/.well-known/live", "/.well-known/ready", "/health", "/meta", "/metrics")
+    lists = ("/v1/models", "/api/tags", "/info", "/openapi.json", "/docs", "/")
+    async with served(tmp_path, fakes, loads) as client:
+        asked = [f"{prefix}{route}" for prefix in ("", "/m/minilm") for route in routes + lists]
+        statuses = {path: (await client.get(path)).status_code for path in asked}
+        described = (await client.get("/m/minilm/meta")).json()["service"]
+        assert loads.counts == {}
+        first = await ask(client, "minilm")
+
+        assert await loaded(client) == {"minilm"}
+
+    assert set(statuses.values()) == {200, 204}
+    assert (described["model"], described["modalities"]) == ("minilm", ["text"])
+    np.testing.assert_array_equal(
+        np.array(first.json()["textVectors"][0], np.float32), Texts("minilm").vector_of("a")
+    )
+    assert loads.counts == {"minilm": 1}
+
+
+async def test_requests_at_once_load_a_model_once(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads) as client:
+        answers = await asyncio.gather(*(ask(client, "clip", f"{i}") for i in range(20)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert loads.counts == {"clip": 1}
+
+
+async def test_a_load_holds_up_no_request_for_another_model(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads) as client:
+        await ask(client, "clip")
+        loads.gate.clear()
+        loads.began.clear()
+        waiting = asyncio.create_task(ask(client, "minilm"))
+        await loads.began.wait()
+        others = [await ask(client, "clip", f"text {i}") for i in range(3)]
+        probes = [await client.get(f"/m/{name}/health") for name in ("clip", "minilm")]
+        was_waiting = not waiting.done()
+        loads.gate.set()
+        late = await waiting
+
+    assert was_waiting
+    assert {answer.status_code for answer in (*others, late)} == {200}
+    assert {answer.status_code for answer in probes} == {204}
+
+
+async def test_a_client_that_goes_ends_no_load(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads, request_timeout_s=0.1) as client:
+        loads.gate.clear()
+        late = await ask(client, "clip")
+        loads.gate.set()
+        await until_loaded(client, {"clip"})
+
+    assert late.status_code == 504
+    assert loads.counts == {"clip": 1}
+
+
+async def test_a_load_that_fails_is_tried_again_later(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    loads.faults["minilm"] = ModelFolderError("the folder is gone")
+    async with served(tmp_path, fakes, loads) as client:
+        pauses = []
+        for _ in range(6):
+            first, second = await ask(client, "minilm"), await ask(client, "minilm")
+            assert (first.status_code, second.status_code) == (503, 503)
+            assert first.json()["error"] == ("model minilm could not be loaded: the folder is gone")
+            assert (await client.get("/m/minilm/health")).status_code == 503
+            assert (await client.get("/m/clip/health")).status_code == 204
+            pauses.append(int(second.headers["retry-after"]))
+            now_s += pauses[-1]
+        assert loads.counts["minilm"] == 6
+        assert (await ask(client, "clip")).status_code == 200
+        loads.faults.clear()
+        fine = await ask(client, "minilm")
+        ready = await client.get("/m/minilm/health")
+
+    assert pauses == [30, 60, 120, 240, 300, 300]
+    assert (fine.status_code, ready.status_code) == (200, 204)
+
+
+async def test_a_model_is_not_loaded_before_it_is_converted(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_converted: list[str] = ["clip"]
+    asked: list[tuple[str, bool]] = []
+
+    def convert_ahead(settings: Settings, is_patient: bool) -> bool:
+        name = settings.models_dir.name
+        asked.append((name, is_patient))
+        while is_patient and name not in is_converted:
+            time.sleep(0.01)
+        return name in is_converted
+
+    monkeypatch.setattr(on_demand, "convert_ahead", convert_ahead)
+    async with served(tmp_path, fakes, loads) as client:
+        while len(asked) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        fine, early = await ask(client, "clip"), await ask(client, "minilm")
+        ready = await client.get("/m/minilm/health")
+        is_converted += ["minilm", "rerank"]
+        while (late := await ask(client, "rerank")).status_code == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    assert (fine.status_code, early.status_code, ready.status_code) == (200, 503, 204)
+    assert "is being converted" in early.json()["error"]
+    assert early.headers["retry-after"] == "10"
+    assert late.status_code == 200
+    assert asked == [
+        *(("clip", False), ("minilm", False), ("rerank", False)),
+        *(("minilm", True), ("rerank", True)),
+    ]
+
+
+# --- memory
+
+
+async def test_the_least_recently_used_model_makes_room(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads, models_memory_bytes=2 * SIZE) as client:
+        for name in ("clip", "minilm", "clip", "rerank"):
+            assert (await ask(client, name)).status_code == 200
+        after = await loaded(client)
+        for name in ("minilm", "clip"):
+            assert (await ask(client, name)).status_code == 200
+        metrics = (await client.get("/metrics")).text
+
+    assert after == {"clip", "rerank"}
+    assert loads.counts == {"clip": 2, "minilm": 2, "rerank": 1}
+    assert 'inference_requests_total{code="200",endpoint="/vectorize",model="clip"} 3.0' in metrics
+    assert 'inference_queue_items{modality="text",model="clip"}' in metrics
+    assert 'inference_queue_items{modality="pair",model="rerank"}' not in metrics
+
+
+async def test_a_model_with_requests_in_flight_is_not_unloaded(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    clip, *_ = fakes
+    async with served(
+        tmp_path, fakes, loads, models_memory_bytes=SIZE, request_timeout_s=1
+    ) as client:
+        await ask(client, "clip")
+        clip.gate.clear()
+        clip.busy.clear()
+        in_flight = asyncio.create_task(ask(client, "clip", "another"))
+        assert await asyncio.to_thread(clip.busy.wait, 10)
+        refused = await ask(client, "minilm")
+        clip.gate.set()
+        answer = await in_flight
+
+    assert refused.status_code in {503, 504}
+    assert answer.status_code == 200
+
+
+async def test_it_is_unloaded_once_they_are_answered(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    clip, *_ = fakes
+    async with served(tmp_path, fakes, loads, models_memory_bytes=SIZE) as client:
+        await ask(client, "clip")
+        clip.gate.clear()
+        clip.busy.clear()
+        in_flight = asyncio.create_task(ask(client, "clip", "another"))
+        assert await asyncio.to_thread(clip.busy.wait, 10)
+        waiting = asyncio.create_task(ask(client, "minilm"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        clip.gate.set()
+        answers = await asyncio.gather(in_flight, waiting)
+        assert await loaded(client) == {"minilm"}
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+@pytest.mark.parametrize("limit", [SIZE // 2 - 1, SIZE - 1])
+async def test_a_model_that_never_fits_is_refused(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, limit: int
+) -> None:
+    """The first limit is below what its files take, the second below what it takes in memory."""
+    async with served(tmp_path, fakes, loads, models_memory_bytes=limit) as client:
+        answer = await ask(client, "clip")
+        assert await loaded(client) == set()
+
+    assert answer.status_code == 503
+    assert "MODELS_MEMORY_BYTES allows" in answer.json()["error"]
+    assert "retry-after" in answer.headers
+
+
+async def test_a_model_that_nobody_asks_is_unloaded(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads, models_idle_s=0.3) as client:
+        await ask(client, "clip")
+        await ask(client, "minilm")
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            await ask(client, "clip")
+        kept = await loaded(client)
+        await until_loaded(client, set())
+        again = await ask(client, "minilm")
+
+    assert kept == {"clip"}
+    assert again.status_code == 200
+    assert loads.counts == {"clip": 1, "minilm": 2}
+
+
+@pytest.mark.parametrize("limit", [SIZE, 2 * SIZE])
+async def test_while_models_come_and_go_each_answer_is_that_of_its_model(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, limit: int
+) -> None:
+    turn = random.Random(0)
+    outcomes: Counter[int] = Counter()
+
+    async def client_of(client: httpx.AsyncClient) -> None:
+        for number in range(25):
+            fake = turn.choice(fakes)
+            answer = await ask(client, fake.name, f"text {number}")
+            outcomes[answer.status_code] += 1
+            if answer.status_code == 200 and isinstance(fake, Named):
+                vector = np.array(answer.json()["textVectors"][0], np.float32)
+                np.testing.assert_array_equal(vector, fake.vector_of(f"text {number}"))
+                assert answer.headers["x-model"] == fake.name
+            await asyncio.sleep(turn.random() / 100)
+
+    settings = {"models_memory_bytes": limit, "models_idle_s": 0.02, "vector_cache_size": 5}
+    async with (
+        served(tmp_path, fakes, loads, **settings) as client,
+        asyncio.timeout(60),
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(8):
+            group.create_task(client_of(client))
+
+    assert outcomes.keys() <= {200, 503}
+    assert outcomes[200] > 150
+    assert min(loads.counts.values()) > 1
+
+
+# --- the end
+
+
+async def test_a_service_that_stops_loads_nothing(tmp_path: Path) -> None:
+    async def load(*_: object) -> Vectorizer:
+        pytest.fail("it was loaded")
+
+    owner = OnDemand(Settings(), {"clip": Settings(models_dir=tmp_path)}, load)
+    await owner.aclose()
+
+    with pytest.raises(NotLoadedError, match="shutting down"):
+        await owner.models["clip"].load()
+
+
+async def test_a_stop_during_a_load_waits_for_no_load(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads) as client:
+        loads.gate.clear()
+        waiting = asyncio.create_task(ask(client, "clip"))
+        await loads.began.wait()
+        began_s = time.monotonic()
+    took_s = time.monotonic() - began_s
+    answer = await waiting
+
+    assert took_s < 5
+    assert answer.status_code == 503
+
+
+async def test_one_model_alone_is_loaded_at_start() -> None:
+    """MODELS_ON_DEMAND is for several."""
+    async with asgi.serving(FakeModel(), models_on_demand=True) as client:
+        assert (await client.post("/vectorize", json={"texts": ["a"]})).status_code == 200

@@ -1,0 +1,207 @@
+"""The models by name, and the model that answers a request.
+
+The path `/m/<name>/...` names one, or else `model` in the body does, of the models that have names.
+Without a name each endpoint has a default, which is fixed at start. A model that is alone in
+MODELS_DIR has no name, and answers everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backends.model import Modality, ModelInfo
+from config import Settings
+from errors import ConfigurationError, NotLoadedError, UnknownModelError
+from on_demand import OnDemandModel
+from vectorizer import Vectorizer
+from web.endpoints.base import Endpoint
+from web.endpoints.json_body import model_in
+
+_SHOWN_CHARS = 64  # of a name that a client made up
+
+
+_KINDS: tuple[Modality, ...] = ("pair", "image", "text")
+_MODALITIES: Mapping[Modality, tuple[Modality, ...]] = {
+    "pair": ("pair",),
+    "image": ("text", "image"),
+    "text": ("text",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A loaded model, with the endpoints that serve it.
+
+    Attributes:
+        vectorizer: the model at work.
+        endpoints: the endpoints, by the first path of each.
+    """
+
+    vectorizer: Vectorizer
+    endpoints: Mapping[str, Endpoint[Any]]
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    """A model that the service answers for, loaded or not.
+
+    Attributes:
+        name: its name; empty if it is alone in MODELS_DIR.
+        settings: its settings.
+        kind: the modality that decides which routes it serves: pairs, images (and texts), or texts.
+        listed_at: time since which the service has it, in seconds since 1970.
+        on_demand: loads it; None if it was loaded at start.
+        loaded: the loaded model; None while it is not loaded.
+        info: facts about the model; None before its first load.
+    """
+
+    name: str
+    settings: Settings
+    kind: Modality
+    listed_at: int
+    on_demand: OnDemandModel | None = None
+    loaded: LoadedModel | None = None
+    info: ModelInfo | None = None
+
+    async def load(self) -> LoadedModel:
+        """Return the loaded model; load it first if it is not.
+
+        Raises:
+            NotLoadedError: it cannot be loaded now.
+        """
+        if self.on_demand:
+            await self.on_demand.load()
+        if self.loaded is None:
+            raise NotLoadedError(f"model {self.name} is not loaded", retry_after_s=1)
+        return self.loaded
+
+    @property
+    def id(self) -> str:
+        """The name by which clients know it: its own, or of a lone model that of its weights."""
+        return self.name or (self.info.name if self.info else "")
+
+    @property
+    def modalities(self) -> Sequence[Modality]:
+        """The modalities that it reads."""
+        return self.loaded.vectorizer.modalities if self.loaded else _MODALITIES[self.kind]
+
+    @property
+    def dead(self) -> str | None:
+        """Return the reason if only a restart can help, else None."""
+        return self.loaded.vectorizer.health.dead if self.loaded else None
+
+    @property
+    def unready(self) -> str | None:
+        """Return the reason if it cannot answer, else None; a model to be loaded can."""
+        if self.loaded:
+            return self.loaded.vectorizer.health.unready
+        return (self.on_demand.fault if self.on_demand else "") or None
+
+
+def kind_of(modalities: Collection[Modality]) -> Modality:
+    """Return the kind of a model by its modalities."""
+    return next(kind for kind in _KINDS if kind in modalities)
+
+
+class Models:
+    """The models by name, and the choice of one for a request.
+
+    Args:
+        models: all models.
+        endpoints: the endpoints.
+        settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
+
+    Attributes:
+        by_name: the models by name; "" for a model without a name.
+        have_names: whether the models have names, and answer below `/m/<name>/`.
+        ids: the models by all that `model` in a body may be: names and aliases.
+        only: the model, if there is one alone.
+        first: the model that stands for all where a route can speak of one only: the default of
+            the first endpoint that has one.
+
+    Raises:
+        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model, or several models fit an
+            endpoint and DEFAULT_MODEL names none of them.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        endpoints: Sequence[type[Endpoint[Any]]],
+        settings: Settings,
+    ) -> None:
+        self.by_name = {model.name: model for model in models}
+        self.have_names = "" not in self.by_name
+        self.only = models[0] if len(models) == 1 else None
+        named = self.by_name.keys() - {""}
+        aliases = settings.model_aliases if named else ()
+        self._preferred = settings.default_model if named else ()
+        _check_names("DEFAULT_MODEL", self._preferred, named)
+        _check_names("MODEL_ALIASES", [name for _, name in aliases], named)
+        if taken := sorted({alias for alias, _ in aliases} & named):
+            raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
+        self.ids = self.by_name | {alias: self.by_name[name] for alias, name in aliases}
+        self._endpoints = endpoints
+        found = {kind.paths[0]: self._default_of(kind) for kind in endpoints}
+        self._defaults = {path: model for path, model in found.items() if model}
+        self.first = next(iter(self._defaults.values()), models[0])
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self.by_name.values())
+
+    def endpoints(self) -> list[type[Endpoint[Any]]]:
+        """Return the endpoints that a model answers."""
+        kinds = {model.kind for model in self}
+        return [one for one in self._endpoints if kinds & {k for group in one.kinds for k in group}]
+
+    def default(self, endpoint: str) -> ServedModel:
+        """Return the model for requests without a name, by the first path of an endpoint."""
+        return self._defaults.get(endpoint, self.first)
+
+    def unknown(self, name: str) -> UnknownModelError:
+        """Return the error of a request that names no model of these."""
+        known = ", ".join(self.by_name)
+        return UnknownModelError(
+            f"no model {name[:_SHOWN_CHARS]!r} here; there are: {known}", "unknown_model"
+        )
+
+    def of_body(self, endpoint: str, body: bytes | bytearray) -> ServedModel:
+        """Return the model that a body names, or the default of an endpoint.
+
+        Args:
+            endpoint: the first path of the endpoint.
+            body: the body of a request whose path names no model.
+
+        Raises:
+            UnknownModelError: the body names a model that is not there.
+        """
+        name = model_in(body)
+        if not name:
+            return self.default(endpoint)
+        model = self.ids.get(name) or self.ids.get(name.removesuffix(":latest"))  # Ollama's tag
+        if model is None:
+            raise self.unknown(name)
+        return model
+
+    def _default_of(self, endpoint: type[Endpoint[Any]]) -> ServedModel | None:
+        """Return the model for requests without a name; None if no model fits the endpoint."""
+        groups = ([model for model in self if model.kind in kinds] for kinds in endpoint.kinds)
+        fitting = {model.name: model for model in next(filter(None, groups), ())}
+        if len(fitting) < 2:
+            return next(iter(fitting.values()), None)
+        for name in self._preferred:
+            if name in fitting:
+                return fitting[name]
+        raise ConfigurationError(
+            f"DEFAULT_MODEL: several models answer POST {endpoint.paths[0]}: name the one for "
+            f"requests that name none: {' or '.join(fitting)}"
+        )
+
+
+def _check_names(variable: str, names: Sequence[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            there = ", ".join(sorted(known))
+            raise ConfigurationError(f"{variable}: there is no model {name!r}; there are: {there}")
