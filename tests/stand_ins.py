@@ -21,8 +21,9 @@ PYTHON = "python:3.11-slim-trixie"
 WEAVIATE = "cr.weaviate.io/semitechnologies/weaviate:1.39.0"
 ENVOY = "envoyproxy/envoy:v1.40.0"
 VALKEY = "valkey/valkey:8.1-alpine"
-PROMETHEUS = "prom/prometheus:v3.7.3"
+PROMETHEUS = "prom/prometheus:v2.55.1"
 ADAPTER = "registry.k8s.io/prometheus-adapter/prometheus-adapter:v0.12.0"
+_BUILT = {PROMETHEUS: "prometheus", ADAPTER: "adapter"}
 _OWN = "multi2vec-clip-test"
 _DEBIAN = "bookworm"  # it has Python 3.11
 _INSTALL = "RUN apt-get update && apt-get install -y --no-install-recommends"
@@ -128,13 +129,12 @@ def _recipe(original: str) -> _Recipe:
             "WORKDIR /data\n"
         )
         return _Recipe(f"{_OWN}/redis:test", "Debian's Redis", lines)
-    if original == PROMETHEUS:
-        lines = f'{_INSTALL} prometheus\nENTRYPOINT ["prometheus"]\n'
-        return _Recipe(f"{_OWN}/prometheus:test", "Debian's Prometheus", lines)
-    if original == ADAPTER:
-        lines = 'ENTRYPOINT ["adapter"]\n'
-        program = ROOT / "build/cluster/adapter"  # tests/cluster/lab.py builds it
-        return _Recipe(f"{_OWN}/adapter:test", "the adapter as it was built", lines, program)
+    if original in _BUILT:
+        name = _BUILT[original]
+        program = ROOT / "build/cluster" / name  # tests/cluster/parts.py builds it
+        return _Recipe(
+            f"{_OWN}/{name}:test", f"{name} of Go modules", f'ENTRYPOINT ["{name}"]\n', program
+        )
     raise DockerError(f"{original} cannot be pulled, and nothing is known to stand in for it")
 
 

@@ -20,6 +20,7 @@ _PROGRAMS = (
 _MODULES = {
     "coredns": ("github.com/coredns/coredns@v1.13.1", "."),
     "kube-router": ("github.com/cloudnativelabs/kube-router/v2@v2.1.0", "./cmd/kube-router"),
+    "prometheus": ("github.com/prometheus/prometheus@v0.55.1", "./cmd/prometheus"),  # 2.55.1
     "adapter": ("sigs.k8s.io/prometheus-adapter@v0.12.0", "./cmd/adapter"),
 }
 

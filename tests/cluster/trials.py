@@ -88,7 +88,10 @@ class Deployed:
         """Run a trial by its name, and add it to the table."""
         print(f"{name} ...", flush=True)
         started_s = time.monotonic()
-        result, is_good = TRIALS[name](self)
+        try:
+            result, is_good = TRIALS[name](self)
+        except (AssertionError, subprocess.SubprocessError) as error:
+            result, is_good = f"{type(error).__name__}: {error}", False
         row = (name, result, f"{time.monotonic() - started_s:.0f}")
         print(f"  {row}", flush=True)
         self.table.append(row)
