@@ -102,7 +102,6 @@ class Weaviate:
 
     def make(self, module: str, settings: Mapping[str, str]) -> None:
         """Delete and create the collection."""
-        self.close()  # Weaviate has closed a connection that was idle for an import
         self.drop()
         vectorizer = {"vectorizeClassName": False, **settings}
         self.ask(
@@ -118,6 +117,7 @@ class Weaviate:
 
     def drop(self) -> None:
         """Delete the collection, if it is there."""
+        self.close()  # Weaviate has closed a connection that was idle for an import
         self.ask("DELETE", f"/v1/schema/{COLLECTION}")
 
     def add(self, texts: Sequence[str]) -> int:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             weaviate.make(module, settings[module])
             imports.append(Import(module, batches))
             run(options.weaviate, imports[-1], 60 * options.minutes, numbers)
-            print(f"{module}, batches of {batches}: done", file=sys.stderr)
+            print(table(imports[-1:]).splitlines()[-1], file=sys.stderr)
         weaviate.drop()
     print(table(imports))
     found = faults(imports)

@@ -92,7 +92,7 @@ def model_files(files: Sequence[str]) -> list[str]:
 
 
 def with_code(choose: Choose) -> Choose:
-    """Return a function that also chooses the repository's Python files."""
+    """Return a function that chooses the files of `choose`, and all Python files."""
     return lambda files: choose(files) + [file for file in files if file.endswith(".py")]
 
 

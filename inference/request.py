@@ -38,9 +38,9 @@ class Postprocess:
 # A text, the base64 of an image file, token ids of the model's vocabulary, or a pair.
 Content: TypeAlias = str | Sequence[int] | Pair
 
-# Seconds of the event loop that the inputs of a request take before other requests have a turn: a
-# text is tokenized in 50 us, the base64 of a small image is decoded in 200 us, and a request may
-# hold thousands of inputs. A few inputs are never separated, so that they share a batch.
+# After so many seconds on the event loop a request gives way to others. A text is tokenized in
+# 50 us, the base64 of a small image is decoded in 200 us, and a request may hold thousands of
+# inputs. A few inputs are never separated, so that they share a batch.
 _SLICE_S = 0.002
 _SLICE_ITEMS = 8
 
@@ -75,7 +75,7 @@ class RequestContext:
         is_query: whether it is a query, whose items have priority.
 
     Attributes:
-        due: due time of its last entry, by fair queue.
+        due: for each fair queue, the due time of its last entry.
         times: timestamps of the request's stages.
     """
 

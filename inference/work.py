@@ -62,7 +62,7 @@ class WorkItem:
         permit: the permit to wait; None before it is admitted.
         slot: the slot of its preprocessing in a thread; None if it is preprocessed inline.
         task: the task that waits for the thread.
-        entries: its entries in queues, with turns of all waiters.
+        entries: its queue entries; each has a turn for each waiter.
         chunks: its chunks, once it is preprocessed.
         rows: rows of the chunks; None for a chunk that is not computed yet.
         result: the result from the rows; None before the end.
@@ -194,7 +194,7 @@ class WorkItem:
             self._end()
 
     def spoil(self, error: BaseException) -> None:
-        """Set an error in place of the result, if the rows cannot be joined."""
+        """Replace the rows by an error, after they could not be joined to a result."""
         self.has_rows = False
         self.error = detached(error)
 

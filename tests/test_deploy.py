@@ -433,7 +433,7 @@ def test_the_autoscaler_reads_a_metric_that_exists() -> None:
     (autoscaler,) = documents(ROOT / "deploy/kubernetes/autoscaler.yaml")
     name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
 
-    assert f'"{name}"' in (ROOT / "web/metrics.py").read_text()
+    assert f'"{name}"' in (ROOT / "web/states.py").read_text()
 
 
 def test_the_matrix_builds_every_tag_that_is_supported() -> None:

@@ -307,6 +307,24 @@ async def test_batches_are_short_while_another_model_is_busy() -> None:
     assert first.max_batch_s == math.inf
 
 
+async def test_a_pass_that_hangs_takes_no_part_of_the_device_for_ever() -> None:
+    bench = Bench()
+    bench.batch(bench.shares[0], 0.1)
+    bench.later(60)
+    other = bench.batch(bench.shares[1], 0.1)
+    bench.later(0.1)
+
+    assert other.used_until_now_s() == pytest.approx(0.1)
+
+
+def test_a_rate_is_that_of_a_model_by_itself() -> None:
+    capacity = Capacity(2, timeout_s=10)
+    for _ in range(3):
+        capacity.observe(BatchStats(1, run_s=2, cost=4, device_share=0.5))
+
+    assert capacity.cost_s == pytest.approx(0.25)
+
+
 # --- admission
 
 
@@ -433,6 +451,22 @@ def overlap_s(models: Sequence[SlowModel]) -> float:
     return sum(
         max(0.0, min(one[1], other[1]) - max(one[0], other[0])) for one in first for other in second
     )
+
+
+async def test_the_learned_rates_leave_out_what_another_model_computes_meanwhile() -> None:
+    models = SlowModel(), SlowModel()
+    async with Pair(*models, max_batch_size=8, vector_cache_size=0) as pair:
+        seen: list[BatchStats] = []
+        for engine in pair.engines:
+            await ask(engine, "the first")
+            engine.observe_batches(lambda _, stats: seen.append(stats))
+        async with asyncio.TaskGroup() as tasks:
+            for engine in pair.engines:
+                for i in range(32):
+                    tasks.create_task(ask(engine, f"text {i}"))
+
+    assert overlap_s(models) > 0.1
+    assert min(stats.device_share for stats in seen) == pytest.approx(0.5, abs=0.15)
 
 
 @pytest.mark.usefixtures("one_by_one")

@@ -21,7 +21,7 @@ from errors import REASONS
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
 from tests.image_files import base64_of, plain
-from web.metrics import Histogram
+from web.histogram import Histogram
 
 pytestmark = pytest.mark.anyio
 

@@ -84,7 +84,7 @@ class Description:
     def describe(
         cls, identity: Identity, info: ModelInfo, towers: Mapping[Modality, TowerDescription]
     ) -> Description:
-        """Make the description of a model in float32 from its identity, info and towers."""
+        """Make the description (`model.json`) of a converted model with float32 weights."""
         shown = {name: getattr(info, name) for name in _SHOWN}
         if not shown["activations"]:  # only rerankers have activations
             del shown["activations"]

@@ -38,7 +38,9 @@ logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # this pro
 
 
 def load_sentence_transformer(path: Path, options: ModelOptions) -> SentenceTransformer:
-    """Load a model from its folder; convert weights of another dtype to float32 first.
+    """Load a sentence-transformers model in float32, whatever the dtype of its files.
+
+    Then move it to the device and the precision of `options`.
 
     Raises:
         ModelFolderError: the model's `truncate_dim` is invalid.
@@ -67,7 +69,7 @@ def text_tower(
     tokenizer: Any = None,
     postprocess: Callable[[Tensor], Tensor] = identity,
 ) -> TorchTower:
-    """Build the text tower.
+    """Build the text tower of a sentence-transformers model: its modules, then `postprocess`.
 
     Args:
         model: the sentence-transformers model.

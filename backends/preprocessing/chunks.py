@@ -59,8 +59,8 @@ class ChunkProcessor(SinglePart):
         poolings: names of the network's poolings, in order; the first is the default. Empty if the
             network has a single pooling.
         reading: the operator's settings.
-        every: size of groups of sentences, of which only the first sentence is embedded; 1 for
-            all sentences. The divisor counts all sentences.
+        every: embed only every n-th sentence, beginning with the first; 1 embeds all. The divisor
+            counts all sentences.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ChunkProcessor(SinglePart):
             self._split = sentences.split
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Keep the pooling; keep the task if its name is written in front of texts.
+        """Return the parameters that this model uses: the pooling, and the task if texts get it.
 
         Raises:
             InvalidInputError: the pooling is unknown.
@@ -97,7 +97,7 @@ class ChunkProcessor(SinglePart):
         return EncodeParams(pooling, task)
 
     def estimate(self, text: str) -> int:
-        """Estimate the padded tokens from the number of characters."""
+        """Estimate the number of tokens, with padding, from the number of characters."""
         if self._reading.is_direct:
             return self._tokens.estimate(text)
         whole, rest = divmod(len(text), _CHARS_OF_A_SENTENCE)

@@ -66,7 +66,7 @@ class ConversationProcessor(TokenProcessor):
 
     @override
     def estimate(self, text: str) -> int:
-        """Estimate the padded tokens from the number of characters and the frame."""
+        """Estimate the number of tokens, with frame and padding, from the characters."""
         tokens = self._around + super().estimate(text)
         return min(tokens, self._padding.longest)
 

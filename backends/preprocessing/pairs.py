@@ -86,7 +86,7 @@ class PairProcessor(SinglePart):
             raise ValueError(f"no pair can be read: {error}") from error
 
     def estimate(self, pair: Pair) -> int:
-        """Estimate the padded tokens from the number of characters."""
+        """Estimate the number of tokens, with padding, from the number of characters."""
         tokens = _SPECIAL_TOKENS + sum(len(half) for half in pair) // CHARS_OF_A_TOKEN
         return self._padding.padded_length(min(tokens, self._padding.longest))
 

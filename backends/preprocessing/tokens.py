@@ -248,12 +248,16 @@ class TokenProcessor(SinglePart):
         self._limit = IdLimit(tokenize.vocabulary_info)
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no embedding.
+        """Set the number of token embeddings; from now on reject texts with other ids.
 
-        If the padding's id has no embedding, pad with id 0 instead, unless padding is `full`.
+        If the padding's id has no embedding, pad with id 0 instead. Texts that are all padded to
+        the maximum length (`full`) keep it.
+
+        Args:
+            rows: number of token embeddings; ids from this number on are rejected.
 
         Raises:
-            ValueError: all texts would be refused.
+            ValueError: even the empty text would be rejected.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows and self._padding.to != "full":
@@ -264,7 +268,7 @@ class TokenProcessor(SinglePart):
             raise ValueError(f"no text can be read: {error}") from error
 
     def estimate(self, text: str) -> int:
-        """Estimate the padded tokens from the number of characters."""
+        """Estimate the number of tokens, with padding, from the number of characters."""
         tokens = 2 + len(text) // CHARS_OF_A_TOKEN  # start and end token
         return self._padding.padded_length(min(tokens, self._padding.longest))
 

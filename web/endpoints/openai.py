@@ -137,7 +137,7 @@ _IDS_DECODER = msgspec.json.Decoder(TokenIdsRequest)
 
 
 class Embeddings(Endpoint[ParsedEmbeddings]):
-    """The endpoint of OpenAI's embeddings.
+    """`POST /v1/embeddings`: embeds texts, token ids and images, as OpenAI's API does.
 
     Raises:
         ConfigurationError: EMBEDDINGS_DIMENSIONS is set, and the model's vectors cannot be
