@@ -123,9 +123,12 @@ def _recipe(original: str) -> _Recipe:
         lines = 'USER 101\nENTRYPOINT ["envoy"]\n'
         return _Recipe(f"{_OWN}/envoy:test", "Envoy from Python's index", lines, program)
     if original == VALKEY:
+        # The original is built with this default: it answers other containers without a password.
+        script = 'exec redis-server "$@" --protected-mode no'
         lines = (
-            f"{_INSTALL} redis-server"
-            " && ln -s redis-server /usr/bin/valkey-server && mkdir -p /data\n"
+            f"{_INSTALL} redis-server && mkdir -p /data"
+            f" && printf '#!/bin/sh\\n{script}\\n' > /usr/bin/valkey-server"
+            " && chmod +x /usr/bin/valkey-server\n"
             "WORKDIR /data\n"
         )
         return _Recipe(f"{_OWN}/redis:test", "Debian's Redis", lines)
