@@ -34,6 +34,7 @@ from web.errors import ErrorResponder
 from web.handler import interface_routes
 from web.logs import configure
 from web.middleware import RequestMiddleware
+from web.models import choose_defaults
 from web.openapi import describe
 from web.protocol import Protocol
 from web.routes import add_routes
@@ -98,7 +99,8 @@ async def _lifespan(
             tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
-            registry = await held.enter_async_context(load_models(settings, make_vectorizer))
+            check = partial(choose_defaults, endpoints=endpoints, settings=settings)
+            registry = await held.enter_async_context(load_models(settings, make_vectorizer, check))
             service = await held.enter_async_context(
                 serving(app.state, registry, settings, endpoints, access, tracing)
             )

@@ -18,8 +18,10 @@ from backends.folder import ModelFolder, detect
 from backends.text_folder import is_served_as_it_is
 from config import VERSION, Settings, allowed_tokens, doubts, read
 from errors import ConfigurationError, StartupError
-from registry import settings_by_name
+from registry import kinds_by_name, settings_by_name
 from vectorizer import check_image_formats, check_shared_cache
+from web.endpoints import ENDPOINTS
+from web.models import choose_defaults
 
 _WIDTH = 96
 _STORE_S = 5.0  # maximum wait for each answer of the store; no request waits for it
@@ -81,13 +83,16 @@ def check() -> NoReturn:
         check_image_formats(settings)
         check_shared_cache(settings)
         allowed_tokens(settings)
-        for own in settings_by_name(settings).values():
+        by_name = settings_by_name(settings)
+        for own in by_name.values():
             folder = detect(own.models_dir)
             found = [*_runtime_faults(own, folder), *faults(folder)]
             wrong += found
             if not found:
                 where = f"the {folder.family} model in {folder.root.absolute()}"
                 print(f"OK: the settings, and {where}")
+        if not wrong:
+            choose_defaults(kinds_by_name(by_name), ENDPOINTS, settings)
     except StartupError as error:
         wrong.append(str(error))
     for sentence in wrong:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ class Registry:
         settings: the settings of each model.
         loaded: the models that are loaded now: all, if none is loaded on demand.
         on_demand: loads and unloads them; None if all are loaded at start.
-        kinds: what each model of `on_demand` reads: pairs, images (and texts), or texts.
+        kinds: what each model that has a name reads: pairs, images (and texts), or texts.
     """
 
     settings: Mapping[str, Settings]
@@ -46,21 +46,27 @@ def settings_by_name(settings: Settings) -> dict[str, Settings]:
 
 @asynccontextmanager
 async def load_models(
-    settings: Settings, make_vectorizer: MakeVectorizer
+    settings: Settings,
+    make_vectorizer: MakeVectorizer,
+    check: Callable[[Mapping[str, Modality]], object],
 ) -> AsyncIterator[Registry]:
     """Load all models one after the other, or let requests load them; close them at the end.
 
     Args:
         settings: the settings of the service.
         make_vectorizer: function that loads a model by its settings.
+        check: function that is called with the kinds of named models before they are loaded, which
+            takes long; a `ConfigurationError` of it ends the start.
 
     Raises:
         StartupError: the operator must fix something; the message names the model.
     """
-    registry = Registry(settings_by_name(settings))
+    by_name = settings_by_name(settings)
+    registry = Registry(by_name, kinds=kinds_by_name(by_name))
+    if registry.kinds:
+        check(registry.kinds)
     async with AsyncExitStack() as held:
-        if settings.models_on_demand and "" not in registry.settings:
-            registry.kinds = {name: _kind(name, own) for name, own in registry.settings.items()}
+        if settings.models_on_demand and registry.kinds:
             registry.on_demand = OnDemand(settings, registry.settings, make_vectorizer)
             registry.loaded = registry.on_demand.loaded
             await held.enter_async_context(aclosing(registry.on_demand))
@@ -73,9 +79,18 @@ async def load_models(
         yield registry
 
 
-def _kind(name: str, settings: Settings) -> Modality:
-    with _naming(name):
-        return modality_of(settings)
+def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
+    """Return what each model that has a name reads: pairs, images (and texts), or texts.
+
+    Raises:
+        StartupError: a folder holds an incomplete model; the message names the model.
+    """
+    kinds = {}
+    for name, settings in by_name.items():
+        with _naming(name):
+            if name:
+                kinds[name] = modality_of(settings)
+    return kinds
 
 
 @contextmanager

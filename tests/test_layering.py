@@ -18,7 +18,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "healthcheck": set(),
     "app": {"cli", "web", "web.endpoints", "registry", "on_demand", "vectorizer", "config"}
     | {"machine", "errors"},
-    "cli": {"registry", "vectorizer", "inference.store", "backends", "config", "errors"},
+    "cli": {
+        "web",
+        "web.endpoints",
+        "registry",
+        "vectorizer",
+        "inference.store",
+        "backends",
+        "config",
+        "errors",
+    },
     "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},
     "web": {"web.endpoints", "meta", "registry", "on_demand", "vectorizer", "inference.store"}
     | {"inference", "backends", "config", "errors"},

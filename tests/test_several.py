@@ -174,9 +174,16 @@ async def test_where_several_models_fit_one_must_be_the_default(
     models: Sequence[type[AnyFake]], default: str, fault: str, tmp_path: Path
 ) -> None:
     fakes: list[AnyFake] = [kind(name) for kind, name in zip(models, "abc", strict=False)]
+    loaded: list[str] = []
+
+    async def before_load(name: str) -> None:
+        loaded.append(name)
+
     with pytest.raises(ConfigurationError, match=fault):
-        async with serving(tmp_path, fakes, default_model=default):
+        async with serving(tmp_path, fakes, before_load=before_load, default_model=default):
             pass
+
+    assert not loaded  # models take minutes
 
 
 async def test_several_defaults_are_each_of_the_routes_that_they_fit(tmp_path: Path) -> None:

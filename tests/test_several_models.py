@@ -184,13 +184,16 @@ def test_whatever_happens_every_answer_is_that_of_its_model(
 
 
 def test_several_models_are_checked_without_loading_one(root: Path) -> None:
+    command = (sys.executable, "app.py", "--check")
     (root / FRAGILE / "model").rmdir()
-    fine = run_to_end((sys.executable, "app.py", "--check"), MODELS_DIR=root)
+    fine = run_to_end(command, MODELS_DIR=root, DEFAULT_MODEL="clip,text")
+    without_default = run_to_end(command, MODELS_DIR=root)
     (root / FRAGILE / "model").mkdir()
-    broken = run_to_end((sys.executable, "app.py", "--check"), MODELS_DIR=root)
+    broken = run_to_end(command, MODELS_DIR=root, DEFAULT_MODEL="clip,text")
 
     assert (fine.returncode, fine.stdout.count("OK: ")) == (0, len(MODELS)), fine.stderr
-    assert broken.returncode == 1
+    assert without_default.returncode == broken.returncode == 1
+    assert "DEFAULT_MODEL: several models answer POST /" in without_default.stderr
     assert f"{FRAGILE}/model" in broken.stderr
 
 

@@ -135,17 +135,12 @@ class Models:
         self.by_name = {model.name: model for model in models}
         self.have_names = "" not in self.by_name
         self.only = models[0] if len(models) == 1 else None
-        named = self.by_name.keys() - {""}
-        aliases = settings.model_aliases if named else ()
-        self._preferred = settings.default_model if named else ()
-        _check_names("DEFAULT_MODEL", self._preferred, named)
-        _check_names("MODEL_ALIASES", [name for _, name in aliases], named)
-        if taken := sorted({alias for alias, _ in aliases} & named):
-            raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
+        kinds = {model.name: model.kind for model in models}
+        defaults = choose_defaults(kinds, endpoints, settings)
+        self._defaults = {path: self.by_name[name] for path, name in defaults.items()}
+        aliases = settings.model_aliases if self.have_names else ()
         self.ids = self.by_name | {alias: self.by_name[name] for alias, name in aliases}
         self._endpoints = endpoints
-        found = {kind.paths[0]: self._default_of(kind) for kind in endpoints}
-        self._defaults = {path: model for path, model in found.items() if model}
         self.first = next(iter(self._defaults.values()), models[0])
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -185,19 +180,41 @@ class Models:
             raise self.unknown(name)
         return model
 
-    def _default_of(self, endpoint: type[Endpoint[Any]]) -> ServedModel | None:
-        """Return the model for requests without a name; None if no model fits the endpoint."""
-        groups = ([model for model in self if model.kind in kinds] for kinds in endpoint.kinds)
-        fitting = {model.name: model for model in next(filter(None, groups), ())}
-        if len(fitting) < 2:
-            return next(iter(fitting.values()), None)
-        for name in self._preferred:
-            if name in fitting:
-                return fitting[name]
-        raise ConfigurationError(
-            f"DEFAULT_MODEL: several models answer POST {endpoint.paths[0]}: name the one for "
-            f"requests that name none: {' or '.join(fitting)}"
-        )
+
+def choose_defaults(
+    kinds: Mapping[str, Modality], endpoints: Sequence[type[Endpoint[Any]]], settings: Settings
+) -> dict[str, str]:
+    """Return the model of requests that name none, by the first path of each endpoint.
+
+    Endpoints that no model fits are left out.
+
+    Args:
+        kinds: the kind of each model by its name; "" for a model without a name.
+        endpoints: the endpoints.
+        settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
+
+    Raises:
+        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model, or several models fit an
+            endpoint and DEFAULT_MODEL names none of them.
+    """
+    if named := kinds.keys() - {""}:
+        _check_names("DEFAULT_MODEL", settings.default_model, named)
+        _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], named)
+        if taken := sorted({alias for alias, _ in settings.model_aliases} & named):
+            raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
+    defaults = {}
+    for endpoint in endpoints:
+        groups = ([name for name, kind in kinds.items() if kind in fit] for fit in endpoint.kinds)
+        fitting = next(filter(None, groups), [])
+        preferred = [name for name in settings.default_model if name in fitting]
+        if len(fitting) > 1 and not preferred:
+            raise ConfigurationError(
+                f"DEFAULT_MODEL: several models answer POST {endpoint.paths[0]}: name the one for "
+                f"requests that name none: {' or '.join(fitting)}"
+            )
+        if fitting:
+            defaults[endpoint.paths[0]] = (preferred or fitting)[0]
+    return defaults
 
 
 def _check_names(variable: str, names: Sequence[str], known: set[str]) -> None:
