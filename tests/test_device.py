@@ -639,6 +639,7 @@ class CoreModel(SlowModel):
         return super().encode_text(texts)
 
 
+@pytest.mark.long  # its times want a quiet machine
 @pytest.mark.parametrize("has_queries", [False, True])
 async def test_what_two_overloaded_models_admit_is_answered_in_time(has_queries: bool) -> None:
     timeout_s, core = 3.0, Core()
