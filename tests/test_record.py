@@ -8,7 +8,8 @@ from tests.service import ROOT
 from web.logs import log_request
 from web.record import RequestRecord
 
-OFTEN = re.search(r"but for ([\d, and]+), which may come", (ROOT / "docs/operating.md").read_text())
+LOG = (ROOT / "docs/operating.md").read_text()
+OFTEN = re.search(r"Only ([\d, and]+), of which there may", LOG)
 
 
 def item_times(ended_s: float, **moments: float) -> ItemTimes:

@@ -330,3 +330,23 @@ def test_the_digest_of_the_code_covers_all_of_backends(tmp_path: Path) -> None:
     with (tmp_path / "backends/families/siglip.py").open("a") as module:
         module.write("# changed\n")
     assert digest() != before
+
+
+def test_models_with_equal_sizes_and_times_are_not_mistaken_in_a_cache_that_they_share(
+    tmp_path: Path,
+) -> None:
+    """As two models of one architecture are, where a tool gives all files one time."""
+    folders = [shutil.copytree(GOLDEN / "openai", tmp_path / name) for name in ("one", "other")]
+    (weights,) = (folders[1] / "openai_clip").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1, 1))
+    kept = copy_of_golden(tmp_path / "cache")
+    (kept / "source.json").write_text(json.dumps(fingerprint.stamps(detect(folders[0]))))
+    options = replace(OPENVINO, cache_dir=tmp_path / "cache")
+
+    assert converted(detect(folders[0]), options) == kept
+    assert conversion_cache.digest_content(detect(folders[1]), options) != (
+        conversion_cache.digest_content(detect(folders[0]), options)
+    )
+    assert not conversion_cache.is_converted(detect(folders[1]), options)

@@ -55,14 +55,14 @@ class ConversionEntry(NamedTuple):
     weights: Weights = "float32"
     reason: str | None = None  # why the model cannot be converted; None if it was converted
 
-    @property
-    def stamps(self) -> fingerprint.Stamps | None:
-        """Sizes and times of the original's files, recorded when it was converted."""
+    def is_of(self, folder: ModelFolder, stamps: fingerprint.Stamps) -> bool:
+        """Return whether a model was converted to this entry, by the stamps of its files."""
         try:
-            stamps: fingerprint.Stamps = json.loads((self.path / _SOURCE).read_text("utf-8"))
+            recorded: fingerprint.Stamps = json.loads((self.path / _SOURCE).read_text("utf-8"))
         except (OSError, ValueError):
-            return None
-        return stamps
+            return False
+        is_own = self.path.parent == folder.root / CONVERSIONS
+        return fingerprint.same_files(recorded, stamps, is_own=is_own)
 
 
 def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = False) -> Path:
@@ -105,7 +105,7 @@ def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
 def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
     """Return the digest of a model's files, from the cache if the files have not changed."""
     stamps = fingerprint.stamps(folder)
-    known = (entry.identity.content for entry in _all(folder, options) if entry.stamps == stamps)
+    known = (e.identity.content for e in _all(folder, options) if e.is_of(folder, stamps))
     return next(known, None) or fingerprint.digest_content(folder)
 
 
@@ -191,7 +191,7 @@ def _find(
     ]
     fitting.sort(key=lambda entry: (entry.reason is not None, weights.index(entry.weights)))
     stamps = fingerprint.stamps(folder)
-    unchanged = next((entry for entry in fitting if entry.stamps == stamps), None)
+    unchanged = next((entry for entry in fitting if entry.is_of(folder, stamps)), None)
     if unchanged or not fitting:
         return unchanged
     content = fingerprint.digest_content(folder)

@@ -1,7 +1,12 @@
 """Detects whether a model's files have changed: by size and time first, then by content.
 
 Reading half a gigabyte takes a third of a second. So files are first compared by name, size and
-modification time. Their content is digested only if one of these differs.
+times. Their content is digested only if one of these differs.
+
+In a cache that several models share, size and modification time prove nothing: two models of one
+architecture have equal sizes, and some tools give all files one time. There the inode and the time
+of its last change must be equal, too. A container image changes both; its own conversions lie in
+the model's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ from typing import TypeAlias
 
 from backends.folder import LAYOUTS, PROCESSOR_FILES, ModelFolder
 
-Stamps: TypeAlias = dict[str, list[int]]  # file name -> [size in bytes, modification time]
+# File name -> [size in bytes, modification time in s, inode, time of its last change in ns].
+Stamps: TypeAlias = dict[str, list[int]]
+_IN_OWN_FOLDER = 2  # the first values
 
 # The libraries that the conversion uses.
 _LIBRARIES = (
@@ -42,8 +49,26 @@ def _version(library: str) -> str:
 
 
 def stamps(folder: ModelFolder) -> Stamps:
-    """Return the size and the modification time of every file of a model."""
-    return {name: [path.stat().st_size, int(path.stat().st_mtime)] for name, path in _files(folder)}
+    """Return size, times and inode of every file of a model."""
+    found = {}
+    for name, path in _files(folder):
+        stat = path.stat()
+        found[name] = [stat.st_size, int(stat.st_mtime), stat.st_ino, stat.st_ctime_ns]
+    return found
+
+
+def same_files(recorded: Stamps, now: Stamps, *, is_own: bool) -> bool:
+    """Return whether a model's files are those of a conversion.
+
+    Args:
+        recorded: the stamps that were recorded when the model was converted.
+        now: the stamps of the model's files.
+        is_own: whether the conversion lies in the model's folder.
+    """
+    count = _IN_OWN_FOLDER if is_own else None
+    return recorded.keys() == now.keys() and all(
+        recorded[name][:count] == stamp[:count] for name, stamp in now.items()
+    )
 
 
 def digest_content(folder: ModelFolder) -> str:
