@@ -123,14 +123,19 @@ class OnDemandModel:
         if self._retry:
             self._retry.cancel()
 
-    def failed(self, fault: str) -> None:
-        """Record a load that failed; it is tried again after a pause, which doubles."""
+    def failed(self, fault: str, *, tries_again: bool = True) -> None:
+        """Record a load that failed; after a pause, which doubles, a request may try it again.
+
+        Args:
+            fault: why it failed.
+            tries_again: whether it is also tried again without a request.
+        """
         self.fault = f"could not be loaded: {fault}"
         self._refusal = f"model {self.name} {self.fault}"
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self._retry_at_s = monotonic() + self._pause_s
-        # By itself, too: where no model is ready, no balancer sends a request that would try it.
-        self._retry = asyncio.get_running_loop().call_later(self._pause_s, self._begin)
+        if tries_again:  # where no model is ready, no balancer sends a request that would try it
+            self._retry = asyncio.get_running_loop().call_later(self._pause_s, self._begin)
         logger.warning(
             "Model %s could not be loaded, and is not tried again for %d s: %s",
             self.name,
@@ -193,15 +198,22 @@ class OnDemand:
                     await self._load(model)
                 else:
                     model.has_no_room()
+            except DoesNotFitError as error:  # nothing changes until the operator changes it
+                model.failed(describe_error(error), tries_again=False)
             except Exception as error:  # noqa: BLE001 - any failure is the model's
                 model.failed(describe_error(error))
 
     async def _load(self, model: OnDemandModel) -> None:
-        give_freed_memory_back()  # else it would hide what the model takes
-        before, began_s = resident_bytes(), monotonic()
-        vectorizer = await self._make_vectorizer(model.settings, self._resources)
+        began_s = monotonic()
+        vectorizer, nbytes = await self._measured_load(model)
+        if not self._fits(nbytes):
+            # The first model of a runtime brings the memory of its libraries, so it is loaded and
+            # measured once more.
+            await vectorizer.aclose()
+            del vectorizer
+            await self._loader.run(_free_memory)
+            vectorizer, nbytes = await self._measured_load(model)
         try:
-            nbytes = max(resident_bytes() - before, 1)
             self._check_fits(model, nbytes)
             self.on_load(model.name, vectorizer)
         except BaseException:
@@ -217,20 +229,27 @@ class OnDemand:
         )
         await self._trim(keeps=model.name)
 
+    async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
+        """Load a model; return it, and the bytes by which the process grew."""
+        give_freed_memory_back()  # else it would hide what the model takes
+        before = resident_bytes()
+        vectorizer = await self._make_vectorizer(model.settings, self._resources)
+        return vectorizer, max(resident_bytes() - before, 1)
+
     async def _make_room(self, model: OnDemandModel) -> bool:
         """Unload models until another fits, the least recently used first; wait for idle ones.
 
+        Before its first load the size of its files stands for its memory. This may be too much, as
+        of several formats one is loaded, so then it needs all the room at most.
+
         Returns:
             Whether there is room in time.
-
-        Raises:
-            DoesNotFitError: it does not fit even alone.
         """
         limit = self._settings.models_memory_bytes
         if not limit:
             return True
         needed = model.nbytes or await self._loader.run(stored_bytes, model.settings)
-        self._check_fits(model, needed)
+        needed = min(needed, limit)
         ends_s = monotonic() + self._settings.request_timeout_s / 2
         while self._taken() + needed > limit:
             if await self._unload_least_used("to make room"):
@@ -247,12 +266,15 @@ class OnDemand:
             if not await self._unload_least_used("to make room", keeps):
                 return  # they are busy, and go when the next model comes
 
-    def _check_fits(self, model: OnDemandModel, nbytes: int) -> None:
+    def _fits(self, nbytes: int) -> bool:
         limit = self._settings.models_memory_bytes
-        if limit and nbytes > limit:
+        return not limit or nbytes <= limit
+
+    def _check_fits(self, model: OnDemandModel, nbytes: int) -> None:
+        if not self._fits(nbytes):
             raise DoesNotFitError(
-                f"model {model.name} takes {nbytes} bytes; MODELS_MEMORY_BYTES allows {limit} for "
-                "all models"
+                f"model {model.name} takes {nbytes} bytes; MODELS_MEMORY_BYTES allows "
+                f"{self._settings.models_memory_bytes} for all models"
             )
 
     def _is_idle(self, name: str) -> bool:

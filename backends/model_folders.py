@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from backends.folder import CONVERSIONS, LAYOUTS, Family, lone_conversions
+from backends.folder import CONVERSIONS, DESCRIPTION, LAYOUTS, Family, lone_conversions
 from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ def find_models(root: Path) -> dict[str, Path]:
     found = {path.name: path for path in entries if _may_be_model(path) and _layout(path)}
     if not found:
         return {}
-    if family := _layout(root):
+    family = _layout(root)
+    # A model that moved into a folder of its own may have left its conversions behind.
+    if family and (family != "converted" or (root / DESCRIPTION).is_file()):
         raise ModelFolderError(
             f"{root.absolute()} is the folder of a model ({family}), and holds models as well: "
             f"{', '.join(found)}. Move the parts of the first into a folder of their own"

@@ -74,6 +74,8 @@ def test_what_is_no_model_is_skipped_and_named(
     make(tmp_path, "notes", "half/openai_clip")
     (tmp_path / "file").touch()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    # As a model that was alone leaves it, once it has a folder of its own.
+    shutil.copytree(ROOT / "demo/models/converted/demo", tmp_path / "converted/demo")
     caplog.set_level(logging.INFO)
 
     assert list(find_models(tmp_path)) == ["photos"]

@@ -290,6 +290,29 @@ async def test_a_model_that_never_fits_is_refused(
     assert "retry-after" in answer.headers
 
 
+async def test_a_request_that_a_model_cannot_answer_does_not_load_it(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    async with served(tmp_path, fakes, loads) as client:
+        answer = await client.post("/m/clip/rerank", json=PAIR)
+        assert await loaded(client) == set()
+
+    assert answer.status_code == 422
+    assert "model clip reads texts and images, and does not answer" in answer.json()["error"]
+
+
+async def test_files_larger_than_the_limit_are_tried(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    """Of weights in several formats one is loaded."""
+    async with served(tmp_path, fakes, loads, models_memory_bytes=3 * SIZE) as client:
+        for name in ("model.bin", "more.bin", "other.bin", "last.bin"):
+            (tmp_path / "clip" / "clip" / name).write_bytes(bytes(SIZE))
+        answer = await ask(client, "clip")
+
+    assert answer.status_code == 200
+
+
 async def test_a_model_that_nobody_asks_is_unloaded(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
 ) -> None:

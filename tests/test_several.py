@@ -312,6 +312,7 @@ async def test_a_body_that_cannot_be_read_is_no_question_of_the_model(
     [
         ("x=nothing", "MODEL_ALIASES: there is no model 'nothing'"),
         ("minilm=clip", "MODEL_ALIASES: a model has this name already: minilm"),
+        ("x=clip,x=minilm", "MODEL_ALIASES: set twice: x"),
     ],
 )
 async def test_an_alias_must_mean_a_model(

@@ -25,9 +25,7 @@ from web.service import get_service
 def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute]:
     """Return a route for each path of the endpoints."""
     return [
-        InterfaceRoute(
-            path, EndpointHandler(kind.paths[0]), methods=["POST"], name=kind.operation_id()
-        )
+        InterfaceRoute(path, EndpointHandler(kind), methods=["POST"], name=kind.operation_id())
         for kind in endpoints
         for path in kind.paths
     ]
@@ -49,11 +47,12 @@ class EndpointHandler:
     """Answers the requests of an endpoint.
 
     Args:
-        path: the endpoint's first path.
+        kind: the class of the endpoint.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, kind: type[Endpoint[Any]]) -> None:
+        self._path = kind.paths[0]
+        self._kinds = kind.kinds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request, compute its vectors or scores, and send the answer."""
@@ -77,6 +76,8 @@ class EndpointHandler:
             if model is None:
                 model = service.models.of_body(self._path, body)
                 record.model = model.name
+            if model.loaded is None:
+                model.check_answers(self._path, self._kinds)
             loaded = model.loaded or await model.load()
             vectorizer, endpoint = loaded.vectorizer, loaded.endpoints[self._path].of_body(body)
             record.errors = endpoint.errors

@@ -7,16 +7,17 @@ MODELS_DIR has no name, and answers everything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from backends.model import Modality, ModelInfo
 from config import Settings
-from errors import ConfigurationError, NotLoadedError, UnknownModelError
+from errors import ConfigurationError, InvalidInputError, NotLoadedError, UnknownModelError
 from on_demand import OnDemandModel
 from vectorizer import Vectorizer
-from web.endpoints.base import Endpoint
+from web.endpoints.base import Endpoint, Kinds
 from web.endpoints.json_body import model_in
 
 _SHOWN_CHARS = 64  # of a name that a client made up
@@ -76,6 +77,22 @@ class ServedModel:
         if self.loaded is None:
             raise NotLoadedError(f"model {self.name} is not loaded", retry_after_s=1)
         return self.loaded
+
+    def check_answers(self, path: str, kinds: Kinds) -> None:
+        """Check that a model of this kind answers an endpoint, before it is loaded for nothing.
+
+        Args:
+            path: the first path of the endpoint.
+            kinds: the kinds of models that answer it.
+
+        Raises:
+            InvalidInputError: it does not.
+        """
+        if not any(self.kind in group for group in kinds):
+            reads = " and ".join(f"{modality}s" for modality in self.modalities)
+            raise InvalidInputError(
+                f"model {self.name} reads {reads}, and does not answer POST {path}", "modality"
+            )
 
     @property
     def id(self) -> str:
@@ -202,6 +219,9 @@ def choose_defaults(
         _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], named)
         if taken := sorted({alias for alias, _ in settings.model_aliases} & named):
             raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
+        counts = Counter(alias for alias, _ in settings.model_aliases)
+        if twice := [alias for alias, count in counts.items() if count > 1]:
+            raise ConfigurationError(f"MODEL_ALIASES: set twice: {twice[0]}")
     defaults = {}
     for endpoint in endpoints:
         groups = ([name for name, kind in kinds.items() if kind in fit] for fit in endpoint.kinds)
