@@ -232,7 +232,7 @@ def length(vector: Vector) -> float:
 def compare(
     old: Container, new: Container, samples: Sequence[Sample], config: dict[str, Any]
 ) -> Iterator[Row]:
-    """Request every sample from both containers, by all interfaces of OLD.
+    """Send every sample to both containers by each interface that `old` serves; yield answers.
 
     Raises:
         RefusedError: a container rejects the token, or requires one.

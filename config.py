@@ -74,7 +74,7 @@ _CONFIG = SettingsConfigDict(
 
 
 class Settings(BaseSettings):
-    """The settings of the service."""
+    """The settings of the service, each from the environment variable of its name."""
 
     model_config = _CONFIG
 

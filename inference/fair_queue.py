@@ -99,7 +99,7 @@ class FairQueue(Generic[E]):
         heapq.heappush(turns, (due, number))
 
     def take_turn(self, entry: E, request: RequestContext) -> None:
-        """Remove the turn of a request that has left a waiting entry."""
+        """Undo `give_turn`: the request no longer waits for the entry."""
         del self._entries[entry.turns.pop(request)]
 
     def remove(self, entry: E) -> None:

@@ -201,7 +201,7 @@ class Models:
 def choose_defaults(
     kinds: Mapping[str, Modality], endpoints: Sequence[type[Endpoint[Any]]], settings: Settings
 ) -> dict[str, str]:
-    """Return the model of requests that name none, by the first path of each endpoint.
+    """Map the first path of each endpoint to the model of requests that name none.
 
     Endpoints that no model fits are left out.
 
@@ -211,8 +211,8 @@ def choose_defaults(
         settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
 
     Raises:
-        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model, or several models fit an
-            endpoint and DEFAULT_MODEL names none of them.
+        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model; an alias is a model's
+            name, or set twice; or several models fit an endpoint, and DEFAULT_MODEL names none.
     """
     if named := kinds.keys() - {""}:
         _check_names("DEFAULT_MODEL", settings.default_model, named)

@@ -37,10 +37,10 @@ def deep_names(config: Any) -> list[str]:
 class Start(nn.Module):
     """Looks token embeddings up, and computes rotary position embeddings.
 
-    Inputs: ids [n, length] int64, places (positions) [n, 3, tokens] int64. For images, ids are
-    those around the image, and tokens include the image.
+    Inputs: ids [n, length] int64, places (positions) [n, 3, tokens] int64. For a text, `length` and
+    `tokens` are equal. For an image, only `tokens` counts the image's own tokens.
     Outputs: hidden [n, length, dim], cosines and sines [n, tokens, head], and for each name of
-    `deep_names` zeros [1, 1, dim].
+    `deep_names` zeros [1, 1, dim]: a text has no such features, and those of an image come later.
 
     Args:
         model: transformers' `Qwen3VLModel`.
