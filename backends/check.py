@@ -23,7 +23,7 @@ from backends.folder import (
     lone_conversions,
 )
 from backends.headers import OPENCLIP, misfits
-from backends.hub_cache import hub_snapshot, hub_snapshots
+from backends.hub_cache import beside_or_cached, hub_snapshot, hub_snapshots
 from backends.text_folder import ONNX, TextFolder, parsed
 from errors import ModelFolderError, describe_error
 
@@ -94,8 +94,7 @@ def _openclip(folder: ModelFolder) -> Iterator[str]:
         yield from misfits(weights, OPENCLIP, architecture)
     text = architecture.get("text_cfg", {})
     if name := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
-        beside = part / Path(name).name
-        if tower := beside if beside.is_dir() else hub_snapshot(part, name):
+        if tower := beside_or_cached(part, name):
             yield from _tokenizer(tower)
         else:
             yield f"{part.absolute()} lacks the config and the tokenizer of its text tower, {name}"

@@ -8,13 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def repository_folder(cache_dir: Path, hub_name: str) -> Path:
+    """Return the folder of a model in a hub cache, whether it is there or not."""
+    return cache_dir / f"models--{hub_name.replace('/', '--')}"
+
+
 def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
     """Return the snapshot folder of a model in a hub cache; None if it is missing."""
-    repository = cache_dir / f"models--{hub_name.replace('/', '--')}"
+    repository = repository_folder(cache_dir, hub_name)
     revision = read_marker(repository / "refs" / "main")
     if revision and (repository / "snapshots" / revision).is_dir():
         return repository / "snapshots" / revision
     return next(iter(sorted((repository / "snapshots").glob("*/"))), None)
+
+
+def beside_or_cached(folder: Path, hub_name: str) -> Path | None:
+    """Return the folder of a further model: by its name in a folder, or from the hub cache there.
+
+    Returns:
+        None if it is in neither.
+    """
+    beside = folder / Path(hub_name).name
+    return beside if beside.is_dir() else hub_snapshot(folder, hub_name)
 
 
 def hub_snapshots(cache_dir: Path) -> list[Path]:

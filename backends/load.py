@@ -15,7 +15,7 @@ from typing import get_args
 from backends.conversion.conversion_cache import converted, digest_content, is_converted
 from backends.conversion.description import Description
 from backends.families import load_towers
-from backends.folder import CONVERSIONS, ModelFolder, detect, lone_conversions
+from backends.folder import ModelFolder, detect, lone_conversions
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
 from backends.model import Modality, Model, ModelOptions, Precision, TextMode
 from backends.precision import lacking, log_choice, log_refusal, usable
@@ -50,8 +50,7 @@ def load_model(settings: Settings) -> list[Model]:
     """
     folder = detect(settings.models_dir)
     logger.info("Loading the %s model in %s", folder.family, folder.root.absolute())
-    forbid_hub_access()
-    limit_compute_threads(usable_cores())
+    _prepare_libraries()
     keep_freed_memory()
     devices = settings.cuda_core if settings.enable_cuda else "cpu"
     replicas = load_replicas(folder, options_for(folder, settings), devices)
@@ -62,10 +61,16 @@ def load_model(settings: Settings) -> list[Model]:
     return [replace(one, info=replace(one.info, name=name, revision=revision)) for one in replicas]
 
 
+def _prepare_libraries() -> None:
+    """Set what the model libraries and conversion jobs read once from the environment."""
+    forbid_hub_access()
+    limit_compute_threads(usable_cores())
+
+
 def convert_ahead(settings: Settings, is_patient: bool) -> bool:
     """Convert a model that will be loaded on demand; return whether nothing is left to convert.
 
-    A failure is no failure here: the load reports it, or serves the model by torch.
+    Errors are only logged: the later load reports them, or serves the model by torch.
 
     Args:
         settings: the settings of the model.
@@ -80,6 +85,7 @@ def convert_ahead(settings: Settings, is_patient: bool) -> bool:
         if not is_patient:
             return False
         logger.info("Converting the %s model in %s", folder.family, folder.root.absolute())
+        _prepare_libraries()
         converted(folder, options)
     except Exception as error:  # noqa: BLE001 - any failure
         logger.info("%s is not converted: %s", settings.models_dir, describe_error(error))
@@ -102,9 +108,7 @@ def modality_of(settings: Settings) -> Modality:
 
 def stored_bytes(settings: Settings) -> int:
     """Return the size of a model's weight files, converted ones if there are any."""
-    root = settings.models_dir
-    converted_files = [*root.glob("model.json"), *root.glob(f"{CONVERSIONS}/*/model.json")]
-    places = [path.parent for path in converted_files] or [root]
+    places = lone_conversions(settings.models_dir) or [settings.models_dir]
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
 

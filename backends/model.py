@@ -162,13 +162,13 @@ class InputProcessor(Protocol):
         ...
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse inputs with token ids that have no embedding, from now on.
+        """Reject inputs with token ids that have no embedding, from now on.
 
         Args:
-            rows: number of token embeddings; ids from this number on are refused.
+            rows: number of token embeddings; ids from this number on are rejected.
 
         Raises:
-            ValueError: all inputs would be refused.
+            ValueError: all inputs would be rejected.
         """
         ...
 

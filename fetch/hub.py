@@ -18,6 +18,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from backends.hub_cache import repository_folder
 from errors import DownloadError, describe_error, disk_fault, error_chain
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def _look_up(wanted: Wanted) -> tuple[str, Any]:
 
 def as_hub_cache(snapshot: Snapshot, files: Sequence[str], into: Path) -> None:
     """Write files of a snapshot as a hub cache into a folder; move weights, copy other files."""
-    repository = into / f"models--{snapshot.name.replace('/', '--')}"
+    repository = repository_folder(into, snapshot.name)
     ref = repository / "refs" / "main"
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(snapshot.commit)

@@ -45,6 +45,9 @@ _SERVING: Mapping[Precision | None, Sequence[Weights]] = {
     "int8": ("int8", "float32"),
 }
 _WRITTEN: Sequence[Weights] = ("int8",)
+# Digests that this process has computed, with the stamps of the files, by model folder. A start
+# asks several times, and to read a large model takes seconds.
+_digests: dict[Path, tuple[fingerprint.Stamps, str]] = {}
 
 
 class ConversionEntry(NamedTuple):
@@ -103,10 +106,17 @@ def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
 
 
 def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
-    """Return the digest of a model's files, from the cache if the files have not changed."""
+    """Return the digest of a model's files; read them only if their stamps are not known."""
     stamps = fingerprint.stamps(folder)
     known = (e.identity.content for e in _all(folder, options) if e.is_of(folder, stamps))
-    return next(known, None) or fingerprint.digest_content(folder)
+    if content := next(known, None):
+        return content
+    root = folder.root.absolute()
+    seen, content = _digests.get(root, ({}, ""))
+    if seen != stamps:
+        content = fingerprint.digest_content(folder)
+        _digests[root] = (stamps, content)
+    return content
 
 
 def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
@@ -190,11 +200,9 @@ def _find(
         if mode in entry.identity.text_modes and entry.weights in weights
     ]
     fitting.sort(key=lambda entry: (entry.reason is not None, weights.index(entry.weights)))
-    stamps = fingerprint.stamps(folder)
-    unchanged = next((entry for entry in fitting if entry.is_of(folder, stamps)), None)
-    if unchanged or not fitting:
-        return unchanged
-    content = fingerprint.digest_content(folder)
+    if not fitting:
+        return None
+    content = digest_content(folder, options)
     return next((entry for entry in fitting if entry.identity.content == content), None)
 
 
@@ -245,7 +253,8 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Co
             "and torch, which would do that, is not installed: run download.py --convert in the "
             "custom image, or install requirements.txt"
         )
-    content, stamps = fingerprint.digest_content(folder), fingerprint.stamps(folder)
+    stamps = fingerprint.stamps(folder)  # before the content, which may change meanwhile
+    content = digest_content(folder, options)
     target = scratch / "made"
     mark = f"{folder.family}-{options.text_mode}-{content[:16]}.tries"
     with _tried(_cache_folder(folder, options) / mark):

@@ -8,7 +8,7 @@ The files in a converted model's folder, which serves without the original model
     tokenizer.json      the vocabulary (for SigLIP 1: spiece.model, special_tokens.json)
     text.xml, text.bin, image.xml, image.bin       the networks; a network in stages has one
                         .xml and one .bin file for each stage
-    source.json         the sizes and modification times of the original's files at the conversion
+    source.json         the stamps of the original's files at the conversion (`fingerprint`)
 
 If the model could not be converted, the folder holds `refusal.json` and `source.json` only.
 """

@@ -5,8 +5,8 @@ times. Their content is digested only if one of these differs.
 
 In a cache that several models share, size and modification time prove nothing: two models of one
 architecture have equal sizes, and some tools give all files one time. There the inode and the time
-of its last change must be equal, too. A container image changes both; its own conversions lie in
-the model's folder.
+of its last change must be equal, too. A container image changes both, but its conversions lie in
+the model's own folder.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _KNOWN_VISION = {"google/siglip2-base-patch16-512": {"image_size": 512}}
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the hub caches `colpali_engine_model/` and `colpali_engine_processor/`."""
-    processors = _snapshot(folder, "colpali_engine_processor")
+    processors = hf.snapshot(folder, "colpali_engine_processor")
     tokenizer = hf.load_own_tokenizer(processors, options)
     processor = hf.load_image_processor(Idefics3ImageProcessorPil, processors)
     model = place(_load_model(folder), options)
@@ -66,7 +66,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         dimensions=model.config.text_config.hidden_size,
         image_px=0,
         networks=[model],
-        config=_shown_config(folder),
+        config=hf.shown_config(folder, "colpali_engine_model"),
     )
     texts = TextNetwork(model)
     return TorchModel(
@@ -76,19 +76,6 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
             "image": _image_tower(model, processor, tokenizer, options),
         },
         EVERY_TEXT_MODE,
-    )
-
-
-def _snapshot(folder: ModelFolder, part: str) -> Path:
-    if path := hub_snapshot(folder.part(part), folder.hub_name):
-        return path
-    raise ModelFolderError(f"{folder.part(part).absolute()} holds no files of {folder.hub_name}")
-
-
-def _shown_config(folder: ModelFolder) -> Mapping[str, object]:
-    part = folder.part("colpali_engine_model")
-    return hf.read_config(
-        part if (part / "config.json").is_file() else _snapshot(folder, part.name)
     )
 
 
@@ -137,7 +124,7 @@ def _portable(network: TileNetwork, tiling: Tiling, prompt: Prompt, tokenizer: A
 
 
 def _load_model(folder: ModelFolder) -> Any:
-    snapshot = _snapshot(folder, "colpali_engine_model")
+    snapshot = hf.snapshot(folder, "colpali_engine_model")
     config = hf.read_config(snapshot)
     if config["model_type"] != ModernVBertConfig.model_type:
         raise ModelFolderError(

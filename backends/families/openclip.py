@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from backends.families import openclip_portable
 from backends.families import transformers_models as hf
-from backends.families.openclip_folder import Description, read_description
+from backends.families.openclip_folder import OpenClipConfig, read_openclip_config
 from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import PixelProcessor, to_pixels
@@ -59,7 +59,7 @@ _NAME = "model-folder"  # the name under which open_clip registers the architect
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the model in `openclip/`."""
-    description = read_description(folder.part("openclip"))
+    description = read_openclip_config(folder.part("openclip"))
     model, config = _load_model(description, options)
     info = describe(
         folder,
@@ -81,7 +81,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     )
 
 
-def _load_model(description: Description, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
+def _load_model(description: OpenClipConfig, options: ModelOptions) -> tuple[Any, PreprocessCfg]:
     # open_clip registers architectures from files only, not from memory.
     factory._MODEL_CONFIGS[_NAME] = description.architecture
     model = open_clip.create_model(

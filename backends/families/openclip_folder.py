@@ -18,14 +18,14 @@ import open_clip
 from open_clip.transform import PreprocessCfg
 
 from backends.folder import find_weights
-from backends.hub_cache import hub_snapshot, hub_snapshots
+from backends.hub_cache import beside_or_cached, hub_snapshots
 from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Description:
+class OpenClipConfig:
     """The configuration of the model in `openclip/`.
 
     Attributes:
@@ -41,7 +41,7 @@ class Description:
     reference_config: dict[str, Any]
 
 
-def read_description(path: Path) -> Description:
+def read_openclip_config(path: Path) -> OpenClipConfig:
     """Read the configuration in `openclip/`.
 
     Raises:
@@ -77,7 +77,7 @@ def read_description(path: Path) -> Description:
     for key in ("hf_model_name", "hf_tokenizer_name"):
         if text.get(key):
             text[key] = str(_on_disk(text[key], path))
-    return Description(
+    return OpenClipConfig(
         architecture=architecture,
         preprocess=preprocess,
         weights=_find_weights(path, tag),
@@ -116,8 +116,7 @@ def _find_weights(path: Path, pretrained: str) -> Path:
 
 def _on_disk(hub_name: str, path: Path) -> Path:
     """Return the folder of a text tower or of its tokenizer, by its name on the hub."""
-    beside = path / Path(hub_name).name
-    found = beside if beside.is_dir() else hub_snapshot(path, hub_name)
+    found = beside_or_cached(path, hub_name)
     if found is None:
         raise ModelFolderError(
             f"{path.absolute()} lacks the config and the tokenizer of its text tower, {hub_name}: "

@@ -12,7 +12,7 @@ hub's default cache, outside of the model folder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from backends.families.qwen3_vl_stages import (
     deep_names,
 )
 from backends.folder import ModelFolder
-from backends.hub_cache import default_hub_cache, hub_snapshot
+from backends.hub_cache import default_hub_cache
 from backends.model import Arrays, ModelOptions
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
 from backends.preprocessing.conversation import ConversationProcessor, Frame
@@ -64,7 +64,7 @@ _IMAGE_INPUTS = ("patches", "corners", "shares", "spots", *_TEXT_INPUTS)
 
 def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
     """Load the hub cache `qwen3/`; tokenizer and template are in it or in the default cache."""
-    snapshot, processors = _snapshot(folder), _processors(folder)
+    snapshot, processors = hf.snapshot(folder, "qwen3"), _processors(folder)
     tokenizer = hf.load_tokenizer(processors, options)
     processor = Qwen2VLImageProcessorPil.from_pretrained(processors, local_files_only=True)
     config = Qwen3VLConfig.from_pretrained(snapshot, local_files_only=True)
@@ -76,7 +76,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> TorchModel:
         dimensions=config.text_config.hidden_size,
         image_px=0,
         networks=[network.model],
-        config=_shown_config(folder, snapshot),
+        config=hf.shown_config(folder, "qwen3"),
     )
     texts, tokenize = _text_tower(network, tokenizer, processors)
     images = _image_tower(network, tokenizer, tokenize, processors, options)
@@ -94,17 +94,6 @@ def _processors(folder: ModelFolder) -> Path:
         f'fetches them: hf download {name} --include "*.json" "*.txt" "*.jinja" '
         f"--cache-dir {cache}"
     )
-
-
-def _snapshot(folder: ModelFolder) -> Path:
-    if path := hub_snapshot(folder.part("qwen3"), folder.hub_name):
-        return path
-    raise ModelFolderError(f"{folder.part('qwen3').absolute()} holds no files of {folder.hub_name}")
-
-
-def _shown_config(folder: ModelFolder, snapshot: Path) -> Mapping[str, object]:
-    part = folder.part("qwen3")
-    return hf.read_config(part if (part / "config.json").is_file() else snapshot)
 
 
 def _text_tower(network: _Network, tokenizer: Any, processors: Path) -> tuple[TorchTower, Tokenize]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
+from backends.folder import ModelFolder
+from backends.hub_cache import hub_snapshot
 from backends.model import ModelOptions
 from backends.preprocessing import siglip1_tokens
 from backends.preprocessing.pixels import Geometry, PixelProcessor
@@ -71,6 +73,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a `config.json`."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def snapshot(folder: ModelFolder, part: str) -> Path:
+    """Return the snapshot of the model in the hub cache that a part of its folder is.
+
+    Raises:
+        ModelFolderError: the hub cache holds no files of it.
+    """
+    if path := hub_snapshot(folder.part(part), folder.hub_name):
+        return path
+    raise ModelFolderError(f"{folder.part(part).absolute()} holds no files of {folder.hub_name}")
+
+
+def shown_config(folder: ModelFolder, part: str) -> Mapping[str, object]:
+    """Return the config that `GET /meta` shows: that of a part of the folder, or its snapshot's."""
+    path = folder.part(part)
+    return read_config(path if (path / "config.json").is_file() else snapshot(folder, part))
 
 
 def image_tower(

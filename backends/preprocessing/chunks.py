@@ -120,7 +120,7 @@ class ChunkProcessor(SinglePart):
         return replace(prepared, pooling_index=pooling_index) if pooling_index else prepared
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no embedding."""
+        """Reject texts with ids that have no embedding."""
         self._tokens.limit_ids(rows)
 
     def decode(self, ids: Sequence[int]) -> str:

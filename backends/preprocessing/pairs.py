@@ -72,10 +72,10 @@ class PairProcessor(SinglePart):
         self._limit = IdLimit(describe_vocabulary(vocabulary))
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse pairs with ids that have no embedding; pad with id 0 if the padding's id has none.
+        """Reject pairs with ids that have no embedding; pad with id 0 if the padding's id has none.
 
         Raises:
-            ValueError: all pairs would be refused.
+            ValueError: all pairs would be rejected.
         """
         self._limit.set(rows)
         if self._padding.token_id >= rows:

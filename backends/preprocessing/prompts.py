@@ -95,7 +95,7 @@ class PromptedProcessor(SinglePart):
         return self._processor.collate(items)
 
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no embedding."""
+        """Reject texts with ids that have no embedding."""
         self._processor.limit_ids(rows)
 
     def decode(self, ids: Sequence[int]) -> str:

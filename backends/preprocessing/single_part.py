@@ -34,7 +34,7 @@ class SinglePart:
         """Do nothing: there are no token ids."""
 
     def decode(self, _ids: Sequence[int]) -> str:
-        """Refuse token ids: there is no vocabulary.
+        """Reject token ids: there is no vocabulary.
 
         Raises:
             InvalidInputError: always.

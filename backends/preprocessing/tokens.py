@@ -109,7 +109,7 @@ def describe_vocabulary(vocabulary: Vocabulary) -> VocabularyInfo:
 
 
 class IdLimit:
-    """Refuses token ids that a tokenizer knows, but for which the network has no embedding.
+    """Rejects token ids that a tokenizer knows, but for which the network has no embedding.
 
     With such an id, torch fails and makes a GPU unusable, and OpenVINO computes a meaningless
     vector.

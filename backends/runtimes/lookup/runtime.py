@@ -111,7 +111,7 @@ class LookupProcessor(SinglePart):
 
     @override
     def limit_ids(self, rows: int) -> None:
-        """Refuse texts with ids that have no row in the table."""
+        """Reject texts with ids that have no row in the table."""
         self._limit.set(rows)
 
     def estimate(self, text: str) -> int:
