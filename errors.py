@@ -7,11 +7,12 @@
     │   └── UnknownModelError        ... or named a model that is not there
     ├── NotServedError               the service does not answer a valid request
     │   ├── UnauthorizedError        ... as it has no valid token
-    │   ├── QueueFullError           ... as the queue is full or too long
+    │   ├── TryLaterError            ... and may later
+    │   │   ├── QueueFullError       ... as the queue is full or too long
+    │   │   └── NotLoadedError       ... as its model is not loaded, and cannot be now
     │   ├── DeadlineExceededError    ... as its time was over before it was computed
     │   ├── SlowRequestError         ... as its time was over before it had arrived
     │   ├── ClientGoneError          ... as its client has gone
-    │   ├── NotLoadedError           ... as its model is not loaded, and cannot be now
     │   └── UnhealthyError           ... as the service cannot work any more
     ├── BackendError                 the model failed on a valid input
     │   ├── DeviceMemoryError        ... as its device has too little memory for the batch
@@ -139,18 +140,22 @@ class UnauthorizedError(NotServedError):
     reason = "token"
 
 
-class QueueFullError(NotServedError):
-    """The queue is full, or too long for an answer in time.
+class TryLaterError(NotServedError):
+    """The service may answer the same request later.
 
     Attributes:
         retry_after_s: seconds until the client should try again.
     """
 
-    reason = "overload"
-
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QueueFullError(TryLaterError):
+    """The queue is full, or too long for an answer in time."""
+
+    reason = "overload"
 
 
 class DeadlineExceededError(NotServedError):
@@ -174,18 +179,10 @@ class ClientGoneError(NotServedError):
         super().__init__("the client has gone")
 
 
-class NotLoadedError(NotServedError):
-    """The model of a request is not loaded, and cannot be loaded now.
-
-    Attributes:
-        retry_after_s: seconds until the client should try again.
-    """
+class NotLoadedError(TryLaterError):
+    """The model of a request is not loaded, and cannot be loaded now."""
 
     reason = "unhealthy"
-
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class UnhealthyError(NotServedError):

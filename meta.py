@@ -26,7 +26,7 @@ def meta(
     Args:
         info: facts about the model.
         modalities: its modalities.
-        cache: counts of its look-ups in the cache.
+        cache: counts of its lookups in the cache.
         shared: the second level of its cache, or None.
         models: the names and modalities of all models; empty if models have no names.
     """

@@ -104,7 +104,7 @@ class OnDemandModel:
                 running.cancel()
 
     def _check(self) -> None:
-        if self._owner.draining:
+        if self._owner.is_closed:
             raise NotLoadedError("shutting down", retry_after_s=1)
         if not self.is_prepared:
             raise NotLoadedError(
@@ -166,7 +166,7 @@ class OnDemand:
         on_load: called with a model's name and the model when it was loaded; a `ConfigurationError`
             of it is a failure of the load.
         on_unload: called with a model's name before it is unloaded.
-        draining: whether the service shuts down, and loads no more.
+        is_closed: whether the service ends, and loads no more.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class OnDemand:
         self.loaded: dict[str, Vectorizer] = {}
         self.on_load: Callable[[str, Vectorizer], None] = _nothing
         self.on_unload: Callable[[str], None] = _nothing
-        self.draining = False
+        self.is_closed = False
         self._settings = settings
         self._make_vectorizer = make_vectorizer
         health = Health()  # of no model: a conversion may take minutes
@@ -191,17 +191,17 @@ class OnDemand:
     async def load(self, model: OnDemandModel) -> None:
         """Load a model, and make room for it first; a failure is recorded in the model."""
         async with self._turn:
-            if model.name in self.loaded or self.draining:
+            if model.name in self.loaded or self.is_closed:
                 return
             try:
                 if await self._make_room(model):
                     await self._load(model)
                 else:
                     model.has_no_room()
-            except DoesNotFitError as error:  # nothing changes until the operator changes it
-                model.failed(describe_error(error), tries_again=False)
             except Exception as error:  # noqa: BLE001 - any failure is the model's
-                model.failed(describe_error(error))
+                # What does not fit will not fit later.
+                tries_again = not isinstance(error, DoesNotFitError)
+                model.failed(describe_error(error), tries_again=tries_again)
 
     async def _load(self, model: OnDemandModel) -> None:
         began_s = monotonic()
@@ -328,7 +328,7 @@ class OnDemand:
 
     async def aclose(self) -> None:
         """Stop: no model is loaded from now on, and all are closed."""
-        self.draining = True
+        self.is_closed = True
         for task in self._tasks:
             task.cancel()
         for model in self.models.values():

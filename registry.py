@@ -73,7 +73,7 @@ async def load_models(
         else:
             resources = Resources.of(settings)
             for name, own in registry.settings.items():
-                with _naming(name):
+                with naming(name):
                     vectorizer = await make_vectorizer(own, resources)
                 registry.loaded[name] = await held.enter_async_context(aclosing(vectorizer))
         yield registry
@@ -87,15 +87,15 @@ def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
     """
     kinds = {}
     for name, settings in by_name.items():
-        with _naming(name):
+        with naming(name):
             if name:
                 kinds[name] = modality_of(settings)
     return kinds
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Name the model in an error that ends the start."""
+def naming(name: str) -> Iterator[None]:
+    """Name the model in an error that ends startup, if it has a name."""
     try:
         yield
     except StartupError as error:

@@ -145,12 +145,15 @@ class Admission:
         if not self.items:
             return
         longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s
-        if self._capacity.can_judge(cost, items):
-            # All other models may become busy after the request is admitted.
-            longest_s /= max((len(share.device.shares) for share in self._shares), default=1)
+        models = max((len(share.device.shares) for share in self._shares), default=1)
+        if models > 1 and self._capacity.can_judge(cost, items):
+            longest_s /= models  # all of them may become busy after the request is admitted
         own_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
         if own_s > longest_s:
             own_s = self.expected_wait_s(request, cost)
+        is_full = self.items + items > self._max_items
+        if own_s <= longest_s and not is_full:
+            return
         wait_s = self._wait_s(own_s, is_query=request.is_query)
         if own_s > longest_s:
             raise QueueFullError(
@@ -158,11 +161,10 @@ class Admission:
                 # This model's work is done at its share of the rate.
                 retry_after_s=math.ceil((own_s - longest_s) * wait_s / own_s),
             )
-        if self.items + items > self._max_items:
-            raise QueueFullError(
-                f"overloaded: {self.items} items wait already; send less at a time",
-                retry_after_s=max(1, math.ceil(wait_s / 2)),
-            )
+        raise QueueFullError(
+            f"overloaded: {self.items} items wait already; send less at a time",
+            retry_after_s=max(1, math.ceil(wait_s / 2)),
+        )
 
     def charge(self, request: RequestContext, cost: int) -> None:
         """Add to a request's remaining cost; at 0 the request is removed."""

@@ -77,7 +77,7 @@ class VectorCache:
 
     @property
     def stats(self) -> CacheStats:
-        """The counts of look-ups so far."""
+        """The counts of lookups so far."""
         return replace(self._stats, size=len(self._vectors))
 
     def get(self, items: Sequence[WorkItem]) -> CacheResult:

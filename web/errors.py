@@ -18,6 +18,7 @@ from errors import (
     RequestTooLargeError,
     ServiceError,
     SlowRequestError,
+    TryLaterError,
     UnauthorizedError,
     UnhealthyError,
     UnknownModelError,
@@ -102,7 +103,7 @@ def _describe_error(request: Request, error: Exception) -> ErrorInfo:
 
 def _error_headers(error: Exception) -> list[tuple[str, str]]:
     match error:
-        case QueueFullError() | NotLoadedError():
+        case TryLaterError():
             return [("Retry-After", str(error.retry_after_s))]
         case ContentEncodingError():
             return [("Accept-Encoding", "identity")]

@@ -76,9 +76,10 @@ class EndpointHandler:
             if model is None:
                 model = service.models.of_body(self._path, body)
                 record.model = model.name
-            if model.loaded is None:
+            loaded = model.loaded
+            if loaded is None:
                 model.check_answers(self._path, self._kinds)
-            loaded = model.loaded or await model.load()
+                loaded = await model.load()
             vectorizer, endpoint = loaded.vectorizer, loaded.endpoints[self._path].of_body(body)
             record.errors = endpoint.errors
             parsed: ParsedRequest = endpoint.parse(body)

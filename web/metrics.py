@@ -6,7 +6,7 @@ Each `Metrics` object has its own registry. This module knows no HTTP and no mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -64,24 +64,14 @@ class Metrics:
 
     Args:
         names: the names of the models; "" for a model without a name.
-        loaded: the loaded models by name, whose states are read at each scrape.
-        version: version of the service.
-        queue_bytes: function that returns the bytes of all waiting requests.
-        observer_failures: function that returns the number of failed observer calls.
+        states: the metrics that are read at each scrape.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        loaded: Mapping[str, Vectorizer],
-        version: str,
-        queue_bytes: Callable[[], int],
-        observer_failures: Callable[[], int],
-    ) -> None:
+    def __init__(self, names: Sequence[str], states: States) -> None:
         self._have_names = "" not in names
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(States(names, loaded, version, queue_bytes, observer_failures))
+        self._registry.register(states)
         requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
         items = self._counter("items", "Texts, images and pairs that came in.", "modality")
         truncated = self._counter("truncated_texts", "Texts and pairs longer than the model reads.")

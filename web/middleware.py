@@ -116,12 +116,11 @@ def _model_of(scope: Scope, path: str, name: str | None) -> ServedModel | None:
     """
     service = get_service(scope)
     models = service.models
-    model = models.only if name is None else models.by_name.get(name)
-    if name is not None and model is None:
+    if name is not None and name not in models.by_name:
         service.access.check(scope["path"], scope)  # a probe's, too: the answer lists the names
         raise models.unknown(name)
     service.access.check(path, scope)
-    return model
+    return models.only if name is None else models.by_name[name]
 
 
 def _response_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:

@@ -18,7 +18,7 @@ from config import VERSION, Settings
 from errors import ConfigurationError, UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
-from registry import Registry
+from registry import Registry, naming
 from vectorizer import Vectorizer
 from web.auth import TokenAuth
 from web.body import BodyReader
@@ -28,6 +28,7 @@ from web.metrics import Metrics
 from web.models import LoadedModel, Models, ServedModel, kind_of
 from web.page import page_response
 from web.record import RequestRecord
+from web.states import States
 
 if TYPE_CHECKING:
     from web.tracing import Tracing
@@ -102,8 +103,9 @@ async def serving(
     """
     body_reader = BodyReader(settings)
     requests: Observers[[RequestRecord]] = Observers()
-    metrics = Metrics(
-        list(registry.settings),
+    names = list(registry.settings)
+    states = States(
+        names,
         registry.loaded,
         VERSION,
         queue_bytes=lambda: body_reader.held_bytes,
@@ -111,21 +113,23 @@ async def serving(
             requests.failures + sum(one.observer_failures for one in registry.loaded.values())
         ),
     )
+    metrics = Metrics(names, states)
     requests.add(metrics.observe_request)
-    load_logs = {
-        name: LoadLog(partial(_queue_items, registry, name), name) for name in registry.settings
-    }
+    load_logs = {name: LoadLog(partial(_queue_items, registry, name), name) for name in names}
     for load_log in load_logs.values():
         requests.add(load_log.observe_request)
     if tracing:
         requests.add(tracing.observe_request)
-    models = {name: _serve(registry, name) for name in registry.settings}
+    models = {name: _serve(registry, name) for name in names}
 
     def serve_loaded(name: str, vectorizer: Vectorizer) -> None:
         metrics.observe_model(name, vectorizer)
         vectorizer.observe_batches(load_logs[name].observe_batch)
         models[name].info = vectorizer.info
-        models[name].loaded = _with_endpoints(name, vectorizer, endpoints)
+        own, info = vectorizer.settings, vectorizer.info
+        with naming(name):
+            served = {kind.paths[0]: kind(own, info) for kind in endpoints}
+        models[name].loaded = LoadedModel(vectorizer, served)
 
     def forget_unloaded(name: str) -> None:
         models[name].loaded = None
@@ -157,21 +161,9 @@ async def serving(
 
 
 def _serve(registry: Registry, name: str) -> ServedModel:
-    own, on_demand = registry.settings[name], registry.on_demand
-    listed_at = int(time.time())
-    if on_demand:
-        return ServedModel(name, own, registry.kinds[name], listed_at, on_demand.models[name])
-    return ServedModel(name, own, kind_of(registry.loaded[name].modalities), listed_at)
-
-
-def _with_endpoints(
-    name: str, vectorizer: Vectorizer, endpoints: Sequence[type[Endpoint[Any]]]
-) -> LoadedModel:
-    own, info = vectorizer.settings, vectorizer.info
-    try:
-        return LoadedModel(vectorizer, {kind.paths[0]: kind(own, info) for kind in endpoints})
-    except ConfigurationError as error:
-        raise ConfigurationError(f"Model {name}: {error}" if name else str(error)) from error
+    kind = registry.kinds.get(name) or kind_of(registry.loaded[name].modalities)
+    on_demand = registry.on_demand.models[name] if registry.on_demand else None
+    return ServedModel(name, registry.settings[name], kind, int(time.time()), on_demand)
 
 
 def _queue_items(registry: Registry, name: str) -> Mapping[str, int]:
