@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from backends import load
 from backends.conversion import conversion_cache, fingerprint
 from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description, FailedConversion
-from backends.folder import CONVERSIONS, detect
+from backends.folder import CONVERSIONS, ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.load import load_replica
 from backends.model import ModelOptions
+from config import Settings
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
 from tests.service import CONVERTED, ROOT
@@ -350,3 +352,36 @@ def test_models_with_equal_sizes_and_times_are_not_mistaken_in_a_cache_that_they
         conversion_cache.digest_content(detect(folders[0]), options)
     )
     assert not conversion_cache.is_converted(detect(folders[1]), options)
+
+
+def test_a_models_content_is_read_once_in_a_process(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digest_content = fingerprint.digest_content
+
+    def counted(folder: ModelFolder) -> str:
+        read.append(folder.root)
+        return digest_content(folder)
+
+    monkeypatch.setattr(fingerprint, "digest_content", counted)
+    options = replace(OPENVINO, cache_dir=tmp_path / "cache")
+    first = [conversion_cache.digest_content(detect(model), options) for _ in range(3)]
+    (model / "openai_clip_processor/more.txt").touch()
+    changed = conversion_cache.digest_content(detect(model), options)
+
+    assert len(read) == 2
+    assert len(set(first)) == 1
+    assert changed != first[0]
+
+
+def test_a_conversion_ahead_of_a_load_reaches_no_hub(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(load, "is_converted", lambda *_: False)
+    monkeypatch.setattr(load, "converted", lambda *_: seen.append(os.environ.get("HF_HUB_OFFLINE")))
+
+    assert load.convert_ahead(Settings(models_dir=model), is_patient=True)
+    assert seen == ["1"]
