@@ -253,8 +253,12 @@ async def test_a_turn_begins_by_the_clock_with_nothing_else_to_wake_it() -> None
     device = Device()
     first, second = device.share(), device.share()
     first.ask(0.1, is_query=False)
+    turn = second.ask(0, is_query=True)
+    assert not has_begun(turn)
     async with asyncio.timeout(10):
-        await second.ask(0, is_query=True).granted
+        await turn.granted
+
+    assert has_begun(turn)
 
 
 @pytest.mark.usefixtures("one_by_one")
@@ -368,11 +372,14 @@ def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -
 
 
 def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
-    first, _ = (admission_of(share, passes=1) for share in Bench(2).shares)
-    for _ in range(5):
-        queue(first, 2)
+    few, enough = (admission_of(Bench(2).shares[0], passes=passes) for passes in (1, 2))
+    for admission in (few, enough):
+        for _ in range(5):
+            queue(admission, 2)
 
-    first.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
+    few.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
+    with pytest.raises(QueueFullError):
+        enough.check(RequestContext(), cost=3, items=1)
 
 
 def test_retry_after_is_longer_while_another_model_takes_its_half() -> None:

@@ -137,6 +137,7 @@ async def test_equal_inputs_join_while_others_have_the_event_loop(
 async def test_an_input_that_needs_no_work_of_its_own_keeps_no_file(
     vectorizer: Vectorizer, backend: FakeModel
 ) -> None:
+    gc.collect()  # the items of other tests
     known, red = base64_of(BLUE), base64_of(RED)
     await vectorize(vectorizer, [], [known])
     backend.gate.clear()
