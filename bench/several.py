@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import itertools
 import json
 import statistics
@@ -39,7 +40,7 @@ from bench import inputs, rerank, wire
 from bench.client import Target
 from bench.families import model_folder
 from bench.load import Group, Measurement, Timing, closed_loop, percentile
-from bench.service import ROOT, free_port, running
+from bench.service import free_port, running
 from bench.wire import Request
 
 PAIRS = ("minilm+openai", "minilm+reranker", "minilm+modernvbert")
@@ -50,9 +51,8 @@ _WORK_S = 2.0  # seconds of work of each request of `overload`
 _CROWD = 9  # of these requests to each model at once
 _REFUSED_WITHIN_S = 1.0  # after this time a request counts as admitted
 _POLL_S = 0.1
-_CONVERTED = ROOT / "build" / "bench-converted"
 _numbers = itertools.count()
-_searches = rerank.Searches()
+_searches = functools.cache(rerank.Searches)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _images(count: int) -> Request:
 
 
 def _documents(count: int) -> Request:
-    query, documents = _searches.take(count)
+    query, documents = _searches().take(count)
     body = {"query": query, "documents": documents}
     return Request("POST", "/rerank", json.dumps(body).encode())
 
@@ -125,7 +125,7 @@ def serving(*models: str, **settings: object) -> Iterator[Target]:
     variables = {
         "DEFAULT_MODEL": ",".join(models),
         "VECTOR_CACHE_SIZE": "0",
-        "RUNTIME_CACHE_DIR": str(_CONVERTED),
+        "RUNTIME_CACHE_DIR": str(rerank.CACHE),
         "REQUEST_TIMEOUT_S": "600",  # imports shall be slow, and not refused
         **{name: str(value) for name, value in settings.items()},
     }
@@ -190,19 +190,21 @@ def imports(pair: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
     with ExitStack() as held:
         together = held.enter_context(serving(*pair))
         alone = {model: held.enter_context(serving(model)) for model in pair}
-        one, two = ([(_at(t[m], m), _import(m)) for m in pair]
-                    for t in (dict.fromkeys(pair, together), alone))  # fmt: skip
-        lone = [asyncio.run(_run([load], timing))[0].rate_per_s for load in two]
+        loads = [  # in one process, and in two
+            [(_at(targets[model], model), _import(model)) for model in pair]
+            for targets in (dict.fromkeys(pair, together), alone)
+        ]
+        lone = [asyncio.run(_run([load], timing))[0].rate_per_s for load in loads[1]]
         ratios, details = [], []
         for number in range(rounds):
             shares = {}
-            for loads in ((one, two), (two, one))[number % 2]:
-                both = asyncio.run(_run(loads, timing))
+            for place in (0, 1)[:: -1 if number % 2 else 1]:
+                both = asyncio.run(_run(loads[place], timing))
                 _check(*both)
                 rates = [measured.rate_per_s for measured in both]
-                shares[id(loads)] = [rate / full for rate, full in zip(rates, lone, strict=True)]
-            ratios.append(sum(shares[id(one)]) / sum(shares[id(two)]))
-            details.append((*shares[id(one)], *shares[id(two)]))
+                shares[place] = [rate / full for rate, full in zip(rates, lone, strict=True)]
+            ratios.append(sum(shares[0]) / sum(shares[1]))
+            details.append((*shares[0], *shares[1]))
         means = [statistics.median(one) for one in zip(*details, strict=True)]
         ratio = statistics.median(ratios)
         yield (

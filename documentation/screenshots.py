@@ -17,11 +17,11 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ViewportSize
 
 from documentation.drawings import ASSETS
 from examples.contact_sheet import Match, contact_sheet
-from tests.browser import CHROMIUM, CHROMIUM_ARGS
+from tests.browser import launched
 from tests.service import ROOT, running
 
 QUERY = "three big blue stars"
@@ -91,8 +91,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as scratch,
         running(Path(scratch) / "log", MODELS_DIR=ROOT / "demo/models") as service,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS) as browser,
+        launched() as browser,
     ):
         url = f"http://127.0.0.1:{service.port}"
         if sys.argv[1:] == ["--views"]:

@@ -35,7 +35,13 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve the application, or another one in which it is mounted at a prefix."""
-    app = app_of(backend, endpoints, **settings)
+    async with client_of(app_of(backend, endpoints, **settings), prefix) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI, prefix: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """Start an application, or another one in which it is mounted at a prefix."""
     outer: ASGIApp = Starlette(routes=[Mount(prefix, app)]) if prefix else app
     transport = httpx.ASGITransport(outer, raise_app_exceptions=False)
     async with (

@@ -32,6 +32,9 @@ CHROMIUM_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="NO BROWSER, so no page is tested: apt-get install chromium"
+)
 SIZES = {"desk": ViewportSize(width=1280, height=800), "phone": ViewportSize(width=375, height=812)}
 
 
@@ -59,10 +62,11 @@ class Watch:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS) as browser,
+    ):
         yield browser
-        browser.close()
 
 
 # Whatever the page copies; reading the machine's real clipboard may wait for ever.

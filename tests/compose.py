@@ -1,6 +1,8 @@
-"""Brings up each compose file but the GPU's by Docker, asks what runs, and takes it down.
+"""Brings up each compose file but two by Docker, asks what runs, and takes it down.
 
     make test-compose
+
+The two are that of a GPU, and that of several models, whose image is made of four others.
 
 Weights come from a small hub on loopback. Images that cannot be pulled have stand-ins (see
 tests/stand_ins.py): WEAVIATE_BINARY then names Weaviate's program. TORCH_INDEX_URL, where it is
@@ -332,24 +334,17 @@ def try_replicas(hub: Hub, folder: Path) -> None:
             time.sleep(3)
             project.up("--no-recreate")
 
-        def restart_the_only() -> None:
-            project("restart", SERVICE)
-
         lose_nothing(project, "one of three killed and started again", known, kill_one)
         five = ("--no-recreate", "--scale", f"{SERVICE}=5")
-        lose_nothing(project, "three to five", known, lambda: void(project.up(*five)))
+        lose_nothing(project, "three to five", known, lambda: project.up(*five))
         one = ("--no-recreate", "--scale", f"{SERVICE}=1")
-        lose_nothing(project, "five to one", known, lambda: void(project.up(*one)))
-        lose_nothing(project, "the only one restarted", known, restart_the_only)
+        lose_nothing(project, "five to one", known, lambda: project.up(*one))
+        lose_nothing(project, "the only one restarted", known, lambda: project("restart", SERVICE))
         project.stop()
 
 
-def void(_: object) -> None:
-    """Take no notice of a value."""
-
-
 def lose_nothing(
-    project: Project, done: str, known: crowd.Known, story: Callable[[], None]
+    project: Project, done: str, known: crowd.Known, story: Callable[[], object]
 ) -> None:
     """Import through the balancer while something happens; no object may be lost."""
 

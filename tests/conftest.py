@@ -17,6 +17,7 @@ from config import Settings, forbid_hub_access, limit_compute_threads
 
 if TYPE_CHECKING:
     import httpx
+    from playwright.sync_api import Browser
 
     from tests.fakes import FakeModel
 
@@ -137,6 +138,15 @@ async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
 
     async with serving(backend) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser of the machine: see `needs_browser`."""
+    from tests.browser import launched
+
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,23 @@ from backends.model import (
     Rows,
     Tower,
 )
-from errors import InvalidInputError
+from errors import DeviceMemoryError, InvalidInputError
 from inference.request import EmbedInput
 from vectorizer import Vectorizer
 
 DIMENSIONS = 4
 TOO_LONG = 1000  # characters of a text that is told as cut
 UNKNOWN = "???"  # a text whose vector is zeros
+
+
+@dataclass
+class Clock:
+    """A clock that a test sets."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 class Vectors(NamedTuple):
@@ -139,14 +150,26 @@ class FakeModel:
     def encode_image(self, batch: Sequence[bytes]) -> Rows:
         self._pass_gate()
         self.image_batches.append(len(batch))
-        return np.stack([vector_of(pixels) for pixels in batch])
+        return np.stack([self.vector_of(pixels) for pixels in batch])
 
     def encode_text(self, texts: Sequence[str]) -> Rows:
         self._pass_gate()
         self.text_batches.append(list(texts))
-        return np.stack([vector_of(text) for text in texts])
+        return np.stack([self.vector_of(text) for text in texts])
+
+    def vector_of(self, content: str | bytes) -> np.ndarray:
+        return vector_of(content)
 
     def _pass_gate(self) -> None:
         self.busy.set()
         if not self.gate.wait(timeout=10):
             raise TimeoutError("the test never opened the gate")
+
+
+class SmallDevice(FakeModel):
+    """A model on a device whose memory holds two texts."""
+
+    def encode_text(self, texts: Sequence[str]) -> Rows:
+        if len(texts) > 2:
+            raise DeviceMemoryError("too much")
+        return super().encode_text(texts)

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import VERSION
+from tests.certificates import certificate_in
 from tests.golden_cases import GOLDEN
 from tests.golden_rerankers import GOLDEN_RERANKERS
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.hub_models import small_hub
 from tests.hub_server import Hub, serving
 from tests.service import ROOT, Service, free_port, wait_until_ready
-from tests.test_tls import certificate_in
 
 BUILDER = shlex.split(os.environ.get("BUILDER", "docker"))
 CUSTOM = "semitechnologies/multi2vec-clip:custom"

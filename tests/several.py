@@ -10,16 +10,14 @@ from typing import Any
 import httpx
 import numpy as np
 from fastapi import FastAPI
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.types import ASGIApp
 from typing_extensions import override
 
 from app import create_app
-from backends.model import Model, Pair, Rows
+from backends.model import Modality, Model
 from config import Settings
+from tests.asgi import client_of
+from tests.fake_reranker import FakeReranker, logit_of
 from tests.fakes import FakeModel, vector_of
-from tests.test_rerank import FakeReranker
 from vectorizer import Resources, Vectorizer
 
 FOLDERS = {"image": ("clip", "text"), "text": ("model",), "pair": ("model",)}
@@ -33,6 +31,7 @@ class Named(FakeModel):
     """A model whose vectors depend on its name, of images and texts, or of texts alone."""
 
     kind = "image"
+    modalities: Sequence[Modality] = ("text", "image")
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -45,33 +44,17 @@ class Named(FakeModel):
         model = super().model
         return replace(model, towers={one: model.towers[one] for one in self.modalities})
 
-    @property
-    def modalities(self) -> Sequence[Any]:
-        return ("text", "image")
-
     @override
-    def encode_text(self, texts: Sequence[str]) -> Rows:
-        super().encode_text(texts)
-        return np.stack([self.vector_of(text) for text in texts])
-
-    @override
-    def encode_image(self, batch: Sequence[bytes]) -> Rows:
-        super().encode_image(batch)
-        return np.stack([self.vector_of(pixels.hex()) for pixels in batch])
-
-    def vector_of(self, content: str) -> np.ndarray:
-        return vector_of(f"{self.name} of {content}")
+    def vector_of(self, content: str | bytes) -> np.ndarray:
+        raw = content.encode() if isinstance(content, str) else content
+        return vector_of(f"{self.name} of ".encode() + raw)
 
 
 class Texts(Named):
     """One that embeds texts alone."""
 
     kind = "text"
-
-    @property
-    @override
-    def modalities(self) -> Sequence[Any]:
-        return ("text",)
+    modalities = ("text",)
 
 
 class Scores(FakeReranker):
@@ -85,12 +68,8 @@ class Scores(FakeReranker):
         self.info = replace(self.info, name=name, score_space=name)
 
     @override
-    def score(self, pairs: Sequence[Pair]) -> Rows:
-        super().score(pairs)
-        return np.stack([[self.score_of(*pair)] for pair in pairs])
-
-    def score_of(self, query: str, document: str) -> float:
-        return float(vector_of(f"{self.name} of {query}|{document}")[0])
+    def score_of(self, query: str, document: str) -> np.float32:
+        return logit_of(f"{self.name} of {query}", document)
 
 
 AnyFake = Named | Scores
@@ -131,11 +110,5 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve the application, or another one in which it is mounted at a prefix."""
-    app = app_of(root, fakes, before_load, **settings)
-    outer: ASGIApp = Starlette(routes=[Mount(prefix, app)]) if prefix else app
-    transport = httpx.ASGITransport(outer, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url=f"http://test{prefix}") as client,
-    ):
+    async with client_of(app_of(root, fakes, before_load, **settings), prefix) as client:
         yield client

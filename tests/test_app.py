@@ -14,13 +14,12 @@ import uvicorn
 from PIL import Image
 
 import vectorizer
-from app import create_app
-from config import VERSION, Settings
+from config import VERSION
 from errors import BackendError
-from tests.asgi import serving
+from tests.asgi import app_of, serving
 from tests.fakes import FakeModel, vector_of
 from tests.image_files import base64_of, file_of, plain
-from vectorizer import Resources, Vectorizer
+from vectorizer import Vectorizer
 from web.endpoints import ENDPOINTS
 from web.load_log import LoadLog
 from web.metrics import Metrics
@@ -337,11 +336,8 @@ async def test_an_observer_that_fails_leaves_the_connection_open(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorizer:
-        return Vectorizer([backend.model], settings, resources=resources)
-
     monkeypatch.setattr(Metrics, "observe_request", fail)
-    app = create_app(Settings(), make_vectorizer)
+    app = app_of(backend)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - there is no event for it

@@ -138,6 +138,15 @@ def test_compose_files_come_back_bound_memory_and_are_open_to_this_machine_alone
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), where
 
 
+def test_compose_knows_when_weaviate_is_ready() -> None:
+    services = [documents(path)[0]["services"] for path in COMPOSE if path.name not in OVERRIDES]
+    checks = [one["weaviate"].get("healthcheck") for one in services if "weaviate" in one]
+
+    assert len(checks) > 1
+    assert all(check == checks[0] for check in checks)
+    assert checks[0]["test"][-1].endswith("/v1/.well-known/ready")
+
+
 def test_a_token_of_compose_reaches_both_ends_and_no_environment_of_the_service() -> None:
     override = documents(ROOT / "docker-compose.tokens.yml")[0]
     service = override["services"]["multi2vec-clip"]

@@ -17,7 +17,7 @@ from inference.admission import Admission, Permit
 from inference.capacity import BatchStats, Capacity
 from inference.device import LONGEST_BATCH_S, QUERY_WAIT_S, Device, Devices, DeviceShare, DeviceTurn
 from inference.request import EmbedInput, RequestContext
-from tests.fakes import FakeModel, vector_of, vectorize
+from tests.fakes import Clock, FakeModel, SmallDevice, vector_of, vectorize
 from tests.image_files import base64_of, plain
 from vectorizer import Resources, Vectorizer
 
@@ -30,19 +30,11 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference.device._SIDE_BY_SIDE", 1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Bench:
     """A device whose time the test sets."""
 
     def __init__(self, models: int = 2) -> None:
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         self.device = Device(self.clock)
         self.shares = [self.device.share() for _ in range(models)]
 
@@ -56,6 +48,11 @@ class Bench:
         assert has_begun(turn)
         turn.expect(run_s)
         return turn
+
+    async def end(self, turn: DeviceTurn) -> None:
+        """End a batch, and let the next one begin."""
+        turn.end()
+        await asyncio.sleep(0)
 
 
 def has_begun(turn: DeviceTurn) -> bool:
@@ -73,8 +70,7 @@ async def test_a_batch_waits_for_that_of_another_model() -> None:
     waiting = second.ask(0.2, is_query=False)
     bench.later(0.1)
     assert not has_begun(waiting)
-    running.end()
-    await asyncio.sleep(0)
+    await bench.end(running)
 
     assert has_begun(waiting)
 
@@ -94,15 +90,12 @@ async def test_queries_are_first_and_then_the_model_that_has_used_the_device_lea
     much, little, query = (share.ask(10, is_query=share is others[2]) for share in others)
     much.share.used_s += 0.2
     query.share.used_s += 0.2
-    first.end()
-    await asyncio.sleep(0)
+    await bench.end(first)
 
     assert [has_begun(turn) for turn in (much, little, query)] == [False, False, True]
-    query.end()
-    await asyncio.sleep(0)
+    await bench.end(query)
     assert [has_begun(turn) for turn in (much, little)] == [False, True]
-    little.end()
-    await asyncio.sleep(0)
+    await bench.end(little)
     assert has_begun(much)
 
 
@@ -155,8 +148,7 @@ async def test_two_models_import_side_by_side_and_a_third_waits() -> None:
     bench.batch(bench.shares[1], 0.2)
     third = bench.shares[2].ask(10, is_query=False)
     assert not has_begun(third)
-    first.end()
-    await asyncio.sleep(0)
+    await bench.end(first)
 
     assert has_begun(third)
 
@@ -166,8 +158,7 @@ async def test_an_import_waits_for_a_query_of_another_model() -> None:
     query = bench.batch(bench.shares[0], 0.2, is_query=True)
     waiting = bench.shares[1].ask(10, is_query=False)
     assert not has_begun(waiting)
-    query.end()
-    await asyncio.sleep(0)
+    await bench.end(query)
 
     assert has_begun(waiting)
 
@@ -198,8 +189,7 @@ async def test_a_query_begins_beside_a_batch_that_has_long_to_go(
     query = bench.shares[1].ask(0, is_query=True)
 
     assert has_begun(query) == begins
-    running.end()
-    await asyncio.sleep(0)
+    await bench.end(running)
     assert has_begun(query)
 
 
@@ -263,8 +253,12 @@ async def test_a_turn_begins_by_the_clock_with_nothing_else_to_wake_it() -> None
     device = Device()
     first, second = device.share(), device.share()
     first.ask(0.1, is_query=False)
+    turn = second.ask(0, is_query=True)
+    assert not has_begun(turn)
     async with asyncio.timeout(10):
-        await second.ask(0, is_query=True).granted
+        await turn.granted
+
+    assert has_begun(turn)
 
 
 @pytest.mark.usefixtures("one_by_one")
@@ -378,11 +372,14 @@ def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -
 
 
 def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
-    first, _ = (admission_of(share, passes=1) for share in Bench(2).shares)
-    for _ in range(5):
-        queue(first, 2)
+    few, enough = (admission_of(Bench(2).shares[0], passes=passes) for passes in (1, 2))
+    for admission in (few, enough):
+        for _ in range(5):
+            queue(admission, 2)
 
-    first.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
+    few.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
+    with pytest.raises(QueueFullError):
+        enough.check(RequestContext(), cost=3, items=1)
 
 
 def test_retry_after_is_longer_while_another_model_takes_its_half() -> None:
@@ -572,13 +569,7 @@ async def test_a_model_that_fails_gives_its_turn_back(error: type[Exception]) ->
 
 
 async def test_out_of_memory_lowers_the_limit_of_its_model_only() -> None:
-    class Small(FakeModel):
-        def encode_text(self, texts: Sequence[str]) -> Rows:
-            if len(texts) > 2:
-                raise DeviceMemoryError("too much")
-            return super().encode_text(texts)
-
-    small, large = Small(), FakeModel()
+    small, large = SmallDevice(), FakeModel()
     async with Pair(small, large, max_batch_size=16, vector_cache_size=0) as pair:
         for turn in range(2):
             texts = [f"{turn} {i}" for i in range(16)]

@@ -7,18 +7,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import CHROMIUM, SIZES, launched, watching
+from tests.browser import SIZES, needs_browser, watching
 from tests.service import ROOT, Service, running
 from web.docs import SWAGGER_UI, TEMPLATE, load_docs
 
 SHOTS = ROOT / "build/page-shots"
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def test_its_policy_is_that_of_the_page() -> None:
     assert "http" not in allowed
 
 
-@in_browser
+@needs_browser
 @pytest.mark.timeout(120)
 def test_an_example_is_tried_in_the_browser(browser: Browser, service: Service) -> None:
     """`watching` fails on whatever the policy forbids, and on any request to elsewhere."""
@@ -83,7 +76,7 @@ CONTRAST = r"""() => {
 }"""
 
 
-@in_browser
+@needs_browser
 @pytest.mark.timeout(120)
 def test_it_is_dark_where_the_reader_wants_it(browser: Browser, service: Service) -> None:
     shades = {}

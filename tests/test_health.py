@@ -2,16 +2,7 @@ import pytest
 
 from errors import BackendError, DeviceLostError
 from inference.health import Health
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.fakes import Clock
 
 
 @pytest.fixture

@@ -5,21 +5,15 @@ from collections import Counter
 import pytest
 
 from inference.capacity import BatchStats
+from tests.fakes import Clock
 from web.load_log import LoadLog
 from web.record import RequestRecord
 
 pytestmark = pytest.mark.anyio
 
 
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def test_the_line_tells_rate_batch_size_and_queue_since_the_last_one() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     log = LoadLog(lambda: {"text": 2, "image": 7}, clock=clock)
     for _ in range(120):
         log.observe_request(RequestRecord(items=Counter(["text", "image", "image"])))

@@ -21,14 +21,13 @@ from starlette.routing import Mount
 
 from documentation.screenshots import take_views
 from tests.browser import (
-    CHROMIUM,
     LOWEST_CONTRAST,
     SIZES,
     add,
     copied,
     header,
     image,
-    launched,
+    needs_browser,
     ranking,
     tab_to,
     watching,
@@ -41,10 +40,7 @@ from tests.service import ROOT, running
 from web.page import SAMPLES, load_page
 
 pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="NO BROWSER, so the debug page is not tested: apt-get install chromium",
-    ),
+    needs_browser,
     pytest.mark.timeout(120),  # playwright's own time-outs do not reach all it does
 ]
 DEMO_MODELS = ROOT / "demo/models"
@@ -53,12 +49,6 @@ REFUSED = (  # a long one
     "PRECISION=int8: in int8 this model's texts differ too much from those in float32: cosine "
     "0.9412 in the median, 0.8731 at worst, so float32 is used"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +75,11 @@ def page(browser: Browser) -> Iterator[Page]:
         yield page
 
 
+def shown(number: float) -> str:
+    """A score or a cosine as the page shows it."""
+    return f"{number:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
 # --- tests
 
 
@@ -107,8 +102,8 @@ def test_shows_documents_before_and_after_a_reranker(page: Page, tmp_path: Path)
         best_first = sorted(scores, key=lambda one: -one["score"])
         expect(ranking(page, "Before")).to_contain_text(sent)
         expect(ranking(page, "After")).to_contain_text([one["document"] for one in best_first])
-        shown = [f"{one['score']:.3f}".replace("-", "\N{MINUS SIGN}") for one in best_first]
-        expect(ranking(page, "After").locator("b")).to_have_text(shown)
+        numbers = [shown(one["score"]) for one in best_first]
+        expect(ranking(page, "After").locator("b")).to_have_text(numbers)
         expect(ranking(page, "After").filter(has_text="longer than the model reads")).to_have_count(
             1
         )
@@ -556,8 +551,7 @@ def cosines_of(vectors: list[list[float]]) -> list[str]:
     """The cosines of all pairs, row by row, as the page shows them."""
     units = [np.array(vector) / np.linalg.norm(vector) for vector in vectors]
     pairs = [(a, b) for a in range(len(units)) for b in range(len(units)) if a != b]
-    shown = [f"{units[a] @ units[b]:.3f}" for a, b in pairs]
-    return [number.replace("-", "\N{MINUS SIGN}") for number in shown]
+    return [shown(units[a] @ units[b]) for a, b in pairs]
 
 
 def test_a_model_is_chosen_and_two_are_compared_on_the_same_inputs(
@@ -603,5 +597,5 @@ def test_a_model_is_chosen_and_two_are_compared_on_the_same_inputs(
             scores = service.request("POST", f"/m/{name}/rerank", body)[1]["scores"]
             ranked = sorted(scores, key=lambda one: -one["score"])
             expect(page.get_by_role("list", name=title, exact=True).locator("b")).to_have_text(
-                [f"{one['score']:.3f}".replace("-", "\N{MINUS SIGN}") for one in ranked]
+                [shown(one["score"]) for one in ranked]
             )

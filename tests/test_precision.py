@@ -136,9 +136,9 @@ from backends.runtimes.openvino.cpu_capabilities import speedups
 print(*(name for name, factor in speedups().items() if factor >= 1.2))
 """
 
-    runs = [set(said_on_a_lesser_cpu(lesser, program).split()) for _ in range(3)]
-
-    assert worth_naming in runs  # other work on the machine distorts single times
+    assert any(  # other work on the machine distorts single times
+        set(said_on_a_lesser_cpu(lesser, program).split()) == worth_naming for _ in range(3)
+    )
 
 
 def test_log_meta_and_what_is_served_agree_where_a_machine_has_no_code_for_it(

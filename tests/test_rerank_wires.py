@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from backends.scores import sigmoid
 from tests.asgi import serving
+from tests.fake_reranker import FakeReranker, logit_of
 from tests.fakes import FakeModel
 from tests.golden_rerankers import reranker
-from tests.test_rerank import FakeReranker, logit_of
 from tests.test_wires import Loaded
 from web.endpoints import ENDPOINTS
 
@@ -163,8 +164,9 @@ async def test_documents_of_equal_logits_stay_in_their_order(
 class FarReranker(FakeReranker):
     """Its logits are so large that their scores from 0 to 1 are equal."""
 
-    def score(self, pairs: Sequence[Any]) -> Any:
-        return np.array([[40 + len(document)] for _, document in pairs], np.float32)
+    @override
+    def score_of(self, query: str, document: str) -> np.float32:
+        return np.float32(40 + len(document))
 
 
 @every(WIRES[1:])

@@ -122,9 +122,9 @@ async def test_errors_below_a_name_have_the_shape_of_their_path(client: httpx.As
 
 async def test_it_may_be_mounted_below_a_prefix(fakes: Sequence[AnyFake], tmp_path: Path) -> None:
     async with serving(tmp_path, fakes, prefix="/ai", default_model="clip") as client:
-        answer = await client.post("/m/minilm/vectorize", json={"texts": ["a"]})
-        described = (await client.get("/m/minilm/openapi.json")).json()
-        of_all = (await client.get("/openapi.json")).json()
+        answer = await client.post("/ai/m/minilm/vectorize", json={"texts": ["a"]})
+        described = (await client.get("/ai/m/minilm/openapi.json")).json()
+        of_all = (await client.get("/ai/openapi.json")).json()
 
     np.testing.assert_array_equal(text_of(answer), Texts("minilm").vector_of("a"))
     assert described["servers"] == [{"url": "/ai/m/minilm"}]

@@ -10,23 +10,11 @@ import httpx
 import pytest
 
 from errors import ConfigurationError
+from tests.certificates import certificate_in, openssl
 from tests.service import LAUNCHER, ROOT, Service, environment, run_to_end, starting
 from web.server import check_certificate
 
 MODEL = ROOT / "tests/golden_text/model2vec"
-
-
-def openssl(*words: object) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
-
-
-def certificate_in(folder: Path) -> tuple[Path, Path]:
-    certificate, key = folder / "tls.crt", folder / "tls.key"
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", "/CN=clip"),
-        *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
-    )
-    return certificate, key
 
 
 @pytest.fixture(scope="module")

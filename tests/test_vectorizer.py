@@ -12,16 +12,11 @@ from PIL import Image
 
 from backends.model import EncodeParams, Model, Rows, Tower
 from config import Settings
-from errors import (
-    BackendError,
-    DeviceMemoryError,
-    DeviceUnavailableError,
-    InvalidInputError,
-)
+from errors import BackendError, DeviceUnavailableError, InvalidInputError
 from inference.pipeline import Pipeline
 from inference.request import EmbedInput, RequestContext
 from inference.work import WorkItem
-from tests.fakes import AsItIs, FakeModel, vector_of, vectorize
+from tests.fakes import AsItIs, FakeModel, SmallDevice, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer, load_vectorizer
@@ -142,6 +137,7 @@ async def test_equal_inputs_join_while_others_have_the_event_loop(
 async def test_an_input_that_needs_no_work_of_its_own_keeps_no_file(
     vectorizer: Vectorizer, backend: FakeModel
 ) -> None:
+    gc.collect()  # the items of other tests
     known, red = base64_of(BLUE), base64_of(RED)
     await vectorize(vectorizer, [], [known])
     backend.gate.clear()
@@ -377,14 +373,7 @@ async def test_two_engines_in_one_process_answer_side_by_side() -> None:
 
 async def test_what_a_device_cannot_hold_is_known_to_all_who_have_limits() -> None:
     """A batch that did not fit shrinks batches, and what admission takes for one of a request's."""
-
-    class Small(FakeModel):
-        def encode_text(self, texts: Sequence[str]) -> Rows:
-            if len(texts) > 2:
-                raise DeviceMemoryError("too much")
-            return super().encode_text(texts)
-
-    backend = Small()
+    backend = SmallDevice()
     vectorizer = Vectorizer([backend.model], Settings(max_batch_size=16))
     capacity = vectorizer._pipelines["text"].scheduler.capacity
     for _ in range(2):  # passes of a cost of 2

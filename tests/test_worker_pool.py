@@ -15,19 +15,11 @@ from errors import UnhealthyError
 from inference import worker_pool
 from inference.health import Health
 from inference.worker_pool import WorkerPool
+from tests.fakes import Clock
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -127,12 +127,12 @@ class Import:
     def so_far(self) -> Imported:
         return sum((importer.imported for importer in self.importers), Imported())
 
-    def during(self, story: Callable[[], None]) -> Imported:
+    def during(self, story: Callable[[], object]) -> Imported:
         """Go on until the story, which runs in a thread, has been told; return what came of it."""
         asyncio.run(self._during(story))
         return self.so_far()
 
-    async def _during(self, story: Callable[[], None]) -> None:
+    async def _during(self, story: Callable[[], object]) -> None:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as senders:
             for importer in self.importers:

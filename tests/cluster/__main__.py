@@ -38,7 +38,7 @@ def main() -> None:
         os.environ["PYTHON_IMAGE"] = image_for(PYTHON)
         with tempfile.TemporaryDirectory() as folder, serving(small_hub(Path(folder))) as hub:
             build_standard(SERVICE, ROOT, hub)
-        cluster = Lab(2) if os.environ.get("CLUSTER") == "lab" else Kind(2)
+        cluster = Lab() if os.environ.get("CLUSTER") == "lab" else Kind()
         with cluster:
             deployed = Deployed(cluster, SERVICE, BUILD)
             for name in names:

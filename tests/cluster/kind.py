@@ -14,28 +14,22 @@ _NAME = "multi2vec-clip-test"
 class Kind:
     """A cluster; `with` makes it, and deletes it.
 
-    Args:
-        workers: how many nodes may run pods.
-
     Attributes:
         kubectl: the command that reaches it.
         nodes: names of the nodes that run pods.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.nodes = [f"{_NAME}-worker{number if number > 1 else ''}" for number in (1, 2)][
-            :workers
-        ]
+    def __init__(self) -> None:
+        self.nodes = [f"{_NAME}-worker", f"{_NAME}-worker2"]
         self._folder = tempfile.TemporaryDirectory()
         kubeconfig = Path(self._folder.name) / "kubeconfig"
         self.kubectl = ["kubectl", f"--kubeconfig={kubeconfig}"]
         self._options = ["--name", _NAME, "--kubeconfig", str(kubeconfig)]
 
     def __enter__(self) -> Kind:
-        zones = [{"topology.kubernetes.io/zone": f"zone{number}"} for number in (1, 2)]
         workers = [
-            {"role": "worker", "labels": labels}
-            for labels, _ in zip(zones, self.nodes, strict=False)
+            {"role": "worker", "labels": {"topology.kubernetes.io/zone": f"zone{number}"}}
+            for number in (1, 2)
         ]
         config = {
             "kind": "Cluster",

@@ -1,4 +1,4 @@
-"""A Kubernetes of one node or two on this machine, from Go modules and Debian's packages.
+"""A Kubernetes of two nodes on this machine, from Go modules and Debian's packages.
 
 It needs root, and no image of a registry: where kind can pull its images, kind is simpler. Each
 node is a set of namespaces, whose end ends all that runs in them. A build takes ten minutes once,
@@ -49,17 +49,14 @@ class LabError(Exception):
 class Lab:
     """A cluster; `with` starts it, and ends it.
 
-    Args:
-        nodes: how many, one or two.
-
     Attributes:
         kubectl: the command that reaches it.
         nodes: names of its nodes.
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self) -> None:
         _check_machine()
-        self.nodes = [f"node{number + 1}" for number in range(nodes)]
+        self.nodes = ["node1", "node2"]
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
         self._running: list[subprocess.Popen[bytes]] = []
         self.kubectl: list[str] = []
@@ -119,8 +116,12 @@ class Lab:
             )
 
     def _in(self, node: str) -> list[str]:
-        process_id = _only_child(self._holders[node].pid)
-        return ["nsenter", "-t", str(process_id), "-m", "-u", "-i", "-n", "-p", "--wd=/"]
+        return ["nsenter", "-t", self._pid(node), "-m", "-u", "-i", "-n", "-p", "--wd=/"]
+
+    def _pid(self, node: str) -> str:
+        """The process that holds a node's namespaces."""
+        holder = self._holders[node].pid
+        return Path(f"/proc/{holder}/task/{holder}/children").read_text().split()[0]
 
     def _hold_namespaces(self, node: str, number: int) -> None:
         """Make a node's namespaces, with folders of its own in place of this machine's."""
@@ -159,23 +160,15 @@ class Lab:
 
     def _connect_nodes(self) -> None:
         """Give each node an address, and a way to the pods of the other."""
-        first = self.nodes[0]
-        if len(self.nodes) == 1:
-            self.on_node(first, "ip link add eth0 type dummy")
-        else:
-            other = _only_child(self._holders[self.nodes[1]].pid)
-            self.on_node(first, "ip link add eth0 type veth peer name peer0")
-            outside = _only_child(self._holders[first].pid)
-            move = ["ip", "link", "set", "peer0", "netns", f"/proc/{other}/ns/net"]
-            subprocess.run(["nsenter", "-t", str(outside), "-n", *move], check=True)
-            self.on_node(self.nodes[1], "ip link set peer0 name eth0")
+        first, second = self.nodes
+        self.on_node(first, "ip link add eth0 type veth peer name peer0")
+        move = ["ip", "link", "set", "peer0", "netns", f"/proc/{self._pid(second)}/ns/net"]
+        subprocess.run(["nsenter", "-t", self._pid(first), "-n", *move], check=True)
+        self.on_node(second, "ip link set peer0 name eth0")
         for number, node in enumerate(self.nodes, 1):
             self.on_node(node, f"ip addr add {address(number)}/24 dev eth0; ip link set eth0 up")
-        for number, node in enumerate(self.nodes, 1):
-            for other_number in range(1, len(self.nodes) + 1):
-                if other_number != number:
-                    route = f"{pods(other_number)} via {address(other_number)}"
-                    self.on_node(node, f"ip route add {route}")
+        for node, other in ((first, 2), (second, 1)):
+            self.on_node(node, f"ip route add {pods(other)} via {address(other)}")
             self.on_node(node, "ip route add default dev eth0")
 
     def _start_control_plane(self) -> None:
@@ -212,8 +205,7 @@ class Lab:
         )
         kubeconfig = STATE / "kubeconfig"
         kubeconfig.write_text(yaml.safe_dump(configuration.kubeconfig(pki)))
-        process_id = _only_child(self._holders[node].pid)
-        self.kubectl = ["nsenter", "-t", str(process_id), "-n", f"{BUILD}/kubectl"]
+        self.kubectl = ["nsenter", "-t", self._pid(node), "-n", f"{BUILD}/kubectl"]
         self.kubectl += [f"--kubeconfig={kubeconfig}"]
         _wait_for(lambda: "ok" in _output([*self.kubectl, "get", "--raw=/readyz"], checks=False))
         self._start(
@@ -324,10 +316,6 @@ def _is_removed(group: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _only_child(process_id: int) -> int:
-    return int(Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()[0])
 
 
 def _output(command: Sequence[str], *, checks: bool = True) -> str:

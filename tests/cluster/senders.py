@@ -29,17 +29,13 @@ def send_objects(target: Target) -> dict[str, object]:
     known = asyncio.run(crowd.learn(target, objects(16 * SENDERS)))
     imports = Import.of(target, known)
     print("sending", flush=True)
-    imported = imports.during(lambda: void(sys.stdin.read()))
+    imported = imports.during(sys.stdin.read)
     return {
         "answered": imported.answered,
         "lost": dict(imported.lost),
         "resent": imported.resent,
         "slowest_s": round(imported.slowest_s, 1),
     }
-
-
-def void(_: object) -> None:
-    """Take no notice of a value."""
 
 
 async def send_bodies(target: Target, count: int, megabytes: int) -> dict[str, object]:

@@ -9,12 +9,14 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
+from tests.balancer.importer import SENDERS
 from tests.service import ROOT
 from tests.stand_ins import ADAPTER, ENVOY, PROMETHEUS, image_for
 
@@ -57,6 +59,7 @@ class Deployed:
 
     def __init__(self, cluster: Cluster, image: str, folder: Path) -> None:
         self.cluster = cluster
+        self._kubectl = [*cluster.kubectl, "--namespace", NAMESPACE]
         self.table: list[tuple[str, str, str]] = []
         self.failed: list[str] = []
         self._image = image
@@ -78,7 +81,7 @@ class Deployed:
 
     def kubectl(self, *words: str, given: str | None = None) -> str:
         """Run kubectl in the namespace, and return what it prints."""
-        command = [*self.cluster.kubectl, "--namespace", NAMESPACE, *words]
+        command = [*self._kubectl, *words]
         done = subprocess.run(
             command, input=given, stdout=subprocess.PIPE, text=True, check=True, timeout=_WAIT_S
         )
@@ -101,15 +104,19 @@ class Deployed:
     def settle(self, name: str) -> None:
         """Wait until a deployment is as it is asked for, and nothing of it is on its way out."""
         self.kubectl("rollout", "status", f"deployment/{name}", f"--timeout={_WAIT_S}s")
-        ends_s = time.monotonic() + _WAIT_S
-        while any(pod["metadata"].get("deletionTimestamp") for pod in self.pods(name)):
-            assert time.monotonic() < ends_s, f"a pod of {name} does not go"
-            time.sleep(1)
+        _wait_until(
+            lambda: not any(pod["metadata"].get("deletionTimestamp") for pod in self.pods(name)),
+            lambda: f"a pod of {name} does not go",
+        )
 
     def pods(self, name: str) -> list[Any]:
         """The pods of a deployment."""
         found = json.loads(self.kubectl("get", "pods", "-l", f"app={name}", "-o", "json"))
         return list(found["items"])
+
+    def nodes_of(self, *names: str) -> list[str]:
+        """The node of each pod of some deployments."""
+        return [pod["spec"]["nodeName"] for name in names for pod in self.pods(name)]
 
     def restarts(self, name: str) -> int:
         """How often containers of a deployment's pods were restarted."""
@@ -127,9 +134,7 @@ class Deployed:
             f"tr '\\0' '\\n' < $process/environ | grep -qx HOSTNAME={pod['metadata']['name']} && "
             f"kill -{signal} ${{process#/proc/}}; done; true",
         )
-        while self.restarts(name) == before:
-            assert time.monotonic() < started_s + _WAIT_S, f"{signal} restarted no {name}"
-            time.sleep(1)
+        _wait_until(lambda: self.restarts(name) != before, lambda: f"{signal} restarted no {name}")
         self.settle(name)
         return time.monotonic() - started_s
 
@@ -146,10 +151,9 @@ class Deployed:
     @contextmanager
     def sending(self, *what: str) -> Iterator[dict[str, Any]]:
         """Send meanwhile; afterwards the dictionary holds what came of it."""
-        command = [*self.cluster.kubectl, "--namespace", NAMESPACE, "exec", "-i", "senders", "--"]
-        command += ["python3", "-m", "tests.cluster.senders", f"{BALANCER}:8080"]
+        command = ["python3", "-m", "tests.cluster.senders", f"{BALANCER}:8080", *what]
         process = subprocess.Popen(
-            [*command, *what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*self._in_senders, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert process.stdout
         assert process.stdout.readline() == "sending\n"
@@ -163,6 +167,11 @@ class Deployed:
         assert process.returncode == 0, "a vector was wrong"
         outcome.update(json.loads(printed))
 
+    @property
+    def _in_senders(self) -> list[str]:
+        """What runs a command in the pod that sends."""
+        return [*self._kubectl, "exec", "-i", "senders", "--"]
+
     def _start_senders(self) -> None:
         """Start the pod that sends, on the node that stays, with the code of the tests."""
         pod = yaml.safe_load((MANIFESTS / "senders.yaml").read_text())
@@ -175,9 +184,16 @@ class Deployed:
             for folder in ("tests", "tests/balancer", "tests/cluster", "bench"):
                 for file in sorted((ROOT / folder).glob("*.py")):
                     archive.add(file, file.relative_to(ROOT))
-        unpack = "mkdir -p /tmp/senders && tar -x -C /tmp/senders"
-        command = [*self.cluster.kubectl, "--namespace", NAMESPACE, "exec", "-i", "senders", "--"]
-        subprocess.run([*command, "sh", "-c", unpack], input=packed.getvalue(), check=True)
+        unpack = ["sh", "-c", "mkdir -p /tmp/senders && tar -x -C /tmp/senders"]
+        subprocess.run([*self._in_senders, *unpack], input=packed.getvalue(), check=True)
+
+
+def _wait_until(holds: Callable[[], bool], fault: Callable[[], str]) -> None:
+    """Wait until something holds; its absence fails the trial with the fault as it is then."""
+    ends_s = time.monotonic() + _WAIT_S
+    while not holds():
+        assert time.monotonic() < ends_s, fault()
+        time.sleep(1)
 
 
 def _overlay(image: str, envoy: str, base: str) -> dict[str, Any]:
@@ -277,13 +293,12 @@ def _freeze_the_only_one(deployed: Deployed) -> Outcome:
 
 def _drain_a_node(deployed: Deployed) -> str:
     node = deployed.cluster.nodes[1]
-    on = [pod["spec"]["nodeName"] for pod in deployed.pods(CLIP) + deployed.pods(BALANCER)]
+    on = deployed.nodes_of(CLIP, BALANCER)
     options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={_WAIT_S}s")
     deployed.kubectl("drain", node, *options)
     for name in (CLIP, BALANCER):
         deployed.settle(name)
-    left = [pod["spec"]["nodeName"] for pod in deployed.pods(CLIP) + deployed.pods(BALANCER)]
-    assert node not in left
+    assert node not in deployed.nodes_of(CLIP, BALANCER)
     deployed.kubectl("uncordon", node)
     return f"{on.count(node)} of {len(on)} pods were on it"
 
@@ -294,7 +309,7 @@ def _spread(deployed: Deployed) -> Outcome:
     for name in (CLIP, BALANCER):
         deployed.scale(name, 0)
         deployed.scale(name, 4 if name == CLIP else 2)
-        nodes = [pod["spec"]["nodeName"] for pod in deployed.pods(name)]
+        nodes = deployed.nodes_of(name)
         counts.append([nodes.count(node) for node in deployed.cluster.nodes])
     deployed.scale(CLIP, 3)
     return f"replicas {counts[0]}, balancers {counts[1]}", counts == [[2, 2], [1, 1]]
@@ -337,22 +352,20 @@ def _scale_by_load(deployed: Deployed) -> Outcome:
     autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] = 15
     deployed.kubectl("apply", "-f", "-", given=yaml.safe_dump(autoscaler))
 
-    def wait_for(holds: Callable[[int], bool]) -> int:
-        ends_s = time.monotonic() + _WAIT_S
-        while not holds(count := deployed.replicas()):
-            assert time.monotonic() < ends_s, deployed.kubectl("describe", "hpa")
-            time.sleep(1)
-        return count
-
+    fault = partial(deployed.kubectl, "describe", "hpa")
     most = 0
 
-    def load(_: Deployed) -> None:
+    def has_grown() -> bool:
         nonlocal most
-        most = wait_for(lambda count: count > 1)
+        most = deployed.replicas()
+        return most > 1
+
+    def load(_: Deployed) -> None:
+        _wait_until(has_grown, fault)
         deployed.settle(CLIP)
 
     said, is_good = _losing(load)(deployed)
-    wait_for(lambda count: count == 1)
+    _wait_until(lambda: deployed.replicas() == 1, fault)
     deployed.kubectl("delete", "hpa", CLIP)
     deployed.scale(CLIP, 3)
     return f"1 to {most} replicas under load, then 1; {said}", is_good
@@ -373,8 +386,8 @@ TRIALS: dict[str, Callable[[Deployed], Outcome]] = {
     "the only replica frozen": _freeze_the_only_one,
     "a node drained": _losing(_drain_a_node),
     # Each sender can lose what it has in flight there: Weaviate's client sends nothing again.
-    "a balancer killed (SIGKILL)": _losing(_strike(BALANCER, "KILL"), bound=16),
-    "a balancer frozen (SIGSTOP)": _losing(_strike(BALANCER, "STOP"), bound=16),
+    "a balancer killed (SIGKILL)": _losing(_strike(BALANCER, "KILL"), bound=SENDERS),
+    "a balancer frozen (SIGSTOP)": _losing(_strike(BALANCER, "STOP"), bound=SENDERS),
     "16 bodies of 90 MB, no replica ready": _send_large_bodies(16, 90),
     "64 bodies of 20 MB, no replica ready": _send_large_bodies(64, 20),
     "load that the autoscaler follows": _scale_by_load,
