@@ -188,6 +188,7 @@ class Models:
 
         Raises:
             UnknownModelError: the body names a model that is not there.
+            InvalidInputError: `model` in the body is no string.
         """
         name = model_in(body)
         if not name:
