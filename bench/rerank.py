@@ -31,8 +31,8 @@ import torch
 from transformers import BertForSequenceClassification
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelInput, ModelOptions, Pair, Precision, Tower
+from backends.replicas import load_replica
 from bench.families import COMPLETE, family_folder
 from bench.service import ROOT, Service, running
 from bench.trained import docstrings, trained_model

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 from backends.embed import embed, score
 from backends.folder import Family, detect
 from backends.jobs import Answer, subprocess_main
-from backends.load import load_replica
 from backends.model import ModelOptions, Pair, Rows, Tower
+from backends.replicas import load_replica
 from backends.text_folder import is_reranker
 from errors import DownloadError
 

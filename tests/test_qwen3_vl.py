@@ -27,9 +27,9 @@ from backends.embed import embed
 from backends.families import chat_template
 from backends.folder import detect
 from backends.hub_cache import hub_snapshot
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
+from backends.replicas import load_replica
 from backends.runtimes.openvino.stages import OpenVinoStages, Turns
 from config import Settings
 from errors import ModelFolderError, QueueFullError, RequestTooLargeError

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from backends import load
-from backends.conversion import conversion_cache, fingerprint
+from backends.conversion import conversion_cache, entries, fingerprint
 from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description, FailedConversion
 from backends.folder import CONVERSIONS, ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from config import Settings
 from errors import ConversionError
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
@@ -348,10 +348,10 @@ def test_models_with_equal_sizes_and_times_are_not_mistaken_in_a_cache_that_they
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
 
     assert converted(detect(folders[0]), options) == kept
-    assert conversion_cache.digest_content(detect(folders[1]), options) != (
-        conversion_cache.digest_content(detect(folders[0]), options)
+    assert entries.digest_content(detect(folders[1]), options) != (
+        entries.digest_content(detect(folders[0]), options)
     )
-    assert not conversion_cache.is_converted(detect(folders[1]), options)
+    assert not entries.is_converted(detect(folders[1]), options)
 
 
 def test_a_models_content_is_read_once_in_a_process(
@@ -366,9 +366,9 @@ def test_a_models_content_is_read_once_in_a_process(
 
     monkeypatch.setattr(fingerprint, "digest_content", counted)
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
-    first = [conversion_cache.digest_content(detect(model), options) for _ in range(3)]
+    first = [entries.digest_content(detect(model), options) for _ in range(3)]
     (model / "openai_clip_processor/more.txt").touch()
-    changed = conversion_cache.digest_content(detect(model), options)
+    changed = entries.digest_content(detect(model), options)
 
     assert len(read) == 2
     assert len(set(first)) == 1

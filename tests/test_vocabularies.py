@@ -15,9 +15,9 @@ from tokenizers.models import WordPiece
 from backends.conversion.conversion_cache import converted
 from backends.embed import embed, embed_all
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Runtime
-from backends.preprocessing.tokens import VocabularyInfo, describe_tokens, describe_vocabulary
+from backends.preprocessing.vocabulary import VocabularyInfo, describe_tokens, describe_vocabulary
+from backends.replicas import load_replica
 from errors import InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model

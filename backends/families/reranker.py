@@ -29,7 +29,8 @@ from backends.folder import ModelFolder
 from backends.model import Activation, ModelOptions, TextMode
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.pairs import PairProcessor, PairRecipe
-from backends.preprocessing.tokens import VOCABULARY, Padding
+from backends.preprocessing.tokens import Padding
+from backends.preprocessing.vocabulary import VOCABULARY
 from backends.runtimes.torch.towers import Portable, TorchModel, TorchTower, describe, place
 from backends.text_folder import TextFolder, max_tokens
 from errors import ModelFolderError

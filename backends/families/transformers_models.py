@@ -25,14 +25,16 @@ from backends.preprocessing.pixels import Geometry, PixelProcessor
 from backends.preprocessing.siglip1_tokens import SpecialTokens
 from backends.preprocessing.text_normalizers import NORMALIZERS
 from backends.preprocessing.tokens import (
-    VOCABULARY,
     TextRecipe,
     Tokenize,
     Tokenizer,
     TokenProcessor,
     Tokens,
-    VocabularyInfo,
     beginning,
+)
+from backends.preprocessing.vocabulary import (
+    VOCABULARY,
+    VocabularyInfo,
     decode,
     describe_tokens,
     describe_vocabulary,

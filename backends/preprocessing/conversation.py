@@ -18,13 +18,8 @@ from tokenizers import Tokenizer as Vocabulary
 from typing_extensions import override
 
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
-from backends.preprocessing.tokens import (
-    VOCABULARY,
-    TextRecipe,
-    Tokenize,
-    Tokenizer,
-    TokenProcessor,
-)
+from backends.preprocessing.tokens import TextRecipe, Tokenize, Tokenizer, TokenProcessor
+from backends.preprocessing.vocabulary import VOCABULARY
 
 _INSTEAD_OF_NOTHING = "NULL"
 

@@ -17,12 +17,10 @@ from tokenizers import Tokenizer as Vocabulary
 
 from backends.model import EncodeParams, ModelInput, ModelOptions, Pair
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import (
-    CHARS_OF_A_TOKEN,
+from backends.preprocessing.tokens import CHARS_OF_A_TOKEN, Padding, beginning
+from backends.preprocessing.vocabulary import (
     VOCABULARY,
     IdLimit,
-    Padding,
-    beginning,
     describe_vocabulary,
     read_vocabulary,
 )

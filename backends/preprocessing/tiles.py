@@ -24,7 +24,8 @@ from backends.preprocessing.header import read_size
 from backends.preprocessing.pixels import in_rgb, to_pixels
 from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import VOCABULARY, Padding
+from backends.preprocessing.tokens import Padding
+from backends.preprocessing.vocabulary import VOCABULARY
 
 Encode: TypeAlias = Callable[[str], Sequence[int]]  # text -> ids, including special tokens
 _Size: TypeAlias = tuple[int, int]  # (width, height)

@@ -22,8 +22,8 @@ from backends.folder import ModelFolder, loaded
 from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
 from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import (
-    CHARS_OF_A_TOKEN,
+from backends.preprocessing.tokens import CHARS_OF_A_TOKEN
+from backends.preprocessing.vocabulary import (
     VOCABULARY,
     IdLimit,
     decode,

@@ -17,14 +17,8 @@ import numpy.typing as npt
 
 from backends.folder import ModelFolder, loaded
 from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
-from backends.preprocessing.tokens import (
-    VOCABULARY,
-    Padding,
-    TextRecipe,
-    Tokenizer,
-    TokenProcessor,
-    read_vocabulary,
-)
+from backends.preprocessing.tokens import Padding, TextRecipe, Tokenizer, TokenProcessor
+from backends.preprocessing.vocabulary import VOCABULARY, read_vocabulary
 from backends.runtimes.openvino.core import read_network
 from backends.runtimes.openvino.network import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, max_tokens, reference_meta
