@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer as Vocabulary
 
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
 from backends.preprocessing.header import read_size
@@ -25,7 +24,7 @@ from backends.preprocessing.pixels import in_rgb, to_pixels
 from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.single_part import SinglePart
 from backends.preprocessing.tokens import Padding
-from backends.preprocessing.vocabulary import VOCABULARY
+from backends.preprocessing.vocabulary import VOCABULARY, read_vocabulary
 
 Encode: TypeAlias = Callable[[str], Sequence[int]]  # text -> ids, including special tokens
 _Size: TypeAlias = tuple[int, int]  # (width, height)
@@ -222,7 +221,7 @@ class TileProcessor(SinglePart):
 
 def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TileProcessor:
     """Load the input processor that a converted model describes."""
-    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     vocabulary.no_padding()
     vocabulary.no_truncation()
     return TileProcessor(

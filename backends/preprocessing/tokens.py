@@ -130,6 +130,31 @@ class Padding:
         return padded, mask
 
 
+def limit_padded_ids(limit: IdLimit, rows: int, padding: Padding, fewest: Sequence[int]) -> Padding:
+    """Set the number of token embeddings; return a padding whose id has an embedding.
+
+    If the padding's id has none, id 0 replaces it. Texts that are all padded to the maximum length
+    (`full`) keep their padding, as the network reads it.
+
+    Args:
+        limit: from now on it rejects ids from `rows` on.
+        rows: number of token embeddings.
+        padding: the padding until now.
+        fewest: the ids of an empty input, which all inputs have.
+
+    Raises:
+        ValueError: all inputs would be rejected.
+    """
+    limit.set(rows)
+    if padding.token_id >= rows and padding.to != "full":
+        padding = replace(padding, token_id=0)
+    try:
+        limit.check([*fewest, padding.token_id])
+    except InvalidInputError as error:
+        raise ValueError(f"no text can be read: {error}") from error
+    return padding
+
+
 CHARS_OF_A_TOKEN = 4  # typical for English; used to estimate costs
 
 
@@ -147,24 +172,9 @@ class TokenProcessor(SinglePart):
         self._limit = IdLimit(tokenize.vocabulary_info)
 
     def limit_ids(self, rows: int) -> None:
-        """Set the number of token embeddings; from now on reject texts with other ids.
-
-        If the padding's id has no embedding, pad with id 0 instead. Texts that are all padded to
-        the maximum length (`full`) keep it.
-
-        Args:
-            rows: number of token embeddings; ids from this number on are rejected.
-
-        Raises:
-            ValueError: even the empty text would be rejected.
-        """
-        self._limit.set(rows)
-        if self._padding.token_id >= rows and self._padding.to != "full":
-            self._padding = replace(self._padding, token_id=0)
-        try:
-            self._limit.check([*self._tokenize("").ids, self._padding.token_id])
-        except InvalidInputError as error:
-            raise ValueError(f"no text can be read: {error}") from error
+        """Reject texts with ids that have no embedding; see `limit_padded_ids`."""
+        fewest = self._tokenize("").ids
+        self._padding = limit_padded_ids(self._limit, rows, self._padding, fewest)
 
     def estimate(self, text: str) -> int:
         """Estimate the number of tokens, with padding, from the number of characters."""

@@ -89,7 +89,7 @@ class IdLimit:
         if not known.has_words:
             raise ValueError(
                 "its tokenizer has no vocabulary, only special tokens: tokenizer.json is missing, "
-                "or what it is made of (such as vocab.txt or sentencepiece.bpe.model)"
+                "or the file that it is made from (such as vocab.txt or sentencepiece.bpe.model)"
             )
         self._ids = known.ids
         self._rows: int | None = None
@@ -113,8 +113,8 @@ class IdLimit:
         """
         if self._rows is not None and (largest := max(ids, default=0)) >= self._rows:
             raise InvalidInputError(
-                f"the tokenizer gives a part of it the id {largest}, and the model has embeddings "
-                f"of {self._rows} ids only",
+                f"a token has the id {largest}, and the model has embeddings of {self._rows} ids "
+                "only",
                 "body",
             )
 
