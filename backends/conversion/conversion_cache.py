@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 
 from backends.atomic_install import install, replace_aside, staging
@@ -24,15 +23,13 @@ from backends.conversion.entries import (
     SOURCE,
     ConversionEntry,
     cache_folder,
-    converted_in,
     digest_content,
-    failed_in,
+    entries_in,
     find,
     find_lone,
-    read_entry,
     serving_weights,
 )
-from backends.folder import ModelFolder
+from backends.folder import ModelFolder, conversions
 from backends.identity import Identity
 from backends.jobs import JobError, JobKilledError, JobRefusedError, run_in_subprocess
 from backends.model import ModelOptions, Weights
@@ -130,7 +127,7 @@ def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Co
     with _tried(cache_folder(folder, options) / mark):
         _convert(folder, options, content, target)
     (target / SOURCE).write_text(json.dumps(stamps), "utf-8")
-    return next(chain(converted_in(scratch), failed_in(scratch)))
+    return next(entries_in(scratch))
 
 
 def _quantize_in(exact: ConversionEntry, scratch: Path, timeout_s: float) -> ConversionEntry:
@@ -147,7 +144,7 @@ def _quantize_in(exact: ConversionEntry, scratch: Path, timeout_s: float) -> Con
         return exact
     logger.info("Quantized to int8: %s", answer["drift"])
     _note_failure(exact.path, "")
-    return read_entry(target)
+    return ConversionEntry.read(target)
 
 
 def _note_failure(path: Path, why: str) -> None:
@@ -160,11 +157,11 @@ def _note_failure(path: Path, why: str) -> None:
 
 def _delete_older(cache: Path, made: Identity, scratch: Path) -> None:
     """Delete entries of the same model with an older preprocessing version."""
-    for other in list(converted_in(cache)):
+    for other in map(ConversionEntry.read, conversions(cache)):
         identity = other.identity
         same = (identity.family, identity.content) == (made.family, made.content)
         if same and identity.recipe < made.recipe and set(identity.text_modes) & {*made.text_modes}:
-            logger.info("Deleting what an older version converted: %s", other.path.absolute())
+            logger.info("Deleting the conversion of an older version: %s", other.path.absolute())
             with suppress(OSError):  # a leftover does no harm
                 replace_aside(other.path, scratch / other.path.name)
 
@@ -181,8 +178,8 @@ def _tried(mark: Path) -> Iterator[None]:
     tries = int(mark.read_text() or 0) if mark.is_file() else 0
     if tries >= _MAX_TRIES:
         raise ConversionError(
-            f"{tries} conversions were killed, perhaps for want of memory: one takes four times "
-            f"the size of the weights. Delete {mark.absolute()} to try again"
+            f"{tries} conversions were killed, perhaps as memory ran out: a conversion takes four "
+            f"times the size of the weights. Delete {mark.absolute()} to try again"
         )
     mark.write_text(str(tries + 1))
     try:

@@ -49,8 +49,14 @@ class ConversionEntry(NamedTuple):
             recorded: fingerprint.Stamps = json.loads((self.path / SOURCE).read_text("utf-8"))
         except (OSError, ValueError):
             return False
-        is_own = self.path.parent == folder.root / CONVERSIONS
+        is_own = self.path.parent.resolve() == (folder.root / CONVERSIONS).resolve()
         return fingerprint.same_files(recorded, stamps, is_own=is_own)
+
+    @classmethod
+    def read(cls, path: Path) -> ConversionEntry:
+        """Read the entry of a converted model from its folder."""
+        description = Description.read(path)
+        return cls(path, description.identity, description.weights)
 
 
 def cache_folder(folder: ModelFolder, options: ModelOptions) -> Path:
@@ -66,7 +72,13 @@ def serving_weights(options: ModelOptions) -> Sequence[Weights]:
 def find(
     folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
 ) -> ConversionEntry | None:
-    """Return the best entry of a model with one of these weight types, the best first."""
+    """Return the best entry of a model with one of some weight types; None if there is none.
+
+    Args:
+        folder: the model folder.
+        options: the loading options.
+        weights: the weight types, the best first.
+    """
     mode = options.text_mode
     fitting = [
         entry
@@ -109,19 +121,23 @@ def has_float32(folder: ModelFolder, options: ModelOptions) -> bool:
 
 
 def find_lone(folder: ModelFolder, options: ModelOptions) -> Path:
-    """Return the best converted model of a folder that does not hold the original."""
+    """Return the best converted model of a folder that does not hold the original.
+
+    Raises:
+        ModelFolderError: no model, or models of several originals, fit the options.
+    """
     where, weights = folder.root.absolute(), serving_weights(options)
     of_mode = _lone(folder, options)
     fitting = [entry for entry in of_mode if entry.weights in weights]
     if not of_mode:
         raise ModelFolderError(
             f"{where} holds a model converted for another TEXT_MODE than {options.text_mode}, "
-            "and not the original: set the other, or bring the original back"
+            "and not the original: change TEXT_MODE, or put the original back"
         )
     if not fitting:
         raise ModelFolderError(
             f"{where} holds a model in int8, and neither float32 nor the original: unset "
-            f"PRECISION={options.precision}, or bring the original back"
+            f"PRECISION={options.precision}, or put the original back"
         )
     if len({entry.identity.content for entry in fitting}) > 1:
         names = ", ".join(entry.path.name for entry in fitting)
@@ -135,33 +151,24 @@ def find_lone(folder: ModelFolder, options: ModelOptions) -> Path:
 
 def _lone(folder: ModelFolder, options: ModelOptions) -> list[ConversionEntry]:
     """Return the converted models of a folder without the original, for this text mode."""
-    every = map(read_entry, lone_conversions(folder.root))
+    every = map(ConversionEntry.read, lone_conversions(folder.root))
     return [entry for entry in every if options.text_mode in entry.identity.text_modes]
 
 
 def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry]:
-    """Yield the cache entries of this family and preprocessing version, failed conversions last."""
+    """Yield the cache entries of this family and preprocessing version."""
+    cache, own = cache_folder(folder, options), folder.root / CONVERSIONS
     # A container image may hold a converted model that is not in RUNTIME_CACHE_DIR.
-    places = dict.fromkeys((cache_folder(folder, options), folder.root / CONVERSIONS))
+    places = [cache] if cache.resolve() == own.resolve() else [cache, own]
     recipe = PREPROCESSING_VERSIONS[folder.family]
-    for entry in chain(*map(converted_in, places), *map(failed_in, places)):
+    for entry in chain.from_iterable(map(entries_in, places)):
         if (entry.identity.family, entry.identity.recipe) == (folder.family, recipe):
             yield entry
 
 
-def converted_in(place: Path) -> Iterator[ConversionEntry]:
-    """Yield the converted models in a folder."""
-    return map(read_entry, conversions(place))
-
-
-def read_entry(path: Path) -> ConversionEntry:
-    """Read the entry of a converted model from its folder."""
-    description = Description.read(path)
-    return ConversionEntry(path, description.identity, description.weights)
-
-
-def failed_in(place: Path) -> Iterator[ConversionEntry]:
-    """Yield the failed conversions in a folder, of this version of the code."""
+def entries_in(place: Path) -> Iterator[ConversionEntry]:
+    """Yield the cache entries in a folder, without failures of other versions of the code."""
+    yield from map(ConversionEntry.read, conversions(place))
     for path in FailedConversion.all_in(place):
         failed = FailedConversion.read(path)
         if failed.code == fingerprint.digest_code():
