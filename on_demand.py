@@ -1,11 +1,11 @@
 """MODELS_ON_DEMAND: loads a model when the first request for it comes, and unloads it later.
 
-    prepare   after the start, in the background, one model at a time: converted, if it is not yet
-    load      a request waits for the model, others do not; a thread of its own loads
+    prepare   after the start, in the background: models are converted, one after the other
+    load      the request waits for its model, in a thread; requests for other models do not wait
     unload    a model without requests in flight: idle for MODELS_IDLE_S, or the least recently used
-              if MODELS_MEMORY_BYTES leaves no room for the next
+              if MODELS_MEMORY_BYTES leaves no room for another model
 
-Loads and unloads take turns, so that the memory of one is measured and not that of several. This
+Only one model is loaded or unloaded at a time, so that the memory of each can be measured. This
 module knows no HTTP.
 """
 
@@ -36,7 +36,7 @@ MakeVectorizer: TypeAlias = Callable[[Settings, Resources], Awaitable[Vectorizer
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 30.0, 300.0  # after a load that failed
 _PREPARING_RETRY_S = 10
-_LOOK_S = 0.05  # between two looks whether a model has become idle
+_LOOK_S = 0.05  # pause between two checks whether a model has become idle
 
 
 class OnDemandModel:
@@ -86,7 +86,7 @@ class OnDemandModel:
             while self.name not in self._owner.loaded:
                 await self.looked_up.wait()
                 self._check()
-                await asyncio.wait([self._begin()])  # a client that goes ends no load
+                await asyncio.wait([self._begin()])  # goes on if the client disconnects
             return self._owner.loaded[self.name]
         finally:
             self.waiting -= 1
@@ -134,7 +134,7 @@ class OnDemandModel:
         self._refusal = f"model {self.name} {self.fault}"
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self._retry_at_s = monotonic() + self._pause_s
-        if tries_again:  # where no model is ready, no balancer sends a request that would try it
+        if tries_again:  # while no model is ready, a balancer sends no request that would try it
             self._retry = asyncio.get_running_loop().call_later(self._pause_s, self._begin)
         logger.warning(
             "Model %s could not be loaded, and is not tried again for %d s: %s",
@@ -144,7 +144,7 @@ class OnDemandModel:
         )
 
     def has_no_room(self) -> None:
-        """Record that others take the memory, which is no fault of the model."""
+        """Record that other models take the memory, which is no fault of this model."""
         self._refusal = (
             f"no room for model {self.name}: MODELS_MEMORY_BYTES is taken by models with requests "
             "in flight"
@@ -179,11 +179,11 @@ class OnDemand:
         self.is_closed = False
         self._settings = settings
         self._make_vectorizer = make_vectorizer
-        health = Health()  # of no model: a conversion may take minutes
+        health = Health()  # no probe reads it, as a conversion may take minutes
         self._loader = WorkerPool(1, "model-loader", health.monitor("model-loader"))
         self._converter = WorkerPool(1, "model-converter", health.monitor("model-converter"))
         self._resources = replace(Resources.of(settings), loader=self._loader)
-        self._turn = asyncio.Lock()  # of a load or an unload
+        self._turn = asyncio.Lock()  # held during a load or an unload
         self._tasks = [background(self._prepare(), name="prepare-models")]
         if settings.models_idle_s is not None:
             self._tasks.append(background(self._unload_idle(settings.models_idle_s), "unload-idle"))
@@ -199,7 +199,7 @@ class OnDemand:
                 else:
                     model.has_no_room()
             except Exception as error:  # noqa: BLE001 - any failure is the model's
-                # What does not fit will not fit later.
+                # A model that does not fit will not fit later.
                 tries_again = not isinstance(error, DoesNotFitError)
                 model.failed(describe_error(error), tries_again=tries_again)
 
@@ -231,16 +231,16 @@ class OnDemand:
 
     async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
         """Load a model; return it, and the bytes by which the process grew."""
-        give_freed_memory_back()  # else it would hide what the model takes
+        give_freed_memory_back()  # otherwise the model may take it, and seem smaller
         before = resident_bytes()
         vectorizer = await self._make_vectorizer(model.settings, self._resources)
         return vectorizer, max(resident_bytes() - before, 1)
 
     async def _make_room(self, model: OnDemandModel) -> bool:
-        """Unload models until another fits, the least recently used first; wait for idle ones.
+        """Unload models until `model` fits, the least recently used first; wait for idle models.
 
-        Before its first load the size of its files stands for its memory. This may be too much, as
-        of several formats one is loaded, so then it needs all the room at most.
+        Before the first load, the size of the model's files is the estimate of its memory. It may
+        be too high, as only one of several formats is loaded. So no estimate exceeds the limit.
 
         Returns:
             Whether there is room in time.
@@ -264,7 +264,7 @@ class OnDemand:
         limit = self._settings.models_memory_bytes
         while limit and self._taken() > limit:
             if not await self._unload_least_used("to make room", keeps):
-                return  # they are busy, and go when the next model comes
+                return  # the others are busy, and can be unloaded before the next load
 
     def _fits(self, nbytes: int) -> bool:
         limit = self._settings.models_memory_bytes
@@ -278,14 +278,14 @@ class OnDemand:
             )
 
     def _is_idle(self, name: str) -> bool:
-        """Return whether no request is in flight, nor about to be: one that waited comes first."""
+        """Return whether a model has no request in flight, and none that waits for its load."""
         return not self.loaded[name].in_flight and not self.models[name].waiting
 
     def _taken(self) -> int:
         return sum(self.models[name].nbytes for name in self.loaded)
 
     async def _unload_least_used(self, why: str, keeps: str = "") -> bool:
-        """Unload the model that was not used for longest; return whether there is an idle one."""
+        """Unload the idle model that was not used for longest; return False if all are busy."""
         idle = [
             (vectorizer.used_at_s, name)
             for name, vectorizer in self.loaded.items()
@@ -310,7 +310,7 @@ class OnDemand:
             await asyncio.sleep(min(idle_s / 4, 5))
             async with self._turn:
                 oldest_s = time.perf_counter() - idle_s
-                # No variable holds a model that is to be freed.
+                # No variable may hold a model, or its memory is not freed.
                 old = [name for name, one in self.loaded.items() if one.used_at_s < oldest_s]
                 for name in old:
                     if self._is_idle(name):
@@ -318,7 +318,7 @@ class OnDemand:
 
     async def _prepare(self) -> None:
         """Convert the models that are not converted, one after the other."""
-        for is_patient in (False, True):  # those that are converted are ready first
+        for is_patient in (False, True):  # models that are converted already are ready first
             for model in self.models.values():
                 if not model.is_prepared:
                     model.is_prepared = await self._converter.run(

@@ -1,4 +1,4 @@
-"""The models of the service: the one in MODELS_DIR, or one for each folder in it, by name."""
+"""The models of the service by name: MODELS_DIR holds one model, or a folder for each model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Registry:
         settings: the settings of each model.
         loaded: the models that are loaded now: all, if none is loaded on demand.
         on_demand: loads and unloads them; None if all are loaded at start.
-        kinds: what each model that has a name reads: pairs, images (and texts), or texts.
+        kinds: the kind of each named model, by its inputs: pairs, images (and texts), or texts.
     """
 
     settings: Mapping[str, Settings]
@@ -80,7 +80,7 @@ async def load_models(
 
 
 def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
-    """Return what each model that has a name reads: pairs, images (and texts), or texts.
+    """Return the kind of each named model, by its inputs: pairs, images (and texts), or texts.
 
     Raises:
         StartupError: a folder holds an incomplete model; the message names the model.

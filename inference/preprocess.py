@@ -131,7 +131,7 @@ class TextPreprocessor:
         return chunks
 
     def sample(self) -> str:
-        """Return a short text."""
+        """Return a short text for trial batches."""
         return "a text"
 
 
@@ -183,7 +183,7 @@ class PairPreprocessor:
         return chunks
 
     def sample(self) -> Pair:
-        """Return a short pair."""
+        """Return a short pair for trial batches."""
         return Pair("a", "b")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-MODEL_PREFIX = "/m/"  # of the paths of a model that has a name
+MODEL_PREFIX = "/m/"  # prefix of the paths of a named model
 
 
 def read_path(scope: Scope) -> str:

@@ -57,7 +57,7 @@ class Service:
     draining: bool = False
 
     def drain(self) -> None:
-        """Shut down: readiness says so from now on, and connections are closed."""
+        """Shut down: the readiness probe fails from now on, and answers close connections."""
         self.draining = True
         for model in self.models:
             if model.loaded:
@@ -73,8 +73,8 @@ def get_service(scope: Scope) -> Service:
     service: Service | None = scope["state"]["service"]  # set by the middleware
     if service is None:
         raise UnhealthyError(
-            "not started: the application's lifespan does not run; one that mounts it enters "
-            "app.router.lifespan_context(app)"
+            "not started: the application's lifespan does not run; an application that mounts it "
+            "must enter app.router.lifespan_context(app)"
         )
     return service
 
