@@ -8,9 +8,12 @@ unset build arguments arrive as empty strings.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -497,13 +500,10 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
         "trust_remote_code": False,
     }
     try:
-        lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
+        text = path.read_text("utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {describe_error(error)}") from error
-    for line in map(str.strip, lines):
-        if not line or line.startswith("#"):
-            continue
-        name, _, value = (part.strip() for part in line.partition("="))
+    for name, value in _bindings(path, text):
         if name.lower() not in OF_A_MODEL:
             allowed = ", ".join(OF_A_MODEL).upper()
             raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
@@ -514,6 +514,25 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     except ValidationError as error:
         faults = [_told(Settings, fault) for fault in error.errors()]
         raise ConfigurationError(f"{path}: {'; '.join(faults)}") from error
+
+
+def _bindings(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a file in the form of Docker's and Compose's `.env`.
+
+    Raises:
+        ConfigurationError: a line is neither a setting nor a comment.
+    """
+    for key, value, original, _ in parse_stream(StringIO(text)):
+        line = original.string.strip()
+        if key is not None and value is not None:
+            yield key, value
+        elif line and not line.startswith("#"):
+            blank = len(original.string) - len(original.string.lstrip())
+            number = original.line + original.string[:blank].count("\n")
+            raise ConfigurationError(
+                f"{path}, line {number}: {line!r} sets nothing: write NAME=value, or begin the "
+                "line with # to turn it off"
+            )
 
 
 # The expected value, by pydantic's error type.

@@ -31,7 +31,7 @@ from errors import (
 from inference.admission import Admission, Permit
 from inference.capacity import Capacity
 from inference.device import Devices
-from inference.health import Health
+from inference.health import RELOAD, RESTART, Health
 from inference.images.decoder import ImageDecoder, ImageLimits
 from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
@@ -69,8 +69,8 @@ class Resources:
         devices: the devices, on which the batches of all models take turns.
         vectors: remembered vectors.
         rows: remembered rows of sentences.
-        loader: the thread that loads models while others are asked; None at start, when the event
-            loop may wait.
+        loader: the thread that loads a model on demand, while others are asked; None at start, when
+            the event loop may wait.
     """
 
     devices: Devices
@@ -116,7 +116,8 @@ class Vectorizer:
         self._resources = resources or Resources.of(settings)
         devices = self._resources.devices
         self._shares = {name: devices.share(name) for name in dict.fromkeys(names)}
-        self.health = Health(longest_job_s=settings.request_timeout_s)
+        remedy = RELOAD if self._resources.loader else RESTART
+        self.health = Health(settings.request_timeout_s, remedy=remedy)
         self._replicas = replicas
         self.settings = settings
         self.shared = shared
@@ -313,8 +314,10 @@ class Vectorizer:
             DeviceUnavailableError: the model fails.
         """
         try:
-            sizes = (self.settings.max_batch_size,) if largest else ()
-            await self._try_out((*_WARM_UP[self.info.runtime], *sizes))
+            await self._try_out(_WARM_UP[self.info.runtime])
+            if largest:
+                pipelines = self._pipelines.values()
+                await all_or_first_error([pipeline.try_out_largest() for pipeline in pipelines])
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"
@@ -416,18 +419,23 @@ async def load_vectorizer(settings: Settings, resources: Resources | None = None
     address = check_shared_cache(settings)
     started_s = time.perf_counter()
     loader = resources.loader if resources else None
-    replicas = await loader.run(load_model, settings) if loader else load_model(settings)
+    if loader:
+        replicas = await loader.run(load_model, settings, converts=False)
+        give_freed_memory_back()  # else what the loading left would hide what batches take
+    else:
+        replicas = load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])
     vectorizer = Vectorizer(replicas, settings, shared, resources)
     try:
-        await vectorizer.warm_up(largest=loader is not None)
+        await vectorizer.warm_up(largest=bool(loader and settings.models_memory_bytes))
     except BaseException:  # a signal is handled, too
         await vectorizer.aclose()
         raise
     if shared:
         await shared.open()
     freeze_gc()
-    give_freed_memory_back()
+    if not loader:  # else the caller measures first
+        give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
 

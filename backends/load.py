@@ -26,8 +26,12 @@ _DECODER = (
 )
 
 
-def load_model(settings: Settings) -> list[Model]:
+def load_model(settings: Settings, *, converts: bool = True) -> list[Model]:
     """Load the model of the settings; return a copy for each device.
+
+    Args:
+        settings: the settings of the model.
+        converts: whether a model that is not converted is converted first, which takes minutes.
 
     Raises:
         StartupError: the operator must change something, such as a setting or the model folder.
@@ -37,7 +41,8 @@ def load_model(settings: Settings) -> list[Model]:
     _prepare_libraries()
     keep_freed_memory()
     devices = settings.cuda_core if settings.enable_cuda else "cpu"
-    replicas = load_replicas(folder, options_for(folder, settings), devices)
+    options = replace(options_for(folder, settings), converts=converts)
+    replicas = load_replicas(folder, options, devices)
     if (family := replicas[0].info.family) in DECODERS.values():
         logger.warning(_DECODER, family)
     found, revision = folder.name
@@ -51,29 +56,35 @@ def _prepare_libraries() -> None:
     limit_compute_threads(usable_cores())
 
 
-def convert_ahead(settings: Settings, is_patient: bool) -> bool:
-    """Convert a model that will be loaded on demand; return whether nothing is left to convert.
+def needs_conversion(settings: Settings) -> bool:
+    """Return whether a model must be converted before it is loaded; its conversion is looked up.
 
-    Errors are only logged: the later load reports them, or serves the model by torch.
-
-    Args:
-        settings: the settings of the model.
-        is_patient: whether the model is converted, which takes minutes; else it is looked up only.
+    A model that cannot be read needs none: its load reports why.
     """
     try:
         folder = detect(settings.models_dir)
         options = options_for(folder, settings)
         is_by_torch = settings.enable_cuda or settings.runtime == "torch"
-        if is_by_torch or is_served_as_it_is(folder) or is_converted(folder, options):
-            return True
-        if not is_patient:
+        if is_by_torch or is_served_as_it_is(folder):
             return False
+        return not is_converted(folder, options)
+    except Exception as error:  # noqa: BLE001 - any failure
+        logger.info("%s cannot be read: %s", settings.models_dir, describe_error(error))
+        return False
+
+
+def convert_ahead(settings: Settings) -> None:
+    """Convert a model before it is loaded, which takes minutes.
+
+    Errors are only logged: the load reports them again, or serves the model by torch.
+    """
+    try:
+        folder = detect(settings.models_dir)
         logger.info("Converting the %s model in %s", folder.family, folder.root.absolute())
         _prepare_libraries()
-        converted(folder, options)
+        converted(folder, options_for(folder, settings))
     except Exception as error:  # noqa: BLE001 - any failure
-        logger.info("%s is not converted: %s", settings.models_dir, describe_error(error))
-    return True
+        logger.warning("%s was not converted: %s", settings.models_dir, describe_error(error))
 
 
 def modality_of(settings: Settings) -> Modality:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.embed import compute
-from backends.model import EmbeddingResult, EncodeParams, Pair, Tower
+from backends.model import EmbeddingResult, EncodeParams, ModelInput, Pair, Tower
+from errors import DeviceMemoryError
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
@@ -152,19 +153,56 @@ class Pipeline:
         return self.processor.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
-        """Let every replica compute trial batches of these sizes.
+        """Let every replica compute trial batches of these sizes, of a small input.
 
         Raises:
             BackendError: the model failed, or returned numbers that are not finite.
             UnhealthyError: the service cannot compute any more.
         """
-        params = self.processor.resolve(EncodeParams())
-        sample = await self._pool.run(self.processor.prepare, self.preprocessor.sample(), params)
+        sample = await self._prepared(next(self.preprocessor.samples()))
         if self.is_lookup:
             self._tower.network(*self.processor.collate([sample]))
             return
         self._limiter.item_nbytes = sample.nbytes
         await self.scheduler.try_out(sample, sizes)
+
+    async def try_out_largest(self) -> None:
+        """Let every replica compute the largest batch that requests can form.
+
+        Inputs grow until the model reads no more of them, or until one takes as long as a batch
+        may. A small trial batch must have been computed, by which the first of these is estimated.
+
+        Raises:
+            BackendError: the model failed, or returned numbers that are not finite.
+            UnhealthyError: the service cannot compute any more.
+        """
+        if self.is_lookup:
+            return
+        largest, capacity = None, self.scheduler.capacity
+        for content in self.preprocessor.samples():
+            sample = await self._prepared(content)
+            if largest and not largest.cost < sample.cost <= capacity.max_batch_cost:
+                break
+            if not await self._fits(sample, 1):
+                break
+            largest = sample
+        if largest:
+            allowed = capacity.max_batch_cost // largest.cost
+            size = int(max(1, min(capacity.max_batch_size, allowed)))
+            while size and not await self._fits(largest, size):
+                size //= 2
+
+    async def _fits(self, sample: ModelInput, size: int) -> bool:
+        """Compute a trial batch; return whether the device's memory is large enough for it."""
+        try:
+            await self.scheduler.try_out(sample, (size,))
+        except DeviceMemoryError:
+            return False
+        return True
+
+    async def _prepared(self, content: Any) -> ModelInput:
+        params = self.processor.resolve(EncodeParams())
+        return await self._pool.run(self.processor.prepare, content, params)
 
     async def aclose(self) -> None:
         """Stop; waiting items end with an error."""

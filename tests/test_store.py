@@ -21,7 +21,7 @@ from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.model import ModelOptions
 from backends.replicas import load_replica
 from config import Settings
-from errors import ConversionError
+from errors import ConversionError, ModelFolderError
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
 from tests.service import CONVERTED, ROOT
 
@@ -395,8 +395,22 @@ def test_a_conversion_ahead_of_a_load_reaches_no_hub(
 ) -> None:
     seen: list[str | None] = []
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(load, "is_converted", lambda *_: False)
     monkeypatch.setattr(load, "converted", lambda *_: seen.append(os.environ.get("HF_HUB_OFFLINE")))
+    load.convert_ahead(Settings(models_dir=model))
 
-    assert load.convert_ahead(Settings(models_dir=model), is_patient=True)
     assert seen == ["1"]
+
+
+def test_a_load_that_may_not_convert_ends_at_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not even wait for another process that converts."""
+    monkeypatch.setattr(conversion_cache, "staging", lambda *_, **__: pytest.fail("it converts"))
+    options = ModelOptions(runtime="openvino", cache_dir=tmp_path / "cache", converts=False)
+    with pytest.raises(ConversionError, match="no request waits for a conversion"):
+        conversion_cache.converted(detect(model), options)
+    monkeypatch.setattr(conversion_cache, "find_spec", lambda _: None)
+    with pytest.raises(ModelFolderError, match=r"run download\.py --convert"):
+        conversion_cache.converted(detect(model), options)
+
+    assert not (tmp_path / "cache").exists()

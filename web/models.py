@@ -107,6 +107,8 @@ class ServedModel:
     @property
     def dead(self) -> str | None:
         """Return the reason if only a restart can help, else None."""
+        if self.on_demand:
+            return self.on_demand.dead
         return self.loaded.vectorizer.health.dead if self.loaded else None
 
     @property
@@ -114,7 +116,7 @@ class ServedModel:
         """Return the reason if it cannot answer, else None; a request may load it first."""
         if self.loaded:
             return self.loaded.vectorizer.health.unready
-        return (self.on_demand.fault if self.on_demand else "") or None
+        return self.on_demand.unready if self.on_demand else None
 
 
 def kind_of(modalities: Collection[Modality]) -> Modality:
@@ -188,6 +190,7 @@ class Models:
 
         Raises:
             UnknownModelError: the body names a model that is not there.
+            InvalidInputError: `model` in the body is no string.
         """
         name = model_in(body)
         if not name:

@@ -53,8 +53,8 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
             service quantizes in memory instead.
 
     Raises:
-        ConversionError: the model cannot be converted, or the cache cannot be written. The torch
-            runtime may still serve the model.
+        ConversionError: the model cannot be converted, or may not be now; or the cache cannot be
+            written. The torch runtime may still serve the model.
         ModelFolderError: the conversion needs torch, which is not installed; or the folder holds
             converted models only, and no model fits the options; or its content cannot be loaded.
     """
@@ -77,6 +77,13 @@ def _make(
     folder: ModelFolder, options: ModelOptions, weights: Sequence[Weights]
 ) -> ConversionEntry:
     cache = cache_folder(folder, options)
+    if not options.converts:
+        _check_torch(folder)
+        raise ConversionError(
+            f"the model in {folder.root.absolute()} is not converted, and no request waits for a "
+            "conversion: the log says why it failed after the start. Start the service anew to try "
+            "again, or convert it at build time"
+        )
     try:
         with staging(cache, wait=True) as scratch:
             # Another process may have converted the model in the meantime.
@@ -113,13 +120,17 @@ def _make_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> Conve
     return made._replace(path=cache / name)
 
 
-def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> ConversionEntry:
+def _check_torch(folder: ModelFolder) -> None:
     if find_spec("torch") is None:
         raise ModelFolderError(
             f"The {folder.family} model in {folder.root.absolute()} is not converted for OpenVINO, "
             "and torch, which would do that, is not installed: run download.py --convert in the "
             "custom image, or install requirements.txt"
         )
+
+
+def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> ConversionEntry:
+    _check_torch(folder)
     stamps = fingerprint.stamps(folder)  # before the content, which may change meanwhile
     content = digest_content(folder, options)
     target = scratch / "made"

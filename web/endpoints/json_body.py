@@ -96,12 +96,18 @@ _MODEL_DECODER = msgspec.json.Decoder(_WithModel)
 
 
 def model_in(body: bytes | bytearray) -> str | None:
-    """Return the `model` that a body names; None if it names none, or is invalid."""
+    """Return the `model` that a body names; None if it names none, or is invalid JSON.
+
+    Raises:
+        InvalidInputError: `model` is no string.
+    """
     try:
         return _MODEL_DECODER.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         model = _parse_as_python_does(body).get("model")
-        return model if isinstance(model, str) else None
+        if model is None or isinstance(model, str):
+            return model
+        raise InvalidInputError("expected a string", "body").at("model") from error
 
 
 class NaN:
