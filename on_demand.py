@@ -6,8 +6,8 @@
     unload    a model without requests in flight: idle for MODELS_IDLE_S, or the least recently used
               if MODELS_MEMORY_BYTES leaves no room for another model; and a model that died
 
-Loads and unloads take turns, so that the memory of each model can be measured. A load that waits for
-room, or that hangs, does not keep the turn. This module knows no HTTP.
+Loads and unloads take turns, so that the memory of each model can be measured. A load that waits
+for room, or that hangs, does not keep the turn. This module knows no HTTP.
 """
 
 from __future__ import annotations
