@@ -69,7 +69,7 @@ class Tiling:
 
     @property
     def grids(self) -> list[Grid]:
-        """All possible grids."""
+        """All grids into which an image may be split."""
         sides = range(1, math.ceil(self.longest_px / self.tile_px) + 1)
         cut = (Grid(rows, columns) for rows in sides for columns in sides if rows * columns > 1)
         return [_WHOLE, *filter(self._allows, cut)]

@@ -81,7 +81,7 @@ class CohereVersion(msgspec.Struct):
 
 
 class CohereTokens(msgspec.Struct):
-    """Number of tokens that the model read, special tokens too; each document adds the query."""
+    """Number of tokens that the model read, including special tokens, and the query each time."""
 
     input_tokens: int
 
