@@ -50,7 +50,10 @@ async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorize
 
 
 if __name__ == "__main__":
-    on_demand.resident_bytes = itertools.count(0, SIZE).__next__
-    on_demand.stored_bytes = lambda _: SIZE
-    on_demand._FIRST_PAUSE_S = on_demand._LONGEST_PAUSE_S = 0.5
+    vars(on_demand).update(
+        resident_bytes=itertools.count(0, SIZE).__next__,
+        stored_bytes=lambda _: SIZE,
+        _FIRST_PAUSE_S=0.5,
+        _LONGEST_PAUSE_S=0.5,
+    )
     app.serve(Settings(), make_vectorizer)

@@ -294,15 +294,11 @@ def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
         clients = [threading.Thread(target=crowd.run, args=(n,)) for n in range(6)]
         for client in clients:
             client.start()
-        statuses = []
         for _ in range(3):
             time.sleep(3)
-            for _ in range(100):
-                died = service.request("POST", f"/m/{FRAGILE}/vectors", {"text": DEADLY})[0]
-                if died == 500:
-                    break
+            # It may rest after a death or a load that failed.
+            while service.request("POST", f"/m/{FRAGILE}/vectors", {"text": DEADLY})[0] != 500:
                 time.sleep(0.05)
-            statuses.append(died)
         (root / "table").unlink()
         crowd.may_ask.clear()
         time.sleep(3)  # idle models go
@@ -320,18 +316,18 @@ def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
     assert crowd.faults == []
     assert not any(client.is_alive() for client in clients)
     assert ended == 0
-    assert statuses == [500, 500, 500]
     assert gone == 503
-    assert crowd.asked["model"] > 2 * crowd.refused["model"]
+    assert crowd.asked["model"] > crowd.refused["model"] + 100
     for counted in (
+        *(f'loads_total{{model="{name}",result="loaded"}}' for name in (*MODELS, FRAGILE)),
         f'loads_total{{model="{FRAGILE}",result="failed"}}',
         'loads_total{model="table",result="failed"}',
         f'unloads_total{{model="{FRAGILE}",reason="died"}}',
-        *(f'unloads_total{{model="{name}",reason="memory"}}' for name in MODELS),
-        *(f'unloads_total{{model="{name}",reason="idle"}}' for name in ("clip", "siglip")),
+        'unloads_total{model="[a-z]+",reason="memory"}',
+        'unloads_total{model="[a-z]+",reason="idle"}',
     ):
-        (value,) = re.findall(f"^inference_model_{re.escape(counted)} (.*)", metrics, re.MULTILINE)
-        assert float(value) > 0, counted
+        values = re.findall(f"^inference_model_{counted} (.*)", metrics, re.MULTILINE)
+        assert sum(map(float, values)) > 0, counted
 
 
 @pytest.mark.timeout(120)
