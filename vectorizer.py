@@ -42,7 +42,7 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheResult, CacheStats, Remembered, RowMemory, VectorCache
-from inference.work import WorkItem, request_error
+from inference.work import QueueEntry, WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -273,14 +273,21 @@ class Vectorizer:
         for item in cached.misses.values():
             self._cache.add(item)
         unstarted = deque(cached.misses.values())
+        # Entries are submitted by the batch: of those that come one by one, the scheduler would
+        # compute the first few in a small batch.
+        unsubmitted: dict[Pipeline, list[QueueEntry]] = {}
         try:
             while unstarted:
                 await request.give_way()
                 item = unstarted.popleft()
-                self._pipelines[item.modality].start(item)
-            running = sum(not item.is_done for item in work)
-            if running and not any(item.error for item in work):
-                await request.wait(running)
+                pipeline = self._pipelines[item.modality]
+                entries = unsubmitted.setdefault(pipeline, [])
+                entries.extend(pipeline.start(item))
+                if len(entries) >= self.settings.max_batch_size:
+                    pipeline.submit(unsubmitted.pop(pipeline))
+            _submit_all(unsubmitted)
+            if request.pending and not any(item.error for item in work):
+                await request.wait()
         finally:  # results are cached, also if the request was cancelled
             for item in work:
                 if not item.is_done:
@@ -290,7 +297,9 @@ class Vectorizer:
                 self._cache.settle(item)
             for item in unstarted:
                 if not item.is_done:  # this request was cancelled, but another waits
-                    self._pipelines[item.modality].start(item)
+                    pipeline = self._pipelines[item.modality]
+                    unsubmitted.setdefault(pipeline, []).extend(pipeline.start(item))
+            _submit_all(unsubmitted)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
         """Admit all misses, or none."""
@@ -350,6 +359,12 @@ class Vectorizer:
         self._shares.clear()
         if self.shared:
             await self.shared.aclose()
+
+
+def _submit_all(unsubmitted: dict[Pipeline, list[QueueEntry]]) -> None:
+    while unsubmitted:
+        pipeline, entries = unsubmitted.popitem()
+        pipeline.submit(entries)
 
 
 def check_image_formats(settings: Settings) -> None:

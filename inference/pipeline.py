@@ -16,7 +16,7 @@ from typing import Any
 
 from backends.embed import compute
 from backends.model import EmbeddingResult, EncodeParams, ModelInput, Pair, Tower
-from errors import DeviceMemoryError
+from errors import DeviceMemoryError, UnhealthyError
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
@@ -92,15 +92,32 @@ class Pipeline:
         key.update(_key_bytes(content))
         return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
-    def start(self, item: WorkItem) -> None:
-        """Start to preprocess an admitted item, which then goes to the scheduler."""
-        if self.preprocessor.runs_inline(item.content):
-            try:
-                self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - any error is the item's
-                item.fail(error)
-        else:
+    def start(self, item: WorkItem) -> Sequence[QueueEntry]:
+        """Start to preprocess an admitted item.
+
+        Returns:
+            The entries to submit, if it was preprocessed inline. Otherwise a thread preprocesses
+            the item, which then goes to the scheduler.
+        """
+        if not self.preprocessor.runs_inline(item.content):
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
+            return ()
+        try:
+            return self._entries(item, self.preprocessor(item.content, item.params, item.times))
+        except BaseException as error:  # noqa: BLE001 - any error is the item's
+            item.fail(error)
+            return ()
+
+    def submit(self, entries: Sequence[QueueEntry]) -> None:
+        """Submit entries of `start` to the scheduler; if it has ended, their items fail."""
+        waiting = [entry for entry in entries if not entry.item.is_done]
+        if not waiting:
+            return
+        try:
+            self.scheduler.submit(waiting)
+        except UnhealthyError as error:
+            for entry in waiting:
+                entry.item.fail(error)
 
     async def _preprocess_in_thread(self, item: WorkItem) -> None:
         turn = Turn(item.waiters)
@@ -109,20 +126,20 @@ class Pipeline:
             item.slot = await self._limiter.acquire(turn)
             chunks = await self._pool.run(self.preprocessor, item.content, item.params, item.times)
             item.slot.hold(chunks.nbytes)
-            self._submit(item, chunks)
+            self.submit(self._entries(item, chunks))
         except BaseException as error:
             if item.is_done:  # no request waits for it any more
                 raise
             item.fail(error)
 
-    def _submit(self, item: WorkItem, chunks: ChunkInputs) -> None:
+    def _entries(self, item: WorkItem, chunks: ChunkInputs) -> Sequence[QueueEntry]:
+        """Return an entry for each chunk whose row is not cached."""
         known = [self._rows.get((self._space, key)) for key in chunks.keys]
         remembered = known or [None] * len(chunks.inputs)
         item.expect_rows(chunks, remembered)
         entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]
-        if entries:
-            item.entries.extend(entries)
-            self.scheduler.submit(entries)
+        item.entries.extend(entries)
+        return entries
 
     def collect(self, item: WorkItem) -> None:
         """Join the rows of an item to its result; if that fails, set its error."""

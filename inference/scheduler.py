@@ -190,7 +190,9 @@ class Scheduler:
         return batch
 
     def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
-        answered = len({entry.item for entry in batch})  # all sentences of a text are one request
+        # Others may follow a request that is answered. One with many items takes several batches.
+        items = {entry.item for entry in batch}
+        answered = sum(all(not one.pending for one in item.waiters) for item in items)
         expected = 0 if batch[0].is_alone else answered + len(self._queue)
         self._expected_arrivals = min(expected, self.capacity.max_batch_size, self._fitting)
         self._expects_queries = any(request.is_query for request in batch[0].waiters)
