@@ -99,8 +99,10 @@ async def _lifespan(
             tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
-            check = partial(choose_defaults, endpoints=endpoints, settings=settings)
-            registry = await held.enter_async_context(load_models(settings, make_vectorizer, check))
+            defaults = partial(choose_defaults, endpoints=endpoints, settings=settings)
+            registry = await held.enter_async_context(
+                load_models(settings, make_vectorizer, defaults)
+            )
             service = await held.enter_async_context(
                 serving(app.state, registry, settings, endpoints, access, tracing)
             )

@@ -325,12 +325,12 @@ class OnDemand:
 
     async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
         """Load a model; return it, and the bytes by which the process grew."""
-        give_freed_memory_back()  # else it would hide what the model takes
+        await asyncio.to_thread(give_freed_memory_back)  # else it would hide what the model takes
         before = resident_bytes()
         resources = replace(self._resources, loader=model.loader)
         vectorizer = await self._make_vectorizer(model.settings, resources)
         nbytes = max(resident_bytes() - before, 1)
-        give_freed_memory_back()  # that of the largest batch, which has been measured
+        await asyncio.to_thread(give_freed_memory_back)  # that of the largest batch is measured
         return vectorizer, nbytes
 
     async def _make_room(self, needed: int) -> bool:

@@ -130,7 +130,8 @@ class Models:
     Args:
         models: all models.
         endpoints: the endpoints.
-        settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
+        defaults: names of the models for requests that name none, by the first path of an endpoint.
+        aliases: pairs of an alias and the name of a model; models without names have none.
 
     Attributes:
         by_name: the models by name; "" for a model without a name.
@@ -139,26 +140,22 @@ class Models:
         only: the model, if there is one alone.
         first: the model that stands for all where a route can speak of one only: the default of
             the first endpoint that has one.
-
-    Raises:
-        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model, or several models fit an
-            endpoint and DEFAULT_MODEL names none of them.
     """
 
     def __init__(
         self,
         models: Sequence[ServedModel],
         endpoints: Sequence[type[Endpoint[Any]]],
-        settings: Settings,
+        defaults: Mapping[str, str],
+        aliases: Sequence[tuple[str, str]],
     ) -> None:
         self.by_name = {model.name: model for model in models}
         self.have_names = "" not in self.by_name
         self.only = models[0] if len(models) == 1 else None
-        kinds = {model.name: model.kind for model in models}
-        defaults = choose_defaults(kinds, endpoints, settings)
         self._defaults = {path: self.by_name[name] for path, name in defaults.items()}
-        aliases = settings.model_aliases if self.have_names else ()
-        self.ids = self.by_name | {alias: self.by_name[name] for alias, name in aliases}
+        self.ids = self.by_name | {
+            alias: self.by_name[name] for alias, name in aliases if self.have_names
+        }
         self._endpoints = endpoints
         self.first = next(iter(self._defaults.values()), models[0])
 

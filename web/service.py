@@ -146,7 +146,7 @@ async def serving(
         loads = LoadMetrics(names, metrics.registry)
         _follow(registry.on_demand, models, serve_loaded, loads)
     service = Service(
-        Models(list(models.values()), endpoints, settings),
+        Models(list(models.values()), endpoints, registry.defaults, settings.model_aliases),
         body_reader,
         access,
         metrics,
