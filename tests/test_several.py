@@ -189,7 +189,7 @@ async def test_each_route_has_a_default(
 @pytest.mark.parametrize(
     ("models", "default", "fault"),
     [
-        ([Named, Texts], "", "answer POST /v1/embeddings: name the one .*: a or b"),
+        ([Named, Texts], "", "answer POST /v1/embeddings: name the model .*: a or b"),
         ([Named, Named], "", "answer POST /vectorize"),
         ([Texts, Texts], "", "answer POST /vectorize"),
         ([Scores, Scores], "", "answer POST /rerank"),
