@@ -91,7 +91,7 @@ test-images: .venv/dev ## build the images with BUILDER (docker), run and ask th
 test-compose: .venv/dev ## bring up the compose files by Docker, ask and stop them (a quarter of an hour)
 	$(VENV)/python -m tests.compose
 
-test-cluster: .venv/dev ## run deploy/ in a cluster by kind, or by CLUSTER=lab, and strike at it (half an hour)
+test-cluster: .venv/dev ## run deploy/ in a cluster by kind, or by CLUSTER=lab, and strike at it (an hour)
 	$(VENV)/python -m tests.cluster
 
 image: ## build IMAGE with the model that the variables name, such as CLIP_MODEL_NAME

@@ -8,9 +8,12 @@ unset build arguments arrive as empty strings.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -18,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import ConfigurationError, describe_error
 
+NAME = "multi2vec-clip-service"  # in `/meta` and in traces
 VERSION = "0.1.0"
 
 
@@ -196,8 +200,8 @@ class Settings(BaseSettings):
     )
     vector_cache_secret: SecretStr | None = Field(
         default=None,
-        description="key of the digest under which each of these vectors is kept; without one "
-        "whoever can write to the store can forge vectors",
+        description="key of the digest under which each of these vectors is kept; without a key, "
+        "anyone who can write to the store can forge vectors",
     )
     vector_cache_timeout_ms: float = Field(
         default=10,
@@ -360,7 +364,7 @@ class Settings(BaseSettings):
         return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
-# What `settings.env` in the folder of one of several models may set, for this model alone.
+# Settings that a model's own `settings.env` may have, if there are several models.
 OF_A_MODEL = (
     *("text_mode", "enable_cuda", "cuda_core", "precision", "runtime", "trust_remote_code"),
     *("t2v_transformers_direct_tokenize", "use_query_passage_prefixes", "max_num_patches"),
@@ -481,9 +485,10 @@ def read(kind: type[AnySettings]) -> AnySettings:
 
 
 def settings_of(folder: Path, settings: Settings) -> Settings:
-    """Return the settings of one of several models: its `settings.env` beats those of all.
+    """Return the settings of one of several models: values in its `settings.env` come first.
 
-    TRUST_REMOTE_CODE is never a setting of all models.
+    The environment has the values for all models. Only TRUST_REMOTE_CODE counts for a model if it
+    is in the model's own file.
 
     Raises:
         ConfigurationError: the file cannot be read, or has a setting or value that it may not have.
@@ -495,23 +500,39 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
         "trust_remote_code": False,
     }
     try:
-        lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
+        text = path.read_text("utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {describe_error(error)}") from error
-    for line in map(str.strip, lines):
-        if not line or line.startswith("#"):
-            continue
-        name, _, value = (part.strip() for part in line.partition("="))
+    for name, value in _bindings(path, text):
         if name.lower() not in OF_A_MODEL:
             allowed = ", ".join(OF_A_MODEL).upper()
             raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
-        if value:  # an empty one counts as unset, as in the environment
+        if value:  # an empty value counts as unset, as in the environment
             own[name.lower()] = value
     try:
         return Settings.model_validate(settings.model_dump() | own)
     except ValidationError as error:
         faults = [_told(Settings, fault) for fault in error.errors()]
         raise ConfigurationError(f"{path}: {'; '.join(faults)}") from error
+
+
+def _bindings(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a file in the form of Docker's and Compose's `.env`.
+
+    Raises:
+        ConfigurationError: a line is neither a setting nor a comment.
+    """
+    for key, value, original, _ in parse_stream(StringIO(text)):
+        line = original.string.strip()
+        if key is not None and value is not None:
+            yield key, value
+        elif line and not line.startswith("#"):
+            blank = len(original.string) - len(original.string.lstrip())
+            number = original.line + original.string[:blank].count("\n")
+            raise ConfigurationError(
+                f"{path}, line {number}: {line!r} sets nothing: write NAME=value, or begin the "
+                "line with # to turn it off"
+            )
 
 
 # The expected value, by pydantic's error type.

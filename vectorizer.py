@@ -31,7 +31,7 @@ from errors import (
 from inference.admission import Admission, Permit
 from inference.capacity import Capacity
 from inference.device import Devices
-from inference.health import Health
+from inference.health import RELOAD, RESTART, Health
 from inference.images.decoder import ImageDecoder, ImageLimits
 from inference.images.preprocess import ImagePreprocessor
 from inference.pipeline import Pipeline
@@ -42,7 +42,7 @@ from inference.scheduler import BatchHook, Scheduler
 from inference.tasks import all_or_first_error, background
 from inference.timings import ItemTimes
 from inference.vector_cache import CacheResult, CacheStats, Remembered, RowMemory, VectorCache
-from inference.work import WorkItem, request_error
+from inference.work import QueueEntry, WorkItem, request_error
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, usable_cores
 
@@ -69,8 +69,8 @@ class Resources:
         devices: the devices, on which the batches of all models take turns.
         vectors: remembered vectors.
         rows: remembered rows of sentences.
-        loader: the thread that loads models while others are asked; None at start, when the event
-            loop may wait.
+        loader: the thread that loads a model on demand, while others are asked; None at start, when
+            the event loop may wait.
     """
 
     devices: Devices
@@ -116,7 +116,8 @@ class Vectorizer:
         self._resources = resources or Resources.of(settings)
         devices = self._resources.devices
         self._shares = {name: devices.share(name) for name in dict.fromkeys(names)}
-        self.health = Health(longest_job_s=settings.request_timeout_s)
+        remedy = RELOAD if self._resources.loader else RESTART
+        self.health = Health(settings.request_timeout_s, remedy=remedy)
         self._replicas = replicas
         self.settings = settings
         self.shared = shared
@@ -272,14 +273,21 @@ class Vectorizer:
         for item in cached.misses.values():
             self._cache.add(item)
         unstarted = deque(cached.misses.values())
+        # Entries are submitted by the batch: of those that come one by one, the scheduler would
+        # compute the first few in a small batch.
+        unsubmitted: dict[Pipeline, list[QueueEntry]] = {}
         try:
             while unstarted:
                 await request.give_way()
                 item = unstarted.popleft()
-                self._pipelines[item.modality].start(item)
-            running = sum(not item.is_done for item in work)
-            if running and not any(item.error for item in work):
-                await request.wait(running)
+                pipeline = self._pipelines[item.modality]
+                entries = unsubmitted.setdefault(pipeline, [])
+                entries.extend(pipeline.start(item))
+                if len(entries) >= self.settings.max_batch_size:
+                    pipeline.submit(unsubmitted.pop(pipeline))
+            _submit_all(unsubmitted)
+            if request.pending and not any(item.error for item in work):
+                await request.wait()
         finally:  # results are cached, also if the request was cancelled
             for item in work:
                 if not item.is_done:
@@ -289,7 +297,9 @@ class Vectorizer:
                 self._cache.settle(item)
             for item in unstarted:
                 if not item.is_done:  # this request was cancelled, but another waits
-                    self._pipelines[item.modality].start(item)
+                    pipeline = self._pipelines[item.modality]
+                    unsubmitted.setdefault(pipeline, []).extend(pipeline.start(item))
+            _submit_all(unsubmitted)
 
     def _admit(self, misses: Sequence[WorkItem], request: RequestContext) -> None:
         """Admit all misses, or none."""
@@ -313,8 +323,10 @@ class Vectorizer:
             DeviceUnavailableError: the model fails.
         """
         try:
-            sizes = (self.settings.max_batch_size,) if largest else ()
-            await self._try_out((*_WARM_UP[self.info.runtime], *sizes))
+            await self._try_out(_WARM_UP[self.info.runtime])
+            if largest:
+                pipelines = self._pipelines.values()
+                await all_or_first_error([pipeline.try_out_largest() for pipeline in pipelines])
         except Exception as error:
             raise DeviceUnavailableError(
                 f"The model does not run on {self.info.device}: {describe_error(error)}"
@@ -347,6 +359,12 @@ class Vectorizer:
         self._shares.clear()
         if self.shared:
             await self.shared.aclose()
+
+
+def _submit_all(unsubmitted: dict[Pipeline, list[QueueEntry]]) -> None:
+    while unsubmitted:
+        pipeline, entries = unsubmitted.popitem()
+        pipeline.submit(entries)
 
 
 def check_image_formats(settings: Settings) -> None:
@@ -416,18 +434,24 @@ async def load_vectorizer(settings: Settings, resources: Resources | None = None
     address = check_shared_cache(settings)
     started_s = time.perf_counter()
     loader = resources.loader if resources else None
-    replicas = await loader.run(load_model, settings) if loader else load_model(settings)
+    if loader:
+        replicas = await loader.run(load_model, settings, converts=False)
+        # Else what the loading left would hide what batches take.
+        await loader.run(give_freed_memory_back)
+    else:
+        replicas = load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])
     vectorizer = Vectorizer(replicas, settings, shared, resources)
     try:
-        await vectorizer.warm_up(largest=loader is not None)
+        await vectorizer.warm_up(largest=bool(loader and settings.models_memory_bytes))
     except BaseException:  # a signal is handled, too
         await vectorizer.aclose()
         raise
     if shared:
         await shared.open()
     freeze_gc()
-    give_freed_memory_back()
+    if not loader:  # else the caller measures first
+        give_freed_memory_back()
     _log_loaded(vectorizer.info, time.perf_counter() - started_s)
     return vectorizer
 

@@ -241,6 +241,7 @@ class ModelOptions:
             checkpoint's maximum.
         in_stages: whether a model in stages has only one stage in memory at a time. This is used
             for conversions and checks, not for serving.
+        converts: whether a model that is not converted is converted when it is loaded.
     """
 
     device: str = "cpu"
@@ -256,6 +257,7 @@ class ModelOptions:
     max_image_tiles: int | None = None
     max_read_pixels: int | None = None
     in_stages: bool = False
+    converts: bool = True
 
 
 @dataclass(frozen=True)

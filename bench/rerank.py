@@ -1,6 +1,6 @@
 """How fast a reranker ranks, beside the same model without a service, in turns.
 
-    python -m bench.rerank [--rounds 15] [--precisions float32 int8]
+    python -m bench.rerank [--rounds 15] [--precisions float32 int8] [--reference URL]
 
 The model has the shape of ms-marco-MiniLM-L-6-v2: a trained MiniLM with a random head, as 8 bits of
 random layers would differ too much. Queries have 10 words, documents 80, and no pair comes twice.
@@ -9,6 +9,10 @@ pairs. "searches" are 8 clients with such requests, beside a loop that prepares 
 in batches of the best size. Both sides take turns in each round, so the ratios of the rounds, whose
 median counts, hardly depend on what else the machine does. It ends with 1 if a ratio misses its
 target.
+
+"reference" takes a running container of Weaviate's reranker-transformers that serves the folder
+which `--make` writes. Its pairs a second are compared, and the bare passes of its library, too: the
+figure is the ratio of the two services as a share of the ratio of the bare passes.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import torch
+from sentence_transformers import CrossEncoder
 from transformers import BertForSequenceClassification
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelInput, ModelOptions, Pair, Precision, Tower
+from backends.replicas import load_replica
+from bench.client import Target
 from bench.families import COMPLETE, family_folder
 from bench.service import ROOT, Service, running
 from bench.trained import docstrings, trained_model
@@ -121,15 +127,15 @@ def ask(connection: HTTPConnection, search: tuple[str, list[str]]) -> None:
         raise RuntimeError(f"{answer.status}: {body[:300].decode(errors='replace')}")
 
 
-def connect(service: Service) -> closing[HTTPConnection]:
+def connect(target: Target) -> closing[HTTPConnection]:
     """Open a connection for a `with`."""
-    return closing(HTTPConnection(service.target.host, service.target.port, timeout=120))
+    return closing(HTTPConnection(target.host, target.port, timeout=120))
 
 
 def alone(service: Service, bare: Bare, searches: Searches, rounds: int) -> list[float]:
     """Return how much longer a request takes than its forward passes, in each round."""
     ratios = []
-    with connect(service) as connection:
+    with connect(service.target) as connection:
         for number in range(rounds + 2):
             items = bare.prepare(*searches.take())
             bare_s = _seconds(lambda: bare.compute(items))  # noqa: B023 - called at once
@@ -148,10 +154,37 @@ def crowd(
     ratios = []
     for _ in range(rounds):
         before = bare_rate(bare, searches, batch, seconds / 2)
-        rate = service_rate(service, searches, seconds)
+        rate = service_rate(service.target, searches, seconds)
         after = bare_rate(bare, searches, batch, seconds / 2)
         ratios.append(2 * rate / (before + after))
     return ratios
+
+
+def beside_reference(
+    service: Service, reference: Target, bare: Bare, searches: Searches, rounds: int, seconds: float
+) -> list[float]:
+    """Return the ratio of the services as a share of that of the bare passes, in each round."""
+    batch = max(BATCHES, key=lambda size: bare_rate(bare, searches, size, seconds / 4))
+    library = CrossEncoder(str(make_model() / "model"), device="cpu")
+    shares = []
+    for _ in range(rounds):
+        rate = service_rate(service.target, searches, seconds)
+        reference_rate = service_rate(reference, searches, seconds)
+        bare_ratio = bare_rate(bare, searches, batch, seconds) / library_rate(
+            library, searches, seconds
+        )
+        shares.append(rate / reference_rate / bare_ratio)
+    return shares
+
+
+def library_rate(library: CrossEncoder, searches: Searches, seconds: float) -> float:
+    """Return pairs a second of a loop over the calls that the reference makes."""
+    pairs, began_s = 0, time.perf_counter()
+    while time.perf_counter() - began_s < seconds:
+        query, documents = searches.take()
+        library.predict([(query, document) for document in documents])
+        pairs += len(documents)
+    return pairs / (time.perf_counter() - began_s)
 
 
 def bare_rate(bare: Bare, searches: Searches, batch: int, seconds: float) -> float:
@@ -164,13 +197,13 @@ def bare_rate(bare: Bare, searches: Searches, batch: int, seconds: float) -> flo
     return pairs / (time.perf_counter() - began_s)
 
 
-def service_rate(service: Service, searches: Searches, seconds: float) -> float:
+def service_rate(target: Target, searches: Searches, seconds: float) -> float:
     """Return pairs a second of 8 clients."""
     began_s = time.perf_counter()
 
     def search(_: int) -> int:
         pairs = 0
-        with connect(service) as connection:
+        with connect(target) as connection:
             while time.perf_counter() - began_s < seconds:
                 ask(connection, searches.take())
                 pairs += DOCUMENTS
@@ -187,7 +220,9 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - began_s
 
 
-def measure(precision: Precision, rounds: int, seconds: float) -> Iterator[tuple[str, bool]]:
+def measure(
+    precision: Precision, rounds: int, seconds: float, reference: Target | None
+) -> Iterator[tuple[str, bool]]:
     """Measure in a precision; give a row of the table for each figure, and whether it is met."""
     folder, searches = make_model(), Searches()
     bare = Bare(folder, precision)
@@ -213,6 +248,14 @@ def measure(precision: Precision, rounds: int, seconds: float) -> Iterator[tuple
             f">= {SEARCHES_AT_LEAST} | {ratio:.2f} | {spread} |",
             ratio >= SEARCHES_AT_LEAST,
         )
+        if reference:
+            found = beside_reference(service, reference, bare, searches, few, seconds)
+            ratio, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
+            yield (
+                f"| {precision} | ratio to the reference, as a share of that of the bare passes | "
+                f">= {SEARCHES_AT_LEAST} | {ratio:.2f} | {spread} |",
+                ratio >= SEARCHES_AT_LEAST,
+            )
 
 
 def main() -> int:
@@ -225,11 +268,16 @@ def main() -> int:
     parser.add_argument(
         "--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"]
     )
+    parser.add_argument("--reference", type=Target.from_url, metavar="URL", help="of its container")
+    parser.add_argument("--make", action="store_true", help="write the model, print its folder")
     options = parser.parse_args()
+    if options.make:
+        print(make_model())
+        return 0
     print("| precision | figure | asked | median | rounds |\n|---|---|---|---|---|", flush=True)
     met = True
     for precision in options.precisions:
-        for row, is_met in measure(precision, options.rounds, options.seconds):
+        for row, is_met in measure(precision, options.rounds, options.seconds, options.reference):
             print(row, flush=True)
             met &= is_met
     return int(not met)

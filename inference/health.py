@@ -17,7 +17,8 @@ _FAILURES_IN_A_ROW = 3
 # A job that takes this many times the maximum duration never ends: only a new process gets rid of
 # its thread.
 _STUCK = 3
-_REMEDY = "start the service anew"
+# What helps if a pool is dead.
+RESTART, RELOAD = "start the service anew", "the model is loaded anew"
 
 
 class Monitor:
@@ -26,15 +27,22 @@ class Monitor:
     Args:
         name: name of the pool.
         clock: function that returns the time in seconds.
+        remedy: advice in the reason of a dead pool.
 
     Attributes:
         dead: the reason if only a restart can help, else None.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float] = time.perf_counter,
+        remedy: str = RESTART,
+    ) -> None:
         self.dead: str | None = None
         self._name = name
         self._clock = clock
+        self._remedy = remedy
         self._running: dict[object, float] = {}  # start times of jobs
         self._failures = 0
         self._last_failure = ""
@@ -60,7 +68,7 @@ class Monitor:
 
     def died(self, fault: str, reason: str) -> None:
         """Report that the pool cannot compute any more; only the first report is kept."""
-        self.dead = self.dead or f"{fault}, {_REMEDY}: {reason}"
+        self.dead = self.dead or f"{fault}, {self._remedy}: {reason}"
 
     @property
     def is_idle(self) -> bool:
@@ -89,6 +97,7 @@ class Health:
     Args:
         longest_job_s: maximum duration of a job in seconds; a longer job counts as hanging.
         clock: function that returns the time in seconds.
+        remedy: advice in the reason of a dead pool.
 
     Attributes:
         draining: whether the service shuts down.
@@ -98,15 +107,17 @@ class Health:
         self,
         longest_job_s: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
+        remedy: str = RESTART,
     ) -> None:
         self.draining = False
+        self._remedy = remedy
         self._longest_job_s = longest_job_s
         self._clock = clock
         self._monitors: list[Monitor] = []
 
     def monitor(self, name: str) -> Monitor:
         """Add and return the monitor of a pool."""
-        monitor = Monitor(name, self._clock)
+        monitor = Monitor(name, self._clock, self._remedy)
         self._monitors.append(monitor)
         return monitor
 
@@ -118,7 +129,7 @@ class Health:
                 return monitor.dead
         for monitor in self._monitors:
             if stuck := monitor.late(_STUCK * self._longest_job_s):
-                return f"{stuck}, {_REMEDY}"
+                return f"{stuck}, {self._remedy}"
         return None
 
     @property

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.embed import compute
-from backends.model import EmbeddingResult, EncodeParams, Pair, Tower
+from backends.model import EmbeddingResult, EncodeParams, ModelInput, Pair, Tower
+from errors import DeviceMemoryError, UnhealthyError
 from inference.admission import Admission
 from inference.preprocess import Preprocessor
 from inference.preprocess_limiter import PreprocessLimiter, Turn
@@ -91,15 +92,32 @@ class Pipeline:
         key.update(_key_bytes(content))
         return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
-    def start(self, item: WorkItem) -> None:
-        """Start to preprocess an admitted item, which then goes to the scheduler."""
-        if self.preprocessor.runs_inline(item.content):
-            try:
-                self._submit(item, self.preprocessor(item.content, item.params, item.times))
-            except BaseException as error:  # noqa: BLE001 - any error is the item's
-                item.fail(error)
-        else:
+    def start(self, item: WorkItem) -> Sequence[QueueEntry]:
+        """Start to preprocess an admitted item.
+
+        Returns:
+            The entries to submit, if it was preprocessed inline. Otherwise a thread preprocesses
+            the item, which then goes to the scheduler.
+        """
+        if not self.preprocessor.runs_inline(item.content):
             item.task = asyncio.create_task(self._preprocess_in_thread(item))
+            return ()
+        try:
+            return self._entries(item, self.preprocessor(item.content, item.params, item.times))
+        except BaseException as error:  # noqa: BLE001 - any error is the item's
+            item.fail(error)
+            return ()
+
+    def submit(self, entries: Sequence[QueueEntry]) -> None:
+        """Submit entries of `start` to the scheduler; if it has ended, their items fail."""
+        waiting = [entry for entry in entries if not entry.item.is_done]
+        if not waiting:
+            return
+        try:
+            self.scheduler.submit(waiting)
+        except UnhealthyError as error:
+            for entry in waiting:
+                entry.item.fail(error)
 
     async def _preprocess_in_thread(self, item: WorkItem) -> None:
         turn = Turn(item.waiters)
@@ -108,20 +126,20 @@ class Pipeline:
             item.slot = await self._limiter.acquire(turn)
             chunks = await self._pool.run(self.preprocessor, item.content, item.params, item.times)
             item.slot.hold(chunks.nbytes)
-            self._submit(item, chunks)
+            self.submit(self._entries(item, chunks))
         except BaseException as error:
             if item.is_done:  # no request waits for it any more
                 raise
             item.fail(error)
 
-    def _submit(self, item: WorkItem, chunks: ChunkInputs) -> None:
+    def _entries(self, item: WorkItem, chunks: ChunkInputs) -> Sequence[QueueEntry]:
+        """Return an entry for each chunk whose row is not cached."""
         known = [self._rows.get((self._space, key)) for key in chunks.keys]
         remembered = known or [None] * len(chunks.inputs)
         item.expect_rows(chunks, remembered)
         entries = [QueueEntry(item, place) for place, row in enumerate(remembered) if row is None]
-        if entries:
-            item.entries.extend(entries)
-            self.scheduler.submit(entries)
+        item.entries.extend(entries)
+        return entries
 
     def collect(self, item: WorkItem) -> None:
         """Join the rows of an item to its result; if that fails, set its error."""
@@ -152,19 +170,56 @@ class Pipeline:
         return self.processor.join([rows[i] for i in chunks.places], chunks.divisor)
 
     async def try_out(self, sizes: Sequence[int]) -> None:
-        """Let every replica compute trial batches of these sizes.
+        """Let every replica compute trial batches of these sizes, of a small input.
 
         Raises:
             BackendError: the model failed, or returned numbers that are not finite.
             UnhealthyError: the service cannot compute any more.
         """
-        params = self.processor.resolve(EncodeParams())
-        sample = await self._pool.run(self.processor.prepare, self.preprocessor.sample(), params)
+        sample = await self._prepared(next(self.preprocessor.samples()))
         if self.is_lookup:
             self._tower.network(*self.processor.collate([sample]))
             return
         self._limiter.item_nbytes = sample.nbytes
         await self.scheduler.try_out(sample, sizes)
+
+    async def try_out_largest(self) -> None:
+        """Let every replica compute the largest batch that requests can form.
+
+        Inputs grow until the model truncates them, or until one input takes as long as a batch may.
+        A small trial batch must have been computed before, as its rate estimates these durations.
+
+        Raises:
+            BackendError: the model failed, or returned numbers that are not finite.
+            UnhealthyError: the service cannot compute any more.
+        """
+        if self.is_lookup:
+            return
+        largest, capacity = None, self.scheduler.capacity
+        for content in self.preprocessor.samples():
+            sample = await self._prepared(content)
+            if largest and not largest.cost < sample.cost <= capacity.max_batch_cost:
+                break
+            if not await self._fits(sample, 1):
+                break
+            largest = sample
+        if largest:
+            allowed = capacity.max_batch_cost // largest.cost
+            size = int(max(1, min(capacity.max_batch_size, allowed)))
+            while size and not await self._fits(largest, size):
+                size //= 2
+
+    async def _fits(self, sample: ModelInput, size: int) -> bool:
+        """Compute a trial batch; return whether the device's memory is large enough for it."""
+        try:
+            await self.scheduler.try_out(sample, (size,))
+        except DeviceMemoryError:
+            return False
+        return True
+
+    async def _prepared(self, content: Any) -> ModelInput:
+        params = self.processor.resolve(EncodeParams())
+        return await self._pool.run(self.processor.prepare, content, params)
 
     async def aclose(self) -> None:
         """Stop; waiting items end with an error."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from backends.model import EncodeParams, InputProcessor, Pair
@@ -20,6 +21,8 @@ _INLINE_CHARS = 1_000  # maximum length of a text that is not split
 _INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 us at worst
 _INLINE_CHARS_TO_READ = 100_000  # hashing them takes 0.1 ms
 _INLINE_IDS = 1_000  # maximum number of token ids to decode to text inline
+_SAMPLE = "a text "
+_LONGER = 4  # factor between the lengths of two sample texts
 # Limits of a text that is split: they bound a thread's seconds, and the number of chunks.
 _MAX_CHARS = 1_000_000
 _MAX_SENTENCES = 10_000
@@ -54,8 +57,8 @@ class Preprocessor(Protocol):
         """
         ...
 
-    def sample(self) -> Any:
-        """Return a short content for trial batches."""
+    def samples(self) -> Iterator[Any]:
+        """Yield contents for trial batches: a small one, and larger ones up to the largest."""
         ...
 
 
@@ -130,9 +133,10 @@ class TextPreprocessor:
         times.preprocessed_s = time.perf_counter()
         return chunks
 
-    def sample(self) -> str:
-        """Return a short text."""
-        return "a text"
+    def samples(self) -> Iterator[str]:
+        """Yield texts for trial batches, from a short text to one of the maximum length."""
+        for times in _lengths(self._max_chars // len(_SAMPLE)):
+            yield _SAMPLE * times
 
 
 class PairPreprocessor:
@@ -182,9 +186,19 @@ class PairPreprocessor:
         times.preprocessed_s = time.perf_counter()
         return chunks
 
-    def sample(self) -> Pair:
-        """Return a short pair."""
-        return Pair("a", "b")
+    def samples(self) -> Iterator[Pair]:
+        """Yield pairs for trial batches, whose documents grow to the maximum length."""
+        for times in _lengths(self._max_chars // len(_SAMPLE)):
+            yield Pair("a", _SAMPLE * times)
+
+
+def _lengths(longest: int) -> Iterator[int]:
+    """Yield 1, 4, 16 and so on, up to the longest."""
+    times = 1
+    while times < longest:
+        yield times
+        times *= _LONGER
+    yield max(longest, 1)
 
 
 def _pair(content: Content) -> Pair:

@@ -76,16 +76,17 @@ class RequestContext:
 
     Attributes:
         due: for each fair queue, the due time of its last entry.
+        pending: number of items that it waits for.
         times: timestamps of the request's stages.
     """
 
-    __slots__ = ("_began_s", "_pending", "_steps", "_wakeup", "due", "is_query", "times")
+    __slots__ = ("_began_s", "_steps", "_wakeup", "due", "is_query", "pending", "times")
 
     def __init__(self, *, is_query: bool = False) -> None:
         self.is_query = is_query
         self.due: dict[object, int] = {}
         self.times = RequestTimes()
-        self._pending = 0
+        self.pending = 0
         self._wakeup: asyncio.Future[None] | None = None
         self._began_s = self.times.arrived_s
         self._steps = 0
@@ -97,17 +98,16 @@ class RequestContext:
             await asyncio.sleep(0)
             self._began_s = time.perf_counter()
 
-    async def wait(self, items: int) -> None:
-        """Wait until `items` items have ended, or one has failed.
+    async def wait(self) -> None:
+        """Wait until all pending items have ended, or one has failed.
 
         All items share one future, so that a batch wakes the request once.
         """
-        self._pending = items
         self._wakeup = asyncio.get_running_loop().create_future()
         await self._wakeup
 
     def item_ended(self, *, has_failed: bool) -> None:
         """Count an item that has ended."""
-        self._pending -= 1
-        if self._wakeup and not self._wakeup.done() and (has_failed or self._pending == 0):
+        self.pending -= 1
+        if self._wakeup and not self._wakeup.done() and (has_failed or self.pending == 0):
             self._wakeup.set_result(None)

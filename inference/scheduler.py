@@ -87,8 +87,8 @@ class Scheduler:
         self._arrivals = 0
         # After a batch: the number of expected arrivals, and whether they are queries.
         self._expected_arrivals = 0.0
-        self._fitting: float = math.inf  # items as those of the last batch, in the next
         self._expects_queries = False
+        self._fitting: float = math.inf  # how many items like those of the last batch fit a batch
         self._item_s = 0.0  # seconds of the last batch for each item
         self._last_run_s = 0.0
         self._last_end_s = 0.0
@@ -190,7 +190,9 @@ class Scheduler:
         return batch
 
     def _batch_ended(self, batch: Sequence[QueueEntry], report: BatchReport) -> None:
-        answered = len({entry.item for entry in batch})  # all sentences of a text are one request
+        # Others may follow a request that is answered. One with many items takes several batches.
+        items = {entry.item for entry in batch}
+        answered = sum(all(not one.pending for one in item.waiters) for item in items)
         expected = 0 if batch[0].is_alone else answered + len(self._queue)
         self._expected_arrivals = min(expected, self.capacity.max_batch_size, self._fitting)
         self._expects_queries = any(request.is_query for request in batch[0].waiters)

@@ -125,6 +125,7 @@ class WorkItem:
     def join(self, request: RequestContext) -> None:
         """Add a waiting request; each queued entry gets a turn for the request."""
         self.waiters.append(request)
+        request.pending += not self.is_done
         if request.is_query and self.permit and not self.permit.payer.is_query:
             self.permit.pass_to(request)  # now served as a query
         for entry in self.entries:

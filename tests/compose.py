@@ -1,8 +1,6 @@
-"""Brings up each compose file but two by Docker, asks what runs, and takes it down.
+"""Brings up each compose file but that of a GPU by Docker, asks what runs, and takes it down.
 
     make test-compose
-
-The two are that of a GPU, and that of several models, whose image is made of four others.
 
 Weights come from a small hub on loopback. Images that cannot be pulled have stand-ins (see
 tests/stand_ins.py): WEAVIATE_BINARY then names Weaviate's program. TORCH_INDEX_URL, where it is
@@ -14,7 +12,6 @@ table. Names of trials as arguments run these alone.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -35,12 +32,15 @@ from tests import crowd
 from tests.balancer.importer import SENDERS, Import, Imported, objects
 from tests.hub_models import small_hub
 from tests.hub_server import Hub, serving
+from tests.images import build_several
 from tests.service import ROOT
 from tests.stand_ins import PYTHON, DockerError, check_docker, image_for
+from tests.weaviate_imports import count, import_pictures, import_texts, rerank_texts
 
 SERVICE = "multi2vec-clip"
+OURS = {SERVICE, "text2vec-transformers", "reranker-transformers", "inference"}
 REPLICAS = "deploy/docker-compose.replicas.yml"
-SAMPLES = sorted((ROOT / "demo/samples").glob("*.png"))[:8]
+IMPORTS = "Weaviate imports and searches"
 _STARTS_S = 300
 table: list[tuple[str, str, str]] = []
 
@@ -77,9 +77,9 @@ class Project:
         for name, service in whole["services"].items():
             own = services[name] = dict((more or {}).get(name, {}))
             if "build" in service:
-                arguments = {"PYTHON_IMAGE": image_for(PYTHON), "HF_ENDPOINT": hub.url}
-                if (index := os.environ.get("TORCH_INDEX_URL")) is not None:
-                    arguments["TORCH_INDEX_URL"] = index
+                names = ("PYTHON_IMAGE", "TORCH_INDEX_URL")
+                given = {name: os.environ[name] for name in names if name in os.environ}
+                arguments = {**given, "HF_ENDPOINT": hub.url}
                 own["build"] = {"network": "host", "args": arguments}
             else:
                 own["image"] = image_for(service["image"])
@@ -132,7 +132,7 @@ class Project:
         self("stop")
         taken_s = time.monotonic() - started_s
         for service in self("config", "--services").split():
-            if service in {SERVICE, "text2vec-transformers", "reranker-transformers"}:
+            if service in OURS:
                 for container in self.containers(service):
                     state = json.loads(docker("inspect", "--format={{json .State}}", container))
                     assert (state["ExitCode"], state["OOMKilled"]) == (0, False), state
@@ -177,88 +177,17 @@ def write_to_disk(project: Project, service: str) -> None:
     raise AssertionError(f"{service} could write to its image")
 
 
-def import_pictures(project: Project) -> Weaviate:
-    """Import images into Weaviate, and find each by itself."""
-    weaviate = Weaviate(f"http://{project.address('weaviate')}")
-    module = {"imageFields": ["image"], "vectorizeClassName": False}
-    weaviate.ask(
-        "POST",
-        "/v1/schema",
-        {
-            "class": "Pictures",
-            "vectorizer": SERVICE,
-            "moduleConfig": {SERVICE: module},
-            "properties": [
-                {"name": "image", "dataType": ["blob"]},
-                {"name": "name", "dataType": ["text"]},
-            ],
-        },
-    )
-    images = {file.name: base64.b64encode(file.read_bytes()).decode() for file in SAMPLES}
-    add(weaviate, "Pictures", [{"image": image, "name": name} for name, image in images.items()])
-    for name, image in images.items():
-        found = get(weaviate, f'Pictures(nearImage: {{image: "{image}"}}, limit: 1) {{ name }}')
-        assert found == [{"name": name}], found
-    project.note("Weaviate imports and searches", f"{len(images)} of {len(images)} images")
-    return weaviate
-
-
-def import_texts(project: Project, *modules: str) -> Weaviate:
-    """Import texts into Weaviate, with more modules beside the vectorizer; find each by itself."""
-    weaviate = Weaviate(f"http://{project.address('weaviate')}")
-    vectorizer = "text2vec-transformers"
-    weaviate.ask(
-        "POST",
-        "/v1/schema",
-        {
-            "class": "Texts",
-            "vectorizer": vectorizer,
-            "moduleConfig": {
-                vectorizer: {"vectorizeClassName": False},
-                **{module: {} for module in modules},
-            },
-            "properties": [{"name": "text", "dataType": ["text"]}],
-        },
-    )
-    words = ["a red circle", "two blue squares", "a green star", "the sea at night"]
-    add(weaviate, "Texts", [{"text": text} for text in words])
-    for text in words:
-        near = f'Texts(nearText: {{concepts: ["{text}"]}}, limit: 1) {{ text }}'
-        found = get(weaviate, near)
-        assert found == [{"text": text}], found
-    project.note("Weaviate imports and searches", f"{len(words)} of {len(words)} texts")
-    return weaviate
-
-
-def add(weaviate: Weaviate, collection: str, rows: list[dict[str, str]]) -> None:
-    """Import a batch; each object must be stored."""
-    batch = [{"class": collection, "properties": row} for row in rows]
-    for one in weaviate.ask("POST", "/v1/batch/objects", {"objects": batch}):
-        assert one["result"]["status"] == "SUCCESS", one
-
-
-def get(weaviate: Weaviate, query: str) -> list[Any]:
-    """Search by GraphQL."""
-    answer = weaviate.ask("POST", "/v1/graphql", {"query": f"{{ Get {{ {query} }} }}"})
-    assert "errors" not in answer, answer
-    (found,) = answer["data"]["Get"].values()
-    return list(found)
-
-
-def count(project: Project, collection: str) -> int:
-    """How many objects Weaviate holds."""
-    weaviate = Weaviate(f"http://{project.address('weaviate')}")
-    query = f"{{ Aggregate {{ {collection} {{ meta {{ count }} }} }} }}"
-    answer = weaviate.ask("POST", "/v1/graphql", {"query": query})
-    return int(answer["data"]["Aggregate"][collection][0]["meta"]["count"])
+def weaviate_of(project: Project) -> Weaviate:
+    """Connect to the project's Weaviate."""
+    return Weaviate(f"http://{project.address('weaviate')}")
 
 
 def try_volume(project: Project, collection: str) -> None:
     """Remove the containers and make them anew; Weaviate still holds what it held."""
-    before = count(project, collection)
+    before = count(weaviate_of(project), collection)
     project("down")
     project.up()
-    assert count(project, collection) == before > 0
+    assert count(weaviate_of(project), collection) == before > 0
     project.note("containers made anew", f"{before} objects still there")
 
 
@@ -267,7 +196,7 @@ def try_pictures(hub: Hub, folder: Path) -> None:
     with running(Project(["docker-compose.yml"], hub, folder)) as project:
         smoke_test(project, project.address(SERVICE))
         write_to_disk(project, SERVICE)
-        import_pictures(project)
+        project.note(IMPORTS, import_pictures(weaviate_of(project)))
         try_volume(project, "Pictures")
         project.stop()
 
@@ -283,7 +212,7 @@ def try_tokens(hub: Hub, folder: Path) -> None:
         assert subprocess.run(command, check=False, cwd=ROOT, capture_output=True).returncode == 1
         project.note("smoke_test.py without a token", "turned away")
         smoke_test(project, f"any:a-token@{address}")
-        import_pictures(project)
+        project.note(IMPORTS, import_pictures(weaviate_of(project)))
         (container,) = project.containers(SERVICE)
         assert "a-token" not in docker("inspect", "--format={{json .Config}}", container)
         token.write_text("a-token,another\n")
@@ -298,7 +227,7 @@ def try_texts(hub: Hub, folder: Path) -> None:
     with running(Project(["deploy/docker-compose.texts.yml"], hub, folder)) as project:
         smoke_test(project, project.address("text2vec-transformers"))
         write_to_disk(project, "text2vec-transformers")
-        import_texts(project)
+        project.note(IMPORTS, import_texts(weaviate_of(project)))
         try_volume(project, "Texts")
         project.stop()
 
@@ -308,14 +237,24 @@ def try_rerank(hub: Hub, folder: Path) -> None:
     with running(Project(["deploy/docker-compose.rerank.yml"], hub, folder)) as project:
         smoke_test(project, project.address("text2vec-transformers"))
         smoke_test(project, project.address("reranker-transformers"))
-        weaviate = import_texts(project, "reranker-transformers")
-        rerank = '_additional { rerank(property: "text", query: "blue") { score } }'
-        near = 'Texts(nearText: {concepts: ["a red circle"]}) { text %s }'
-        found = get(weaviate, near % rerank)
-        scores = [one["_additional"]["rerank"][0]["score"] for one in found]
-        assert len(scores) == 4
-        assert scores == sorted(scores, reverse=True)
-        project.note("Weaviate reranks", "4 texts, by falling score")
+        weaviate = weaviate_of(project)
+        project.note(IMPORTS, import_texts(weaviate, "reranker-transformers"))
+        project.note("Weaviate reranks", rerank_texts(weaviate))
+        project.stop()
+
+
+def try_several(hub: Hub, folder: Path) -> None:
+    """Several models in one image, which is made of four others."""
+    names = build_several(hub)
+    with running(Project(["deploy/docker-compose.several.yml"], hub, folder)) as project:
+        for name in names:
+            smoke_test(project, f"{project.address('inference')}/m/{name}")
+        write_to_disk(project, "inference")
+        weaviate = weaviate_of(project)
+        project.note(IMPORTS, import_pictures(weaviate))
+        project.note(IMPORTS, import_texts(weaviate, "reranker-transformers"))
+        project.note("Weaviate reranks", rerank_texts(weaviate))
+        try_volume(project, "Texts")
         project.stop()
 
 
@@ -325,7 +264,7 @@ def try_replicas(hub: Hub, folder: Path) -> None:
     uncached = {SERVICE: {"environment": {"VECTOR_CACHE_SIZE": "0"}}}
     with running(Project([REPLICAS], hub, folder, uncached)) as project:
         smoke_test(project, project.address("balancer"))
-        import_pictures(project)
+        project.note(IMPORTS, import_pictures(weaviate_of(project)))
         target = project.target("balancer")
         known = asyncio.run(crowd.learn(target, objects(8 * SENDERS)))
 
@@ -415,6 +354,7 @@ TRIALS = {
     "tokens": try_tokens,
     "texts": try_texts,
     "rerank": try_rerank,
+    "several": try_several,
     "replicas": try_replicas,
     "valkey": try_valkey,
 }
@@ -424,6 +364,7 @@ def main() -> None:
     """Try the compose files that are named, or all, one after the other."""
     try:
         check_docker("compose", "buildx")
+        os.environ["PYTHON_IMAGE"] = image_for(PYTHON)
         with tempfile.TemporaryDirectory() as scratch_name:
             scratch = Path(scratch_name)
             with serving(small_hub(scratch)) as hub:

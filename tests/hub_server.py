@@ -79,13 +79,13 @@ class Hub:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    """Serve a hub on a free port of loopback."""
+def serving(hub: Hub, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[Hub]:
+    """Serve a hub, on a free port of loopback if no address is given."""
 
     class Handler(_Handler):
         held = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(address, Handler)
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -119,6 +119,21 @@ def build_standard(tag: str, folder: Path, hub: Hub, target: str = "service", **
     build(tag, folder, *options)
 
 
+def build_several(hub: Hub) -> list[str]:
+    """Build `my/models` as several.Dockerfile says; return the names of its models.
+
+    Its first lines have the commands; here the weights come from the hub.
+    """
+    text = (ROOT / "several.Dockerfile").read_text("utf-8")
+    nothing = dict.fromkeys(CLIP, "")
+    for tag, given in re.findall(r"^#   docker build -t (my/\S+) (--build-arg .+) \.$", text, re.M):
+        arguments = dict(pair.split("=", 1) for pair in given.split() if "=" in pair)
+        build_standard(tag, ROOT, hub, **{**nothing, **arguments})
+    build(SERVING, ROOT, "--target", "serving")
+    build("my/models", ROOT, "-f", str(ROOT / "several.Dockerfile"))
+    return re.findall(r"^COPY --from=(\S+)", text, re.M)
+
+
 def output_of(image: str, script: str, *options: str) -> str:
     """Run a line of shell in an image, and return what it prints."""
     command = [*BUILDER, "run", "--rm", *options, image, script]

@@ -1,6 +1,7 @@
 """Several fake models behind one address, each with vectors of its own."""
 
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,10 +38,13 @@ class Named(FakeModel):
         super().__init__()
         self.name = name
         self.info = replace(self.info, name=name, family=f"family of {name}", vector_space=name)
+        self.is_readable = threading.Event()  # cleared: its load hangs
+        self.is_readable.set()
 
     @property
     @override
     def model(self) -> Model:
+        assert self.is_readable.wait(30)
         model = super().model
         return replace(model, towers={one: model.towers[one] for one in self.modalities})
 
@@ -96,7 +100,9 @@ def app_of(
     async def make_vectorizer(settings: Settings, resources: Resources) -> Vectorizer:
         await before_load(settings.models_dir.name)
         fake = by_name[settings.models_dir.name]
-        return Vectorizer([fake.model], settings, resources=resources)
+        loader = resources.loader
+        model = await loader.run(lambda: fake.model) if loader else fake.model
+        return Vectorizer([model], settings, resources=resources)
 
     return create_app(Settings(models_dir=root, **settings), make_vectorizer)
 

@@ -16,8 +16,8 @@ from backends.embed import embed_all
 from backends.families import transformers_models
 from backends.families.sentence_transformer import same_content
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Runtime, TextMode
+from backends.replicas import load_replica
 from errors import ModelFolderError
 from tests.golden_cases import (
     EVERY_LAYOUT,

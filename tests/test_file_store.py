@@ -13,7 +13,7 @@ import pytest
 
 from errors import ConfigurationError
 from inference.store import file_store
-from inference.store.base import StoreError
+from inference.store.base import Entry, StoreError
 from inference.store.file_store import MIN_BYTES, FileStore, check_folder, file_system
 from tests.service import ROOT
 from tests.store_writer import entries, fill, is_right, key_of, store_of
@@ -54,6 +54,42 @@ def test_more_keys_than_sqlite_takes_at_once(store: FileStore) -> None:
 
     values = store.read([key_of(number) for number in range(3000)])
     assert [value is not None for value in values] == [True] * 1500 + [False] * 1500
+
+
+def test_reads_in_the_order_of_writing_get_the_entries_that_follow(store: FileStore) -> None:
+    ahead = file_store._READ_AHEAD
+    store.write(entries(0, 3 * ahead))
+
+    def numbers_after(*read: int) -> list[int]:
+        store.read([key_of(number) for number in read])
+        following = store.read_ahead()
+        begin = read[-1] + 1
+        numbers = range(begin, begin + len(following))
+        assert all(
+            key == key_of(number) and is_right(number, value)
+            for number, (key, value) in zip(numbers, following, strict=True)
+        )
+        return list(numbers)
+
+    assert numbers_after(0, 2) == list(range(3, 3 + ahead))
+    assert numbers_after(1) == []  # before an entry that was read
+    assert numbers_after(5) == []  # read ahead already
+    assert numbers_after(ahead + 4) == list(range(ahead + 5, 2 * ahead + 5))
+    assert numbers_after(2 * ahead + 5) == list(range(2 * ahead + 6, 3 * ahead))  # to the end
+    assert numbers_after(3 * ahead + 9) == []  # not there
+    assert numbers_after(10) == []  # the import begins again, somewhere
+    assert numbers_after(11) == list(range(12, 12 + ahead))
+
+
+def test_reads_in_no_order_get_nothing_ahead(store: FileStore) -> None:
+    far = file_store._READ_AHEAD + 1
+    store.write(entries(0, 10 * far))
+    following: list[Entry] = []
+    for number in (9, 3, 7, 1, 5, 8, 2):
+        store.read([key_of(number * far)])
+        following += store.read_ahead()
+
+    assert following == []
 
 
 def test_the_oldest_go_first_and_the_folder_keeps_to_its_bytes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.model import GpuMemory, Rows
 from config import VERSION
 from errors import REASONS
+from tests import several
 from tests.asgi import serving
 from tests.fakes import TOO_LONG, FakeModel
 from tests.image_files import base64_of, plain
@@ -321,17 +322,26 @@ def queries(panel: dict[str, object]) -> list[str]:
 
 
 async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
-    client: httpx.AsyncClient, backend: FakeModel
+    client: httpx.AsyncClient, backend: FakeModel, tmp_path: Path
 ) -> None:
+    fakes = [several.Named("clip"), several.Texts("minilm")]
+    several_models = several.serving(tmp_path, fakes, default_model="clip", models_on_demand=True)
+    async with several_models as on_demand:
+        of_loads = await scrape(on_demand)
     backend.memory = GpuMemory(1, 2, 3)
     await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE, "?"]})
     await client.post("/vectorize", json={"texts": ["a"], "images": [IMAGE]})
-    seen = await scrape(client)
+    of_one = await scrape(client)
     given_by_prometheus = {"namespace", "instance", "job"}
 
     for expression in (query for panel in panels() for query in queries(panel)):
         names = set(re.findall(r"\b(?:inference|process)_\w+", expression))
         assert names
+        seen = (
+            of_loads
+            if "inference_model_info" not in names and "inference_model_" in expression
+            else of_one
+        )
         assert names <= seen.names(), expression
         labels = given_by_prometheus.union(*(seen.labels_of(name) for name in names))
         grouped = re.findall(r"\bby \(([^)]*)\)", expression)

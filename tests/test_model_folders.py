@@ -127,6 +127,15 @@ def test_a_file_in_the_folder_sets_what_is_of_one_model(tmp_path: Path) -> None:
     assert other.served_model_name == "clip"
 
 
+def test_the_file_is_read_as_docker_compose_reads_such_files(tmp_path: Path) -> None:
+    text = "export PRECISION='int8'   # fast\r\nMAX_BATCH_SIZE=\"4\"\r\nMAX_IMAGE_TILES=$HOME"
+    with pytest.raises(ConfigurationError, match=r"MAX_IMAGE_TILES: .* and not '\$HOME'"):
+        settings_in(tmp_path / "a", text)
+    own = settings_in(tmp_path / "b", text.replace("$HOME", "3"))
+
+    assert (own.precision, own.max_batch_size, own.max_image_tiles) == ("int8", 4, 3)
+
+
 def test_the_switch_for_code_of_a_model_is_of_that_model_alone(tmp_path: Path) -> None:
     own = settings_in(tmp_path, "TRUST_REMOTE_CODE=1", trust_remote_code=True)
     clip = settings_by_name(Settings(models_dir=tmp_path, trust_remote_code=True))["clip"]
@@ -140,8 +149,11 @@ def test_the_switch_for_code_of_a_model_is_of_that_model_alone(tmp_path: Path) -
     [
         ("PORT=1", "PORT is no setting of a single model"),
         ("VECTOR_CACHE_SIZE=1", "VECTOR_CACHE_SIZE is no setting of a single model"),
-        ("export PRECISION=int8", "export PRECISION is no setting"),
-        ("anything", "anything is no setting of a single model"),
+        ("anything=1", "anything is no setting of a single model"),
+        ("# of E5\n\nTRUST_REMOTE_CODE\n", "line 3: 'TRUST_REMOTE_CODE' sets nothing: write NAME="),
+        ("PRECISION=int8\nMAX_BATCH_SIZE: 4", "line 2: 'MAX_BATCH_SIZE: 4' sets nothing"),
+        ('PRECISION="int8', "line 1: 'PRECISION=\"int8' sets nothing"),
+        ("=int8", "line 1: '=int8' sets nothing"),
         ("PRECISION=int4", "PRECISION: 'float32', "),
         ("MAX_BATCH_SIZE=many", "MAX_BATCH_SIZE: a whole number, such as 16, and not 'many'"),
     ],

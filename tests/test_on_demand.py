@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 import on_demand
+import vectorizer
+from backends.model import Model, Rows
 from config import Settings
-from errors import ModelFolderError, NotLoadedError
+from errors import DeviceLostError, ModelFolderError, NotLoadedError
 from on_demand import OnDemand
 from tests import asgi
+from tests.asgi import client_of
 from tests.fakes import FakeModel
-from tests.several import AnyFake, BeforeLoad, Named, Scores, Texts, serving
+from tests.several import AnyFake, BeforeLoad, Named, Scores, Texts, app_of, serving
 from vectorizer import Vectorizer
 
 pytestmark = pytest.mark.anyio
@@ -50,10 +53,11 @@ class Loads:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which nothing is converted, and each load takes SIZE bytes."""
     taken = iter(range(0, 10**9, SIZE))
-    monkeypatch.setattr(on_demand, "convert_ahead", lambda *_: True)
+    monkeypatch.setattr(on_demand, "needs_conversion", lambda _: False)
     monkeypatch.setattr(on_demand, "stored_bytes", lambda _: SIZE // 2)
     monkeypatch.setattr(on_demand, "resident_bytes", lambda: next(taken))
     monkeypatch.setattr(on_demand, "_free_memory", lambda: None)  # it takes half a second
+    monkeypatch.setattr(on_demand, "_WATCH_S", 0.01)
 
 
 @pytest.fixture
@@ -186,15 +190,18 @@ async def test_a_model_is_not_loaded_before_it_is_converted(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_converted: list[str] = ["clip"]
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, str]] = []
 
-    def convert_ahead(settings: Settings, is_patient: bool) -> bool:
-        name = settings.models_dir.name
-        asked.append((name, is_patient))
-        while is_patient and name not in is_converted:
+    def needs_conversion(settings: Settings) -> bool:
+        asked.append((settings.models_dir.name, "looked up"))
+        return settings.models_dir.name not in is_converted
+
+    def convert_ahead(settings: Settings) -> None:
+        asked.append((settings.models_dir.name, "converted"))
+        while settings.models_dir.name not in is_converted:
             time.sleep(0.01)
-        return name in is_converted
 
+    monkeypatch.setattr(on_demand, "needs_conversion", needs_conversion)
     monkeypatch.setattr(on_demand, "convert_ahead", convert_ahead)
     async with served(tmp_path, fakes, loads) as client:
         while len(asked) < 4:  # noqa: ASYNC110
@@ -210,9 +217,176 @@ async def test_a_model_is_not_loaded_before_it_is_converted(
     assert early.headers["retry-after"] == "10"
     assert late.status_code == 200
     assert asked == [
-        *(("clip", False), ("minilm", False), ("rerank", False)),
-        *(("minilm", True), ("rerank", True)),
+        *((name, "looked up") for name in ("clip", "minilm", "rerank")),
+        *((name, "converted") for name in ("minilm", "rerank")),
     ]
+
+
+async def test_a_load_on_demand_converts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the conversion in the background has failed."""
+    allowed: list[bool] = []
+
+    def load_model(_: Settings, *, converts: bool = True) -> list[Model]:
+        allowed.append(converts)
+        return [Named("clip").model]
+
+    monkeypatch.setattr(vectorizer, "load_model", load_model)
+    settings = Settings(models_dir=tmp_path)
+    owner = OnDemand(settings, {"clip": settings}, vectorizer.load_vectorizer)
+    await owner.models["clip"].load()
+    await owner.aclose()
+    at_start = await vectorizer.load_vectorizer(settings)
+    await at_start.aclose()
+
+    assert allowed == [False, True]
+
+
+# --- loads that hang, and models that die
+
+
+async def test_a_load_that_hangs_is_told_by_its_probe_and_stops_no_other(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    _, minilm, _ = fakes
+    assert isinstance(minilm, Named)
+    minilm.is_readable.clear()
+    async with served(tmp_path, fakes, loads, request_timeout_s=0.5) as client:
+        late = await ask(client, "minilm")
+        async with asyncio.timeout(10):
+            while (await client.get("/m/minilm/health")).status_code == 204:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        ready = await client.get("/m/minilm/.well-known/ready")
+        alive = await client.get("/m/minilm/.well-known/live")
+        refused = await ask(client, "minilm")
+        others = [await ask(client, "clip"), await ask(client, "rerank")]
+        probes = [await client.get(f"/m/{name}/health") for name in ("clip", "rerank")]
+        minilm.is_readable.set()
+        await until_loaded(client, {"clip", "minilm", "rerank"})
+        answers = [await ask(client, "minilm"), await client.get("/m/minilm/health")]
+
+    assert (late.status_code, ready.status_code, alive.status_code) == (504, 503, 204)
+    assert "minilm: its load has not ended for" in ready.json()["error"]
+    assert refused.status_code == 503
+    assert "model minilm: its load has not ended for" in refused.json()["error"]
+    assert refused.headers["retry-after"] == "10"
+    assert {answer.status_code for answer in (*others, *probes)} == {200, 204}
+    assert [answer.status_code for answer in answers] == [200, 204]
+    assert loads.counts["minilm"] == 1
+
+
+class Lost:
+    """Lets the device of a model be lost with its next batch."""
+
+    def __init__(self, fake: AnyFake, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_lost = True
+        embed = fake.encode_text
+
+        def encode_text(texts: Sequence[str]) -> Rows:
+            if self.is_lost:
+                raise DeviceLostError("it was unplugged")
+            return embed(texts)
+
+        monkeypatch.setattr(fake, "encode_text", encode_text)
+
+
+async def test_a_model_that_died_is_unloaded_and_loaded_anew(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    lost = Lost(fakes[1], monkeypatch)
+    async with served(tmp_path, fakes, loads) as client:
+        await ask(client, "clip")
+        deadly = await ask(client, "minilm")
+        await until_loaded(client, {"clip"})
+        refused, other = await ask(client, "minilm"), await ask(client, "clip", "b")
+        probes = [
+            (await client.get(f"{path}/.well-known/{probe}")).status_code
+            for path in ("/m/minilm", "/m/clip")
+            for probe in ("live", "ready")
+        ]
+        now_s += 30
+        lost.is_lost = False
+        answer = await ask(client, "minilm")
+        ready = await client.get("/m/minilm/health")
+        metrics = (await client.get("/metrics")).text
+
+    assert deadly.status_code == 500
+    assert refused.status_code == 503
+    assert refused.json()["error"] == (
+        "model minilm died: the device is lost, the model is loaded anew: it was unplugged"
+    )
+    assert refused.headers["retry-after"] == "30"
+    assert probes == [204, 503, 204, 204]
+    assert (answer.status_code, ready.status_code, other.status_code) == (200, 204, 200)
+    np.testing.assert_array_equal(
+        np.array(answer.json()["textVectors"][0], np.float32), Texts("minilm").vector_of("a")
+    )
+    assert loads.counts == {"clip": 1, "minilm": 2}
+    for line in (
+        'inference_model_loads_total{model="minilm",result="loaded"} 2.0',
+        'inference_model_loads_total{model="rerank",result="loaded"} 0.0',
+        'inference_model_load_duration_seconds_count{model="minilm"} 2.0',
+        'inference_model_unloads_total{model="minilm",reason="died"} 1.0',
+        'inference_model_unloads_total{model="clip",reason="died"} 0.0',
+    ):
+        assert line in metrics
+
+
+async def test_a_model_that_dies_again_and_again_is_loaded_less_and_less_often(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, pauses = 1000.0, []
+    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    Lost(fakes[1], monkeypatch)
+    async with served(tmp_path, fakes, loads) as client:
+        for _ in range(6):
+            assert (await ask(client, "minilm")).status_code == 500
+            await until_loaded(client, set())
+            pauses.append(int((await ask(client, "minilm")).headers["retry-after"]))
+            now_s += pauses[-1]
+
+    assert pauses == [30, 60, 120, 240, 300, 300]
+
+
+async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    lost = Lost(fakes[1], monkeypatch)
+    live = "/m/minilm/.well-known/live"
+    async with served(tmp_path, fakes, loads) as client:
+        await ask(client, "minilm")
+        await until_loaded(client, set())
+        before = await client.get(live)
+        loads.faults["minilm"] = ModelFolderError("the folder is gone")
+        now_s += 30
+        failed = await ask(client, "minilm")
+        after = await client.get(live)
+        loads.faults.clear()
+        lost.is_lost = False
+        now_s += 60
+        fine = await ask(client, "minilm")
+        at_last = await client.get(live)
+        metrics = (await client.get("/metrics")).text
+
+    assert [answer.status_code for answer in (before, failed, after)] == [204, 503, 503]
+    assert after.json()["error"].startswith("minilm: the device is lost")
+    assert [answer.status_code for answer in (fine, at_last)] == [200, 204]
+    assert 'inference_model_loads_total{model="minilm",result="failed"} 1.0' in metrics
+
+
+async def test_requests_that_a_dead_model_still_had_are_answered(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lost(fakes[1], monkeypatch)
+    async with served(tmp_path, fakes, loads) as client, asyncio.timeout(20):
+        answers = await asyncio.gather(*(ask(client, "minilm", f"{i}") for i in range(50)))
+
+    assert {answer.status_code for answer in answers} <= {500, 503}
 
 
 # --- memory
@@ -274,6 +448,37 @@ async def test_it_is_unloaded_once_they_are_answered(
         assert await loaded(client) == {"minilm"}
 
     assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_a_load_that_fits_does_not_wait_behind_one_that_does_not(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"clip": SIZE, "minilm": SIZE, "rerank": 2 * SIZE}
+    monkeypatch.setattr(on_demand, "stored_bytes", lambda one: sizes[one.models_dir.name])
+    clip, *_ = fakes
+    async with served(
+        tmp_path, fakes, loads, models_memory_bytes=2 * SIZE, request_timeout_s=4
+    ) as client:
+        await ask(client, "clip")
+        clip.gate.clear()
+        clip.busy.clear()
+        in_flight = asyncio.create_task(ask(client, "clip", "another"))
+        assert await asyncio.to_thread(clip.busy.wait, 10)
+        too_large = asyncio.create_task(ask(client, "rerank"))
+        await asyncio.sleep(0.1)
+        answer = await ask(client, "minilm")
+        was_waiting = not too_large.done()
+        refused = await too_large
+        kept = await loaded(client)
+        clip.gate.set()
+        await in_flight
+
+    assert was_waiting
+    assert (answer.status_code, refused.status_code) == (200, 503)
+    assert "no room for model rerank" in refused.json()["error"]
+    assert refused.headers["retry-after"] == "1"
+    assert kept == {"clip", "minilm"}  # none was unloaded in vain
+    assert loads.counts == {"clip": 1, "minilm": 1}
 
 
 @pytest.mark.parametrize("limit", [SIZE // 2 - 1, SIZE - 1])
@@ -364,6 +569,30 @@ async def test_while_models_come_and_go_each_answer_is_that_of_its_model(
 
 
 # --- the end
+
+
+async def test_a_service_that_drains_begins_no_load(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    app = app_of(tmp_path, fakes, loads, default_model="clip", models_on_demand=True)
+    async with client_of(app) as client:
+        await ask(client, "clip")
+        loads.gate.clear()
+        loads.began.clear()
+        in_flight = asyncio.create_task(ask(client, "rerank"))
+        await loads.began.wait()
+        app.state.service.drain()
+        answers = [await ask(client, "clip", "b"), await ask(client, "minilm")]
+        was_waiting = not in_flight.done()
+        loads.gate.set()
+        answers.append(await in_flight)
+
+    assert was_waiting
+    assert [answer.status_code for answer in answers] == [200, 503, 200]
+    assert answers[1].json()["error"] == "shutting down"
+    assert "retry-after" in answers[1].headers
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
+    assert loads.counts == {"clip": 1, "rerank": 1}
 
 
 async def test_a_service_that_stops_loads_nothing(tmp_path: Path) -> None:

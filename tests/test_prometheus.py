@@ -24,7 +24,8 @@ MODEL = ROOT / "demo/models"
 GRAFANA = {"$__rate_interval": "1m"} | dict.fromkeys(
     ("$namespace", "$job", "$instance", "$endpoint"), ".*"
 )
-OF_GPUS = re.compile("inference_gpu_memory_")
+# There is no GPU, and no model is loaded on demand.
+NOT_HERE = re.compile("inference_gpu_memory_|inference_model_(un)?load")
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
@@ -153,7 +154,7 @@ def test_each_query_of_the_dashboard_finds_something(
         expression = expression.replace(variable, value)
 
     assert "$" not in expression
-    assert bool(prometheus.query(expression)) != bool(OF_GPUS.search(expression))
+    assert bool(prometheus.query(expression)) != bool(NOT_HERE.search(expression))
 
 
 def test_endpoints_and_classes_of_status_stand_apart(prometheus: Prometheus) -> None:
@@ -233,6 +234,30 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(alert: str, tmp_path: P
 
     assert fired(alert, bad, tmp_path)
     assert not fired(alert, fine, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spaces", "is_alert"),
+    [
+        ([(1, "clip"), (1, "minilm"), (2, "clip"), (2, "minilm")], False),
+        ([(1, "clip"), (1, "minilm"), (2, "clip"), (2, "other")], True),
+        ([(1, "clip"), (1, "minilm")], False),
+    ],
+)
+def test_several_models_of_a_replica_are_no_difference(
+    spaces: list[tuple[int, str]], is_alert: bool, tmp_path: Path
+) -> None:
+    load = {SPACES % one: "1x60" for one in spaces}
+
+    assert fired("InferenceVectorSpacesDiffer", load, tmp_path) == is_alert
+
+
+def test_replicas_may_have_loaded_other_models_on_demand(tmp_path: Path) -> None:
+    load = {SPACES % one: "1x60" for one in ((1, "clip"), (2, "minilm"))}
+    loads = 'inference_model_loads_total{namespace="a",job="j",pod="1",model="clip"}'
+
+    assert fired("InferenceVectorSpacesDiffer", load, tmp_path)
+    assert not fired("InferenceVectorSpacesDiffer", load | {loads: "1x60"}, tmp_path)
 
 
 def test_an_alert_fires_where_no_replica_is_scraped_at_all(tmp_path: Path) -> None:

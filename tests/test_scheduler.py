@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import threading
 import time
 import weakref
@@ -74,7 +75,7 @@ async def ask(
     item.entries.append(entry)
     scheduler.submit([entry])
     try:
-        await request.wait(1)
+        await request.wait()
     finally:
         item.leave(request)
     if item.error:
@@ -128,6 +129,33 @@ async def test_items_queued_while_busy_share_the_next_batch_up_to_its_size() -> 
     await scheduler.aclose()
 
 
+async def test_between_the_batches_of_a_request_nothing_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("inference.scheduler.LINGER", 1.0)
+    run_s = 0.3
+    began_s: list[float] = []
+
+    def slow(numbers: Sequence[int]) -> Sequence[int]:
+        began_s.append(time.perf_counter())
+        time.sleep(run_s)
+        return numbers
+
+    scheduler = scheduler_of(slow)
+    request, items = RequestContext(is_query=True), [item_of(number) for number in range(9)]
+    for item in items:
+        item.join(request)
+        item.expect_rows(item.chunks, [None])
+    scheduler.submit([QueueEntry(item, 0) for item in items])
+    await request.wait()
+
+    assert all(item.has_rows for item in items)
+    waits_s = [after - before - run_s for before, after in itertools.pairwise(began_s)]
+    assert len(waits_s) == 2
+    assert max(waits_s) < run_s / 2
+    await scheduler.aclose()
+
+
 async def test_a_cancelled_item_never_reaches_a_batch() -> None:
     doubler = Doubler()
     doubler.gate.clear()
@@ -161,7 +189,7 @@ async def test_an_answered_item_is_kept_by_nothing_while_the_worker_is_idle(
         item.join(request)
         item.expect_rows(ChunkInputs([watched]), [None])
         scheduler.submit([QueueEntry(item, 0)])
-        await request.wait(1)
+        await request.wait()
         return weakref.ref(watched)
 
     watched = await answered()

@@ -30,7 +30,7 @@ from backends.preprocessing.single_part import SinglePart
 from config import Settings
 from errors import InvalidInputError, QueueFullError, RequestTooLargeError
 from inference.request import EmbedInput, Postprocess
-from tests.fakes import FakeModel
+from tests.fakes import FakeModel, SmallDevice
 from vectorizer import Vectorizer
 
 pytestmark = pytest.mark.anyio
@@ -403,6 +403,41 @@ async def test_what_the_warm_up_took_keeps_no_request_out() -> None:
     await vectorizer.aclose()
 
     assert sum(library.passes) == 1 + 2 + 500
+
+
+async def test_the_largest_batch_is_of_the_longest_sentences() -> None:
+    library = Library()
+    vectorizer = Vectorizer([library.model], Settings(max_batch_size=5))
+    await vectorizer.warm_up(largest=True)
+    await vectorizer.aclose()
+
+    assert library.costs[-1] == max(library.costs) == 5 * LONGEST
+
+
+async def test_the_largest_batch_takes_no_longer_than_any_other() -> None:
+    class Slow(Library):
+        def compute(self, numbers: np.ndarray, lengths: np.ndarray) -> Rows:
+            time.sleep(0.005 * len(numbers))
+            return super().compute(numbers, lengths)
+
+    library = Slow()
+    vectorizer = Vectorizer([library.model], Settings(request_timeout_s=0.4))
+    await vectorizer.warm_up(largest=True)
+    await vectorizer.aclose()
+
+    assert LONGEST < max(library.costs) <= 0.25 * 0.4 / 0.005
+
+
+async def test_a_device_that_is_too_small_for_the_largest_batch_is_none_that_fails() -> None:
+    device = SmallDevice()
+    vectorizer = Vectorizer([device.model], Settings())
+    await vectorizer.warm_up(largest=True)
+    unready = vectorizer.health.unready
+    await vectorizer.aclose()
+
+    assert max(map(len, device.text_batches)) == 2
+    assert max(device.image_batches) == 16
+    assert unready is None
 
 
 async def test_a_table_is_computed_in_place_uncached_and_without_a_queue() -> None:

@@ -105,6 +105,34 @@ async def test_no_other_name_means_a_model(
     assert "x-model" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/m/clip%2fvectorize", "/m/clip%2F/vectorize", "/m/%2fclip/vectorize"),
+        *("/m%2fclip/vectorize", "/m%2Fclip%2Fvectorize", "/m%2fx/clip/vectorize"),
+        *("/m/clip%2fx/vectorize", "/m/x%2fclip/vectorize", "//m//clip%2Fvectorize/"),
+    ],
+)
+@pytest.mark.parametrize("mounted_at", ["", "/ai"])
+async def test_an_encoded_slash_separates_nothing(
+    fakes: Sequence[AnyFake], path: str, mounted_at: str, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, fakes, prefix=mounted_at, default_model="clip") as client:
+        url = httpx.URL("http://test/").copy_with(raw_path=f"{mounted_at}{path}".encode())
+        answer = await client.post(url, json={"texts": ["a"]})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"].endswith("here; there are: clip, minilm, rerank")
+    assert "%2F" in answer.json()["error"]
+    assert "x-model" not in answer.headers
+
+
+async def test_an_encoded_slash_in_an_alias_is_one(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/models/org%2fclip", "/v1/models/org/clip"):
+        url = httpx.URL("http://test/").copy_with(raw_path=path.encode())
+        assert (await client.get(url)).json()["id"] == "org/clip"
+
+
 @pytest.mark.parametrize("path", ["/m", "/m/", "/mclip", "/m/clip/nothing", "/clip/vectorize"])
 async def test_other_paths_are_no_routes(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.post(path, json={})).status_code == 404
@@ -298,6 +326,24 @@ async def test_a_model_of_another_kind_is_refused(
 
     assert answer.status_code == status
     assert "this model" in answer.text
+
+
+@pytest.mark.parametrize("name", ["5", "5.5", "true", "[]", '["clip"]', "{}", "NaN"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/vectorize", 422), ("/vectors", 422), ("/rerank", 422), ("/v2/rerank", 422)),
+        *(("/v1/embeddings", 400), ("/api/embed", 400), ("/embed", 422), ("/v1/ranking", 422)),
+    ],
+)
+async def test_a_name_that_is_no_text_is_refused(
+    client: httpx.AsyncClient, path: str, status: int, name: str
+) -> None:
+    answer = await client.post(path, content=f'{{"texts": ["a"], "model": {name}}}')
+
+    assert answer.status_code == status
+    assert "model: expected a string" in answer.text
+    assert "x-model" not in answer.headers
 
 
 @pytest.mark.parametrize("body", ['{"model": 1, "input": "a"}', '{"model": "minilm", "input": ['])

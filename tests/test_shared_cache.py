@@ -42,6 +42,7 @@ class MadeUpStore:
         self.gate.set()
         self.reads: list[Sequence[bytes]] = []
         self.writes: list[int] = []
+        self.ahead: list[Entry] = []
 
     def open(self) -> None:
         self._fail()
@@ -55,6 +56,11 @@ class MadeUpStore:
         self.reads.append(keys)
         self._fail()
         return [self.values.get(key) for key in keys]
+
+    def read_ahead(self) -> Sequence[Entry]:
+        self._fail()
+        ahead, self.ahead = self.ahead, []
+        return ahead
 
     def write(self, entries: Sequence[Entry]) -> None:
         self._fail()
@@ -138,6 +144,47 @@ async def test_requests_that_wait_share_a_read(cache: SharedCache, store: MadeUp
     await asyncio.gather(first, *asked)
 
     assert [len(keys) for keys in store.reads] == [1, 10]
+
+
+async def test_entries_that_were_read_ahead_need_no_read(
+    cache: SharedCache, store: MadeUpStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_cache, "_MAX_AHEAD", 3)
+    for number in range(6):
+        cache.add(key(number), result(number))
+    await until(lambda: cache.stats.written == 6)
+    store.ahead = [*store.values.items()][1:]
+    store.ahead[4] = (store.ahead[4][0], store.ahead[0][1])  # the value of another key
+    await cache.find([key(0)])
+    await until(lambda: cache._ahead)
+
+    found = await cache.find([key(3), key(4)])
+    assert [found[key(number)].tokens for number in (3, 4)] == [3, 4]
+    assert len(store.reads) == 1  # that of key 0
+    found = await cache.find([key(1), key(5), key(6)])  # two dropped or damaged, one unknown
+    assert [found[key(number)].tokens for number in (1, 5)] == [1, 5]
+    assert [len(keys) for keys in store.reads] == [1, 3]
+    assert (cache.stats.hits, cache.stats.misses, cache.stats.invalid) == (5, 1, 0)
+
+
+async def test_a_store_that_fails_to_read_ahead_delays_no_answer(
+    cache: SharedCache, store: MadeUpStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.add(key(1), result(1))
+    await until(lambda: cache.stats.written == 1)
+
+    def hang() -> Sequence[Entry]:
+        store.gate.clear()
+        store.gate.wait(10)
+        raise StoreError("slow disk")
+
+    monkeypatch.setattr(store, "read_ahead", hang)
+    found = await asyncio.wait_for(cache.find([key(1)]), 2)
+    assert found[key(1)].tokens == 1
+    store.gate.set()
+    await until(lambda: cache.stats.errors == 1)
+    monkeypatch.setattr(store, "read_ahead", tuple)
+    assert key(1) in await cache.find([key(1)])
 
 
 async def test_what_is_no_vector_is_a_miss_and_counted(

@@ -51,6 +51,24 @@ def test_a_small_disk_is_named_before_anything_is_built(
     check_docker()
 
 
+def test_room_that_images_take_already_counts(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(13_000_000_000))
+    docker.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in "system df"*) printf "1.2GB\\n0B\\n$BUILT\\n" ;; '
+        f"*) echo {tmp_path} ;; esac\n"
+    )
+    monkeypatch.setenv("BUILT", "870MB")
+    with pytest.raises(DockerError, match="13 GB free"):
+        check_docker()
+
+    monkeypatch.setenv("BUILT", "6.949GB")
+    check_docker()
+
+
 @pytest.mark.usefixtures("docker")
 def test_an_image_that_cannot_be_had_says_what_could_stand_in(
     monkeypatch: pytest.MonkeyPatch,

@@ -15,7 +15,7 @@ from config import Settings
 from errors import BackendError, DeviceUnavailableError, InvalidInputError
 from inference.pipeline import Pipeline
 from inference.request import EmbedInput, RequestContext
-from inference.work import WorkItem
+from inference.work import QueueEntry, WorkItem
 from tests.fakes import AsItIs, FakeModel, SmallDevice, vector_of, vectorize
 from tests.golden_cases import GOLDEN
 from tests.image_files import base64_of, file_of, plain
@@ -85,17 +85,27 @@ async def test_many_inputs_of_a_request_let_others_have_the_event_loop(
 
 
 @pytest.mark.usefixtures("giving_way_after_each_input")
+async def test_inputs_of_a_request_fill_batches_however_often_it_gives_way(
+    vectorizer: Vectorizer, backend: FakeModel
+) -> None:
+    size = vectorizer.settings.max_batch_size
+    await vectorize(vectorizer, [f"text {i}" for i in range(2 * size + 3)])
+
+    assert [len(batch) for batch in backend.text_batches] == [size, size, 3]
+
+
+@pytest.mark.usefixtures("giving_way_after_each_input")
 async def test_a_request_that_gives_up_between_its_inputs_leaves_nothing_behind(
     vectorizer: Vectorizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, started = [f"text {i}" for i in range(50)], []
     plain_start = Pipeline.start
 
-    def start(pipeline: Pipeline, item: WorkItem) -> None:
+    def start(pipeline: Pipeline, item: WorkItem) -> Sequence[QueueEntry]:
         started.append(item)
-        plain_start(pipeline, item)
         if len(started) == 20:
             first.cancel()
+        return plain_start(pipeline, item)
 
     monkeypatch.setattr(Pipeline, "start", start)
     first = asyncio.create_task(vectorize(vectorizer, texts))
@@ -117,11 +127,11 @@ async def test_equal_inputs_join_while_others_have_the_event_loop(
     started: list[WorkItem] = []
     plain_start = Pipeline.start
 
-    def start(pipeline: Pipeline, item: WorkItem) -> None:
+    def start(pipeline: Pipeline, item: WorkItem) -> Sequence[QueueEntry]:
         started.append(item)
-        plain_start(pipeline, item)
         if len(started) == 20:
             first.cancel()  # the other waits for all of its items
+        return plain_start(pipeline, item)
 
     monkeypatch.setattr(Pipeline, "start", start)
     first, second = (asyncio.create_task(vectorize(vectorizer, texts)) for _ in range(2))

@@ -130,7 +130,7 @@ async def test_a_request_is_woken_once_when_all_have_ended_or_one_has_failed() -
     for item in items:
         item.join(request)
         queued(item)
-    waiting = asyncio.create_task(request.wait(3))
+    waiting = asyncio.create_task(request.wait())
     await asyncio.sleep(0)
     items[0].add_row(0, row(), 1, 2)
     await asyncio.sleep(0)

@@ -19,7 +19,7 @@ class LoadLog:
 
     Args:
         queue_items: function that returns the number of waiting items by modality.
-        model: the name of the model whose requests count; empty if it has none.
+        model: the name of the model, for the line; empty if it has none.
         clock: function that returns the time in seconds.
     """
 
@@ -43,8 +43,6 @@ class LoadLog:
 
     def observe_request(self, record: RequestRecord) -> None:
         """Count an answered request of the model."""
-        if record.model != self._model:
-            return
         self._requests += 1
         self._items += record.items.total()
 

@@ -22,6 +22,7 @@ from backends.model import Modality
 from errors import REASONS, Reason
 from inference.capacity import BatchStats
 from inference.timings import STAGES, Stage
+from on_demand import UNLOADINGS, Unloading
 from vectorizer import Vectorizer
 from web.histogram import Histogram, Series
 from web.record import MODALITIES, RequestRecord
@@ -29,6 +30,7 @@ from web.states import States, model_label
 
 # Upper bounds of buckets. A cached text takes less than the first; Weaviate times out at the last.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 _ITEMS = tuple(2**power for power in range(11))
 
 # Otherwise the client writes a `_created` line for each series as well.
@@ -65,13 +67,16 @@ class Metrics:
     Args:
         names: the names of the models; "" for a model without a name.
         states: the metrics that are read at each scrape.
+
+    Attributes:
+        registry: the registry of all metrics.
     """
 
     def __init__(self, names: Sequence[str], states: States) -> None:
         self._have_names = "" not in names
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._registry.register(states)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(states)
         requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
         items = self._counter("items", "Texts, images and pairs that came in.", "modality")
         truncated = self._counter("truncated_texts", "Texts and pairs longer than the model reads.")
@@ -142,14 +147,14 @@ class Metrics:
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         labels = (*model_label("model", self._have_names), *labels)
-        return Counter(f"inference_{name}", meaning, labels, registry=self._registry)
+        return Counter(f"inference_{name}", meaning, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         labels = (*model_label("model", self._have_names), *labels)
         histogram = Histogram(f"inference_{name}", meaning, buckets, *labels)
-        self._registry.register(histogram)
+        self.registry.register(histogram)
         return histogram
 
     def observe_request(self, record: RequestRecord) -> None:
@@ -178,7 +183,56 @@ class Metrics:
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics in the format of an `Accept` header, and its content type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(self.registry), content_type
+
+
+class LoadMetrics:
+    """Counts the loads and unloads of models that are loaded on demand.
+
+    Args:
+        names: the names of the models.
+        registry: the registry of all metrics.
+    """
+
+    def __init__(self, names: Sequence[str], registry: CollectorRegistry) -> None:
+        loads = Counter(
+            "inference_model_loads",
+            "Loads of models on demand: loaded or failed.",
+            ("model", "result"),
+            registry=registry,
+        )
+        unloads = Counter(
+            "inference_model_unloads",
+            "Models unloaded: idle (MODELS_IDLE_S), memory (for another), or died.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        seconds = Histogram(
+            "inference_model_load_duration_seconds",
+            "How long a load took that succeeded.",
+            _LOAD_SECONDS,
+            "model",
+        )
+        registry.register(seconds)
+        self._loaded = {name: loads.labels(name, "loaded") for name in names}
+        self._failed = {name: loads.labels(name, "failed") for name in names}
+        self._seconds = {name: seconds.labels(name) for name in names}
+        self._unloads = {
+            (name, why): unloads.labels(name, why) for name in names for why in UNLOADINGS
+        }
+
+    def loaded(self, model: str, seconds: float) -> None:
+        """Count a load that succeeded."""
+        self._loaded[model].inc()
+        self._seconds[model].observe(seconds)
+
+    def failed(self, model: str) -> None:
+        """Count a load that failed."""
+        self._failed[model].inc()
+
+    def unloaded(self, model: str, why: Unloading) -> None:
+        """Count a model that was unloaded."""
+        self._unloads[model, why].inc()
 
 
 def _child(counter: Counter, *values: str) -> Counter:

@@ -18,13 +18,14 @@ from config import VERSION, Settings
 from errors import ConfigurationError, UnhealthyError
 from inference.observers import Observers
 from inference.tasks import background
+from on_demand import OnDemand, Unloading
 from registry import Registry, naming
 from vectorizer import Vectorizer
 from web.auth import TokenAuth
 from web.body import BodyReader
 from web.endpoints.base import Endpoint
 from web.load_log import LoadLog
-from web.metrics import Metrics
+from web.metrics import LoadMetrics, Metrics
 from web.models import LoadedModel, Models, ServedModel, kind_of
 from web.page import page_response
 from web.record import RequestRecord
@@ -45,6 +46,7 @@ class Service:
         metrics: the Prometheus metrics.
         on_complete: called with the record of each request that an endpoint answered.
         page: the response with the debug page; None if the page is turned off.
+        on_demand: loads and unloads the models; None if all are loaded at start.
         draining: whether the service shuts down.
     """
 
@@ -54,11 +56,14 @@ class Service:
     metrics: Metrics
     on_complete: Callable[[RequestRecord], None]
     page: Response | None
+    on_demand: OnDemand | None = None
     draining: bool = False
 
     def drain(self) -> None:
-        """Shut down: readiness says so from now on, and connections are closed."""
+        """Shut down: the readiness probe fails, answers close connections, and no load begins."""
         self.draining = True
+        if self.on_demand:
+            self.on_demand.drain()
         for model in self.models:
             if model.loaded:
                 model.loaded.vectorizer.health.draining = True
@@ -73,8 +78,8 @@ def get_service(scope: Scope) -> Service:
     service: Service | None = scope["state"]["service"]  # set by the middleware
     if service is None:
         raise UnhealthyError(
-            "not started: the application's lifespan does not run; one that mounts it enters "
-            "app.router.lifespan_context(app)"
+            "not started: the application's lifespan does not run; an application that mounts it "
+            "must enter app.router.lifespan_context(app)"
         )
     return service
 
@@ -116,8 +121,12 @@ async def serving(
     metrics = Metrics(names, states)
     requests.add(metrics.observe_request)
     load_logs = {name: LoadLog(partial(_queue_items, registry, name), name) for name in names}
-    for load_log in load_logs.values():
-        requests.add(load_log.observe_request)
+
+    def log_load(record: RequestRecord) -> None:
+        if record.model in load_logs:  # else it reached none of several models
+            load_logs[record.model].observe_request(record)
+
+    requests.add(log_load)
     if tracing:
         requests.add(tracing.observe_request)
     models = {name: _serve(registry, name) for name in names}
@@ -131,21 +140,19 @@ async def serving(
             served = {kind.paths[0]: kind(own, info) for kind in endpoints}
         models[name].loaded = LoadedModel(vectorizer, served)
 
-    def forget_unloaded(name: str) -> None:
-        models[name].loaded = None
-
     for name, vectorizer in registry.loaded.items():
         serve_loaded(name, vectorizer)
     if registry.on_demand:
-        registry.on_demand.on_load = serve_loaded
-        registry.on_demand.on_unload = forget_unloaded
+        loads = LoadMetrics(names, metrics.registry)
+        _follow(registry.on_demand, models, serve_loaded, loads)
     service = Service(
-        Models(list(models.values()), endpoints, settings),
+        Models(list(models.values()), endpoints, registry.defaults, settings.model_aliases),
         body_reader,
         access,
         metrics,
         requests,
         page_response() if settings.debug_page else None,
+        registry.on_demand,
     )
     tasks = [background(one.run(), name="load-log") for one in load_logs.values()]
     if settings.authentication_allowed_tokens_file:
@@ -158,6 +165,25 @@ async def serving(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def _follow(
+    on_demand: OnDemand,
+    models: Mapping[str, ServedModel],
+    serve_loaded: Callable[[str, Vectorizer], None],
+    loads: LoadMetrics,
+) -> None:
+    """Serve models from the time when they are loaded, until they are unloaded; count both."""
+
+    def serve(name: str, vectorizer: Vectorizer, seconds: float) -> None:
+        serve_loaded(name, vectorizer)
+        loads.loaded(name, seconds)
+
+    def forget(name: str, why: Unloading) -> None:
+        models[name].loaded = None
+        loads.unloaded(name, why)
+
+    on_demand.on_load, on_demand.on_failure, on_demand.on_unload = serve, loads.failed, forget
 
 
 def _serve(registry: Registry, name: str) -> ServedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from PIL import Image
@@ -19,6 +20,7 @@ from inference.work import ChunkInputs
 _INLINE_CHARS = 1_000_000
 _MORE_THAN_8_BITS = ("I", "F")  # prefixes of Pillow's modes for such grey images
 _WHITE = 255
+_SAMPLE_SIZES = (1024, 256), (2048, 2048)
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class ImagePreprocessor:
                 _WHITE,
             )
 
-    def sample(self) -> Image.Image:
-        """Return a blank image for trial batches; a wide image has the fewest tiles."""
-        return Image.new("RGB", (1024, 256))
+    def samples(self) -> Iterator[Image.Image]:
+        """Yield blank images: a wide one, which has the fewest tiles, and a large square."""
+        for size in _SAMPLE_SIZES:
+            yield Image.new("RGB", size)

@@ -42,6 +42,10 @@ class Store(Protocol):
         """Return the values in one round trip; None for unknown keys."""
         ...
 
+    def read_ahead(self) -> Sequence[Entry]:
+        """Return entries that the next reads may ask for; none if reads follow no order."""
+        ...
+
     def write(self, entries: Sequence[Entry]) -> None:
         """Write all entries or none; older entries are deleted to make room."""
         ...

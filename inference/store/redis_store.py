@@ -84,6 +84,10 @@ class RedisStore:
             values: list[bytes | None] = self._connected().mget([_name(key) for key in keys])
             return values
 
+    def read_ahead(self) -> Sequence[Entry]:
+        """Return nothing: Redis keeps no order of its keys."""
+        return ()
+
     def write(self, entries: Sequence[Entry]) -> None:
         """Write the entries by one MSET."""
         with self._translated():

@@ -1,6 +1,7 @@
 """The second level of the vector cache: a store behind the cache in memory, which never blocks.
 
     find -> reads -> a thread: one call for all that wait -> answers, at most timeout_s later
+                               then the entries that follow, if reads are in order -> ahead
     add  -> pending, bounded -> another thread: a batch at a time, without a deadline
 
 After several failures in a row, requests skip the store. The reader's thread tries to reconnect
@@ -34,6 +35,7 @@ _MAX_PENDING_BYTES = 32_000_000  # maximum memory of the write queue
 _ENTRY_BYTES = 300  # memory of an entry in the queue, beside its vector
 _WRITTEN_AT_ONCE = 128
 _READ_AT_ONCE = 64  # calls of `find`
+_MAX_AHEAD = 256  # entries that were read ahead
 _GATHER_S = 0.05  # vectors that arrive meanwhile are written together
 _FAILURES_TO_REST = 5  # in a row; a single failure may be a slow moment
 _RETRY_S = 1.0
@@ -105,6 +107,7 @@ class SharedCache:
         self._failing: set[str] = set()
         self._unread: SimpleQueue[_Read | None] = SimpleQueue()
         self._reading_since_s: float | None = None
+        self._ahead: dict[bytes, bytes] = {}  # entries of the store that were read ahead
         self._pending: deque[tuple[bytes, EmbeddingResult]] = deque()
         self._max_pending = _MAX_PENDING_BYTES // (4 * entries.dimensions + _ENTRY_BYTES)
         self._has_pending = Event()
@@ -136,26 +139,43 @@ class SharedCache:
         """
         if not self._is_up:
             return _NOTHING
+        found = self._take_ahead(keys)
+        unknown = [key for key in keys if key not in found]
+        if unknown:
+            found = {**found, **await self._read_in_thread(unknown)}
+        hits = sum(key in found for key in keys)
+        self.stats.hits += hits
+        self.stats.misses += len(keys) - hits
+        return found
+
+    def _take_ahead(self, items: Sequence[bytes]) -> Found:
+        """Return the results of items whose entries were read ahead."""
+        found = {}
+        if self._ahead:
+            for item in items:
+                key = self._entries.key(item)
+                value = self._ahead.pop(key, None)
+                if value is not None and (result := self._entries.decode(key, value)):
+                    found[item] = result
+        return found
+
+    async def _read_in_thread(self, keys: Sequence[bytes]) -> Found:
         answer: asyncio.Future[Found] = self._loop.create_future()
         timer = self._loop.call_later(
             self._timeout_s, self._give_up, answer, time.monotonic() + _PATIENCE * self._timeout_s
         )
         self._unread.put(_Read(keys, answer))
         try:
-            found = await answer
+            return await answer
         finally:
             timer.cancel()
-        hits = sum(key in found for key in keys)
-        self.stats.hits += hits
-        self.stats.misses += len(keys) - hits
-        return found
 
     def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
-        """Answer a read with nothing, if the store hangs.
+        """Answer a read with no results if the store hangs or the read's time is over.
 
-        A store that does not answer in time raises an error in the reader's thread. Without that
-        error the thread only waits for a processor core. Then the read waits on, as computing
-        the vector would take longer.
+        A store that is only slow raises an error in the reader's thread. If the thread has neither
+        an answer nor an error yet, it waits for a processor core. Then the read waits longer, as
+        computing the vector would take longer still.
         """
         if answer.done():
             return
@@ -194,13 +214,16 @@ class SharedCache:
             if batch:
                 self._reading_since_s = began_s = time.monotonic()
                 found, failure = self._read(store, batch)
-                self._reading_since_s = None
                 self._on_loop(self._deliver, batch, found, failure, time.monotonic() - began_s)
+                if found:
+                    self._reading_since_s = time.monotonic()
+                    self._read_ahead(store)
+                self._reading_since_s = None
             del batch  # frees the reads while the thread waits for the next
         store.close()
 
     def _next_reads(self) -> list[_Read]:
-        """Wait for reads, and return those that wait; empty if the thread was only woken."""
+        """Wait for a read, and return all waiting reads; empty if the thread was only woken."""
         taken = [self._unread.get()]
         with suppress(Empty):
             while len(taken) < _READ_AT_ONCE:
@@ -222,6 +245,19 @@ class SharedCache:
             else:
                 self.stats.invalid += 1
         return found, None
+
+    def _read_ahead(self, store: Store) -> None:
+        entries: list[Entry] = []
+        failure = _try(lambda: entries.extend(store.read_ahead()))
+        if failure:
+            self._on_loop(self._read_failed, failure)
+        elif entries:
+            self._on_loop(self._keep_ahead, entries)
+
+    def _keep_ahead(self, entries: Sequence[Entry]) -> None:
+        self._ahead.update(entries)
+        while len(self._ahead) > _MAX_AHEAD:
+            del self._ahead[next(iter(self._ahead))]
 
     def _deliver(
         self, batch: Sequence[_Read], found: Found, failure: str | None, seconds: float

@@ -52,7 +52,8 @@ class Kind:
         command = ["docker", "exec", node, "sh", "-c", script]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
-    def load(self, image: str) -> None:
-        """Copy an image from Docker to all nodes."""
+    def load(self, image: str, *nodes: str) -> None:
+        """Copy an image from Docker to nodes, or to all."""
         command = ["kind", "load", "docker-image", image, "--name", _NAME]
+        command += [f"--nodes={','.join(nodes)}"] if nodes else []
         subprocess.run(command, check=True)

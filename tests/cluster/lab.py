@@ -77,7 +77,7 @@ class Lab:
                 self._start_node(node, number)
             self._wait_until_ready()
             self._load(self.nodes[0], _COREDNS)
-            _output([*self.kubectl, "apply", "-f", str(MANIFESTS / "dns.yaml")])
+            _output([*self.kubectl, "apply", "-f", str(MANIFESTS / "lab.yaml")])
         except BaseException:
             self.__exit__()
             raise
@@ -99,9 +99,9 @@ class Lab:
         """Run a line of shell in a node's namespaces, and return what it prints."""
         return _output([*self._in(node), "sh", "-c", script])
 
-    def load(self, image: str) -> None:
-        """Copy an image from Docker to all nodes."""
-        for node in self.nodes:
+    def load(self, image: str, *nodes: str) -> None:
+        """Copy an image from Docker to nodes, or to all."""
+        for node in nodes or self.nodes:
             self._load(node, image)
 
     def _load(self, node: str, image: str) -> None:

@@ -2,8 +2,10 @@
 
     python -m tests.cluster.senders balancer:8080 objects         checks every vector
     python -m tests.cluster.senders balancer:8080 bodies 16 90    16 bodies of 90 MB at once
+    python -m tests.cluster.senders weaviate:80 pictures          by way of Weaviate
 
-It prints a line when it begins, and the outcome as JSON when it ends.
+It prints a line when it begins, and the outcome as JSON when it ends. Of pictures it
+prints what was done.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 
 from bench.client import Target
+from bench.weaviate import Weaviate
 from tests import crowd
 from tests.balancer.importer import SENDERS, WEAVIATE_S, Import, objects
+from tests.weaviate_imports import import_pictures
 
 _CHUNK = b"a" * (1 << 16)
 
@@ -49,7 +53,7 @@ async def send_bodies(target: Target, count: int, megabytes: int) -> dict[str, o
 
 
 def _send_body(target: Target, megabytes: int) -> str:
-    """Send one body, which a replica reads whole and refuses; return the answer's status."""
+    """Send one body, which a replica reads whole and refuses; return what it says."""
 
     def body() -> Iterator[bytes]:
         yield b'{"ignored": "'
@@ -61,11 +65,28 @@ def _send_body(target: Target, megabytes: int) -> str:
     length = sum(map(len, body()))
     try:
         connection.request("POST", "/vectorize", body(), {"Content-Length": str(length)})
-        return str(connection.getresponse().status)
+        answer = connection.getresponse()
+        said = answer.read().decode(errors="replace")
+        return str(answer.status) if answer.status == 200 else f"{answer.status} {said[:200]}"
     except (OSError, HTTPException) as error:
         return type(error).__name__
     finally:
         connection.close()
+
+
+def reached(weaviate: Weaviate) -> Weaviate:
+    """Wait until the node's proxy knows of Weaviate: a pod is ready a moment earlier."""
+    ends_s = time.monotonic() + WEAVIATE_S
+    while True:
+        try:
+            weaviate.ask("GET", "/v1/.well-known/ready")
+        except OSError:
+            weaviate.close()
+            if time.monotonic() > ends_s:
+                raise
+            time.sleep(1)
+        else:
+            return weaviate
 
 
 if __name__ == "__main__":
@@ -75,6 +96,9 @@ if __name__ == "__main__":
             outcome = send_objects(target)
         case ["bodies", count, megabytes]:
             outcome = asyncio.run(send_bodies(target, int(count), int(megabytes)))
+        case ["pictures"]:
+            print(import_pictures(reached(Weaviate(f"http://{sys.argv[1]}"))))
+            sys.exit()
         case _:
             sys.exit(__doc__)
     print(json.dumps(outcome), flush=True)

@@ -96,12 +96,18 @@ _MODEL_DECODER = msgspec.json.Decoder(_WithModel)
 
 
 def model_in(body: bytes | bytearray) -> str | None:
-    """Return the `model` that a body names; None if it names none, or is invalid."""
+    """Return the `model` that a body names; None if it names none, or is invalid JSON.
+
+    Raises:
+        InvalidInputError: `model` is no string.
+    """
     try:
         return _MODEL_DECODER.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         model = _parse_as_python_does(body).get("model")
-        return model if isinstance(model, str) else None
+        if model is None or isinstance(model, str):
+            return model
+        raise InvalidInputError("expected a string", "body").at("model") from error
 
 
 class NaN:
@@ -123,12 +129,12 @@ def _decode_as_python_does(
     except ValueError:
         raise fault from None
     try:
-        wanted = msgspec.convert(content, decoder.type, strict=decoder.strict)
+        decoded = msgspec.convert(content, decoder.type, strict=decoder.strict)
     except UnicodeEncodeError as error:  # in a field of another type than text
         raise InvalidInputError(f"the request body: {_NO_UNICODE}", "body") from error
-    if _SURROGATE.search(body) and (where := _lone_surrogate(wanted)):
+    if _SURROGATE.search(body) and (where := _lone_surrogate(decoded)):
         raise InvalidInputError(_NO_UNICODE, "body").at(where)
-    return wanted
+    return decoded
 
 
 def _lone_surrogate(value: Any, where: str = "") -> str:
