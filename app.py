@@ -94,7 +94,10 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         with startup_error(app.state):
-            settings = settings or _read_settings()
+            if settings is None:
+                for doubt in doubts():
+                    logger.warning("%s", doubt)
+                settings = read(Settings)
             access = TokenAuth(settings)  # checked before the model loads
             tracing = make_tracing(settings)
             if tracing:
@@ -112,12 +115,6 @@ async def _lifespan(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
         )
         yield
-
-
-def _read_settings() -> Settings:
-    for doubt in doubts():
-        logger.warning("%s", doubt)
-    return read(Settings)
 
 
 app = create_app()

@@ -1,4 +1,4 @@
-"""The models of the service: the one in MODELS_DIR, or one for each folder in it, by name."""
+"""The models of the service by name: MODELS_DIR holds one model, or a folder for each model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Registry:
         settings: the settings of each model.
         loaded: the models that are loaded now: all, if none is loaded on demand.
         on_demand: loads and unloads them; None if all are loaded at start.
-        kinds: what each model that has a name reads: pairs, images (and texts), or texts.
-        defaults: of models that have names, the one for requests to an endpoint that name none, by
-            the first path of the endpoint.
+        kinds: the kind of each named model, by its inputs: pairs, images (and texts), or texts.
+        defaults: names of the models that answer requests without a name, by the first path of the
+            endpoint.
     """
 
     settings: Mapping[str, Settings]
@@ -84,7 +84,7 @@ async def load_models(
 
 
 def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
-    """Return what each model that has a name reads: pairs, images (and texts), or texts.
+    """Return the kind of each named model, by its inputs: pairs, images (and texts), or texts.
 
     Raises:
         StartupError: a folder holds an incomplete model; the message names the model.
