@@ -66,6 +66,10 @@ photos: .venv/examples/done ## import the images of FOLDER (demo/samples) into W
 	.venv/examples/bin/python -m examples.photos \
 		$(if $(FOLDER),"$(FOLDER)") $(if $(TEXT),--text "$(TEXT)")
 
+# Hundreds of processes import the same modules, torch's above all. What an earlier one compiled is
+# kept, also where the environment forbids it, as those of containers often do.
+test test-fast test-clients test-long: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/dev ## install, then run the tests
 	@command -v chromium || command -v google-chrome || \
 		echo "NO BROWSER: the debug page is NOT tested"

@@ -94,13 +94,18 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         with startup_error(app.state):
-            settings = settings or _read_settings()
+            if settings is None:
+                for doubt in doubts():
+                    logger.warning("%s", doubt)
+                settings = read(Settings)
             access = TokenAuth(settings)  # checked before the model loads
             tracing = make_tracing(settings)
             if tracing:
                 held.push_async_callback(asyncio.to_thread, tracing.close)
-            check = partial(choose_defaults, endpoints=endpoints, settings=settings)
-            registry = await held.enter_async_context(load_models(settings, make_vectorizer, check))
+            defaults = partial(choose_defaults, endpoints=endpoints, settings=settings)
+            registry = await held.enter_async_context(
+                load_models(settings, make_vectorizer, defaults)
+            )
             service = await held.enter_async_context(
                 serving(app.state, registry, settings, endpoints, access, tracing)
             )
@@ -110,12 +115,6 @@ async def _lifespan(
             "Loaded. On port %d: %s, GET /meta, /metrics, /docs%s", settings.port, routes, page
         )
         yield
-
-
-def _read_settings() -> Settings:
-    for doubt in doubts():
-        logger.warning("%s", doubt)
-    return read(Settings)
 
 
 app = create_app()

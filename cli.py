@@ -121,7 +121,7 @@ def vector_cache(*, empties: bool) -> NoReturn:
             store.close()
         except StoreError as error:
             sys.exit(f"{address.shown}: {error}")
-    except ConfigurationError as error:  # it begins with the name of the setting
+    except ConfigurationError as error:  # its message begins with the name of the setting
         sys.exit(str(error))
     if empties:
         print(f"{address.shown}: {deleted:,} vectors deleted")

@@ -186,7 +186,7 @@ Outcome: TypeAlias = Literal["same", "nearly", "DIFFERENT", "old fails", "NEW FA
 
 
 class RefusedError(Exception):
-    """A container refuses all requests, such as for want of a token; the message has the reason."""
+    """A container rejects all requests, such as those without a token; the message says why."""
 
 
 class Row(NamedTuple):
@@ -210,7 +210,7 @@ class Row(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict on NEW for this sample."""
+        """How the answer of NEW compares with the answer of OLD."""
         if self.old.vector is not None and self.new.vector is not None:
             return self._judge_cosine(length(self.old.vector), length(self.new.vector))
         if self.old.vector is not None:

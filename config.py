@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import ConfigurationError, describe_error
 
+NAME = "multi2vec-clip-service"  # in `/meta` and in traces
 VERSION = "0.1.0"
 
 
@@ -199,8 +200,8 @@ class Settings(BaseSettings):
     )
     vector_cache_secret: SecretStr | None = Field(
         default=None,
-        description="key of the digest under which each of these vectors is kept; without one "
-        "whoever can write to the store can forge vectors",
+        description="key of the digest under which each of these vectors is kept; without a key, "
+        "anyone who can write to the store can forge vectors",
     )
     vector_cache_timeout_ms: float = Field(
         default=10,
@@ -363,7 +364,7 @@ class Settings(BaseSettings):
         return tuple(otlp if name == "otlp" else name for name in names if name != "none")
 
 
-# What `settings.env` in the folder of one of several models may set, for this model alone.
+# Settings that a model's own `settings.env` may have, if there are several models.
 OF_A_MODEL = (
     *("text_mode", "enable_cuda", "cuda_core", "precision", "runtime", "trust_remote_code"),
     *("t2v_transformers_direct_tokenize", "use_query_passage_prefixes", "max_num_patches"),
@@ -484,9 +485,10 @@ def read(kind: type[AnySettings]) -> AnySettings:
 
 
 def settings_of(folder: Path, settings: Settings) -> Settings:
-    """Return the settings of one of several models: its `settings.env` beats those of all.
+    """Return the settings of one of several models: values in its `settings.env` come first.
 
-    TRUST_REMOTE_CODE is never a setting of all models.
+    The environment has the values for all models. Only TRUST_REMOTE_CODE counts for a model if it
+    is in the model's own file.
 
     Raises:
         ConfigurationError: the file cannot be read, or has a setting or value that it may not have.
@@ -505,7 +507,7 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
         if name.lower() not in OF_A_MODEL:
             allowed = ", ".join(OF_A_MODEL).upper()
             raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
-        if value:  # an empty one counts as unset, as in the environment
+        if value:  # an empty value counts as unset, as in the environment
             own[name.lower()] = value
     try:
         return Settings.model_validate(settings.model_dump() | own)

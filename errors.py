@@ -34,10 +34,7 @@ import errno
 from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
-_PLACES_IN_CODE = (
-    "Exception from ",
-    "Check '",
-)  # in OpenVINO's errors
+_PLACES_IN_CODE = ("Exception from ", "Check '")  # in OpenVINO's errors
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 # Why a request failed: the values of the metric label `reason`.

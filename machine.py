@@ -65,8 +65,8 @@ def _group_limit(group: Path) -> float:
 def allow_many_connections() -> None:
     """Raise this process's limit of open files to the machine's maximum.
 
-    Each connection is an open file. Above the usual limit of 1024 every new connection fails, also
-    that of a probe.
+    Each connection is an open file. Above the usual limit of 1024 every new connection fails, even
+    a probe's.
     """
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from backends.model import Modality, ModelInfo
-from config import VERSION
+from config import NAME, VERSION
 from inference.vector_cache import CacheStats
 
 if TYPE_CHECKING:
     from inference.store.shared_cache import SharedCache
+
+_SERVICE = {"name": NAME, "version": VERSION}
 
 
 def meta(
@@ -38,8 +40,7 @@ def meta(
     return {
         **info.config,
         "service": {
-            "name": "multi2vec-clip-service",
-            "version": VERSION,
+            **_SERVICE,
             "model": info.name,
             "revision": info.revision or None,
             "family": info.family,
@@ -66,8 +67,8 @@ def meta_of_unloaded(
     modalities: Sequence[Modality],
     models: Sequence[Mapping[str, object]],
 ) -> dict[str, object]:
-    """Return what is known of a model that is not loaded: all, if it has been loaded before."""
+    """Return the facts about a model that is not loaded; all facts if it was loaded before."""
     if info:
         return meta(info, modalities, CacheStats(), None, models)
     own = {"model": name, "modalities": modalities, "models": models}
-    return {"service": {"name": "multi2vec-clip-service", "version": VERSION, **own}}
+    return {"service": {**_SERVICE, **own}}

@@ -1,12 +1,13 @@
 """MODELS_ON_DEMAND: loads a model when the first request for it comes, and unloads it later.
 
-    prepare   after the start, in the background, one model at a time: converted, if it is not yet
-    load      a request waits for the model, others do not; each model has a thread that loads it
+    prepare   after the start, in the background: models are converted, one after the other
+    load      the request waits for its model, in a thread of the model; requests for other models
+              do not wait
     unload    a model without requests in flight: idle for MODELS_IDLE_S, or the least recently used
-              if MODELS_MEMORY_BYTES leaves no room for the next; and a model that died
+              if MODELS_MEMORY_BYTES leaves no room for another model; and a model that died
 
-Loads and unloads take turns, so that the memory of one is measured and not that of several. A load
-that waits for room, or that hangs, does not keep the turn. This module knows no HTTP.
+Loads and unloads take turns, so that the memory of each model can be measured. A load that waits
+for room, or that hangs, does not keep the turn. This module knows no HTTP.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _WHY: Mapping[Unloading, str] = {
 }
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 30.0, 300.0  # after a load that failed, or a death
 _RETRY_S = 10  # for clients of a model that is being converted, or whose load hangs
-_LOOK_S = 0.05  # between two looks whether there is room
-_WATCH_S = 1.0  # between two looks at the health of models, and at a load that hangs
+_LOOK_S = 0.05  # pause between two checks whether there is room
+_WATCH_S = 1.0  # pause between two checks of the health of models, and whether a load hangs
 
 
 class OnDemandModel:
@@ -102,7 +103,7 @@ class OnDemandModel:
             while self.name not in self._owner.loaded:
                 await self.looked_up.wait()
                 self._check()
-                # A client that goes ends no load, and a load that hangs keeps no client.
+                # The load goes on if the client disconnects. A load that hangs keeps no client.
                 await asyncio.wait([self._begin()], timeout=_WATCH_S)
             return self._owner.loaded[self.name]
         finally:
@@ -189,11 +190,11 @@ class OnDemandModel:
             self._pause_s = 0.0
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self._retry_at_s = monotonic() + self._pause_s
-        if tries_again:  # where no model is ready, no balancer sends a request that would try it
+        if tries_again:  # while no model is ready, a balancer sends no request that would try it
             self._retry = asyncio.get_running_loop().call_later(self._pause_s, self._begin)
 
     def has_no_room(self) -> None:
-        """Record that others take the memory, which is no fault of the model."""
+        """Record that other models take the memory, which is no fault of this model."""
         self._refusal = (
             f"no room for model {self.name}: MODELS_MEMORY_BYTES is taken by models with requests "
             "in flight"
@@ -238,10 +239,10 @@ class OnDemand:
         self.is_closed = False
         self._settings = settings
         self._make_vectorizer = make_vectorizer
-        # Of no model's health: a conversion may take minutes.
+        # No probe reads this health, as a conversion may take minutes.
         self._converter = WorkerPool(1, "model-converter", Health().monitor("converter"))
         self._resources = Resources.of(settings)
-        self._turn = asyncio.Lock()  # of a load or an unload
+        self._turn = asyncio.Lock()  # held during a load or an unload
         self._tasks = [
             background(self._prepare(), name="prepare-models"),
             background(self._unload_dead(), name="unload-dead"),
@@ -265,15 +266,15 @@ class OnDemand:
                 if monotonic() > ends_s:
                     model.has_no_room()
                     return
-                await asyncio.sleep(_LOOK_S)  # meanwhile others may be loaded that fit
+                await asyncio.sleep(_LOOK_S)  # meanwhile other models that fit may be loaded
         except Exception as error:  # noqa: BLE001 - any failure is the model's
-            # What does not fit will not fit later.
+            # A model that does not fit will not fit later.
             model.failed(describe_error(error), tries_again=not isinstance(error, DoesNotFitError))
             self.on_failure(model.name)
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        """Keep the turn; no longer than a load may take, as one that hangs must stop no other."""
+        """Keep the turn, but no longer than a load may take: one that hangs must stop no other."""
         await self._turn.acquire()
         held = ExitStack()
         held.callback(self._turn.release)
@@ -288,8 +289,8 @@ class OnDemand:
     async def _needed_bytes(self, model: OnDemandModel) -> int:
         """Return the memory that a model will take, as far as it is known.
 
-        Before its first load the size of its files stands for it. This may be too much, as of
-        several formats one is loaded, so then it needs all the room at most.
+        Before the first load, the size of the model's files is the estimate. It may be too high, as
+        only one of several formats is loaded. So no estimate exceeds the limit.
         """
         limit = self._settings.models_memory_bytes
         if not limit:
@@ -325,22 +326,22 @@ class OnDemand:
 
     async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
         """Load a model; return it, and the bytes by which the process grew."""
-        give_freed_memory_back()  # else it would hide what the model takes
+        await asyncio.to_thread(give_freed_memory_back)  # the model may take it, and seem smaller
         before = resident_bytes()
         resources = replace(self._resources, loader=model.loader)
         vectorizer = await self._make_vectorizer(model.settings, resources)
         nbytes = max(resident_bytes() - before, 1)
-        give_freed_memory_back()  # that of the largest batch, which has been measured
+        await asyncio.to_thread(give_freed_memory_back)  # of the largest batch, now measured
         return vectorizer, nbytes
 
     async def _make_room(self, needed: int) -> bool:
-        """Unload idle models until another fits, the least recently used first.
+        """Unload idle models until another model fits, the least recently used first.
 
         Args:
-            needed: bytes that the other needs.
+            needed: bytes that the other model needs.
 
         Returns:
-            Whether there is room. If idle models would not make enough, none is unloaded in vain.
+            Whether there is room. If idle models cannot make enough room, none is unloaded.
         """
         limit = self._settings.models_memory_bytes
         if not limit:
@@ -350,7 +351,7 @@ class OnDemand:
             return False
         while self._taken() + needed > limit:
             if not await self._unload_least_used():
-                return False  # one of them is not idle any more
+                return False  # one of the models is not idle any more
         return True
 
     async def _trim(self, keeps: str) -> None:
@@ -358,7 +359,7 @@ class OnDemand:
         limit = self._settings.models_memory_bytes
         while limit and self._taken() > limit:
             if not await self._unload_least_used(keeps):
-                return  # they are busy, and go when the next model comes
+                return  # the others are busy, and can be unloaded before the next load
 
     def _fits(self, nbytes: int) -> bool:
         limit = self._settings.models_memory_bytes
@@ -372,7 +373,7 @@ class OnDemand:
             )
 
     def _is_idle(self, name: str) -> bool:
-        """Return whether no request is in flight, nor about to be: one that waited comes first."""
+        """Return whether a model has no request in flight, and none that waits for its load."""
         return not self.loaded[name].in_flight and not self.models[name].waiting
 
     def _taken(self) -> int:
@@ -381,7 +382,7 @@ class OnDemand:
         return claimed + sum(self.models[name].nbytes for name in self.loaded)
 
     async def _unload_least_used(self, keeps: str = "") -> bool:
-        """Unload the model that was not used for longest; return whether there is an idle one."""
+        """Unload the idle model that was not used for longest; return False if all are busy."""
         idle = [
             (vectorizer.used_at_s, name)
             for name, vectorizer in self.loaded.items()
@@ -406,7 +407,7 @@ class OnDemand:
             await asyncio.sleep(min(idle_s / 4, 5))
             async with self._in_turn():
                 oldest_s = time.perf_counter() - idle_s
-                # No variable holds a model that is to be freed.
+                # No variable may hold a model, or its memory is not freed.
                 old = [name for name, one in self.loaded.items() if one.used_at_s < oldest_s]
                 for name in old:
                     if name in self.loaded and self._is_idle(name):
@@ -423,7 +424,7 @@ class OnDemand:
 
     async def _prepare(self) -> None:
         """Convert the models that are not converted, one after the other."""
-        for model in self.models.values():  # those that are converted are ready first
+        for model in self.models.values():  # models that are converted already are ready first
             model.is_prepared = not await self._converter.run(needs_conversion, model.settings)
             model.looked_up.set()
         for model in self.models.values():
@@ -432,7 +433,7 @@ class OnDemand:
                 model.is_prepared = True
 
     def drain(self) -> None:
-        """Begin no more loads; those in progress go on, as requests in flight wait for them."""
+        """Begin no more loads; loads in progress go on, as requests in flight wait for them."""
         self.is_closed = True
 
     async def aclose(self) -> None:

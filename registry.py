@@ -1,4 +1,4 @@
-"""The models of the service: the one in MODELS_DIR, or one for each folder in it, by name."""
+"""The models of the service by name: MODELS_DIR holds one model, or a folder for each model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class Registry:
         settings: the settings of each model.
         loaded: the models that are loaded now: all, if none is loaded on demand.
         on_demand: loads and unloads them; None if all are loaded at start.
-        kinds: what each model that has a name reads: pairs, images (and texts), or texts.
+        kinds: the kind of each named model, by its inputs: pairs, images (and texts), or texts.
+        defaults: names of the models that answer requests without a name, by the first path of the
+            endpoint.
     """
 
     settings: Mapping[str, Settings]
     loaded: dict[str, Vectorizer] = field(default_factory=dict)
     on_demand: OnDemand | None = None
     kinds: Mapping[str, Modality] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_by_name(settings: Settings) -> dict[str, Settings]:
@@ -48,15 +51,16 @@ def settings_by_name(settings: Settings) -> dict[str, Settings]:
 async def load_models(
     settings: Settings,
     make_vectorizer: MakeVectorizer,
-    check: Callable[[Mapping[str, Modality]], object],
+    choose_defaults: Callable[[Mapping[str, Modality]], Mapping[str, str]],
 ) -> AsyncIterator[Registry]:
     """Load all models one after the other, or let requests load them; close them at the end.
 
     Args:
         settings: the settings of the service.
         make_vectorizer: function that loads a model by its settings.
-        check: function that is called with the kinds of named models before they are loaded, which
-            takes long; a `ConfigurationError` of it ends the start.
+        choose_defaults: function that returns the defaults by the kinds of named models. It is
+            called before they are loaded, which takes long; a `ConfigurationError` of it ends the
+            start.
 
     Raises:
         StartupError: the operator must fix something; the message names the model.
@@ -64,7 +68,7 @@ async def load_models(
     by_name = settings_by_name(settings)
     registry = Registry(by_name, kinds=kinds_by_name(by_name))
     if registry.kinds:
-        check(registry.kinds)
+        registry.defaults = choose_defaults(registry.kinds)
     async with AsyncExitStack() as held:
         if settings.models_on_demand and registry.kinds:
             registry.on_demand = OnDemand(settings, registry.settings, make_vectorizer)
@@ -80,7 +84,7 @@ async def load_models(
 
 
 def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
-    """Return what each model that has a name reads: pairs, images (and texts), or texts.
+    """Return the kind of each named model, by its inputs: pairs, images (and texts), or texts.
 
     Raises:
         StartupError: a folder holds an incomplete model; the message names the model.

@@ -169,7 +169,7 @@ def test_probes(container: Container) -> None:
 
 
 def test_meta(container: Container) -> None:
-    """Meta is an object."""
+    """The body of `GET /meta` is a JSON object."""
     answer = container.ask("GET", "/meta")
     check(answer.status == 200 and isinstance(answer.body, dict), str(answer))
 
@@ -199,7 +199,7 @@ def test_an_image(container: Container) -> None:
 
 
 def test_several(container: Container) -> None:
-    """Several of both, in the order of the request."""
+    """Several texts and images get their vectors in the order of the request."""
     both = container.vectorize(texts=["red", "blue"], images=[RED, BLUE])
     alone = container.vectorize(texts=["blue"], images=[BLUE])
     for key in both:

@@ -436,7 +436,8 @@ async def load_vectorizer(settings: Settings, resources: Resources | None = None
     loader = resources.loader if resources else None
     if loader:
         replicas = await loader.run(load_model, settings, converts=False)
-        give_freed_memory_back()  # else what the loading left would hide what batches take
+        # Else what the loading left would hide what batches take.
+        await loader.run(give_freed_memory_back)
     else:
         replicas = load_model(settings)
     shared = _shared_cache(address, settings, replicas[0])

@@ -24,7 +24,8 @@ from backends.folder import (
 )
 from backends.headers import OPENCLIP, misfits
 from backends.hub_cache import beside_or_cached, hub_snapshot, hub_snapshots
-from backends.text_folder import ONNX, TextFolder, parsed
+from backends.json_files import read_json
+from backends.text_folder import ONNX, TextFolder
 from errors import ModelFolderError, describe_error
 
 
@@ -84,7 +85,7 @@ def _qwen3_vl(folder: ModelFolder) -> Iterator[str]:
 def _openclip(folder: ModelFolder) -> Iterator[str]:
     part = folder.part("openclip")
     files = (part / "open_clip_config.json", part / "config.json")
-    described = [parsed(path, dict) for path in files if path.is_file()]
+    described = [read_json(path, dict) for path in files if path.is_file()]
     known = [one.get("model_cfg") or one.get("model_config") for one in described]
     architecture: dict[str, Any] = next(filter(None, known), {})
     weights = find_weights(part, *hub_snapshots(part))
@@ -124,7 +125,7 @@ def _text(folder: ModelFolder) -> Iterator[str]:
 
 def _converted(folder: ModelFolder) -> Iterator[str]:
     for path in lone_conversions(folder.root):
-        for tower in parsed(path / DESCRIPTION, dict)["towers"].values():
+        for tower in read_json(path / DESCRIPTION, dict)["towers"].values():
             network = path / tower["network"]["file"]
             yield from _filled(network)
             yield from _filled(network.with_suffix(".bin"))
@@ -145,7 +146,7 @@ _OF_FAMILY: Mapping[Family, Callable[[ModelFolder], Iterator[str]]] = {
 
 def _network(path: Path) -> Iterator[str]:
     """Yield faults of a network that transformers saved: its config, its weight headers."""
-    config = parsed(path / "config.json", dict)
+    config = read_json(path / "config.json", dict)
     index = path / "model.safetensors.index.json"
     weights = index if index.is_file() else find_weights(path)
     if not weights:
@@ -163,7 +164,7 @@ def _no_weights(path: Path) -> str:
 def _modules(path: Path) -> Iterator[str]:
     """Yield faults of a sentence-transformers model; without `modules.json` check one network."""
     listed = path / "modules.json"
-    modules = parsed(listed, list) if listed.is_file() else [{"path": "", "type": "Transformer"}]
+    modules = read_json(listed, list) if listed.is_file() else [{"path": "", "type": "Transformer"}]
     for number, module in enumerate(modules):
         files = path / module["path"]
         name = module["type"].rpartition(".")[2]
@@ -220,7 +221,7 @@ def _tokenizer(path: Path) -> Iterator[str]:
     elif (file := path / "vocab.txt").is_file():
         usual = {line for line in file.read_text("utf-8").splitlines() if line[:1] not in "[<"}
     elif (file := path / "vocab.json").is_file():
-        usual = {word for word in parsed(file, dict) if word[:1] != "<"}
+        usual = {word for word in read_json(file, dict) if word[:1] != "<"}
     elif binary := next((one for name in _BINARY if (one := path / name).is_file()), None):
         yield from _filled(binary)
         return

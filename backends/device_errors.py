@@ -19,7 +19,7 @@ _NO_WORKSPACE = ("ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 def always() -> bool:
-    """Return True, as a CPU never stops working."""
+    """Return True: a CPU still works after any error."""
     return True
 
 

@@ -229,7 +229,7 @@ def _fetched(record: Path) -> ModelName | None:
 
 
 def lone_conversions(root: Path) -> list[Path]:
-    """Return converted models without the original: the folder itself, or those in subfolders."""
+    """Return converted models without the original: the folder itself, or its subfolders."""
     return [root] if _is_readable(root / DESCRIPTION) else conversions(root / CONVERSIONS)
 
 
@@ -277,14 +277,15 @@ def _nothing_found(root: Path) -> str:
     if (root / DESCRIPTION).is_file() or any((root / CONVERSIONS).glob(f"*/{DESCRIPTION}")):
         return (
             f"{root.absolute()} holds a converted model in a form that this version does not read, "
-            "and not the original: bring that back and run download.py --convert"
+            "and not the original: put the original back and run download.py --convert"
         )
     if not root.is_dir():
         return f"MODELS_DIR: there is no folder {root.absolute()}"
     if (root / "config.json").is_file():
         return (
-            f"No model in {root.absolute()}, but it looks like one itself: put it into a folder "
-            "`model` there if it reads texts alone, or see docs/models.md for the names of others"
+            f"No model in {root.absolute()}, but the folder itself looks like one: put it into a "
+            "folder `model` there if it reads texts alone, or see docs/models.md for the names of "
+            "others"
         )
     expected = "; ".join(" + ".join(one.parts) for one in LAYOUTS.values())
     return (

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from backends.text_folder import parsed
+from backends.json_files import read_json
 from errors import ModelFolderError, describe_error
 
 Shape: TypeAlias = tuple[int, ...]
@@ -93,7 +93,7 @@ def _headers(weights: Path) -> Header:
         return _header(weights)
     if weights.suffix != ".json":
         return {}
-    shards = sorted(set(parsed(weights, dict)["weight_map"].values()))
+    shards = sorted(set(read_json(weights, dict)["weight_map"].values()))
     every = [_header(weights.parent / shard) for shard in shards]
     return {name: shape for header in every for name, shape in header.items()}
 

@@ -23,7 +23,7 @@ def hub_snapshot(cache_dir: Path, hub_name: str) -> Path | None:
 
 
 def beside_or_cached(folder: Path, hub_name: str) -> Path | None:
-    """Return the folder of a further model: by its name in a folder, or from the hub cache there.
+    """Return the folder of another model: a subfolder with its name, or its hub snapshot.
 
     Returns:
         None if it is in neither.

@@ -77,7 +77,7 @@ def run_in_subprocess(
 def _read_answer(process: subprocess.CompletedProcess[str], called: str) -> Answer:
     if process.returncode < 0:
         raise JobKilledError(
-            f"{called} was killed by signal {-process.returncode}, perhaps for want of memory"
+            f"{called} was killed by signal {-process.returncode}, perhaps as memory ran out"
         )
     if process.returncode != 0:
         end = process.stderr.strip().rpartition("\n")[2]

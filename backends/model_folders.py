@@ -32,7 +32,7 @@ def find_models(root: Path) -> dict[str, Path]:
     try:
         entries = sorted(root.iterdir())
     except OSError:
-        return {}  # whoever reads its model says why
+        return {}  # the code that loads the model reports why
     found = {path.name: path for path in entries if _may_be_model(path) and _layout(path)}
     if not found:
         return {}
@@ -46,7 +46,7 @@ def find_models(root: Path) -> dict[str, Path]:
     for name in found:
         if not _NAME.fullmatch(name):
             raise ModelFolderError(
-                f"{root.absolute()} holds a model whose folder's name is none for a model: "
+                f"{root.absolute()} holds a model in a folder with an invalid name: "
                 f"{name!r}. Rename it: up to 64 letters, digits, dots, dashes and underscores, the "
                 "first a letter or a digit"
             )

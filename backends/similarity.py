@@ -50,6 +50,6 @@ def recall(exact: Rows, rough: Rows, nearest: int = 10) -> float:
 
 
 def same_order(exact: Rows, rough: Rows) -> float:
-    """Return the share of score pairs that keep their order in `rough`; equal ones are left out."""
+    """Return the share of score pairs that keep their order in `rough`, without equal scores."""
     signs = [np.sign(scores[:, None] - scores[None, :]) for scores in (exact, rough)]
     return float((signs[0] == signs[1])[signs[0] != 0].mean())

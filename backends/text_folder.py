@@ -6,7 +6,6 @@ transformers does. It saves all other models as a hub cache, next to files with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, Literal
 
 from backends.folder import ModelFolder
 from backends.hub_cache import hub_snapshot, read_marker
-from errors import ModelFolderError, describe_error
+from backends.json_files import read_json
+from errors import ModelFolderError
 
 TextKind = Literal[
     "encoder", "dpr", "onnx", "onnx_recipe", "sentence_transformers", "model2vec", "reranker"
@@ -38,7 +38,6 @@ _OTHER_TASKS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     _GENERATES,
 )
-_JSON: Mapping[type, str] = {dict: "object", list: "array"}
 _NO_LIMIT = 10**20  # tokens; transformers uses 10**30 for no limit
 _USUAL_LIMIT = 512  # tokens; used if neither tokenizer nor model has a limit
 _SCORING = "ForSequenceClassification"  # ending of transformers' reranker classes
@@ -64,9 +63,10 @@ class TextFolder:
         """
         is_onnx = (self.path / ONNX).is_file()
         if not is_onnx and (self.path / "model_name").is_file():
-            first = [_class_name(module) for module in self.modules[:1]]
+            # The package's name in a class's full name differs between versions.
+            first = [module["type"].rpartition(".")[2] for module in self.modules[:1]]
             return "model2vec" if first == ["StaticEmbedding"] else "sentence_transformers"
-        config = _json(self.path / "config.json")
+        config = read_json(self.path / "config.json", dict)
         if not is_onnx and is_reranker(config):
             return "reranker"
         if reason := why_no_encoder(config, self.path):
@@ -92,19 +92,13 @@ class TextFolder:
     @property
     def model_config(self) -> dict[str, Any]:
         """The configuration that was stored when the model was downloaded."""
-        return _json(self.path / "model_config")
+        return read_json(self.path / "model_config", dict)
 
     @property
     def modules(self) -> list[dict[str, Any]]:
         """The entries of `modules.json`; empty if there is no such file."""
         path = self.snapshot / "modules.json"
-        modules: list[dict[str, Any]] = parsed(path, list) if path.is_file() else []
-        return modules
-
-
-def _class_name(module: Mapping[str, Any]) -> str:
-    name: str = module["type"].rpartition(".")[2]  # the package's name differs between versions
-    return name
+        return read_json(path, list) if path.is_file() else []
 
 
 def why_no_encoder(config: Mapping[str, Any], path: Path) -> str | None:
@@ -179,25 +173,3 @@ def max_tokens(stated: int | None, positions: int | None) -> int:
     """
     known = [length for length in (stated, positions) if length and length < _NO_LIMIT]
     return min(known, default=_USUAL_LIMIT)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = parsed(path, dict)
-    return content
-
-
-def parsed(path: Path, kind: type) -> Any:
-    """Read a JSON file that holds an object (`dict`) or an array (`list`).
-
-    Raises:
-        ModelFolderError: the file is missing, or its content has another type.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFolderError(f"{path.absolute()} is missing") from error
-    except ValueError as error:
-        raise ModelFolderError(f"{path.absolute()} is broken: {describe_error(error)}") from error
-    if not isinstance(content, kind):
-        raise ModelFolderError(f"{path.absolute()} is broken: it holds no JSON {_JSON[kind]}")
-    return content

@@ -25,8 +25,8 @@ import numpy as np
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
+from backends.replicas import load_replica
 from backends.similarity import cosines, recall, similarity
 from bench import families
 from bench.report import table

@@ -36,8 +36,8 @@ from sentence_transformers import CrossEncoder
 from transformers import BertForSequenceClassification
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelInput, ModelOptions, Pair, Precision, Tower
+from backends.replicas import load_replica
 from bench.client import Target
 from bench.families import COMPLETE, family_folder
 from bench.service import ROOT, Service, running

@@ -35,7 +35,7 @@ class Model:
         dimensions: length of the vectors; 0 for a reranker, which computes scores.
         licence: licence of the weights; empty if unknown.
         gated: whether the hub sends the weights only to users who have accepted their terms.
-        tried: description of the weights with which this project's tests compute.
+        tried: the weights of this model that the tests use, in words.
     """
 
     tag: str

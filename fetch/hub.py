@@ -221,7 +221,9 @@ def _explain(error: Exception, wanted: Wanted) -> str:
             return message
     if fault := disk_fault(error):
         return f"{label} could not be fetched: {fault}"
-    if status := next(filter(None, map(_http_status, error_chain(error))), None):
+    responses = (getattr(link, "response", None) for link in error_chain(error))
+    statuses = (getattr(response, "status_code", None) for response in responses)
+    if status := next(filter(None, statuses), None):
         return f"{label} could not be fetched: {_STATUS.get(status, f'the hub answered {status}')}"
     reason = describe_error(error)
     if any(isinstance(e, httpx2.TransportError | ConnectionError) for e in error_chain(error)):
@@ -234,8 +236,3 @@ _STATUS = {
     403: "the token in HF_TOKEN may not read it (403)",
     429: "the hub asks for fewer requests (429); set HF_TOKEN, or try again later",
 }
-
-
-def _http_status(error: BaseException) -> int | None:
-    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
-    return status

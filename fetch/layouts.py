@@ -8,7 +8,6 @@ offline and without a token, like the service at startup.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,8 +18,9 @@ from typing import Any, TypeAlias
 from backends.embed import embed, score
 from backends.folder import Family, detect
 from backends.jobs import Answer, subprocess_main
-from backends.load import load_replica
+from backends.json_files import read_json, read_optional_json
 from backends.model import ModelOptions, Pair, Rows, Tower
+from backends.replicas import load_replica
 from backends.text_folder import is_reranker
 from errors import DownloadError
 
@@ -137,7 +137,7 @@ def _save_text(sources: Sources, folder: Path, trust: bool) -> None:
     if "model" not in sources:  # the model stays in a hub cache
         return
     source, target = sources["model"], folder / "model"
-    config = json.loads((source / "config.json").read_text("utf-8"))
+    config = read_json(source / "config.json", dict)
     options = {"dtype": "auto", "trust_remote_code": trust, "output_loading_info": True}
     model, loading = _load(_text_class(config), source, **options)
     if is_reranker(config) and (missing := sorted(loading["missing_keys"])):
@@ -181,8 +181,7 @@ def _load(cls: Any, source: Path, **options: object) -> Any:
 
 
 def _choose_class(source: Path, classes: Mapping[str, Any]) -> Any:
-    config = source / "config.json"
-    model_type = json.loads(config.read_text("utf-8")).get("model_type") if config.is_file() else ""
+    model_type = read_optional_json(source / "config.json").get("model_type", "")
     if model_type not in classes:
         raise DownloadError(
             f"it is a model of type {model_type or 'unknown'}, where one of type "

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from backends.folder import Family
+from backends.json_files import read_json, read_optional_json
 from backends.text_folder import is_reranker, why_no_encoder
 from config import DownloadSettings
 from errors import DownloadError
@@ -149,8 +150,7 @@ def fetch_model(wanted: Plan, hub: Hub, folder: Path, trust: bool) -> dict[str, 
 def _lay_out_texts(wanted: Plan, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
     """Write a sentence-transformers model as a hub cache; return other models' folders by part."""
     folder.mkdir()
-    path = snapshot.path / "config.json"
-    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    config = read_optional_json(snapshot.path / "config.json")
     if is_reranker(config):  # variables for embedding models do not apply
         return {"model": snapshot.path}
     for name, content in wanted.markers.items():
@@ -175,7 +175,7 @@ def _fetch_modernvbert(model: Wanted, hub: Hub, folder: Path) -> None:
     """Write two hub caches: the model with its towers' configs, and the processor."""
     networks, processors = folder / "colpali_engine_model", folder / "colpali_engine_processor"
     snapshot = hub.fetch(model, model_files)
-    config = json.loads((snapshot.path / "config.json").read_text("utf-8"))
+    config = read_json(snapshot.path / "config.json", dict)
     small = _list_small_files(snapshot)
     as_hub_cache(snapshot, small, processors)
     files = [path.name for path in snapshot.path.iterdir() if path.is_file()]

@@ -13,7 +13,9 @@ _NOTHING = ("", None, "False", "false")
 
 def write_record(folder: Path, request: Mapping[str, str], commits: Mapping[str, str]) -> None:
     """Write `download.json`: the request, the downloaded commits, and the size of every file."""
-    record = {"request": dict(request), "commits": dict(commits), "bytes": _sizes(folder)}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    record = {"request": dict(request), "commits": dict(commits), "bytes": sizes}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -36,8 +38,3 @@ def _are_equal(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return not differing & one.keys() & other.keys() and all(
         (one.get(key) or other.get(key)) in _NOTHING for key in differing
     )
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}

@@ -37,7 +37,7 @@ class Permit:
         admission.charge(payer, cost)
 
     def set_cost(self, cost: int) -> None:
-        """Set the remaining cost: a better estimate, or what is left after a part was computed."""
+        """Set the remaining cost: a better estimate, or the rest after a part was computed."""
         if not self._is_released:
             self._admission.charge(self.payer, cost - self.cost)
             self.cost = cost
@@ -61,8 +61,8 @@ class Admission:
 
     The wait is estimated from computed batches only: broken or cancelled items do not change it.
     The queue is fair. So a request waits for each other request only up to its own cost, and a
-    query waits for queries only. The models on a device have equal shares of it, and those that are
-    idle now may become busy at any time. So the timeout is divided among them.
+    query waits for queries only. The models on a device have equal shares of it, and idle models
+    may become busy at any time. So the timeout is divided among them.
 
     Args:
         max_items: maximum number of items that wait or are being computed.

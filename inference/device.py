@@ -2,17 +2,17 @@
 
     chunks wait -> share.ask -> the device's order -> batch -> forward pass -> turn.end
 
-A batch asks for its turn before it is formed: what arrives during the wait joins it, and a query
-that arrives makes the turn urgent. The waits are those of tasks on the event loop, so nothing here
-needs a lock, and no thread waits. A model that has the device for itself asks for no turns.
+A batch asks for its turn before it is formed: chunks that arrive meanwhile join it, and a query
+that arrives makes the turn urgent. Only tasks of the event loop wait, and no threads, so nothing
+here needs a lock. A model that has the device for itself asks for no turns.
 
 The order is start-time fair queueing (Goyal, Vin and Cheng, 1996) in seconds of the device: the
 model that has used it least is next, and a query has a head start. While batches of several models
 run side by side, each counts for its part of the time.
 
-The arbiter orders, and does not lock. Each batch starts after a bounded wait beside whatever still
-runs, so that long passes, wrong estimates and passes that never end delay other models by a bounded
-time only. This module knows no model.
+The arbiter orders, and does not lock. Each batch starts after a bounded wait beside batches that
+still run, so that long passes, wrong estimates and passes that never end delay other models by a
+bounded time only. This module knows no model.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SIDE_BY_SIDE = 2
 # batches as long as their model has used the device for this much more: else a crowd of queries
 # would starve the imports of other models until these time out.
 LONGEST_BATCH_S = 0.25
-# A query starts beside a batch that has more than this to go. Else it waits for the batch, for this
-# time at most.
+# A query waits for a batch that is expected to end within this time, and no longer than that. It
+# starts beside any other batch.
 QUERY_WAIT_S = 0.05
-# Another batch waits at most this many times its own duration, so a short one, such as the text of
-# a search that does not say so, hardly waits for long ones.
+# A batch without queries waits at most this many times its own duration. So a short batch, such as
+# the text of a search that is not marked as a query, hardly waits for long batches.
 _PATIENCE = 2.0
 _LEAST_PATIENCE_S = 0.02
 # A model is busy until this many seconds after its last batch.
@@ -95,7 +95,7 @@ class DeviceTurn:
         return self.used_s
 
     def hurry(self) -> None:
-        """Make a waiting turn that of a query."""
+        """Give a waiting turn the priority of a query."""
         if not self.is_query:
             self.is_query = True
             self.latest_s = min(self.latest_s, self.share.device.clock() + QUERY_WAIT_S)
@@ -203,16 +203,16 @@ class Device:
 
     def ask(self, turn: DeviceTurn) -> None:
         """Let a turn wait for its begin."""
-        # An idle model saves nothing up.
+        # A model gains no priority by being idle.
         turn.share.used_s = max(turn.share.used_s, self._served_s)
         self._waiting.append(turn)
         self.dispatch()
 
     def end(self, turn: DeviceTurn) -> None:
-        """Remove a turn, so that the next ones may begin.
+        """Remove a turn, so that other turns may begin.
 
-        They begin once the caller has had the time to ask for its own next turn: else the models
-        would alternate batch by batch, whatever a batch takes.
+        They begin after the caller could ask for its own next turn. Otherwise the models would
+        alternate batch by batch, however long their batches take.
         """
         self.count()
         if turn in self._running:
@@ -228,7 +228,7 @@ class Device:
         return any(turn.share is share for turn in (*self._running, *self._waiting))
 
     def dispatch(self) -> None:
-        """Begin the turns that may begin now, in order; a timer sees to the others."""
+        """Begin the turns that may begin now, in order; a timer begins the others later."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -237,7 +237,7 @@ class Device:
         next_s = math.inf
         for turn in sorted(self._waiting, key=lambda turn: turn.due_s):
             begins_s = turn.latest_s
-            if next_s == math.inf:  # else an earlier one waits, which this one must not delay
+            if next_s == math.inf:  # else an earlier turn waits, which this turn must not delay
                 begins_s = min(begins_s, self._clear_s(turn, now_s))
             if begins_s <= now_s:
                 self._begin(turn, now_s)
@@ -248,7 +248,7 @@ class Device:
             self._timer = loop.call_later(next_s - now_s, self.dispatch)
 
     def _clear_s(self, turn: DeviceTurn, now_s: float) -> float:
-        """Return when no batch of another model is in the way of a turn any more, at the latest."""
+        """Return the latest time until which batches of other models can delay a turn."""
         models = len({other.share for other in self._running})
         others = [
             other

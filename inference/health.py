@@ -27,7 +27,7 @@ class Monitor:
     Args:
         name: name of the pool.
         clock: function that returns the time in seconds.
-        remedy: a remedy for a dead pool, for the reason.
+        remedy: advice in the reason of a dead pool.
 
     Attributes:
         dead: the reason if only a restart can help, else None.
@@ -97,7 +97,7 @@ class Health:
     Args:
         longest_job_s: maximum duration of a job in seconds; a longer job counts as hanging.
         clock: function that returns the time in seconds.
-        remedy: what helps if a pool is dead, for the reason.
+        remedy: advice in the reason of a dead pool.
 
     Attributes:
         draining: whether the service shuts down.

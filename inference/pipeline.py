@@ -186,8 +186,8 @@ class Pipeline:
     async def try_out_largest(self) -> None:
         """Let every replica compute the largest batch that requests can form.
 
-        Inputs grow until the model reads no more of them, or until one takes as long as a batch
-        may. A small trial batch must have been computed, by which the first of these is estimated.
+        Inputs grow until the model truncates them, or until one input takes as long as a batch may.
+        A small trial batch must have been computed before, as its rate estimates these durations.
 
         Raises:
             BackendError: the model failed, or returned numbers that are not finite.

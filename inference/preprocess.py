@@ -22,7 +22,7 @@ _INLINE_CHARS_TO_SPLIT = 300  # finding sentences takes 2 us a character, 7 us a
 _INLINE_CHARS_TO_READ = 100_000  # hashing them takes 0.1 ms
 _INLINE_IDS = 1_000  # maximum number of token ids to decode to text inline
 _SAMPLE = "a text "
-_LONGER = 4  # times, from one sample text to the next
+_LONGER = 4  # factor between the lengths of two sample texts
 # Limits of a text that is split: they bound a thread's seconds, and the number of chunks.
 _MAX_CHARS = 1_000_000
 _MAX_SENTENCES = 10_000
@@ -134,7 +134,7 @@ class TextPreprocessor:
         return chunks
 
     def samples(self) -> Iterator[str]:
-        """Yield texts: a short one, and each time a longer one."""
+        """Yield texts for trial batches, from a short text to one of the maximum length."""
         for times in _lengths(self._max_chars // len(_SAMPLE)):
             yield _SAMPLE * times
 
@@ -187,7 +187,7 @@ class PairPreprocessor:
         return chunks
 
     def samples(self) -> Iterator[Pair]:
-        """Yield pairs: a short one, and each time one with a longer document."""
+        """Yield pairs for trial batches, whose documents grow to the maximum length."""
         for times in _lengths(self._max_chars // len(_SAMPLE)):
             yield Pair("a", _SAMPLE * times)
 

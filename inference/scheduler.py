@@ -87,8 +87,8 @@ class Scheduler:
         self._arrivals = 0
         # After a batch: the number of expected arrivals, and whether they are queries.
         self._expected_arrivals = 0.0
-        self._fitting: float = math.inf  # items as those of the last batch, in the next
         self._expects_queries = False
+        self._fitting: float = math.inf  # how many items like those of the last batch fit a batch
         self._item_s = 0.0  # seconds of the last batch for each item
         self._last_run_s = 0.0
         self._last_end_s = 0.0

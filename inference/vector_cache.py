@@ -17,7 +17,7 @@ from inference.work import WorkItem
 _OVERHEAD_BYTES = 300  # memory of a cached row's key and Python objects
 
 
-# Results by key, the one that was not used for longest first.
+# Results by key, the least recently used first.
 Remembered: TypeAlias = OrderedDict[bytes, EmbeddingResult]
 
 

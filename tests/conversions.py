@@ -19,7 +19,7 @@ from unittest import mock
 import sentence_transformers  # noqa: F401 - it imports most of what the processes will need
 import torch
 
-from backends.conversion import conversion_cache
+from backends.conversion import conversion_cache, entries
 from backends.conversion import job as conversion
 from backends.folder import detect
 from backends.jobs import Answer, run_in_subprocess
@@ -63,7 +63,7 @@ def convert(path: Path) -> int:
     for mode in MODES:
         settings = Settings(runtime="openvino", text_mode=mode, runtime_cache_dir=CONVERTED)
         options = options_for(folder, settings)
-        if conversion_cache._find(folder, options, ("float32",)):
+        if entries.find(folder, options, ("float32",)):
             continue
         # In a cache of its own: a conversion keeps others out of the cache that it writes to.
         with TemporaryDirectory(dir=CONVERTED) as own:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import Model, ModelOptions, Rows, Runtime, TextMode
+from backends.replicas import load_replica
 from tests.service import CONVERTED
 
 GOLDEN = Path(__file__).parent / "golden"

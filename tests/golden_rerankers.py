@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import Model, ModelOptions, Pair, Precision, Runtime, TextMode
+from backends.replicas import load_replica
 from tests.service import CONVERTED
 
 GOLDEN_RERANKERS = Path(__file__).parent / "golden_rerank"

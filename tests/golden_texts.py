@@ -10,8 +10,9 @@ import numpy as np
 
 from backends.embed import embed_all
 from backends.folder import detect
-from backends.load import load_replica, options_for
+from backends.load import options_for
 from backends.model import EncodeParams, Model, Runtime, TextMode
+from backends.replicas import load_replica
 from config import Settings
 from inference.request import Postprocess
 from tests.service import CONVERTED

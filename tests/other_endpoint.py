@@ -93,16 +93,16 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedEmbeddings:
-        wanted = decode(_DECODER, body)
-        if wanted.dimensions and not self.info.cuts:
+        request = decode(_DECODER, body)
+        if request.dimensions and not self.info.cuts:
             raise InvalidInputError("dimensions: this model's vectors cannot be cut", "body")
-        texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
-        postprocess = Postprocess(wanted.dimensions, normalize=True)
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        postprocess = Postprocess(request.dimensions, normalize=True)
         inputs = [
             EmbedInput(f"input[{i}]", "text", text, postprocess=postprocess)
             for i, text in enumerate(texts)
         ]
-        return ParsedEmbeddings(inputs, wanted.model, wanted.encoding_format == "base64")
+        return ParsedEmbeddings(inputs, request.model, request.encoding_format == "base64")
 
     @override
     def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:

@@ -10,8 +10,8 @@ from openvino import opset13 as ops
 
 from backends.conversion.conversion_cache import converted
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions, Precision
+from backends.replicas import load_replica
 from backends.runtimes.openvino.attention import share_causal_mask
 from backends.runtimes.openvino.core import compile_network, read_network
 from backends.runtimes.openvino.cpu_capabilities import compile_properties, precisions

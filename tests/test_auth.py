@@ -185,7 +185,7 @@ async def test_failed_logins_are_reported_once_a_minute_with_their_number(
 
     first, rest = caplog.messages
     assert first == (
-        "Failed logins: 1 since the last such line, the last one from 10.0.0.0, with no token, "
+        "Failed logins: 1 since the last such line, the latest from 10.0.0.0, with no token, "
         r"for /meta\x1b[31m\u2028\u202e"
     )
     assert "8 since" in rest

@@ -182,12 +182,12 @@ async def test_nobody_looks_out_for_the_client_of_work_that_soon_ends() -> None:
     with reader.open({"type": "http", "headers": []}, receive) as request:
         await request.read()
         await asyncio.sleep(0)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     assert asked == 1
     asked = 0
     with reader.open({"type": "http", "headers": []}, receive) as request:
         await request.read()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     assert asked == 2
 
 

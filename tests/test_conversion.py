@@ -13,8 +13,8 @@ from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description
 from backends.conversion.parity_check import check_parity, compare
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from errors import ConversionError
 from tests.golden_cases import (
     EVERY_LAYOUT,
@@ -44,7 +44,7 @@ from pathlib import Path
 from PIL import Image
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
+from backends.replicas import load_replica
 from backends.model import ModelOptions
 options = ModelOptions(runtime="openvino", cache_dir=Path(sys.argv[2]))
 model = load_replica(detect(Path(sys.argv[1])), options)

@@ -12,8 +12,8 @@ import pytest
 
 from backends.conversion.conversion_cache import converted
 from backends.folder import CONVERSIONS, FORMATS, detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, TextMode
+from backends.replicas import load_replica
 from backends.text_folder import is_served_as_it_is
 from errors import ModelFolderError
 from tests.golden_cases import (

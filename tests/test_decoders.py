@@ -17,8 +17,9 @@ from transformers import AutoModel, Gemma3TextConfig, Gemma3TextModel
 from backends.check import faults
 from backends.embed import embed
 from backends.folder import ModelFolder, detect
-from backends.load import load_model, load_replica
+from backends.load import load_model
 from backends.model import EncodeParams, Model, ModelOptions
+from backends.replicas import load_replica
 from backends.text_folder import detect_kind
 from config import DownloadSettings, Settings
 from errors import ModelFolderError

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from backends.runtimes.torch import devices as torch_devices
 from backends.runtimes.torch import runtime as torch_runtime
 from backends.runtimes.torch.runtime import TorchNetwork

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from backends.embed import score
 from backends.folder import detect
-from backends.load import load_replica, options_for
+from backends.load import options_for
 from backends.model import Model, ModelOptions, TextMode
+from backends.replicas import load_replica
 from config import DownloadSettings, Settings
 from download import main
 from errors import DownloadError, ModelFolderError

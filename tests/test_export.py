@@ -12,8 +12,8 @@ from backends.conversion.description import FailedConversion
 from backends.conversion.fingerprint import digest_code, digest_content
 from backends.folder import CONVERSIONS, RECORD, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases
 from tests.golden_texts import GOLDEN_TEXTS
 from tests.service import CONVERTED, ROOT, SERVING_ONLY, environment

@@ -6,8 +6,9 @@ import pytest
 
 from backends.folder import detect, find_weights
 from backends.hub_cache import hub_snapshot
-from backends.load import load_replica, options_for
+from backends.load import options_for
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from config import Settings
 from errors import DeviceUnavailableError, ModelFolderError
 from tests.golden_cases import GOLDEN, LAYOUTS

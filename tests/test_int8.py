@@ -20,9 +20,9 @@ from backends.conversion.description import Description
 from backends.embed import embed
 from backends.folder import CONVERSIONS, DESCRIPTION, detect
 from backends.jobs import JobError
-from backends.load import load_replica
 from backends.model import Modality, Model, ModelOptions, Precision, Rows
 from backends.quantization import int8
+from backends.replicas import load_replica
 from backends.runtimes.openvino import runtime
 from backends.runtimes.openvino.core import compile_network, read_network
 from backends.runtimes.openvino.cpu_capabilities import compile_properties
@@ -254,7 +254,7 @@ import numpy as np
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
+from backends.replicas import load_replica
 from backends.model import ModelOptions
 from bench.trained import docstrings
 

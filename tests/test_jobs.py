@@ -24,7 +24,7 @@ def test_the_answer_is_the_last_line() -> None:
         ("fail", JobError, "no such thing"),
         ("crash", JobError, "the job ended with 1: no memory"),
         ("silent", JobError, "the job ended without an answer"),
-        ("killed", JobKilledError, "the job was killed by signal 9, perhaps for want of memory"),
+        ("killed", JobKilledError, "the job was killed by signal 9, perhaps as memory ran out"),
         ("slow", JobKilledError, "the job did not end in 3 s"),
     ],
 )

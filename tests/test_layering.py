@@ -40,10 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference.images": {"inference", "backends", "errors"},
     "inference.store": {"inference", "backends", "errors"},
     "inference": {"backends", "errors"},
-    "fetch": {"backends.load", "backends.conversion", "backends.families", "backends"}
+    "fetch": {"backends.replicas", "backends.conversion", "backends.families", "backends"}
     | {"config", "errors"},
-    "backends.load": {f"backends.runtimes.{runtime}" for runtime in ("openvino", "lookup", "torch")}
-    | {"backends.conversion", "backends.families", "backends", "config", "machine", "errors"},
+    "backends.load": {"backends.replicas", "backends.conversion", "backends"}
+    | {"config", "machine", "errors"},
+    "backends.replicas": {"backends.conversion", "backends.families", "backends", "errors"}
+    | {f"backends.runtimes.{runtime}" for runtime in ("openvino", "lookup", "torch")},
     # The jobs are processes of their own: they alone need the libraries of both runtimes.
     "backends.conversion.job": {"backends.conversion", "backends.runtimes.openvino"}
     | {"backends.families", "backends.runtimes.torch", "backends", "errors"},
@@ -159,6 +161,7 @@ def test_a_model_library_is_imported_where_it_may_be(path: Path) -> None:
         ("app", MODEL_LIBRARIES),
         ("download", MODEL_LIBRARIES),
         ("backends.load", MODEL_LIBRARIES),
+        ("backends.replicas", MODEL_LIBRARIES),
         ("backends.runtimes.openvino.runtime", HEAVY | {"nltk"}),
         ("backends.runtimes.lookup.runtime", HEAVY | {"openvino", "nltk"}),
         ("backends.preprocessing.sentences", HEAVY | {"sklearn", "scipy"}),

@@ -14,8 +14,8 @@ from transformers import ModernVBertForMaskedLM, ModernVBertModel, SiglipVisionC
 from backends.families import modernvbert
 from backends.folder import detect
 from backends.hub_cache import hub_snapshot
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from errors import ModelFolderError
 from tests.golden_cases import (
     GOLDEN,

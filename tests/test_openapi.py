@@ -60,8 +60,8 @@ def live_description(address: str) -> BaseSchema:
     return schemathesis.openapi.from_url(address)
 
 
-def check_all(operation: Operation, mode: GenerationMode) -> None:
-    @settings(max_examples=150, deadline=None, derandomize=True)
+def check_all(operation: Operation, mode: GenerationMode, examples: int = 150) -> None:
+    @settings(max_examples=examples, deadline=None, derandomize=True)
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: AnyCase) -> None:
         case.call_and_validate(checks=CHECKS)

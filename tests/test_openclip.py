@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from backends.embed import embed_all
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import Model, ModelOptions
+from backends.replicas import load_replica
 from errors import ModelFolderError
 from tests.golden_cases import GOLDEN, assert_same, embed_texts, text_cases
 from tests.hub_models import make_tower

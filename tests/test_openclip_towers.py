@@ -24,8 +24,8 @@ from backends.check import faults
 from backends.embed import embed
 from backends.folder import detect, find_weights
 from backends.hub_cache import hub_snapshots
-from backends.load import load_replica
 from backends.model import Model, ModelOptions
+from backends.replicas import load_replica
 from config import DownloadSettings
 from download import settings_for_tag
 from fetch import catalogue

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import Model, ModelOptions, Runtime, TextMode
+from backends.replicas import load_replica
 from tests.golden_cases import (
     EVERY_LAYOUT,
     EVERY_MODE,

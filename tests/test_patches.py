@@ -10,9 +10,9 @@ from transformers import Siglip2ImageProcessor, Siglip2Model
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions, Rows, Runtime
 from backends.preprocessing.patches import Grid, Patching
+from backends.replicas import load_replica
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, golden_model, recorded
 from tests.image_files import READER
 from tests.service import CONVERTED

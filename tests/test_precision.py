@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions, Precision, Runtime
 from backends.precision import log_choice, log_refusal, usable
+from backends.replicas import load_replica
 from tests.golden_cases import GOLDEN, RUNTIMES
 from tests.lesser_cpu import said_on_a_lesser_cpu
 from tests.service import CONVERTED, ROOT, running

@@ -236,6 +236,30 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(alert: str, tmp_path: P
     assert not fired(alert, fine, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("spaces", "is_alert"),
+    [
+        ([(1, "clip"), (1, "minilm"), (2, "clip"), (2, "minilm")], False),
+        ([(1, "clip"), (1, "minilm"), (2, "clip"), (2, "other")], True),
+        ([(1, "clip"), (1, "minilm")], False),
+    ],
+)
+def test_several_models_of_a_replica_are_no_difference(
+    spaces: list[tuple[int, str]], is_alert: bool, tmp_path: Path
+) -> None:
+    load = {SPACES % one: "1x60" for one in spaces}
+
+    assert fired("InferenceVectorSpacesDiffer", load, tmp_path) == is_alert
+
+
+def test_replicas_may_have_loaded_other_models_on_demand(tmp_path: Path) -> None:
+    load = {SPACES % one: "1x60" for one in ((1, "clip"), (2, "minilm"))}
+    loads = 'inference_model_loads_total{namespace="a",job="j",pod="1",model="clip"}'
+
+    assert fired("InferenceVectorSpacesDiffer", load, tmp_path)
+    assert not fired("InferenceVectorSpacesDiffer", load | {loads: "1x60"}, tmp_path)
+
+
 def test_an_alert_fires_where_no_replica_is_scraped_at_all(tmp_path: Path) -> None:
     assert fired("InferenceNotScraped", {'up{job="prometheus"}': "1x60"}, tmp_path)
 

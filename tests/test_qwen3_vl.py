@@ -23,16 +23,19 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
+from backends.conversion.conversion_cache import converted
+from backends.conversion.description import Description
 from backends.embed import embed
 from backends.families import chat_template
 from backends.folder import detect
 from backends.hub_cache import hub_snapshot
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
+from backends.preprocessing import conversation
 from backends.preprocessing.blocks import Around, BlockProcessor, Blocks, Grid
+from backends.replicas import load_replica
 from backends.runtimes.openvino.stages import OpenVinoStages, Turns
 from config import Settings
-from errors import ModelFolderError, QueueFullError, RequestTooLargeError
+from errors import InvalidInputError, ModelFolderError, QueueFullError, RequestTooLargeError
 from inference.request import EmbedInput
 from tests.asgi import serving
 from tests.golden_cases import (
@@ -338,6 +341,17 @@ def test_the_estimate_is_what_an_image_costs(size: tuple[int, int]) -> None:
 
 def test_a_file_whose_header_does_not_tell_its_size_is_estimated_at_the_most() -> None:
     assert BlockProcessor(AS_TRAINED, AROUND).estimate(b"no picture") == -(-1805 // 64)
+
+
+def test_a_text_whose_conversation_has_an_id_without_an_embedding_is_rejected() -> None:
+    folder = converted(detect(GOLDEN / "qwen3_vl"), ModelOptions(cache_dir=CONVERTED))
+    described = Description.read(folder).towers["text"].preparation
+    processor = conversation.read(folder, described, ModelOptions())
+    largest = int(processor.prepare("a", EncodeParams()).arrays[0].max())
+    processor.limit_ids(largest)
+
+    with pytest.raises(InvalidInputError, match=f"a token has the id {largest}, and"):
+        processor.prepare("a", EncodeParams())
 
 
 def noise(size: tuple[int, int]) -> Image.Image:

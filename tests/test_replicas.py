@@ -8,8 +8,8 @@ import torch
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replicas
 from backends.model import GpuMemory, Modality, ModelOptions, Precision
+from backends.replicas import load_replicas
 from backends.runtimes.torch import devices as torch_devices
 from config import Settings
 from errors import ConfigurationError, DeviceUnavailableError

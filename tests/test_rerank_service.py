@@ -114,8 +114,8 @@ def test_every_answer_is_one_that_the_description_announces(
     posts = [path for path, operations in paths.items() if "post" in operations]
 
     assert posts == [path for one in ENDPOINTS if one.scores for path in one.paths]
-    for path in posts:
-        check_all(description[path]["POST"], mode)
+    for path in posts:  # some are other addresses of one interface
+        check_all(description[path]["POST"], mode, examples=75)
 
 
 @pytest.mark.parametrize("name", RERANKERS)

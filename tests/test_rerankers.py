@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from backends.conversion.parity_check import SCORE_TOLERANCE, compare_logits
 from backends.embed import embed, embed_all, score
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Pair, Precision, Runtime, TextMode
 from backends.quantization.quantization_check import MAX_MEDIAN_SHIFT, compare_rough
+from backends.replicas import load_replica
 from backends.runtimes.openvino.cpu_capabilities import precisions
 from backends.similarity import same_order
 from backends.text_folder import detect_kind
@@ -357,7 +357,7 @@ import sys
 from pathlib import Path
 from backends.embed import score
 from backends.folder import detect
-from backends.load import load_replica
+from backends.replicas import load_replica
 from backends.model import ModelOptions, Pair
 for mode in ("reference", "trained"):
     options = ModelOptions(runtime="openvino", text_mode=mode)

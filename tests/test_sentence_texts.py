@@ -15,9 +15,9 @@ from sentence_transformers.base.modules import Router
 
 from backends.embed import embed, embed_all
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Runtime
 from backends.preprocessing.prompts import Prompts
+from backends.replicas import load_replica
 from errors import ModelFolderError
 from tests.golden_cases import GOLDEN
 from tests.golden_texts import GOLDEN_TEXTS, text_model

@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import random
+import re
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from tests.golden_texts import GOLDEN_TEXTS
 from tests.image_files import base64_of, plain
 from tests.service import LAUNCHER, Service, ask, run_to_end, running
 from tests.several import Texts
-from tests.several_service import DEADLY, FRAGILE
+from tests.several_service import DEADLY, FRAGILE, SIZE
 
 MODELS = {
     "clip": GOLDEN / "openai",
@@ -104,12 +105,19 @@ class Crowd:
     stop: threading.Event = field(default_factory=threading.Event)
     asked: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    may_ask: threading.Event = field(default_factory=threading.Event)
+    may_refuse: bool = False  # with 503, as models are loaded on demand
     stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.may_ask.set()
 
     def run(self, number: int) -> None:
         turn = random.Random(number)
         everything = list(self.alone.items())
         while not self.stop.is_set():
+            self.may_ask.wait()
             kind = turn.choice(["model", "model", "model", "body", "fragile", "nothing"])
             try:
                 self._ask(kind, turn, everything)
@@ -141,6 +149,9 @@ class Crowd:
             )
         else:
             is_right = status == 200 and np.allclose(numbers_in(answer), expected, atol=2e-5)
+        if status == 503 and self.may_refuse and kind != "nothing":
+            self.refused[kind] += 1
+            is_right = "error" in answer
         if not is_right:
             self.faults.append(f"{kind}, {sent}: {status}, {str(answer)[:200]}")
 
@@ -266,6 +277,57 @@ def test_models_that_come_and_go_answer_the_same_and_leave_no_memory(
             after_cycle.append(resident(service))
 
     assert after_cycle[11] <= 1.05 * after_cycle[1], after_cycle
+
+
+@pytest.mark.timeout(900)  # as of the other test with all of `alone`
+def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
+    root: Path, fragile: Path, alone: Answers, tmp_path: Path
+) -> None:
+    """Half of the models have room: they come and go, die, vanish, and are loaded at the stop."""
+    program = (sys.executable, "-m", "tests.several_service")
+    (fragile / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (root / FRAGILE / "settings.env").write_text("RUNTIME=torch")  # so nothing converts it
+    settings = {**ON_DEMAND, "MODELS_MEMORY_BYTES": str(3 * SIZE), "MODELS_IDLE_S": "0.5"}
+    log = tmp_path / "log"
+    with running(log, program, MODELS_DIR=root, **settings, REQUEST_TIMEOUT_S="20") as service:
+        crowd = Crowd(service, alone, may_refuse=True)
+        clients = [threading.Thread(target=crowd.run, args=(n,)) for n in range(6)]
+        for client in clients:
+            client.start()
+        for _ in range(3):
+            time.sleep(3)
+            # It may rest after a death or a load that failed.
+            while service.request("POST", f"/m/{FRAGILE}/vectors", {"text": DEADLY})[0] != 500:
+                time.sleep(0.05)
+        (root / "table").unlink()
+        crowd.may_ask.clear()
+        time.sleep(3)  # idle models go
+        crowd.may_ask.set()
+        time.sleep(3)
+        gone = service.request("GET", "/m/table/.well-known/ready")[0]
+        metrics = service.metrics()
+        crowd.stopping = True
+        service.process.send_signal(signal.SIGTERM)
+        ended = service.process.wait(timeout=60)
+        crowd.stop.set()
+        for client in clients:
+            client.join(timeout=60)
+
+    assert crowd.faults == []
+    assert not any(client.is_alive() for client in clients)
+    assert ended == 0
+    assert gone == 503
+    assert crowd.asked["model"] > crowd.refused["model"] + 20
+    for counted in (
+        *(f'loads_total{{model="{name}",result="loaded"}}' for name in (*MODELS, FRAGILE)),
+        f'loads_total{{model="{FRAGILE}",result="failed"}}',
+        'loads_total{model="table",result="failed"}',
+        f'unloads_total{{model="{FRAGILE}",reason="died"}}',
+        'unloads_total{model="[a-z]+",reason="memory"}',
+        'unloads_total{model="[a-z]+",reason="idle"}',
+    ):
+        values = re.findall(f"^inference_model_{counted} (.*)", metrics, re.MULTILINE)
+        assert sum(map(float, values)) > 0, counted
 
 
 @pytest.mark.timeout(120)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from backends import load
-from backends.conversion import conversion_cache, fingerprint
+from backends.conversion import conversion_cache, entries, fingerprint
 from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description, FailedConversion
 from backends.folder import CONVERSIONS, ModelFolder, detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
-from backends.load import load_replica
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from config import Settings
 from errors import ConversionError, ModelFolderError
 from tests.golden_cases import GOLDEN, MODES, assert_same, embed_texts, text_cases
@@ -218,7 +218,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
             load_replica(detect(model), options)
 
     assert load_replica(detect(model), options).info.runtime == "torch"
-    assert "2 conversions were killed, perhaps for want of memory" in caplog.text
+    assert "2 conversions were killed, perhaps as memory ran out" in caplog.text
     assert ".tries to try again" in caplog.text
 
 
@@ -227,7 +227,7 @@ def test_conversions_that_were_killed_are_not_begun_for_ever(
     [
         ("print('no answer')", "the conversion ended without an answer", []),
         ("raise SystemExit('no memory')", "the conversion ended with 1: no memory", []),
-        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps for", ["1"]),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps as", ["1"]),
         ("import time; time.sleep(60)", "the conversion did not end in 2 s", ["1"]),
     ],
 )
@@ -348,10 +348,25 @@ def test_models_with_equal_sizes_and_times_are_not_mistaken_in_a_cache_that_they
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
 
     assert converted(detect(folders[0]), options) == kept
-    assert conversion_cache.digest_content(detect(folders[1]), options) != (
-        conversion_cache.digest_content(detect(folders[0]), options)
+    assert entries.digest_content(detect(folders[1]), options) != (
+        entries.digest_content(detect(folders[0]), options)
     )
-    assert not conversion_cache.is_converted(detect(folders[1]), options)
+    assert not entries.is_converted(detect(folders[1]), options)
+
+
+def test_a_cache_in_the_model_folder_is_its_own_however_its_path_is_written(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache of its own, a model may have other inodes than at its conversion."""
+    kept = copy_of_golden(model / CONVERSIONS)
+    stamps = fingerprint.stamps(detect(model))
+    source = {name: [*stamp[:2], 0, 0] for name, stamp in stamps.items()}
+    (kept / "source.json").write_text(json.dumps(source))
+    options = replace(OPENVINO, cache_dir=model / "openai_clip" / ".." / CONVERSIONS)
+    monkeypatch.delattr(fingerprint, "digest_content")
+
+    assert converted(detect(model), options).resolve() == kept.resolve()
+    assert len(list(entries._all(detect(model), options))) == 1
 
 
 def test_a_models_content_is_read_once_in_a_process(
@@ -366,9 +381,9 @@ def test_a_models_content_is_read_once_in_a_process(
 
     monkeypatch.setattr(fingerprint, "digest_content", counted)
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
-    first = [conversion_cache.digest_content(detect(model), options) for _ in range(3)]
+    first = [entries.digest_content(detect(model), options) for _ in range(3)]
     (model / "openai_clip_processor/more.txt").touch()
-    changed = conversion_cache.digest_content(detect(model), options)
+    changed = entries.digest_content(detect(model), options)
 
     assert len(read) == 2
     assert len(set(first)) == 1

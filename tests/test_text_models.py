@@ -27,8 +27,8 @@ from transformers import (
 from backends.check import faults
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions
+from backends.replicas import load_replica
 from tests.golden_texts import GOLDEN_TEXTS
 
 pytestmark = pytest.mark.usefixtures("converting_here")

@@ -10,8 +10,9 @@ import pytest
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica, options_for
+from backends.load import options_for
 from backends.model import EncodeParams, ModelOptions, Precision, Runtime
+from backends.replicas import load_replica
 from backends.text_folder import max_tokens
 from config import Settings
 from errors import InvalidInputError

@@ -11,10 +11,10 @@ from transformers import Idefics3ImageProcessorPil
 
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, ModelOptions, Rows, Runtime
 from backends.preprocessing.header import read_size
 from backends.preprocessing.tiles import Tiling
+from backends.replicas import load_replica
 from config import Settings
 from errors import RequestTooLargeError
 from inference.request import EmbedInput

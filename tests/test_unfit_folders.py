@@ -11,8 +11,9 @@ import pytest
 
 from backends.conversion.conversion_cache import converted
 from backends.folder import detect
-from backends.load import load_replica, options_for
+from backends.load import options_for
 from backends.model import ModelOptions
+from backends.replicas import load_replica
 from backends.text_folder import DECODERS, ENCODERS, detect_kind, why_no_encoder
 from config import Settings
 from errors import DownloadError, ModelFolderError

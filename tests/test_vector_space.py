@@ -12,8 +12,8 @@ from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description
 from backends.folder import detect
 from backends.identity import PREPROCESSING_VERSIONS, Identity
-from backends.load import load_replica
 from backends.model import Modality, ModelOptions, Precision
+from backends.replicas import load_replica
 from backends.runtimes.openvino.cpu_capabilities import precisions
 from backends.runtimes.openvino.network import OpenVinoNetwork
 from tests.golden_cases import EVERY_LAYOUT, EVERY_RUNTIME, GOLDEN, RUNTIMES, golden_model

@@ -15,9 +15,9 @@ from tokenizers.models import WordPiece
 from backends.conversion.conversion_cache import converted
 from backends.embed import embed, embed_all
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import EncodeParams, Model, ModelOptions, Runtime
-from backends.preprocessing.tokens import VocabularyInfo, describe_tokens, describe_vocabulary
+from backends.preprocessing.vocabulary import VocabularyInfo, describe_tokens, describe_vocabulary
+from backends.replicas import load_replica
 from errors import InvalidInputError, ModelFolderError
 from tests.golden_cases import EVERY_RUNTIME, GOLDEN, LAYOUTS, golden_model
 from tests.golden_texts import GOLDEN_TEXTS, NETWORKS, text_model
@@ -181,9 +181,7 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
     rows = max(last, min(largest.values())) + 1
     if rows > max(largest.values()):
         cut = detect(with_fewer_rows(tmp_path / "models", name, last))
-        with pytest.raises(
-            ModelFolderError, match="no text can be read: the tokenizer gives a part of it the id"
-        ):
+        with pytest.raises(ModelFolderError, match="no text can be read: a token has the id"):
             load_replica(cut, ModelOptions(runtime=runtime, cache_dir=tmp_path / "cache"))
         return
     root = with_fewer_rows(tmp_path / "models", name, rows)
@@ -198,9 +196,7 @@ def test_a_text_with_an_id_that_has_no_embedding_is_refused_by_that_id(
             given = embed(model.towers["text"], [text])
             np.testing.assert_allclose(given, embed(whole.towers["text"], [text]), atol=1e-5)
         else:
-            with pytest.raises(
-                InvalidInputError, match=f"gives a part of it the id {highest}, and"
-            ):
+            with pytest.raises(InvalidInputError, match=f"a token has the id {highest}, and"):
                 embed(model.towers["text"], [text])
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from backends.conversion.conversion_cache import converted
 from backends.embed import embed
 from backends.folder import detect
-from backends.load import load_replica
 from backends.model import ModelOptions
 from backends.parity_inputs import parity_inputs
+from backends.replicas import load_replica
 from backends.runtimes.openvino.constants import refuse_unfit_weights
 from backends.runtimes.openvino.core import read_network
 from backends.weights import common_prefix, strange_prefix

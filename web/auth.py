@@ -12,6 +12,7 @@ import asyncio
 import base64
 import hmac
 import logging
+from contextlib import suppress
 
 from starlette.types import Scope
 
@@ -116,7 +117,7 @@ class FailedLogins:
         self._next = None
         if self._count:
             logger.warning(
-                "Failed logins: %d since the last such line, the last one %s",
+                "Failed logins: %d since the last such line, the latest %s",
                 self._count,
                 self._last,
             )
@@ -127,17 +128,10 @@ class FailedLogins:
 def _read_token(authorization: str) -> bytes:
     """Return the token in an `Authorization` header; empty if it has none."""
     scheme, _, credentials = authorization.partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return credentials.strip().encode("latin-1")  # as ASGI servers decode headers
-        case "basic":
-            return _read_password(credentials.strip())
+    if scheme.lower() == "bearer":
+        return credentials.strip().encode("latin-1")  # as ASGI servers decode headers
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            _, _, password = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+            return password
     return b""
-
-
-def _read_password(credentials: str) -> bytes:
-    try:
-        _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
-    except ValueError:
-        return b""
-    return password

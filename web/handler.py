@@ -87,7 +87,7 @@ class EndpointHandler:
             vectorizer.used_at_s = times.read_ended_s = time.perf_counter()
             record.items = Counter(one.modality for one in parsed.inputs)
             _check(parsed, endpoint)
-            vectorizer.in_flight += 1  # without an await since it was known to be loaded
+            vectorizer.in_flight += 1  # no await since the load, so it cannot have been unloaded
             try:
                 answers = await vectorizer.embed(parsed.inputs, record.context)
             finally:

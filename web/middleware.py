@@ -102,7 +102,7 @@ class RequestMiddleware:
 
 
 def _model_of(scope: Scope, path: str, name: str | None) -> ServedModel | None:
-    """Check a request's token, and return the model of its path, or the only one; else None.
+    """Check a request's token; return the model of its path, else the only model, else None.
 
     Args:
         scope: the request.
@@ -117,7 +117,7 @@ def _model_of(scope: Scope, path: str, name: str | None) -> ServedModel | None:
     service = get_service(scope)
     models = service.models
     if name is not None and name not in models.by_name:
-        service.access.check(scope["path"], scope)  # a probe's, too: the answer lists the names
+        service.access.check(scope["path"], scope)  # of a probe, too: the answer lists the names
         raise models.unknown(name)
     service.access.check(path, scope)
     return models.only if name is None else models.by_name[name]

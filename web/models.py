@@ -1,8 +1,8 @@
 """The models by name, and the model that answers a request.
 
-The path `/m/<name>/...` names one, or else `model` in the body does, of the models that have names.
-Without a name each endpoint has a default, which is fixed at start. A model that is alone in
-MODELS_DIR has no name, and answers everything.
+A request names its model by its path `/m/<name>/...`, or by `model` in its body. Without a name,
+the default model of the endpoint answers; defaults are fixed at start. A model that is alone in
+MODELS_DIR has no name, and answers all requests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vectorizer import Vectorizer
 from web.endpoints.base import Endpoint, Kinds
 from web.endpoints.json_body import model_in
 
-_SHOWN_CHARS = 64  # of a name that a client made up
+_SHOWN_CHARS = 64  # maximum length of an unknown name in an error
 
 
 _KINDS: tuple[Modality, ...] = ("pair", "image", "text")
@@ -52,7 +52,7 @@ class ServedModel:
         name: its name; empty if it is alone in MODELS_DIR.
         settings: its settings.
         kind: the modality that decides which routes it serves: pairs, images (and texts), or texts.
-        listed_at: time since which the service has it, in seconds since 1970.
+        listed_at: time at which the service found the model, in seconds since 1970.
         on_demand: loads it; None if it was loaded at start.
         loaded: the loaded model; None while it is not loaded.
         info: facts about the model; None before its first load.
@@ -79,14 +79,14 @@ class ServedModel:
         return self.loaded
 
     def check_answers(self, path: str, kinds: Kinds) -> None:
-        """Check that a model of this kind answers an endpoint, before it is loaded for nothing.
+        """Check that a model of this kind answers an endpoint, before the model is loaded.
 
         Args:
             path: the first path of the endpoint.
             kinds: the kinds of models that answer it.
 
         Raises:
-            InvalidInputError: it does not.
+            InvalidInputError: the model does not answer the endpoint.
         """
         if not any(self.kind in group for group in kinds):
             reads = " and ".join(f"{modality}s" for modality in self.modalities)
@@ -96,12 +96,12 @@ class ServedModel:
 
     @property
     def id(self) -> str:
-        """The name by which clients know it: its own, or of a lone model that of its weights."""
+        """The model's name for clients; a model without a name has the name of its weights."""
         return self.name or (self.info.name if self.info else "")
 
     @property
     def modalities(self) -> Sequence[Modality]:
-        """The modalities that it reads."""
+        """The modalities of its inputs; the kind tells them while the model is not loaded."""
         return self.loaded.vectorizer.modalities if self.loaded else _MODALITIES[self.kind]
 
     @property
@@ -113,7 +113,7 @@ class ServedModel:
 
     @property
     def unready(self) -> str | None:
-        """Return the reason if it cannot answer, else None; a model to be loaded can."""
+        """Return the reason if it cannot answer, else None; a request may load it first."""
         if self.loaded:
             return self.loaded.vectorizer.health.unready
         return self.on_demand.unready if self.on_demand else None
@@ -125,40 +125,38 @@ def kind_of(modalities: Collection[Modality]) -> Modality:
 
 
 class Models:
-    """The models by name, and the choice of one for a request.
+    """The models by name; chooses the model of a request.
 
     Args:
         models: all models.
         endpoints: the endpoints.
-        settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
+        defaults: names of the models that answer requests without a name, by the first path of the
+            endpoint.
+        aliases: pairs of an alias and the name of a model; models without names have none.
 
     Attributes:
         by_name: the models by name; "" for a model without a name.
         have_names: whether the models have names, and answer below `/m/<name>/`.
-        ids: the models by all that `model` in a body may be: names and aliases.
-        only: the model, if there is one alone.
-        first: the model that stands for all where a route can speak of one only: the default of
-            the first endpoint that has one.
-
-    Raises:
-        ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model, or several models fit an
-            endpoint and DEFAULT_MODEL names none of them.
+        ids: the models by the values of `model` in a body: names and aliases.
+        only: the only model; None if there are several.
+        first: the default model of the first endpoint that has a default. Routes that describe a
+            single model describe it.
     """
 
     def __init__(
         self,
         models: Sequence[ServedModel],
         endpoints: Sequence[type[Endpoint[Any]]],
-        settings: Settings,
+        defaults: Mapping[str, str],
+        aliases: Sequence[tuple[str, str]],
     ) -> None:
         self.by_name = {model.name: model for model in models}
         self.have_names = "" not in self.by_name
         self.only = models[0] if len(models) == 1 else None
-        kinds = {model.name: model.kind for model in models}
-        defaults = choose_defaults(kinds, endpoints, settings)
         self._defaults = {path: self.by_name[name] for path, name in defaults.items()}
-        aliases = settings.model_aliases if self.have_names else ()
-        self.ids = self.by_name | {alias: self.by_name[name] for alias, name in aliases}
+        self.ids = self.by_name | {
+            alias: self.by_name[name] for alias, name in aliases if self.have_names
+        }
         self._endpoints = endpoints
         self.first = next(iter(self._defaults.values()), models[0])
 
@@ -175,7 +173,7 @@ class Models:
         return self._defaults.get(endpoint, self.first)
 
     def unknown(self, name: str) -> UnknownModelError:
-        """Return the error of a request that names no model of these."""
+        """Return the error of a request with an unknown model name."""
         known = ", ".join(self.by_name)
         return UnknownModelError(
             f"no model {name[:_SHOWN_CHARS]!r} here; there are: {known}", "unknown_model"
@@ -204,7 +202,7 @@ class Models:
 def choose_defaults(
     kinds: Mapping[str, Modality], endpoints: Sequence[type[Endpoint[Any]]], settings: Settings
 ) -> dict[str, str]:
-    """Map the first path of each endpoint to the model of requests that name none.
+    """Return the default model's name for each endpoint, by the endpoint's first path.
 
     Endpoints that no model fits are left out.
 
@@ -232,8 +230,8 @@ def choose_defaults(
         preferred = [name for name in settings.default_model if name in fitting]
         if len(fitting) > 1 and not preferred:
             raise ConfigurationError(
-                f"DEFAULT_MODEL: several models answer POST {endpoint.paths[0]}: name the one for "
-                f"requests that name none: {' or '.join(fitting)}"
+                f"DEFAULT_MODEL: several models answer POST {endpoint.paths[0]}: name the model "
+                f"for requests without a model's name: {' or '.join(fitting)}"
             )
         if fitting:
             defaults[endpoint.paths[0]] = (preferred or fitting)[0]

@@ -80,7 +80,7 @@ def describe(app: FastAPI, endpoints: Sequence[type[Endpoint[Any]]]) -> None:
         answered = service.models.endpoints() if service else endpoints
         if not {one.paths[0] for one in answered} <= described["paths"].keys():
             _restore_nulls(described, app.routes)
-            # Of one model alone, no request can name another.
+            # Without names, no request can name an unknown model.
             never = () if service and service.models.have_names else (404,)
             described = app.openapi_schema = with_endpoints(described, answered, never)
         if service:

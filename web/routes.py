@@ -104,8 +104,8 @@ def _add_text_embeddings(app: FastAPI) -> None:
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-# A path without a model's name speaks of all models: a probe fails if one of them does, as only
-# then every request can be answered.
+# A probe whose path names no model fails if any model fails, as requests for that model cannot be
+# answered.
 
 
 async def _live(request: Request) -> Response:
@@ -129,7 +129,7 @@ def _probe(faults: Iterable[tuple[ServedModel, str | None]]) -> Response:
 
 
 def _asked(request: Request) -> Mapping[str, ServedModel]:
-    """Return the model of the path, or all models, by all names that a request may give them."""
+    """Return the model that the path names, else all models; by names and aliases."""
     models = get_service(request.scope).models
     model: ServedModel | None = request.scope["state"]["model"]
     return models.ids if model is None else {model.id: model}

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-MODEL_PREFIX = "/m/"  # of the paths of a model that has a name
+MODEL_PREFIX = "/m/"  # prefix of the paths of a named model
 _SLASH = re.compile(rb"%2f", re.IGNORECASE)
 
 

@@ -60,7 +60,7 @@ class Service:
     draining: bool = False
 
     def drain(self) -> None:
-        """Shut down: readiness says so from now on, connections are closed, no load begins."""
+        """Shut down: the readiness probe fails, answers close connections, and no load begins."""
         self.draining = True
         if self.on_demand:
             self.on_demand.drain()
@@ -78,8 +78,8 @@ def get_service(scope: Scope) -> Service:
     service: Service | None = scope["state"]["service"]  # set by the middleware
     if service is None:
         raise UnhealthyError(
-            "not started: the application's lifespan does not run; one that mounts it enters "
-            "app.router.lifespan_context(app)"
+            "not started: the application's lifespan does not run; an application that mounts it "
+            "must enter app.router.lifespan_context(app)"
         )
     return service
 
@@ -146,7 +146,7 @@ async def serving(
         loads = LoadMetrics(names, metrics.registry)
         _follow(registry.on_demand, models, serve_loaded, loads)
     service = Service(
-        Models(list(models.values()), endpoints, settings),
+        Models(list(models.values()), endpoints, registry.defaults, settings.model_aliases),
         body_reader,
         access,
         metrics,

@@ -85,7 +85,7 @@ class States(Collector):
             _lookups,
             "result",
         )
-        # All models share them.
+        # All models share the remembered vectors.
         remembered = max((one.cache_stats.size for one in vectorizers), default=0)
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", remembered)
         if any(vectorizer.shared for vectorizer in vectorizers):

@@ -16,12 +16,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 
-from config import VERSION
+from config import NAME, VERSION
 from errors import ConfigurationError
 from inference.timings import ItemTimes, RequestTimes, Stage
 from web.record import MODALITIES, RequestRecord
-
-_NAME = "multi2vec-clip-service"
 
 
 class Tracing:
@@ -38,11 +36,11 @@ class Tracing:
     """
 
     def __init__(self, exporters: Sequence[str]) -> None:
-        own = Resource({"service.name": _NAME, "service.version": VERSION})
+        own = Resource({"service.name": NAME, "service.version": VERSION})
         self._provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
         for name in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
-        self._tracer = self._provider.get_tracer(_NAME, VERSION)
+        self._tracer = self._provider.get_tracer(NAME, VERSION)
 
     def observe_request(self, record: RequestRecord) -> None:
         """Create the spans of an answered request, and set the trace's id in its record."""
@@ -91,8 +89,8 @@ def _exporter(name: str) -> SpanExporter:
         exporter: SpanExporter = found.load()()
         return exporter
     raise ConfigurationError(
-        f"OTEL_TRACES_EXPORTER: no exporter {name} is installed; that of OTLP by HTTP is in "
-        "requirements-tracing.txt"
+        f"OTEL_TRACES_EXPORTER: no exporter {name} is installed; the exporter of OTLP by HTTP is "
+        "in requirements-tracing.txt"
     )
 
 

@@ -77,7 +77,7 @@ class Description:
 
     @property
     def modality(self) -> Modality:
-        """What the model reads: pairs, images (and texts), or texts."""
+        """The kind of the model, by its inputs: pairs, images (and texts), or texts."""
         return next(one for one in ("pair", "image", "text") if one in self.towers)
 
     @classmethod

@@ -58,7 +58,7 @@ def stamps(folder: ModelFolder) -> Stamps:
 
 
 def same_files(recorded: Stamps, now: Stamps, *, is_own: bool) -> bool:
-    """Return whether a model's files are those of a conversion.
+    """Return whether a model's files are unchanged since its conversion.
 
     Args:
         recorded: the stamps that were recorded when the model was converted.

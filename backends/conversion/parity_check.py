@@ -1,6 +1,6 @@
 """The parity check: compares a converted model's vectors or logits with the original model's.
 
-It detects if the conversion has lost a step of the preprocessing or of the network.
+It detects whether the conversion has lost a step of the preprocessing or of the network.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ model serves. It runs in jinja's sandbox, in a process with limits on time and m
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.jobs import Answer, JobError, run_in_subprocess, subprocess_main
+from backends.json_files import read_optional_json
 from errors import ModelFolderError
 
 _TIMEOUT_S = 10
@@ -94,10 +94,9 @@ def _template_in(folder: Path) -> str:
     if (path := folder / "chat_template.jinja").is_file():
         return path.read_text("utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        if (path := folder / name).is_file():
-            template = json.loads(path.read_text("utf-8")).get("chat_template")
-            if isinstance(template, str):
-                return template
+        template = read_optional_json(folder / name).get("chat_template")
+        if isinstance(template, str):
+            return template
     raise ModelFolderError(f"{folder.absolute()} holds no chat template (chat_template.jinja)")
 
 

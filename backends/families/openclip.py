@@ -31,15 +31,8 @@ from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.pixels import PixelProcessor, to_pixels
 from backends.preprocessing.resampling import Pixels
-from backends.preprocessing.tokens import (
-    Padding,
-    TokenProcessor,
-    Tokens,
-    VocabularyInfo,
-    beginning,
-    describe_tokens,
-    unknown_id_error,
-)
+from backends.preprocessing.tokens import Padding, TokenProcessor, Tokens, beginning
+from backends.preprocessing.vocabulary import VocabularyInfo, describe_tokens, unknown_id_error
 from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,
     ImageTower,

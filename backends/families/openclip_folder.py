@@ -6,7 +6,6 @@ See https://github.com/mlfoundations/open_clip: the `model_cfg` of an architectu
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
@@ -19,6 +18,7 @@ from open_clip.transform import PreprocessCfg
 
 from backends.folder import find_weights
 from backends.hub_cache import beside_or_cached, hub_snapshots
+from backends.json_files import read_optional_json
 from errors import ModelFolderError
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def read_openclip_config(path: Path) -> OpenClipConfig:
     Raises:
         ModelFolderError: the architecture is unknown, or a file of the model is missing.
     """
-    own = _read_json(path / "config.json")
-    published = _read_json(path / "open_clip_config.json")
+    own = read_optional_json(path / "config.json")
+    published = read_optional_json(path / "open_clip_config.json")
     name, tag = own.get("model_name", ""), own.get("pretrained", "")
     architecture = (
         published.get("model_cfg") or own.get("model_config") or open_clip.get_model_config(name)
@@ -124,10 +124,3 @@ def _on_disk(hub_name: str, path: Path) -> Path:
             f"{path / Path(hub_name).name}"
         )
     return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

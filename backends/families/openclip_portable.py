@@ -20,7 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from backends.families import transformers_models as hf
 from backends.preprocessing.pixels import Geometry
 from backends.preprocessing.text_normalizers import Normalizer
-from backends.preprocessing.tokens import VOCABULARY, Padding, TextRecipe
+from backends.preprocessing.tokens import Padding, TextRecipe
+from backends.preprocessing.vocabulary import VOCABULARY
 from errors import ConversionError
 
 _CLEANING: dict[object, Normalizer] = {

@@ -34,7 +34,7 @@ class Checkpoint:
             raise ModelFolderError(f"{snapshot.absolute()} holds no weights (*.safetensors)")
 
     def drop_prefix(self, needed: AbstractSet[str]) -> None:
-        """Remove the common prefix of the stored names, if the names then fit those needed."""
+        """Remove the common prefix of the stored names, if this gives the needed names."""
         missing, unexpected = needed - self._files.keys(), self._files.keys() - needed
         if prefix := strange_prefix(missing, unexpected, "model."):
             self._files = {

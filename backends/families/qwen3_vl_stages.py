@@ -23,10 +23,8 @@ from typing_extensions import override
 
 from backends.runtimes.torch.towers import Normalize, normalize
 
-LANGUAGE_LAYERS, VISION_LAYERS = (
-    2,
-    3,
-)  # layers of a stage: 0.4 and 0.15 GB of float32 weights in the 2B model
+# Layers of a stage: 0.4 and 0.15 GB of float32 weights in the 2B model.
+LANGUAGE_LAYERS, VISION_LAYERS = 2, 3
 
 
 def deep_names(config: Any) -> list[str]:

@@ -6,7 +6,6 @@ Source of the scores: the reference's reranker container, and in the text mode `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,12 @@ from typing_extensions import override
 from backends.families import transformers_models as hf
 from backends.families.encoder import NAMES, places
 from backends.folder import ModelFolder
+from backends.json_files import read_optional_json
 from backends.model import Activation, ModelOptions, TextMode
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.pairs import PairProcessor, PairRecipe
-from backends.preprocessing.tokens import VOCABULARY, Padding
+from backends.preprocessing.tokens import Padding
+from backends.preprocessing.vocabulary import VOCABULARY
 from backends.runtimes.torch.towers import Portable, TorchModel, TorchTower, describe, place
 from backends.text_folder import TextFolder, max_tokens
 from errors import ModelFolderError
@@ -110,8 +111,7 @@ def _read_activation(path: Path, mode: TextMode) -> str:
     config = hf.read_config(path)
     names = [config.get("sbert_ce_default_activation_function")]
     if mode == "trained":  # in the order of sentence-transformers 6
-        newest = path / "config_sentence_transformers.json"
-        beside = json.loads(newest.read_text("utf-8")) if newest.is_file() else {}
+        beside = read_optional_json(path / "config_sentence_transformers.json")
         within = config.get("sentence_transformers") or {}
         names = [beside.get("activation_fn"), within.get("activation_fn"), *names]
     return next((str(name) for name in names if name), _USUAL)
@@ -166,8 +166,7 @@ def _longest(model: Any, tokenizer: Any) -> int:
 
 def _is_typed(config: Any, path: Path) -> bool:
     """Return whether the network takes token types (query or document) in the reference."""
-    config_file = path / "tokenizer_config.json"
-    tokenizer = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    tokenizer = read_optional_json(path / "tokenizer_config.json")
     names = tokenizer.get("model_input_names")
     of_class = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") not in _UNTYPED
     is_named = "token_type_ids" in names if names else of_class

@@ -22,14 +22,13 @@ from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
 from backends.preprocessing.single_part import SinglePart
 from backends.preprocessing.tokens import (
     CHARS_OF_A_TOKEN,
-    IdLimit,
     Padding,
     TextRecipe,
     TokenProcessor,
     Tokens,
-    VocabularyInfo,
     beginning,
 )
+from backends.preprocessing.vocabulary import IdLimit, VocabularyInfo
 from backends.runtimes.torch.towers import Portable, TorchTower, identity, place, portable_texts
 from backends.text_folder import kept_dimensions
 from errors import ConversionError

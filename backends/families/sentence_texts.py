@@ -18,7 +18,7 @@ from backends.folder import ModelFolder
 from backends.model import ModelOptions
 from backends.preprocessing.loaders import Described
 from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
-from backends.preprocessing.tokens import VOCABULARY
+from backends.preprocessing.vocabulary import VOCABULARY
 from backends.runtimes.torch.stages import PortableStages
 from backends.runtimes.torch.towers import (
     EVERY_TEXT_MODE,

@@ -19,20 +19,23 @@ from typing_extensions import override
 
 from backends.folder import ModelFolder
 from backends.hub_cache import hub_snapshot
+from backends.json_files import read_json
 from backends.model import ModelOptions
 from backends.preprocessing import siglip1_tokens
 from backends.preprocessing.pixels import Geometry, PixelProcessor
 from backends.preprocessing.siglip1_tokens import SpecialTokens
 from backends.preprocessing.text_normalizers import NORMALIZERS
 from backends.preprocessing.tokens import (
-    VOCABULARY,
     TextRecipe,
     Tokenize,
     Tokenizer,
     TokenProcessor,
     Tokens,
-    VocabularyInfo,
     beginning,
+)
+from backends.preprocessing.vocabulary import (
+    VOCABULARY,
+    VocabularyInfo,
     decode,
     describe_tokens,
     describe_vocabulary,
@@ -71,8 +74,7 @@ _VOCABULARIES = (VOCABULARY, "vocab.*", "*.model")  # names of tokenizer files
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a `config.json`."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+    return read_json(folder / "config.json", dict)
 
 
 def snapshot(folder: ModelFolder, part: str) -> Path:
@@ -87,7 +89,7 @@ def snapshot(folder: ModelFolder, part: str) -> Path:
 
 
 def shown_config(folder: ModelFolder, part: str) -> Mapping[str, object]:
-    """Return the config that `GET /meta` shows: that of a part of the folder, or its snapshot's."""
+    """Return the config that `GET /meta` shows, of a part of the folder or of its hub snapshot."""
     path = folder.part(part)
     return read_config(path if (path / "config.json").is_file() else snapshot(folder, part))
 

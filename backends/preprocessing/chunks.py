@@ -79,7 +79,7 @@ class ChunkProcessor(SinglePart):
             self._split = sentences.split
 
     def resolve(self, params: EncodeParams) -> EncodeParams:
-        """Return the parameters that this model uses: the pooling, and the task if texts get it.
+        """Return the parameters that this model uses: the pooling, and the task with prefixes.
 
         Raises:
             InvalidInputError: the pooling is unknown.

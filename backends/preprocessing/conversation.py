@@ -14,17 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as Vocabulary
 from typing_extensions import override
 
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
-from backends.preprocessing.tokens import (
-    VOCABULARY,
-    TextRecipe,
-    Tokenize,
-    Tokenizer,
-    TokenProcessor,
-)
+from backends.preprocessing.tokens import TextRecipe, Tokenize, Tokenizer, TokenProcessor
+from backends.preprocessing.vocabulary import VOCABULARY, read_vocabulary
 
 _INSTEAD_OF_NOTHING = "NULL"
 
@@ -77,6 +71,7 @@ class ConversationProcessor(TokenProcessor):
         A position has three coordinates, which images need; for texts all three are equal.
         """
         ids, truncated = self._tokenize(self._frame.around(text))
+        self._limit.check(ids)
         (padded,) = self._padding(ids)
         length = len(padded)
         places = np.broadcast_to(np.arange(length), (3, length))
@@ -89,6 +84,6 @@ def read(
 ) -> ConversationProcessor:
     """Load the input processor that a converted model describes."""
     recipe = TextRecipe.from_json(described)
-    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     frame = Frame(**described["frame"])
     return ConversationProcessor(Tokenizer(vocabulary, recipe), recipe, frame)

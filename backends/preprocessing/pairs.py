@@ -7,7 +7,7 @@ tokenizer's template joins them, and the longer text is truncated until both fit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,13 @@ from tokenizers import Tokenizer as Vocabulary
 
 from backends.model import EncodeParams, ModelInput, ModelOptions, Pair
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import (
-    CHARS_OF_A_TOKEN,
+from backends.preprocessing.tokens import CHARS_OF_A_TOKEN, Padding, beginning, limit_padded_ids
+from backends.preprocessing.vocabulary import (
     VOCABULARY,
     IdLimit,
-    Padding,
-    beginning,
     describe_vocabulary,
     read_vocabulary,
 )
-from errors import InvalidInputError
 
 _SPECIAL_TOKENS = 3  # special tokens of most templates; used to estimate costs
 
@@ -72,18 +69,9 @@ class PairProcessor(SinglePart):
         self._limit = IdLimit(describe_vocabulary(vocabulary))
 
     def limit_ids(self, rows: int) -> None:
-        """Reject pairs with ids that have no embedding; pad with id 0 if the padding's id has none.
-
-        Raises:
-            ValueError: all pairs would be rejected.
-        """
-        self._limit.set(rows)
-        if self._padding.token_id >= rows:
-            self._padding = replace(self._padding, token_id=0)
-        try:
-            self.prepare(Pair("", ""), EncodeParams())
-        except InvalidInputError as error:
-            raise ValueError(f"no pair can be read: {error}") from error
+        """Reject pairs with ids that have no embedding; see `limit_padded_ids`."""
+        fewest = self._vocabulary.encode("", "").ids
+        self._padding = limit_padded_ids(self._limit, rows, self._padding, fewest)
 
     def estimate(self, pair: Pair) -> int:
         """Estimate the number of tokens, with padding, from the number of characters."""

@@ -19,15 +19,8 @@ from sentencepiece import SentencePieceProcessor
 
 from backends.model import ModelOptions
 from backends.preprocessing.text_normalizers import NO_PUNCTUATION
-from backends.preprocessing.tokens import (
-    TextRecipe,
-    TokenProcessor,
-    Tokens,
-    VocabularyInfo,
-    beginning,
-    describe_tokens,
-    unknown_id_error,
-)
+from backends.preprocessing.tokens import TextRecipe, TokenProcessor, Tokens, beginning
+from backends.preprocessing.vocabulary import VocabularyInfo, describe_tokens, unknown_id_error
 
 PIECES = "spiece.model"  # vocabulary file in a converted model's folder
 _SPECIAL = "special_tokens.json"

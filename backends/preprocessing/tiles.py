@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer as Vocabulary
 
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
 from backends.preprocessing.header import read_size
 from backends.preprocessing.pixels import in_rgb, to_pixels
 from backends.preprocessing.resampling import Pixels
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import VOCABULARY, Padding
+from backends.preprocessing.tokens import Padding
+from backends.preprocessing.vocabulary import VOCABULARY, read_vocabulary
 
 Encode: TypeAlias = Callable[[str], Sequence[int]]  # text -> ids, including special tokens
 _Size: TypeAlias = tuple[int, int]  # (width, height)
@@ -69,7 +69,7 @@ class Tiling:
 
     @property
     def grids(self) -> list[Grid]:
-        """All possible grids."""
+        """All grids into which an image may be split."""
         sides = range(1, math.ceil(self.longest_px / self.tile_px) + 1)
         cut = (Grid(rows, columns) for rows in sides for columns in sides if rows * columns > 1)
         return [_WHOLE, *filter(self._allows, cut)]
@@ -221,7 +221,7 @@ class TileProcessor(SinglePart):
 
 def read(folder: Path, described: Mapping[str, Any], options: ModelOptions) -> TileProcessor:
     """Load the input processor that a converted model describes."""
-    vocabulary = Vocabulary.from_file(str(folder / VOCABULARY))
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     vocabulary.no_padding()
     vocabulary.no_truncation()
     return TileProcessor(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -16,12 +15,15 @@ from tokenizers import Tokenizer as Vocabulary
 from backends.model import Arrays, EncodeParams, ModelInput, ModelOptions
 from backends.preprocessing.single_part import SinglePart
 from backends.preprocessing.text_normalizers import NORMALIZERS, Normalizer
+from backends.preprocessing.vocabulary import (
+    VOCABULARY,
+    IdLimit,
+    VocabularyInfo,
+    decode,
+    describe_vocabulary,
+    read_vocabulary,
+)
 from errors import InvalidInputError
-
-logger = logging.getLogger(__name__)
-
-VOCABULARY = "tokenizer.json"  # file in a converted model's folder
-_IDS = 2**32  # ids of the tokenizers library are smaller
 
 
 class Tokens(NamedTuple):
@@ -29,18 +31,6 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     truncated: bool
-
-
-class VocabularyInfo(NamedTuple):
-    """Facts about a tokenizer's vocabulary.
-
-    Attributes:
-        ids: the largest id plus 1.
-        has_words: whether any token contains a letter or a digit.
-    """
-
-    ids: int
-    has_words: bool
 
 
 class Tokenize(Protocol):
@@ -62,97 +52,6 @@ class Tokenize(Protocol):
             InvalidInputError: an id is not in the vocabulary.
         """
         ...
-
-
-_SPECIAL = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # such as <s> or [CLS]
-
-
-def describe_tokens(tokens: Mapping[str, int], special: Collection[str]) -> VocabularyInfo:
-    """Return facts about a vocabulary.
-
-    Args:
-        tokens: token -> token id.
-        special: the special tokens, which represent no text.
-    """
-    return VocabularyInfo(max(tokens.values(), default=-1) + 1, _has_words(tokens, special))
-
-
-def _has_words(tokens: Iterable[str | None], special: Collection[str]) -> bool:
-    return any(
-        any(map(str.isalnum, token)) and token not in special and not _SPECIAL.fullmatch(token)
-        for token in tokens
-        if token
-    )
-
-
-def read_vocabulary(path: Path) -> Vocabulary:
-    """Read a vocabulary file of the tokenizers library.
-
-    Raises:
-        ValueError: the file is missing.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path.absolute()} is missing")
-    return Vocabulary.from_file(str(path))
-
-
-def describe_vocabulary(vocabulary: Vocabulary) -> VocabularyInfo:
-    """Return facts about a vocabulary of the tokenizers library."""
-    added = vocabulary.get_added_tokens_decoder().values()
-    special = {token.content for token in added if token.special}
-    ids = vocabulary.get_vocab_size()
-    if ids == 0 or vocabulary.id_to_token(ids - 1) is None:  # ids have gaps
-        return describe_tokens(vocabulary.get_vocab(), special)
-    # `map` is lazy, so the search ends at the first token that is a word. All tokens of a large
-    # vocabulary, a quarter of a million, would take half a second.
-    return VocabularyInfo(ids, _has_words(map(vocabulary.id_to_token, range(ids)), special))
-
-
-class IdLimit:
-    """Rejects token ids that a tokenizer knows, but for which the network has no embedding.
-
-    With such an id, torch fails and makes a GPU unusable, and OpenVINO computes a meaningless
-    vector.
-
-    Args:
-        known: facts about the tokenizer's vocabulary.
-
-    Raises:
-        ValueError: the vocabulary has special tokens only, so all texts would have equal vectors.
-    """
-
-    def __init__(self, known: VocabularyInfo) -> None:
-        if not known.has_words:
-            raise ValueError(
-                "its tokenizer has no vocabulary, only special tokens: tokenizer.json is missing, "
-                "or what it is made of (such as vocab.txt or sentencepiece.bpe.model)"
-            )
-        self._ids = known.ids
-        self._rows: int | None = None
-
-    def set(self, rows: int) -> None:
-        """Set the number of token embeddings; log if the tokenizer has more ids than that."""
-        self._rows = rows
-        if self._ids > rows:
-            logger.warning(
-                "The tokenizer has %d ids, and the model has embeddings of %d: texts with other "
-                "ids are rejected",
-                self._ids,
-                rows,
-            )
-
-    def check(self, ids: Sequence[int]) -> None:
-        """Check the ids of a text.
-
-        Raises:
-            InvalidInputError: an id has no embedding.
-        """
-        if self._rows is not None and (largest := max(ids, default=0)) >= self._rows:
-            raise InvalidInputError(
-                f"the tokenizer gives a part of it the id {largest}, and the model has embeddings "
-                f"of {self._rows} ids only",
-                "body",
-            )
 
 
 # Characters of a token, more than the average in any vocabulary. Long texts are cut before
@@ -231,6 +130,31 @@ class Padding:
         return padded, mask
 
 
+def limit_padded_ids(limit: IdLimit, rows: int, padding: Padding, fewest: Sequence[int]) -> Padding:
+    """Set the number of token embeddings; return a padding whose id has an embedding.
+
+    If the padding's id has none, id 0 replaces it. Texts that are all padded to the maximum length
+    (`full`) keep their padding, as the network reads it.
+
+    Args:
+        limit: from now on it rejects ids from `rows` on.
+        rows: number of token embeddings.
+        padding: the padding until now.
+        fewest: the ids of an empty input, which all inputs have.
+
+    Raises:
+        ValueError: all inputs would be rejected.
+    """
+    limit.set(rows)
+    if padding.token_id >= rows and padding.to != "full":
+        padding = replace(padding, token_id=0)
+    try:
+        limit.check([*fewest, padding.token_id])
+    except InvalidInputError as error:
+        raise ValueError(f"no text can be read: {error}") from error
+    return padding
+
+
 CHARS_OF_A_TOKEN = 4  # typical for English; used to estimate costs
 
 
@@ -248,24 +172,9 @@ class TokenProcessor(SinglePart):
         self._limit = IdLimit(tokenize.vocabulary_info)
 
     def limit_ids(self, rows: int) -> None:
-        """Set the number of token embeddings; from now on reject texts with other ids.
-
-        If the padding's id has no embedding, pad with id 0 instead. Texts that are all padded to
-        the maximum length (`full`) keep it.
-
-        Args:
-            rows: number of token embeddings; ids from this number on are rejected.
-
-        Raises:
-            ValueError: even the empty text would be rejected.
-        """
-        self._limit.set(rows)
-        if self._padding.token_id >= rows and self._padding.to != "full":
-            self._padding = replace(self._padding, token_id=0)
-        try:
-            self._limit.check([*self._tokenize("").ids, self._padding.token_id])
-        except InvalidInputError as error:
-            raise ValueError(f"no text can be read: {error}") from error
+        """Reject texts with ids that have no embedding; see `limit_padded_ids`."""
+        fewest = self._tokenize("").ids
+        self._padding = limit_padded_ids(self._limit, rows, self._padding, fewest)
 
     def estimate(self, text: str) -> int:
         """Estimate the number of tokens, with padding, from the number of characters."""
@@ -344,26 +253,6 @@ class Tokenizer:
             InvalidInputError: an id is not in the vocabulary.
         """
         return decode(self._vocabulary, ids)
-
-
-def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """Return the text of token ids in a vocabulary, without special tokens.
-
-    Raises:
-        InvalidInputError: an id is not in the vocabulary.
-    """
-    for token_id in ids:
-        if not 0 <= token_id < _IDS or vocabulary.id_to_token(token_id) is None:
-            raise unknown_id_error(token_id)
-    text: str = vocabulary.decode(ids, skip_special_tokens=True)
-    # CLIP's decoder leaves its end-of-word marks in the text.
-    mark = getattr(vocabulary.model, "end_of_word_suffix", None)
-    return text.replace(mark, " ").strip() if mark else text
-
-
-def unknown_id_error(token_id: int) -> InvalidInputError:
-    """Return the error for an id that is not in the vocabulary."""
-    return InvalidInputError(f"{token_id} is the id of no token in this model's vocabulary", "body")
 
 
 def read(folder: Path, described: Mapping[str, Any], _options: ModelOptions) -> TokenProcessor:

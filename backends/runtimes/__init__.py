@@ -1,1 +1,1 @@
-"""The runtimes: OpenVINO, torch, and lookup; `backends/load.py` chooses one."""
+"""The runtimes: OpenVINO, torch, and lookup; `backends/replicas.py` chooses one."""

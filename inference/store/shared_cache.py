@@ -171,11 +171,11 @@ class SharedCache:
             timer.cancel()
 
     def _give_up(self, answer: asyncio.Future[Found], ends_s: float) -> None:
-        """Answer a read with nothing, if the store hangs.
+        """Answer a read with no results if the store hangs or the read's time is over.
 
-        A store that does not answer in time raises an error in the reader's thread. Without that
-        error the thread only waits for a processor core. Then the read waits on, as computing
-        the vector would take longer.
+        A store that is only slow raises an error in the reader's thread. If the thread has neither
+        an answer nor an error yet, it waits for a processor core. Then the read waits longer, as
+        computing the vector would take longer still.
         """
         if answer.done():
             return
@@ -223,7 +223,7 @@ class SharedCache:
         store.close()
 
     def _next_reads(self) -> list[_Read]:
-        """Wait for reads, and return those that wait; empty if the thread was only woken."""
+        """Wait for a read, and return all waiting reads; empty if the thread was only woken."""
         taken = [self._unread.get()]
         with suppress(Empty):
             while len(taken) < _READ_AT_ONCE:

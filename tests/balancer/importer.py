@@ -9,8 +9,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -70,6 +70,7 @@ class Importer:
     target: Target
     known: Known
     items: Sequence[Item]
+    rest_s: float = 0  # after each object
     imported: Imported = field(default_factory=Imported)
     _kept: bool = False
 
@@ -80,6 +81,8 @@ class Importer:
                 if stop.is_set():
                     break
                 await self._import(item, connection)
+                if self.rest_s:
+                    await asyncio.sleep(self.rest_s)
 
     async def _import(self, item: Item, connection: Connection) -> None:
         started_s = time.perf_counter()
@@ -123,6 +126,17 @@ class Import:
         """Share the known items out among Weaviate's senders: no two send the same."""
         shares = (known.items[sender::SENDERS] for sender in range(SENDERS))
         return cls([Importer(target, known, share) for share in shares])
+
+    @contextmanager
+    def slowly(self) -> Iterator[None]:
+        """Leave the processor to processes that start meanwhile: a sender then rests at times."""
+        for importer in self.importers:
+            importer.rest_s = 0.15
+        try:
+            yield
+        finally:
+            for importer in self.importers:
+                importer.rest_s = 0
 
     def so_far(self) -> Imported:
         return sum((importer.imported for importer in self.importers), Imported())

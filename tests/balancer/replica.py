@@ -81,13 +81,11 @@ class Replica:
     def wait_for_end(self) -> None:
         self._process.wait(timeout=_START_S)
 
-    def restart(self) -> None:
-        """Stop it while requests are in flight, and start it anew."""
+    def stop(self) -> None:
+        """Stop it while requests are in flight."""
         self.strike(signal.SIGTERM)
         self.wait_for_end()
         assert self._process.returncode == 0, self.log.read_text()
-        self.start()
-        self.wait_until_ready()
 
     def answered(self) -> float:
         """Requests that it has answered with vectors since its start."""

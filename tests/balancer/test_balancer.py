@@ -70,28 +70,29 @@ class Story:
     ) -> None:
         self.balancer = balancer
         self.spread: dict[str, float] = {}
-        self._known, self._names, self._replicas = known, names, replicas
+        self._names, self._replicas = names, replicas
         self._calm_s = calm_s
+        self._import = Import.of(balancer.target, known)
 
     def imports(self, story: Callable[[], None]) -> Imported:
         """Tell the story while Weaviate imports."""
-        return Import.of(self.balancer.target, self._known).during(story)
+        return self._import.during(story)
 
     def everything(self) -> None:
         first, second, third, fourth = self._replicas
         self.measure("three replicas", self._replicas[:3])
-        first.restart()
+        self.restart(first)
         self.kill_and_start(second)
         self.freeze_and_wake(third)
         self.add(fourth)
         for replica in self._replicas:
-            replica.restart()
+            self.restart(replica)
         self.measure("four replicas, all restarted", self._replicas)
 
     def two_leave(self) -> None:
         first, second, third = self._replicas[:3]
         self.measure("three replicas", [first, second, third])
-        first.restart()
+        self.restart(first)
         self.kill_and_start(second)
         self.measure("two replicas started anew", [first, second, third])
 
@@ -106,22 +107,32 @@ class Story:
         self.balancer.wait_for(1)
         time.sleep(self._calm_s)
 
+    def restart(self, replica: Replica) -> None:
+        replica.stop()
+        self.start(replica)
+
     def kill_and_start(self, replica: Replica) -> None:
         replica.strike(signal.SIGKILL)
         replica.wait_for_end()
-        replica.start()
-        replica.wait_until_ready()
+        self.start(replica)
 
     def freeze_and_wake(self, replica: Replica) -> None:
         replica.strike(signal.SIGSTOP)
-        time.sleep(SILENCE_S + 2)
+        time.sleep(2)
+        with self._import.slowly():
+            time.sleep(SILENCE_S)
         replica.wake()
         replica.wait_until_ready()
 
     def add(self, replica: Replica) -> None:
-        replica.start()
-        replica.wait_until_ready()
+        self.start(replica)
         self._names.addresses.add(replica.address)
+
+    def start(self, replica: Replica) -> None:
+        """Start it while the import goes on slowly, until it is ready."""
+        with self._import.slowly():
+            replica.start()
+            replica.wait_until_ready()
 
     def measure(self, when: str, replicas: Sequence[Replica]) -> None:
         """Count what each answers while nothing happens."""

@@ -48,7 +48,7 @@ class Description:
     examples: Sequence[Mapping[str, Any]]
 
 
-# Kinds of models in groups, of which the first that has a model answers requests without a name.
+# Groups of kinds. A model of the first group that has a model answers requests without a name.
 Kinds: TypeAlias = tuple[tuple[Modality, ...], ...]
 EITHER: Kinds = (("text", "image"),)
 TEXTS_FIRST: Kinds = (("text",), ("image",))
@@ -67,7 +67,7 @@ class Endpoint(ABC, Generic[ParsedT]):
 
     Attributes:
         paths: the paths of its POST routes. The first path is the endpoint's name in metrics; all
-            paths have its error format. GET of `/` is the debug page's.
+            paths have its error format. `GET /` belongs to the debug page.
         description: its description for OpenAPI.
         errors: the error format of paths below its prefix.
         alternatives: other endpoints on the same paths; see `of_body`.

@@ -65,9 +65,9 @@ class Vectorize(Endpoint[ParsedVectorize]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedVectorize:
-        wanted = decode(_DECODER, body)
+        request = decode(_DECODER, body)
         # Both lists may be missing, null or empty.
-        texts, images = wanted.texts or [], wanted.images or []
+        texts, images = request.texts or [], request.images or []
         inputs = [EmbedInput(f"texts[{i}]", "text", text) for i, text in enumerate(texts)]
         inputs += [EmbedInput(f"images[{i}]", "image", image) for i, image in enumerate(images)]
         return ParsedVectorize(inputs, len(texts))

@@ -81,7 +81,7 @@ class CohereVersion(msgspec.Struct):
 
 
 class CohereTokens(msgspec.Struct):
-    """Number of tokens that the model read, with the query for each document and special tokens."""
+    """Number of tokens that the model read, including special tokens, and the query each time."""
 
     input_tokens: int
 
@@ -116,11 +116,11 @@ class ParsedCohere(ParsedRequest):
 
     Attributes:
         texts: the documents.
-        wanted: the body.
+        request: the decoded body, with the options of the answer.
     """
 
     texts: Sequence[str]
-    wanted: CohereRequest
+    request: CohereRequest
 
 
 _DECODER = msgspec.json.Decoder(CohereRequest)
@@ -149,22 +149,22 @@ class CohereRerank(Endpoint[ParsedCohere]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedCohere:
-        wanted = decode(_DECODER, body)
-        texts = [one if isinstance(one, str) else one.text for one in wanted.documents]
-        return ParsedCohere(make_pairs(wanted.query, texts, "documents"), texts, wanted)
+        request = decode(_DECODER, body)
+        texts = [one if isinstance(one, str) else one.text for one in request.documents]
+        return ParsedCohere(make_pairs(request.query, texts, "documents"), texts, request)
 
     @override
     def serialize(self, parsed: ParsedCohere, answers: Sequence[EmbeddingResult]) -> bytes:
-        wanted, logits = parsed.wanted, join_logits(answers)
+        request, logits = parsed.request, join_logits(answers)
         scores, tokens = sigmoid(logits), sum(answer.tokens for answer in answers)
         results = [
             {"index": place, "relevance_score": scores[place]}
-            | ({"document": {"text": parsed.texts[place]}} if wanted.return_documents else {})
-            for place in rank(logits)[: wanted.top_n]
+            | ({"document": {"text": parsed.texts[place]}} if request.return_documents else {})
+            for place in rank(logits)[: request.top_n]
         ]
         content = {
             "id": str(uuid4()),
-            "model": self.model_name(wanted.model),
+            "model": self.model_name(request.model),
             "results": results,
             "meta": {"api_version": {"version": "2"}, "tokens": {"input_tokens": tokens}},
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

@@ -129,12 +129,12 @@ def _decode_as_python_does(
     except ValueError:
         raise fault from None
     try:
-        wanted = msgspec.convert(content, decoder.type, strict=decoder.strict)
+        decoded = msgspec.convert(content, decoder.type, strict=decoder.strict)
     except UnicodeEncodeError as error:  # in a field of another type than text
         raise InvalidInputError(f"the request body: {_NO_UNICODE}", "body") from error
-    if _SURROGATE.search(body) and (where := _lone_surrogate(wanted)):
+    if _SURROGATE.search(body) and (where := _lone_surrogate(decoded)):
         raise InvalidInputError(_NO_UNICODE, "body").at(where)
-    return wanted
+    return decoded
 
 
 def _lone_surrogate(value: Any, where: str = "") -> str:

@@ -128,10 +128,10 @@ class NvidiaRerank(Endpoint[ParsedNvidia]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedNvidia:
-        wanted = decode(_DECODER, body)
-        texts = [one.text for one in wanted.passages]
-        uncut = '`"truncate": "NONE"`' if wanted.truncate == "NONE" else ""
-        return ParsedNvidia(make_pairs(wanted.query.text, texts, "passages"), uncut)
+        request = decode(_DECODER, body)
+        texts = [one.text for one in request.passages]
+        uncut = '`"truncate": "NONE"`' if request.truncate == "NONE" else ""
+        return ParsedNvidia(make_pairs(request.query.text, texts, "passages"), uncut)
 
     @override
     def serialize(self, parsed: ParsedNvidia, answers: Sequence[EmbeddingResult]) -> bytes:

@@ -110,17 +110,17 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedOllama:
-        wanted = decode(_DECODER, body)
-        given = wanted.input or []  # Ollama also returns no vectors for a single empty text
+        request = decode(_DECODER, body)
+        given = request.input or []  # Ollama also returns no vectors for a single empty text
         texts = [given] if isinstance(given, str) else given
-        postprocess = self._postprocess(wanted.dimensions or 0)
+        postprocess = self._postprocess(request.dimensions or 0)
         inputs = [
             EmbedInput(
                 f"input[{i}]", "text", text, postprocess=postprocess, is_query=len(texts) == 1
             )
             for i, text in enumerate(texts)
         ]
-        return ParsedOllama(inputs, self.model_name(wanted.model))
+        return ParsedOllama(inputs, self.model_name(request.model))
 
     def _postprocess(self, dimensions: int) -> Postprocess:
         cuts = 0 < dimensions < self.info.dimensions
@@ -137,7 +137,7 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
 
 
 class OllamaEmbeddings(Endpoint[ParsedRequest]):
-    """Ollama's older endpoint for one text; as there, the vector is not normalized."""
+    """Ollama's older endpoint for one text; its vector is not normalized, as in Ollama."""
 
     paths = ("/api/embeddings",)
     kinds = TEXTS_FIRST
@@ -203,7 +203,7 @@ def tag(name: str, info: ModelInfo | None, loaded_at: int) -> OllamaModel:
     Args:
         name: its name.
         info: facts about it; None before its first load.
-        loaded_at: time since which the service has it, in seconds since 1970.
+        loaded_at: time at which the service found the model, in seconds since 1970.
     """
     tagged = name if ":" in name else f"{name}:latest"
     return {

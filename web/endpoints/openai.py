@@ -104,7 +104,7 @@ class Embedding(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """The number of tokens that the model read, with special tokens; an image has none."""
+    """The number of tokens that the model read, special tokens too; images count as 0."""
 
     prompt_tokens: int
     total_tokens: int
@@ -168,21 +168,21 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
     @override
     def parse(self, body: bytes | bytearray) -> ParsedEmbeddings:
         ids_mode = self.settings.embeddings_token_ids
-        wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
-        task = wanted.input_type or wanted.task or ""
-        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._postprocess(wanted)
+        request = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
+        task = request.input_type or request.task or ""
+        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._postprocess(request)
         is_query = params.task == "query"
         inputs = [
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
-            for i, (modality, content) in enumerate(_read_inputs(wanted))
+            for i, (modality, content) in enumerate(_read_inputs(request))
         ]
         return ParsedEmbeddings(
-            inputs, self.model_name(wanted.model), wanted.encoding_format == "base64"
+            inputs, self.model_name(request.model), request.encoding_format == "base64"
         )
 
-    def _postprocess(self, wanted: EmbeddingsOptions) -> Postprocess:
-        dimensions = kept(wanted.dimensions or self._dimensions, self.info)
-        return Postprocess(dimensions, normalize=wanted.normalized is not False)
+    def _postprocess(self, request: EmbeddingsOptions) -> Postprocess:
+        dimensions = kept(request.dimensions or self._dimensions, self.info)
+        return Postprocess(dimensions, normalize=request.normalized is not False)
 
     @override
     def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
@@ -201,7 +201,7 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
 
 
 def _read_inputs(
-    wanted: EmbeddingsRequest | TokenIdsRequest,
+    request: EmbeddingsRequest | TokenIdsRequest,
 ) -> Iterator[tuple[Modality, Content]]:
     """Yield the modality and the content of each item.
 
@@ -209,31 +209,27 @@ def _read_inputs(
         InvalidInputError: there are no items; or an item is a URL, or a text that holds a file as
             base64.
     """
-    if isinstance(wanted, TokenIdsRequest):
-        yield from (("text", ids) for ids in token_ids.split_texts(wanted.input, "input"))
+    if isinstance(request, TokenIdsRequest):
+        yield from (("text", ids) for ids in token_ids.split_texts(request.input, "input"))
         return
-    inputs = wanted.input if isinstance(wanted.input, list) else [wanted.input]
+    inputs = request.input if isinstance(request.input, list) else [request.input]
     if not inputs:
         raise InvalidInputError("an empty list: there is nothing to embed", "body").at("input")
     for i, item in enumerate(inputs):
         try:
-            yield _read_input(item, wanted.modality)
+            yield _read_input(item, request.modality)
         except InvalidInputError as error:
             raise error.at(f"input[{i}]") from error
 
 
 def _read_input(item: str | EmbeddingInput, modality: Modality | None) -> tuple[Modality, str]:
     if isinstance(item, EmbeddingInput):
-        return _read_object(item)
+        if item.image is not None:
+            return "image", _image(item.image)
+        return "text", _text(item.text or "")
     if modality == "image" or is_data_url(item):
         return "image", _image(item)
     return "text", _text(item)
-
-
-def _read_object(item: EmbeddingInput) -> tuple[Modality, str]:
-    if item.image is not None:
-        return "image", _image(item.image)
-    return "text", _text(item.text or "")
 
 
 def _image(content: str) -> str:

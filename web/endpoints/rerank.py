@@ -59,10 +59,10 @@ class ParsedRerank(ParsedRequest):
     """A parsed request: pairs of the query and each document.
 
     Attributes:
-        wanted: the body.
+        request: the decoded body, with the options of the answer.
     """
 
-    wanted: RerankRequest
+    request: RerankRequest
 
 
 _DECODER = msgspec.json.Decoder(RerankRequest)
@@ -102,29 +102,29 @@ class Rerank(Endpoint[ParsedRerank]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedRerank:
-        wanted = decode(_DECODER, body)
-        if wanted.documents is not None:
-            pairs = make_pairs(wanted.query, wanted.documents, "documents")
-        elif wanted.property is not None:
-            pair = Pair(wanted.query, wanted.property)
+        request = decode(_DECODER, body)
+        if request.documents is not None:
+            pairs = make_pairs(request.query, request.documents, "documents")
+        elif request.property is not None:
+            pair = Pair(request.query, request.property)
             pairs = [EmbedInput("property", "pair", pair, is_query=True)]
         else:
             raise InvalidInputError(
                 'the request body: expected "documents" beside the "query", or a "property"', "body"
             )
-        return ParsedRerank(pairs, wanted)
+        return ParsedRerank(pairs, request)
 
     @override
     def serialize(self, parsed: ParsedRerank, answers: Sequence[EmbeddingResult]) -> bytes:
         scores = ACTIVATIONS[self.info.activation](join_logits(answers))
-        wanted = parsed.wanted
-        content: dict[str, object] = {"query": wanted.query}
-        if wanted.documents is None:
-            content |= {"scores": None, "property": wanted.property, "score": scores[0]}
+        request = parsed.request
+        content: dict[str, object] = {"query": request.query}
+        if request.documents is None:
+            content |= {"scores": None, "property": request.property, "score": scores[0]}
         else:
             scored = [
                 {"document": text, "score": score}
-                for text, score in zip(wanted.documents, scores, strict=True)
+                for text, score in zip(request.documents, scores, strict=True)
             ]
             content |= {"scores": scored, "property": None, "score": None}
         # Each number as the shortest decimal that parses back to the same float32.

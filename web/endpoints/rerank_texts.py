@@ -48,10 +48,10 @@ class ParsedRerankTexts(ParsedRequest):
     """A parsed request of pairs.
 
     Attributes:
-        wanted: the body.
+        request: the decoded body, with the options of the answer.
     """
 
-    wanted: RerankTextsRequest
+    request: RerankTextsRequest
 
 
 _DECODER = msgspec.json.Decoder(RerankTextsRequest)
@@ -73,17 +73,17 @@ class RerankTexts(Endpoint[ParsedRerankTexts]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedRerankTexts:
-        wanted = decode(_DECODER, body)
-        return ParsedRerankTexts(make_pairs(wanted.query, wanted.texts, "texts"), wanted)
+        request = decode(_DECODER, body)
+        return ParsedRerankTexts(make_pairs(request.query, request.texts, "texts"), request)
 
     @override
     def serialize(self, parsed: ParsedRerankTexts, answers: Sequence[EmbeddingResult]) -> bytes:
-        wanted, logits = parsed.wanted, join_logits(answers)
-        refuse_cut(parsed, answers, cut_forbidden_by(wanted))
-        scores = (identity if wanted.raw_scores else sigmoid)(logits)
+        request, logits = parsed.request, join_logits(answers)
+        refuse_cut(parsed, answers, cut_forbidden_by(request))
+        scores = (identity if request.raw_scores else sigmoid)(logits)
         ranks = [
             {"index": place, "score": scores[place]}
-            | ({"text": wanted.texts[place]} if wanted.return_text else {})
+            | ({"text": request.texts[place]} if request.return_text else {})
             for place in rank(logits)
         ]
         return orjson.dumps(ranks, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -131,20 +131,20 @@ class Embed(Endpoint[ParsedEmbed]):
     @override
     def parse(self, body: bytes | bytearray) -> ParsedEmbed:
         ids_mode = self.settings.embeddings_token_ids
-        wanted = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "inputs", ids_mode)
-        texts = _read_inputs(wanted)
+        request = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "inputs", ids_mode)
+        texts = _read_inputs(request)
         if not texts:
             raise InvalidInputError("an empty list: there is nothing to embed", "body").at("inputs")
-        params = EncodeParams(task=_task(wanted.prompt_name))
+        params = EncodeParams(task=_task(request.prompt_name))
         is_query = params.task == "query" or len(texts) == 1
-        first = kept(wanted.dimensions, self.info)
-        is_scaled = wanted.normalize is not False
+        first = kept(request.dimensions, self.info)
+        is_scaled = request.normalize is not False
         postprocess = Postprocess(first, normalize=True) if is_scaled else Postprocess()
         inputs = [
             EmbedInput(f"inputs[{i}]", "text", text, params, postprocess, is_query)
             for i, text in enumerate(texts)
         ]
-        return ParsedEmbed(inputs, None if is_scaled else first, cut_forbidden_by(wanted))
+        return ParsedEmbed(inputs, None if is_scaled else first, cut_forbidden_by(request))
 
     @override
     def serialize(self, parsed: ParsedEmbed, answers: Sequence[EmbeddingResult]) -> bytes:
@@ -153,10 +153,10 @@ class Embed(Endpoint[ParsedEmbed]):
         return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _read_inputs(wanted: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
-    if isinstance(wanted, EmbedIdsRequest):
-        return token_ids.split_texts(wanted.inputs, "inputs")
-    return [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
+def _read_inputs(request: EmbedRequest | EmbedIdsRequest) -> Sequence[Content]:
+    if isinstance(request, EmbedIdsRequest):
+        return token_ids.split_texts(request.inputs, "inputs")
+    return [request.inputs] if isinstance(request.inputs, str) else request.inputs
 
 
 def _task(prompt_name: str | None) -> str:
@@ -169,11 +169,11 @@ def _task(prompt_name: str | None) -> str:
     return TASKS.get(prompt_name, prompt_name)
 
 
-def cut_forbidden_by(wanted: Truncation) -> str:
+def cut_forbidden_by(request: Truncation) -> str:
     """Return the option that forbids to truncate a text at its end; empty if there is none."""
-    if wanted.truncate is False:
+    if request.truncate is False:
         return "`truncate: false`"
-    if wanted.truncation_direction in {"left", "Left"}:
+    if request.truncation_direction in {"left", "Left"}:
         return "`truncation_direction: left`, which is not supported here"
     return ""
 

@@ -24,7 +24,7 @@ from web.endpoints.json_body import Word, decode
 
 
 class VectorConfig(msgspec.Struct):
-    """Parameters of a text; each model uses those that it knows."""
+    """Parameters of a text; a model ignores parameters that it does not know."""
 
     pooling_strategy: Annotated[
         Word | None,
@@ -105,22 +105,22 @@ class Vectors(Endpoint[ParsedVectors]):
 
     @override
     def parse(self, body: bytes | bytearray) -> ParsedVectors:
-        wanted = decode(_DECODER, body)
-        if wanted.texts is not None:
-            if wanted.text is not None or wanted.image is not None:
+        request = decode(_DECODER, body)
+        if request.texts is not None:
+            if request.text is not None or request.image is not None:
                 raise InvalidInputError(
                     'the request body: "texts" beside a "text" or an "image"; send one of them',
                     "body",
                 )
-            texts = enumerate(wanted.texts)
+            texts = enumerate(request.texts)
             return ParsedVectors(
-                [self._text(f"texts[{i}]", t, wanted.config) for i, t in texts], None
+                [self._text(f"texts[{i}]", t, request.config) for i, t in texts], None
             )
-        if wanted.text is not None:
-            text = self._text("text", wanted.text, wanted.config)
-            return ParsedVectors([text], {"text": wanted.text})
-        if wanted.image is not None:
-            return ParsedVectors([EmbedInput("image", "image", wanted.image)], {"id": wanted.id})
+        if request.text is not None:
+            text = self._text("text", request.text, request.config)
+            return ParsedVectors([text], {"text": request.text})
+        if request.image is not None:
+            return ParsedVectors([EmbedInput("image", "image", request.image)], {"id": request.id})
         raise InvalidInputError(
             'the request body: expected a "text", "texts", or an "id" and an "image"', "body"
         )

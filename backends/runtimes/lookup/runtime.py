@@ -7,7 +7,6 @@ normalizes the vectors of every sentence-transformers model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from tokenizers import Tokenizer as Vocabulary
 from typing_extensions import override
 
 from backends.folder import ModelFolder, loaded
+from backends.json_files import read_optional_json
 from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
 from backends.preprocessing.prompts import PromptedProcessor, Prompts, wants_prefixes
 from backends.preprocessing.single_part import SinglePart
-from backends.preprocessing.tokens import (
-    CHARS_OF_A_TOKEN,
+from backends.preprocessing.tokens import CHARS_OF_A_TOKEN
+from backends.preprocessing.vocabulary import (
     VOCABULARY,
     IdLimit,
     decode,
@@ -51,8 +51,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     model = TextFolder.open(folder)
     path = model.snapshot
     files = path / model.modules[0]["path"]
-    described = path / _CONFIG
-    config = json.loads(described.read_text("utf-8")) if described.is_file() else {}
+    config = read_optional_json(path / _CONFIG)
     kept = kept_dimensions(config.get("truncate_dim"), path)
     table = np.ascontiguousarray(_read_table(files / _WEIGHTS)[:, :kept])
     vocabulary = read_vocabulary(files / VOCABULARY)

@@ -44,7 +44,7 @@ def compile_properties(precision: Precision) -> Mapping[str, Any]:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return the precisions for which this CPU has instructions, found by a pass in each one."""
+    """Return the precisions that this CPU supports, found by a forward pass in each precision."""
     return tuple(_best_s())
 
 

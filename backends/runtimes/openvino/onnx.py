@@ -7,7 +7,6 @@ whole batch, so each text has a batch of its own, without padding.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.folder import ModelFolder, loaded
+from backends.json_files import read_json
 from backends.model import EncodeParams, Model, ModelInfo, ModelInput, ModelOptions, Rows, Tower
-from backends.preprocessing.tokens import (
-    VOCABULARY,
-    Padding,
-    TextRecipe,
-    Tokenizer,
-    TokenProcessor,
-    read_vocabulary,
-)
+from backends.preprocessing.tokens import Padding, TextRecipe, Tokenizer, TokenProcessor
+from backends.preprocessing.vocabulary import VOCABULARY, read_vocabulary
 from backends.runtimes.openvino.core import read_network
 from backends.runtimes.openvino.network import OpenVinoNetwork
 from backends.text_folder import ONNX, TextFolder, max_tokens, reference_meta
@@ -44,7 +38,7 @@ def load(folder: ModelFolder, options: ModelOptions) -> Model:
 def _load(folder: ModelFolder, options: ModelOptions) -> Model:
     path = TextFolder.open(folder).path
     network = PooledNetwork(path / ONNX, replace(options, precision="float32"))
-    config = json.loads((path / "config.json").read_text("utf-8"))
+    config = read_json(path / "config.json", dict)
     info = ModelInfo(
         family="ONNX",
         dimensions=config["hidden_size"],
@@ -57,7 +51,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
         is_demo=folder.is_demo,
         config=reference_meta(config),
     )
-    tokenizer = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    tokenizer = read_json(path / "tokenizer_config.json", dict)
     longest = max_tokens(tokenizer.get("model_max_length"), config.get("max_position_embeddings"))
     padding = Padding("nothing", int(longest), masked=True)
     vocabulary = read_vocabulary(path / VOCABULARY)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from backends.conversion.conversion_cache import converted, has_float32
+from backends.conversion.conversion_cache import converted
 from backends.conversion.description import Description
+from backends.conversion.entries import has_float32
 from backends.folder import ModelFolder
 from backends.identity import with_space
 from backends.model import (

@@ -86,14 +86,11 @@ class Turns:
             try:
                 yield
             finally:
-                self._hand_on()
-
-    def _hand_on(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._is_taken = False
+                with self._lock:
+                    if self._waiting:
+                        self._waiting.popleft().release()
+                    else:
+                        self._is_taken = False
 
 
 class Shelf:
@@ -119,7 +116,7 @@ class Shelf:
         return name in self._shared
 
     def stage(self, name: str) -> OpenVinoStage:
-        """Return a compiled stage; it is compiled at the first call, or at each if not kept."""
+        """Return a compiled stage; it is compiled at the first call, or always if not kept."""
         if self.options.in_stages:
             return OpenVinoStage(self.folder / name, self.options)
         with self._locks[name]:
