@@ -96,7 +96,7 @@ def test_a_model_beside_models_is_refused(family: tuple[str, ...], tmp_path: Pat
 def test_a_model_with_another_name_is_refused(name: str, tmp_path: Path) -> None:
     make(tmp_path, f"{name}/model", "fine/model")
 
-    with pytest.raises(ModelFolderError, match="none for a model") as failure:
+    with pytest.raises(ModelFolderError, match="in a folder with an invalid name") as failure:
         find_models(tmp_path)
     assert "\n" not in str(failure.value)
 

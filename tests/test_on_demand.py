@@ -252,7 +252,7 @@ async def test_a_load_that_hangs_is_told_by_its_probe_and_stops_no_other(
     _, minilm, _ = fakes
     assert isinstance(minilm, Named)
     minilm.is_readable.clear()
-    async with served(tmp_path, fakes, loads, request_timeout_s=0.5) as client:
+    async with served(tmp_path, fakes, loads, request_timeout_s=2) as client:
         late = await ask(client, "minilm")
         async with asyncio.timeout(10):
             while (await client.get("/m/minilm/health")).status_code == 204:  # noqa: ASYNC110

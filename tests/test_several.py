@@ -189,7 +189,7 @@ async def test_each_route_has_a_default(
 @pytest.mark.parametrize(
     ("models", "default", "fault"),
     [
-        ([Named, Texts], "", "answer POST /v1/embeddings: name the one .*: a or b"),
+        ([Named, Texts], "", "answer POST /v1/embeddings: name the model .*: a or b"),
         ([Named, Named], "", "answer POST /vectorize"),
         ([Texts, Texts], "", "answer POST /vectorize"),
         ([Scores, Scores], "", "answer POST /rerank"),
@@ -344,6 +344,21 @@ async def test_a_name_that_is_no_text_is_refused(
     assert answer.status_code == status
     assert "model: expected a string" in answer.text
     assert "x-model" not in answer.headers
+
+
+async def test_with_one_model_only_wires_that_have_this_field_read_it(tmp_path: Path) -> None:
+    """The containers that this one replaces ignore fields that they do not know."""
+    body = {"text": "a", "input": "a", "inputs": "a", "query": "a", "model": 5}
+    async with serving(tmp_path, [Texts("minilm")]) as client:
+        statuses = {
+            path: (await client.post(path, json=body)).status_code
+            for path in ("/vectorize", "/vectors", "/embed", "/v1/embeddings", "/api/embed")
+        }
+
+    assert statuses == {
+        **dict.fromkeys(("/vectorize", "/vectors", "/embed"), 200),
+        **dict.fromkeys(("/v1/embeddings", "/api/embed"), 400),
+    }
 
 
 @pytest.mark.parametrize("body", ['{"model": 1, "input": "a"}', '{"model": "minilm", "input": ['])
