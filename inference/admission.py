@@ -158,8 +158,7 @@ class Admission:
         if own_s > longest_s:
             raise QueueFullError(
                 f"overloaded: an answer would take about {wait_s:.0f} s; send less at a time",
-                # This model's work is done at its share of the rate.
-                retry_after_s=math.ceil((own_s - longest_s) * wait_s / own_s),
+                retry_after_s=math.ceil(self._wait_s(own_s - longest_s, is_query=request.is_query)),
             )
         raise QueueFullError(
             f"overloaded: {self.items} items wait already; send less at a time",

@@ -149,18 +149,21 @@ class DeviceShare:
     def wait_s(self, own_s: float, *, is_query: bool) -> float:
         """Return how long some work takes beside the queued work of the other models.
 
-        The models have equal shares. So another model takes at most as long as this one.
+        The models have equal shares. So another model takes at most as long as this one, but for
+        its queries: they go before all work that is not of queries.
 
         Args:
             own_s: seconds of the device that the work takes by itself.
             is_query: whether it is work of queries, which waits for queries only.
         """
-        others = (share for share in self.device.shares if share is not self)
-        queued_s = (
-            sum(backlog.queued_s(queries_only=is_query) for backlog in other.backlogs)
-            for other in others
-        )
-        return own_s + sum(min(own_s, other_s) for other_s in queued_s)
+        wait_s = own_s
+        for other in self.device.shares:
+            if other is self:
+                continue
+            queries_s = sum(backlog.queued_s(queries_only=True) for backlog in other.backlogs)
+            all_s = sum(backlog.queued_s(queries_only=False) for backlog in other.backlogs)
+            wait_s += min(own_s, queries_s) if is_query else max(queries_s, min(own_s, all_s))
+        return wait_s
 
     def leave(self) -> None:
         """Remove the model from the device."""

@@ -344,7 +344,7 @@ def test_a_refusal_counts_the_queued_work_of_other_models_up_to_the_own() -> Non
 
     with pytest.raises(QueueFullError, match="an answer would take about 9 s") as refused:
         first.check(RequestContext(), cost=4, items=1)  # 4 s, and 1 s and 4 s of the others
-    assert refused.value.retry_after_s == 4  # 5/3 s too much, done in 9/4 of the time
+    assert refused.value.retry_after_s == 5  # 5/3 s too much, beside 1 s and 5/3 s of the others
 
 
 def test_a_query_waits_for_the_queries_of_other_models() -> None:
@@ -358,6 +358,16 @@ def test_a_query_waits_for_the_queries_of_other_models() -> None:
 
     with pytest.raises(QueueFullError, match="about 8 s"):
         first.check(query, cost=4, items=1)
+
+
+def test_a_refused_import_waits_for_all_queries_of_other_models() -> None:
+    first, second = (admission_of(share) for share in Bench(2).shares)
+    queue(first, 4)
+    queue(second, 12, is_query=True)
+
+    with pytest.raises(QueueFullError, match="about 10 s") as refused:
+        first.check(RequestContext(), cost=4, items=1)  # 4 s, and 6 s of the queries
+    assert refused.value.retry_after_s == 7  # 1/2 s too much
 
 
 def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -> None:
