@@ -120,7 +120,7 @@ def ask(connection: HTTPConnection, search: tuple[str, list[str]]) -> None:
     """
     query, documents = search
     content = json.dumps({"query": query, "documents": documents})
-    connection.request("POST", "/rerank", content)
+    connection.request("POST", "/rerank", content, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:
