@@ -330,7 +330,7 @@ _SENTENCES = {
 
 
 def show(row: Row) -> str:
-    """Format a row of the table."""
+    """Format a row of the table that compares two containers."""
     lengths = [_number(reply.vector and length(reply.vector), 5) for reply in row[2:]]
     cells = [
         f"{row.interface:16}",

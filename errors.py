@@ -150,7 +150,7 @@ class TryLaterError(NotServedError):
 
 
 class QueueFullError(TryLaterError):
-    """The queue is full, or too long for an answer in time."""
+    """The queue is full, or too long for an answer in time; or all bodies take too much memory."""
 
     reason = "overload"
 

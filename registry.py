@@ -53,14 +53,16 @@ async def load_models(
     make_vectorizer: MakeVectorizer,
     choose_defaults: Callable[[Mapping[str, Modality]], Mapping[str, str]],
 ) -> AsyncIterator[Registry]:
-    """Load all models one after the other, or let requests load them; close them at the end.
+    """Open all models for a `with` block, and close them after it.
+
+    They are loaded one after the other, or on demand by requests.
 
     Args:
         settings: the settings of the service.
         make_vectorizer: function that loads a model by its settings.
-        choose_defaults: function that returns the defaults by the kinds of named models. It is
-            called before they are loaded, which takes long; a `ConfigurationError` of it ends the
-            start.
+        choose_defaults: function that returns the default model of each endpoint, from the kinds
+            of named models. It is called first, as loading takes long. A `ConfigurationError` of it
+            ends the start.
 
     Raises:
         StartupError: the operator must fix something; the message names the model.

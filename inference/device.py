@@ -212,10 +212,10 @@ class Device:
         self.dispatch()
 
     def end(self, turn: DeviceTurn) -> None:
-        """Remove a turn, so that other turns may begin.
+        """End a turn, in any state, so that other turns may begin.
 
-        They begin after the caller could ask for its own next turn. Otherwise the models would
-        alternate batch by batch, however long their batches take.
+        They begin after the caller has had the chance to ask for its own next turn. Otherwise the
+        models would alternate batch by batch, however long their batches take.
         """
         self.count()
         if turn in self._running:

@@ -13,6 +13,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -29,6 +30,8 @@ _FORKS.set_forkserver_preload(
         *("transformers.modeling_utils", "sentence_transformers", "open_clip"),
     ]
 )
+# A start also asks which other forks have ended, and an exit status can be read once.
+_ONE_AT_A_TIME = threading.Lock()
 _JOB = (sys.executable, "-m")
 _TEMPLATE_JOB = "backends.families.chat_template"  # bounds its memory, and needs no torch
 _TIMEOUT_S = 300
@@ -49,14 +52,16 @@ def run(
         fork = _FORKS.Process(
             target=_main, args=(program, dict(environment), stdin, outputs, of_fork)
         )
-        fork.start()
+        with _ONE_AT_A_TIME:
+            fork.start()
         while fork.sentinel not in (ready := wait([jobs, fork.sentinel], _TIMEOUT_S)):
             if not ready:
                 fork.kill()
                 raise subprocess.TimeoutExpired(program, _TIMEOUT_S)
             jobs.send(run(*jobs.recv()))
-        fork.join()
-        returncode = fork.exitcode or 0
+        with _ONE_AT_A_TIME:
+            fork.join()
+            returncode = fork.exitcode or 0
         stdout, stderr = (path.read_text() for path in outputs)
     return subprocess.CompletedProcess(program, returncode, stdout, stderr)
 

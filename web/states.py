@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def model_label(model: str, have_names: bool) -> tuple[str, ...]:
-    """Return the name or the value of the label `model` if models have names, else nothing."""
+    """Return `(model,)` if models have names, else `()`, for the labels of a metric.
+
+    Args:
+        model: the word "model" among the names of labels, a model's name among their values.
+        have_names: whether the models have names.
+    """
     return (model,) if have_names else ()
 
 

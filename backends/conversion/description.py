@@ -48,7 +48,7 @@ class TowerDescription:
 
     @property
     def files(self) -> Sequence[str]:
-        """The names of the network files in its folder; for a network in stages, one a stage."""
+        """The file names of the network in the converted model; of one in stages, one a stage."""
         return [stage["file"] for stage in self.network.get("stages", [self.network])]
 
 

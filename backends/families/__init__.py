@@ -31,7 +31,7 @@ def load_towers(folder: ModelFolder, options: ModelOptions) -> TorchModel:
 
 
 def import_loader(module: str | None) -> Callable[[ModelFolder, ModelOptions], TorchModel]:
-    """Return the function `load` of a module of this package."""
+    """Import a family's module of this package, and return its function `load`."""
     return cast(
         "Callable[[ModelFolder, ModelOptions], TorchModel]",
         import_module(f"{__name__}.{module}").load,

@@ -48,7 +48,10 @@ class Faults:
                 weight.data.fill_(torch.nan)
 
     def describe(self, name: str, weight: Tensor) -> str:
-        """Return a weight's name and fault; `name` is the weight's name in the tower."""
+        """Return the name of a weight in its checkpoint, and its fault, for an error message.
+
+        `name`, its name in the tower, stands for it if no checkpoint holds the weight.
+        """
         fault = self._faults.get(id(weight), NOT_FINITE)
         return f"{self._names.get(id(weight), name)} {fault}"
 

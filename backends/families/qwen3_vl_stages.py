@@ -28,7 +28,7 @@ LANGUAGE_LAYERS, VISION_LAYERS = 2, 3
 
 
 def deep_names(config: Any) -> list[str]:
-    """Return the names of the vision features that are added after the first language layers."""
+    """Return the names of the DeepStack features, one for each of the first language layers."""
     return [f"deep_{level}" for level in range(len(config.vision_config.deepstack_visual_indexes))]
 
 

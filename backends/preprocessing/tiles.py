@@ -161,7 +161,7 @@ class Prompt:
         return asdict(self)
 
     def text_for(self, grid: Grid) -> str:
-        """Return the prompt for an image with a grid of tiles."""
+        """Return the prompt for an image, with image tokens for each tile and the whole image."""
         image, fence = "<image>" * self.tile_tokens, "<fake_token_around_image>"
         rows = (
             "".join(f"{fence}<row_{row}_col_{column}>{image}" for column in _numbers(grid.columns))

@@ -62,7 +62,7 @@ def _load(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 class LoneProcessor(TokenProcessor):
-    """Tokenizes texts; each text has a batch of its own."""
+    """Tokenizes texts; each has a batch of its own, as the network quantizes by the whole batch."""
 
     def prepare(self, text: str, params: EncodeParams) -> ModelInput:
         """Tokenize a text: return ids and a mask of ones, each [length] int64."""
