@@ -15,7 +15,7 @@ def misshapen(stored: Sequence[int], needed: Sequence[int]) -> str:
 
 
 def do_not_fit(faults: Sequence[str]) -> str:
-    """Return a message that weights do not fit, with the first few faults."""
+    """Return the message that weights do not fit the network, with the first few faults."""
     more = ", and so on" if len(faults) > NAMED else ""
     return f"its weights do not fit: {', '.join(faults[:NAMED])}{more}"
 

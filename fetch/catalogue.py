@@ -117,7 +117,7 @@ def table() -> str:
 
 
 def rerankers() -> str:
-    """Return the table of rerankers in docs/models.md, in Markdown."""
+    """Return the table of rerankers for docs/models.md, in Markdown."""
     return _table([model for model in load().values() if not model.dimensions], [])
 
 

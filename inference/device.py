@@ -48,7 +48,7 @@ class Backlog(Protocol):
     """The queued work of one modality of a model."""
 
     def queued_s(self, *, queries_only: bool) -> float:
-        """Return the estimated seconds of work that waits or is in progress."""
+        """Return the estimated seconds of unfinished work, or of queries alone."""
         ...
 
 
@@ -82,7 +82,7 @@ class DeviceTurn:
 
     @property
     def due_s(self) -> float:
-        """The place in the order, in seconds of the device; the smallest is next."""
+        """The place in the order: seconds that the model used the device; the smallest is next."""
         return self.share.used_s - (LONGEST_BATCH_S if self.is_query else 0.0)
 
     def expect(self, run_s: float) -> None:

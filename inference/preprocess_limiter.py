@@ -58,7 +58,7 @@ class Slot:
 
 
 class PreprocessLimiter:
-    """Grants slots for preprocessing.
+    """Grants slots for preprocessing in threads, within a number of items and of bytes.
 
     Args:
         max_busy: maximum number of items that are preprocessed at a time.

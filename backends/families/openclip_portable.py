@@ -32,7 +32,7 @@ _CLEANING: dict[object, Normalizer] = {
 
 
 def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    """Return (height, width) in pixels of a size that open_clip may write as one number."""
+    """Return a size as (height, width) in pixels; open_clip may write one number for both."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 

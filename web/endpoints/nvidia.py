@@ -80,7 +80,7 @@ class NvidiaRequest(msgspec.Struct):
 
 
 class NvidiaRanking(msgspec.Struct):
-    """A passage by its index in the request, and its logit; a higher logit is better."""
+    """An entry of the answer: the index of a passage, and its logit; a higher logit is better."""
 
     index: int
     logit: float

@@ -39,7 +39,7 @@ class TorchStage:
     shapes: Sequence[Sequence[int]]
 
     def step(self) -> Step[Tensor]:
-        """Load the weights, and return a function of named tensors."""
+        """Load the weights; return the function that computes this stage from named tensors."""
         return partial(self._compute, self.bring())
 
     def _compute(self, module: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
