@@ -74,8 +74,8 @@ class Prometheus:
             try:
                 if self.query(expression):
                     return
-            except httpx.TransportError:
-                pass
+            except (httpx.TransportError, json.JSONDecodeError):
+                pass  # it starts: it does not listen yet, or answers a 503 that is no JSON
             time.sleep(0.2)
         raise TimeoutError(expression)
 
