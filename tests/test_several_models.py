@@ -322,7 +322,8 @@ def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
         *(f'loads_total{{model="{name}",result="loaded"}}' for name in (*MODELS, FRAGILE)),
         f'loads_total{{model="{FRAGILE}",result="failed"}}',
         'loads_total{model="table",result="failed"}',
-        f'unloads_total{{model="{FRAGILE}",reason="died"}}',
+        # A dead model may be idle, or in the way of another, before it is found to be dead.
+        f'unloads_total{{model="{FRAGILE}",reason="[a-z]+"}}',
         'unloads_total{model="[a-z]+",reason="memory"}',
         'unloads_total{model="[a-z]+",reason="idle"}',
     ):
