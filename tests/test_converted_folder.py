@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends.check import faults
 from backends.conversion.conversion_cache import converted
 from backends.folder import CONVERSIONS, FORMATS, detect
 from backends.model import EncodeParams, ModelOptions, TextMode
@@ -79,6 +80,20 @@ def test_a_converted_folder_alone_gives_the_recorded_vectors(layout: str, tmp_pa
     for case in image_cases(layout):
         image = READER.open((GOLDEN / "images" / case.content).read_bytes())
         assert_same(embed_images(model, [image])[0], case)
+
+
+@EVERY_LAYOUT
+def test_a_converted_folder_alone_is_checked_whole(layout: str, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(kept(layout), tmp_path / "models"))
+    assert faults(detect(alone)) == []
+
+    networks = sorted(alone.glob("*.xml"))
+    for network in networks:
+        network.unlink()
+    reported = faults(detect(alone))
+    assert len(networks) == len(
+        {network.name for network in networks if network.stem in str(reported)}
+    )
 
 
 @pytest.mark.parametrize("layout", ["openclip", "siglip1", "sentence_transformers_multilingual"])
