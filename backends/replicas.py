@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import get_args
 
-from backends.conversion.entries import digest_content
+from backends.conversion.entries import known_content
 from backends.families import load_towers
 from backends.folder import ModelFolder
 from backends.identity import PREPROCESSING_VERSIONS, Identity, with_space
@@ -88,7 +88,7 @@ def _load_as_it_is(folder: ModelFolder, options: ModelOptions) -> Model:
         model = lookup.load(folder, options)
     why = "this model is computed in one precision alone"
     refused = log_refusal(options.precision, model.info.precision, why)
-    identity = _identity(folder, digest_content(folder, options), get_args(TextMode))
+    identity = _identity(folder, known_content(folder, options), get_args(TextMode))
     return _with_space(model, identity, refused)
 
 
@@ -98,7 +98,7 @@ def _content_for_torch(folder: ModelFolder, options: ModelOptions) -> str:
             f"{folder.root.absolute()} holds a converted model and not the original, which "
             f"RUNTIME=torch and ENABLE_CUDA need: unset them, or {_WITH_TORCH}"
         )
-    return digest_content(folder, options)
+    return known_content(folder, options)
 
 
 def _load_by_torch(folder: ModelFolder, options: ModelOptions, content: str) -> Model:
@@ -123,7 +123,7 @@ def _identity(folder: ModelFolder, content: str, text_modes: Sequence[TextMode])
 
 
 def _with_space(model: Model, identity: Identity, refused: str) -> Model:
-    """Return a model with its vector or score space, and with `refused`, in its info.
+    """Add the vector or score space, and `refused`, to a model's info.
 
     Args:
         model: the model, whose towers compute in the precision of its info.

@@ -348,8 +348,8 @@ def test_models_with_equal_sizes_and_times_are_not_mistaken_in_a_cache_that_they
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
 
     assert converted(detect(folders[0]), options) == kept
-    assert entries.digest_content(detect(folders[1]), options) != (
-        entries.digest_content(detect(folders[0]), options)
+    assert entries.known_content(detect(folders[1]), options) != (
+        entries.known_content(detect(folders[0]), options)
     )
     assert not entries.is_converted(detect(folders[1]), options)
 
@@ -381,9 +381,9 @@ def test_a_models_content_is_read_once_in_a_process(
 
     monkeypatch.setattr(fingerprint, "digest_content", counted)
     options = replace(OPENVINO, cache_dir=tmp_path / "cache")
-    first = [entries.digest_content(detect(model), options) for _ in range(3)]
+    first = [entries.known_content(detect(model), options) for _ in range(3)]
     (model / "openai_clip_processor/more.txt").touch()
-    changed = entries.digest_content(detect(model), options)
+    changed = entries.known_content(detect(model), options)
 
     assert len(read) == 2
     assert len(set(first)) == 1

@@ -1,4 +1,4 @@
-"""The conversion cache: finds a converted model, or converts the model in a separate process.
+"""Converts a model that the conversion cache lacks, in a separate process.
 
 The conversion runs in a separate process, as otherwise torch and the weights would stay in the
 server's memory. That process runs the parity check (see `job.py`); only then does the entry get its
@@ -7,7 +7,6 @@ name. Another process (`backends/quantization/job.py`) quantizes the float32 ent
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,13 @@ from backends.atomic_install import install, replace_aside, staging
 from backends.conversion import fingerprint
 from backends.conversion.description import Description
 from backends.conversion.entries import (
-    SOURCE,
     ConversionEntry,
     cache_folder,
-    digest_content,
     entries_in,
     find,
     find_lone,
+    known_content,
+    record_stamps,
     serving_weights,
 )
 from backends.folder import ModelFolder, conversions
@@ -53,8 +52,8 @@ def converted(folder: ModelFolder, options: ModelOptions, *, written: bool = Fal
             service quantizes in memory instead.
 
     Raises:
-        ConversionError: the model cannot be converted, or may not be now; or the cache cannot be
-            written. The torch runtime may still serve the model.
+        ConversionError: the model cannot be converted, or `options.converts` is False, or the
+            cache cannot be written. The torch runtime may still serve the model.
         ModelFolderError: the conversion needs torch, which is not installed; or the folder holds
             converted models only, and no model fits the options; or its content cannot be loaded.
     """
@@ -132,12 +131,12 @@ def _check_torch(folder: ModelFolder) -> None:
 def _convert_in(scratch: Path, folder: ModelFolder, options: ModelOptions) -> ConversionEntry:
     _check_torch(folder)
     stamps = fingerprint.stamps(folder)  # before the content, which may change meanwhile
-    content = digest_content(folder, options)
+    content = known_content(folder, options)
     target = scratch / "made"
     mark = f"{folder.family}-{options.text_mode}-{content[:16]}.tries"
     with _tried(cache_folder(folder, options) / mark):
         _convert(folder, options, content, target)
-    (target / SOURCE).write_text(json.dumps(stamps), "utf-8")
+    record_stamps(target, stamps)
     return next(entries_in(scratch))
 
 

@@ -1,4 +1,4 @@
-"""Finds converted models in the conversion cache, and digests the originals to compare them.
+"""Finds the conversion that serves a model, by the content of its original.
 
     cache_dir/<family>-<text modes>-<recipe>-<content>[-int8]/     see `description.py`
 
@@ -10,7 +10,7 @@ are not part of the key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from backends.identity import PREPROCESSING_VERSIONS, Identity
 from backends.model import ModelOptions, Precision, Weights
 from errors import ModelFolderError
 
-SOURCE = "source.json"
+_SOURCE = "source.json"  # stamps of the original's files
 # For each requested precision, the stored weight types that can serve it, the best first. Other
 # precisions are computed from float32 weights.
 _SERVING: Mapping[Precision | None, Sequence[Weights]] = {
@@ -46,7 +46,7 @@ class ConversionEntry(NamedTuple):
     def is_of(self, folder: ModelFolder, stamps: fingerprint.Stamps) -> bool:
         """Return whether a model was converted to this entry, by the stamps of its files."""
         try:
-            recorded: fingerprint.Stamps = json.loads((self.path / SOURCE).read_text("utf-8"))
+            recorded: fingerprint.Stamps = json.loads((self.path / _SOURCE).read_text("utf-8"))
         except (OSError, ValueError):
             return False
         is_own = self.path.parent.resolve() == (folder.root / CONVERSIONS).resolve()
@@ -57,6 +57,11 @@ class ConversionEntry(NamedTuple):
         """Read the entry of a converted model from its folder."""
         description = Description.read(path)
         return cls(path, description.identity, description.weights)
+
+
+def record_stamps(path: Path, stamps: fingerprint.Stamps) -> None:
+    """Record in a new entry the stamps of the files that it was converted from."""
+    (path / _SOURCE).write_text(json.dumps(stamps), "utf-8")
 
 
 def cache_folder(folder: ModelFolder, options: ModelOptions) -> Path:
@@ -79,17 +84,20 @@ def find(
         options: the loading options.
         weights: the weight types, the best first.
     """
-    mode = options.text_mode
+    entries = list(_all(folder, options))
     fitting = [
         entry
-        for entry in _all(folder, options)
-        if mode in entry.identity.text_modes and entry.weights in weights
+        for entry in entries
+        if options.text_mode in entry.identity.text_modes and entry.weights in weights
     ]
-    fitting.sort(key=lambda entry: (entry.reason is not None, weights.index(entry.weights)))
     if not fitting:
         return None
-    content = digest_content(folder, options)
-    return next((entry for entry in fitting if entry.identity.content == content), None)
+    content = _content(folder, entries)
+    return min(
+        (entry for entry in fitting if entry.identity.content == content),
+        key=lambda entry: (entry.reason is not None, weights.index(entry.weights)),
+        default=None,
+    )
 
 
 def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
@@ -99,10 +107,14 @@ def is_converted(folder: ModelFolder, options: ModelOptions) -> bool:
     return find(folder, options, serving_weights(options)) is not None
 
 
-def digest_content(folder: ModelFolder, options: ModelOptions) -> str:
+def known_content(folder: ModelFolder, options: ModelOptions) -> str:
     """Return the digest of a model's files; read them only if their stamps are not known."""
+    return _content(folder, _all(folder, options))
+
+
+def _content(folder: ModelFolder, entries: Iterable[ConversionEntry]) -> str:
     stamps = fingerprint.stamps(folder)
-    known = (e.identity.content for e in _all(folder, options) if e.is_of(folder, stamps))
+    known = (entry.identity.content for entry in entries if entry.is_of(folder, stamps))
     if content := next(known, None):
         return content
     root = folder.root.absolute()
@@ -145,8 +157,8 @@ def find_lone(folder: ModelFolder, options: ModelOptions) -> Path:
             f"{where} holds several converted models and no original: let MODELS_DIR name one of "
             f"{names} in {CONVERSIONS}/"
         )
-    fitting.sort(key=lambda entry: (-entry.identity.recipe, weights.index(entry.weights)))
-    return fitting[0].path
+    best = min(fitting, key=lambda entry: (-entry.identity.recipe, weights.index(entry.weights)))
+    return best.path
 
 
 def _lone(folder: ModelFolder, options: ModelOptions) -> list[ConversionEntry]:
@@ -167,7 +179,7 @@ def _all(folder: ModelFolder, options: ModelOptions) -> Iterator[ConversionEntry
 
 
 def entries_in(place: Path) -> Iterator[ConversionEntry]:
-    """Yield the cache entries in a folder, without failures of other versions of the code."""
+    """Yield the cache entries in a folder; failures of another version of the code are left out."""
     yield from map(ConversionEntry.read, conversions(place))
     for path in FailedConversion.all_in(place):
         failed = FailedConversion.read(path)
