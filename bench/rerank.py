@@ -10,9 +10,9 @@ in batches of the best size. Both sides take turns in each round, so the ratios 
 median counts, hardly depend on what else the machine does. It ends with 1 if a ratio misses its
 target.
 
-"reference" takes a running container of Weaviate's reranker-transformers that serves the folder
-which `--make` writes. Its pairs a second are compared, and the bare passes of its library, too: the
-figure is the ratio of the two services as a share of the ratio of the bare passes.
+`--reference` is the URL of a container of Weaviate's reranker-transformers that serves the folder
+of `--make`. Its pairs a second are compared, and the bare passes of its library, too: the figure is
+the ratio of the two services as a share of the ratio of the bare passes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import random
 import shutil
 import statistics
@@ -150,7 +151,7 @@ def crowd(
     service: Service, bare: Bare, searches: Searches, rounds: int, seconds: float
 ) -> list[float]:
     """Return the service's pairs a second as a share of the bare loop's, in each round."""
-    batch = max(BATCHES, key=lambda size: bare_rate(bare, searches, size, seconds / 4))
+    batch = best_batch(bare, searches, seconds)
     ratios = []
     for _ in range(rounds):
         before = bare_rate(bare, searches, batch, seconds / 2)
@@ -164,37 +165,44 @@ def beside_reference(
     service: Service, reference: Target, bare: Bare, searches: Searches, rounds: int, seconds: float
 ) -> list[float]:
     """Return the ratio of the services as a share of that of the bare passes, in each round."""
-    batch = max(BATCHES, key=lambda size: bare_rate(bare, searches, size, seconds / 4))
+    batch = best_batch(bare, searches, seconds)
     library = CrossEncoder(str(make_model() / "model"), device="cpu")
     shares = []
     for _ in range(rounds):
         rate = service_rate(service.target, searches, seconds)
         reference_rate = service_rate(reference, searches, seconds)
-        bare_ratio = bare_rate(bare, searches, batch, seconds) / library_rate(
-            library, searches, seconds
+        computed_rate = bare_rate(bare, searches, batch, seconds)
+        shares.append(
+            rate / reference_rate / (computed_rate / library_rate(library, searches, seconds))
         )
-        shares.append(rate / reference_rate / bare_ratio)
     return shares
 
 
 def library_rate(library: CrossEncoder, searches: Searches, seconds: float) -> float:
     """Return pairs a second of a loop over the calls that the reference makes."""
-    pairs, began_s = 0, time.perf_counter()
-    while time.perf_counter() - began_s < seconds:
+
+    def rank() -> int:
         query, documents = searches.take()
         library.predict([(query, document) for document in documents])
-        pairs += len(documents)
-    return pairs / (time.perf_counter() - began_s)
+        return len(documents)
+
+    return _rate(rank, seconds)
 
 
 def bare_rate(bare: Bare, searches: Searches, batch: int, seconds: float) -> float:
-    """Return pairs a second of a loop that prepares and computes what 8 searches bring."""
-    pairs, began_s = 0, time.perf_counter()
-    while time.perf_counter() - began_s < seconds:
+    """Return pairs a second of a loop that prepares and computes the pairs of 8 searches."""
+
+    def compute() -> int:
         items = [item for _ in range(CLIENTS) for item in bare.prepare(*searches.take())]
         bare.compute(items, batch)
-        pairs += len(items)
-    return pairs / (time.perf_counter() - began_s)
+        return len(items)
+
+    return _rate(compute, seconds)
+
+
+def best_batch(bare: Bare, searches: Searches, seconds: float) -> int:
+    """Return the batch size at which the bare loop is fastest."""
+    return max(BATCHES, key=lambda size: bare_rate(bare, searches, size, seconds / 4))
 
 
 def service_rate(target: Target, searches: Searches, seconds: float) -> float:
@@ -211,6 +219,14 @@ def service_rate(target: Target, searches: Searches, seconds: float) -> float:
 
     with ThreadPoolExecutor(CLIENTS) as clients:
         pairs = sum(clients.map(search, range(CLIENTS)))
+    return pairs / (time.perf_counter() - began_s)
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Repeat some work, which returns its number of pairs; return pairs a second."""
+    pairs, began_s = 0, time.perf_counter()
+    while time.perf_counter() - began_s < seconds:
+        pairs += work()
     return pairs / (time.perf_counter() - began_s)
 
 
@@ -233,29 +249,33 @@ def measure(
         "REQUEST_TIMEOUT_S": "600",  # a busy machine shall be slow, and refuse nothing
     }
     with running(f"rerank-{precision}", settings=settings) as service:
-        ratio = statistics.median(found := alone(service, bare, searches, rounds))
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        yield (
-            f"| {precision} | {DOCUMENTS} documents alone, beside the bare passes | "
-            f"<= {ALONE_AT_MOST} | {ratio:.2f} | {spread} |",
-            ratio <= ALONE_AT_MOST,
+        yield _row(
+            f"{precision} | {DOCUMENTS} documents alone, beside the bare passes",
+            alone(service, bare, searches, rounds),
+            at_most=ALONE_AT_MOST,
         )
         few = max(3, rounds // 3)
-        ratio = statistics.median(found := crowd(service, bare, searches, few, seconds))
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        yield (
-            f"| {precision} | {CLIENTS} searches at a time, pairs a second beside the bare loop | "
-            f">= {SEARCHES_AT_LEAST} | {ratio:.2f} | {spread} |",
-            ratio >= SEARCHES_AT_LEAST,
+        yield _row(
+            f"{precision} | {CLIENTS} searches at a time, pairs a second beside the bare loop",
+            crowd(service, bare, searches, few, seconds),
+            at_least=SEARCHES_AT_LEAST,
         )
         if reference:
-            found = beside_reference(service, reference, bare, searches, few, seconds)
-            ratio, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
-            yield (
-                f"| {precision} | ratio to the reference, as a share of that of the bare passes | "
-                f">= {SEARCHES_AT_LEAST} | {ratio:.2f} | {spread} |",
-                ratio >= SEARCHES_AT_LEAST,
+            yield _row(
+                f"{precision} | ratio to the reference, as a share of that of the bare passes",
+                beside_reference(service, reference, bare, searches, few, seconds),
+                at_least=SEARCHES_AT_LEAST,
             )
+
+
+def _row(
+    figure: str, found: Sequence[float], at_least: float = 0.0, at_most: float = math.inf
+) -> tuple[str, bool]:
+    """Return a row of the table, and whether the median meets its target."""
+    ratio = statistics.median(found)
+    asked = f">= {at_least}" if at_least else f"<= {at_most}"
+    spread = f"{min(found):.2f} to {max(found):.2f}"
+    return f"| {figure} | {asked} | {ratio:.2f} | {spread} |", at_least <= ratio <= at_most
 
 
 def main() -> int:

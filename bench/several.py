@@ -190,21 +190,21 @@ def imports(pair: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
     with ExitStack() as held:
         together = held.enter_context(serving(*pair))
         alone = {model: held.enter_context(serving(model)) for model in pair}
-        loads = [  # in one process, and in two
-            [(_at(targets[model], model), _import(model)) for model in pair]
-            for targets in (dict.fromkeys(pair, together), alone)
-        ]
-        lone = [asyncio.run(_run([load], timing))[0].rate_per_s for load in loads[1]]
+        loads = {
+            where: [(_at(targets[model], model), _import(model)) for model in pair]
+            for where, targets in (("one", dict.fromkeys(pair, together)), ("two", alone))
+        }
+        lone = [asyncio.run(_run([load], timing))[0].rate_per_s for load in loads["two"]]
         ratios, details = [], []
         for number in range(rounds):
             shares = {}
-            for place in (0, 1)[:: -1 if number % 2 else 1]:
-                both = asyncio.run(_run(loads[place], timing))
+            for where in ("one", "two")[:: -1 if number % 2 else 1]:
+                both = asyncio.run(_run(loads[where], timing))
                 _check(*both)
                 rates = [measured.rate_per_s for measured in both]
-                shares[place] = [rate / full for rate, full in zip(rates, lone, strict=True)]
-            ratios.append(sum(shares[0]) / sum(shares[1]))
-            details.append((*shares[0], *shares[1]))
+                shares[where] = [rate / full for rate, full in zip(rates, lone, strict=True)]
+            ratios.append(sum(shares["one"]) / sum(shares["two"]))
+            details.append((*shares["one"], *shares["two"]))
         means = [statistics.median(one) for one in zip(*details, strict=True)]
         ratio = statistics.median(ratios)
         yield (
@@ -294,13 +294,12 @@ class _Crowd:
 
     async def size(self, client: httpx.AsyncClient) -> None:
         """Find the number of items that take about _WORK_S."""
+        LOADS[self.model].some(1)  # reads the texts, which takes a second
         took_s = 0.0
         while took_s < _WORK_S / 2:
             self._items *= 2
-            request = LOADS[self.model].some(self._items)  # the first reads the texts
             began_s = time.perf_counter()
-            answer = await client.post(self._url + request.path, content=request.body)
-            answer.raise_for_status()
+            (await self._send(client)).raise_for_status()
             took_s = time.perf_counter() - began_s
         self._items = max(1, round(self._items * _WORK_S / took_s))
 
