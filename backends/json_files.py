@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 
 from errors import ModelFolderError, describe_error
 
-J = TypeVar("J", dict[str, Any], list[Any])
+_J = TypeVar("_J", dict[str, Any], list[Any])
 
 _NAMES: Mapping[type, str] = {dict: "object", list: "array"}
 
 
-def read_json(path: Path, kind: type[J]) -> J:
+def read_json(path: Path, kind: type[_J]) -> _J:
     """Read a JSON file that holds an object (`dict`) or an array (`list`).
 
     Raises:
-        ModelFolderError: the file is missing, or its content has another type.
+        ModelFolderError: the file is missing, or does not hold such JSON.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -35,6 +35,6 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; return an empty object if there is no such file.
 
     Raises:
-        ModelFolderError: the file's content has another type.
+        ModelFolderError: the file does not hold an object.
     """
     return read_json(path, dict) if path.is_file() else {}

@@ -57,7 +57,7 @@ def _prepare_libraries() -> None:
 
 
 def needs_conversion(settings: Settings) -> bool:
-    """Return whether a model must be converted before it is loaded; its conversion is looked up.
+    """Return whether a model must be converted before it is loaded.
 
     A model that cannot be read needs none: its load reports why.
     """

@@ -40,7 +40,7 @@ Content: TypeAlias = str | Sequence[int] | Pair
 
 # After so many seconds on the event loop a request gives way to others. A text is tokenized in
 # 50 us, the base64 of a small image is decoded in 200 us, and a request may hold thousands of
-# inputs. A few inputs are never separated, so that they share a batch.
+# inputs. A request of a few inputs never gives way.
 _SLICE_S = 0.002
 _SLICE_ITEMS = 8
 

@@ -32,7 +32,7 @@ from backends.runtimes.torch.towers import place, torch_dtype
 
 
 class Network:
-    """The network of the model, which it divides into stages.
+    """The model's network, and its stages.
 
     Args:
         config: the model's configuration.
@@ -40,6 +40,10 @@ class Network:
         processor: transformers' image processor.
         options: the device, the precision, and whether the weights of all stages or only of the
             current stage are in memory.
+
+    Attributes:
+        config: the model's configuration.
+        model: transformers' module; without weights if only a stage's are in memory.
     """
 
     def __init__(
@@ -132,7 +136,7 @@ class Network:
                 ["hidden"],
                 Language(self.model, layers),
                 examples,
-                [[1]] * 3 + [[1]] * len(deep),
+                [[1]] * len(examples),
             )
 
     def _end(self) -> TorchStage:

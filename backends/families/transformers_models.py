@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def snapshot(folder: ModelFolder, part: str) -> Path:
-    """Return the snapshot of the model in the hub cache that a part of its folder is.
+    """Return a model's snapshot in the hub cache that is a part of its folder.
 
     Raises:
         ModelFolderError: the hub cache holds no files of it.
@@ -89,7 +89,7 @@ def snapshot(folder: ModelFolder, part: str) -> Path:
 
 
 def shown_config(folder: ModelFolder, part: str) -> Mapping[str, object]:
-    """Return the config that `GET /meta` shows, of a part of the folder or of its hub snapshot."""
+    """Return the config that `GET /meta` shows: the part's own, or that of its snapshot."""
     path = folder.part(part)
     return read_config(path if (path / "config.json").is_file() else snapshot(folder, part))
 

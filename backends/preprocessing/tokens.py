@@ -131,7 +131,7 @@ class Padding:
 
 
 def limit_padded_ids(limit: IdLimit, rows: int, padding: Padding, fewest: Sequence[int]) -> Padding:
-    """Set the number of token embeddings; return a padding whose id has an embedding.
+    """Set the number of token embeddings; return the padding to use from now on.
 
     If the padding's id has none, id 0 replaces it. Texts that are all padded to the maximum length
     (`full`) keep their padding, as the network reads it.
@@ -140,7 +140,7 @@ def limit_padded_ids(limit: IdLimit, rows: int, padding: Padding, fewest: Sequen
         limit: from now on it rejects ids from `rows` on.
         rows: number of token embeddings.
         padding: the padding until now.
-        fewest: the ids of an empty input, which all inputs have.
+        fewest: the ids that every input has, which are those of the empty input.
 
     Raises:
         ValueError: all inputs would be rejected.

@@ -130,7 +130,7 @@ class FileStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=_OPEN_S, isolation_level=None)
         self._connection = connection
-        self._last_id = self._ahead_id = 0
+        self._ahead_id = 0
         self._inode = self._path.stat().st_ino
         for pragma in (
             f"page_size = {_PAGE_BYTES}",
