@@ -16,6 +16,7 @@ import asyncio
 import gc
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -238,6 +239,7 @@ class OnDemand:
         self.on_unload: Callable[[str, Unloading], None] = _nothing
         self.is_closed = False
         self._settings = settings
+        self._limit = settings.models_memory_bytes or sys.maxsize
         self._make_vectorizer = make_vectorizer
         # No probe reads this health, as a conversion may take minutes.
         self._converter = WorkerPool(1, "model-converter", Health().monitor("converter"))
@@ -292,15 +294,15 @@ class OnDemand:
         Before the first load, the size of the model's files is the estimate. It may be too high, as
         only one of several formats is loaded. So no estimate exceeds the limit.
         """
-        limit = self._settings.models_memory_bytes
-        if not limit:
-            return 0
-        return min(model.nbytes or await model.loader.run(stored_bytes, model.settings), limit)
+        if not self._settings.models_memory_bytes:
+            return 0  # any model fits
+        known = model.nbytes or await model.loader.run(stored_bytes, model.settings)
+        return min(known, self._limit)
 
     async def _load(self, model: OnDemandModel) -> None:
         began_s = monotonic()
         vectorizer, nbytes = await self._measured_load(model)
-        if not self._fits(nbytes):
+        if nbytes > self._limit:
             # The first model of a runtime brings the memory of its libraries, so it is loaded and
             # measured once more.
             await vectorizer.aclose()
@@ -322,7 +324,8 @@ class OnDemand:
             seconds,
             nbytes / 1e6,
         )
-        await self._trim(keeps=model.name)
+        # A load may take more than was expected. Busy models can be unloaded before the next load.
+        await self._unload_until_fits(keeps=model.name)
 
     async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
         """Load a model; return it, and the bytes by which the process grew."""
@@ -343,33 +346,23 @@ class OnDemand:
         Returns:
             Whether there is room. If idle models cannot make enough room, none is unloaded.
         """
-        limit = self._settings.models_memory_bytes
-        if not limit:
-            return True
         idle = sum(self.models[name].nbytes for name in self.loaded if self._is_idle(name))
-        if self._taken() - idle + needed > limit:
+        if self._taken() - idle + needed > self._limit:
             return False
-        while self._taken() + needed > limit:
-            if not await self._unload_least_used():
-                return False  # one of the models is not idle any more
+        return await self._unload_until_fits(needed)
+
+    async def _unload_until_fits(self, needed: int = 0, keeps: str = "") -> bool:
+        """Unload idle models until `needed` bytes are free; return False if the others are busy."""
+        while self._taken() + needed > self._limit:
+            if not await self._unload_least_used(keeps):
+                return False
         return True
 
-    async def _trim(self, keeps: str) -> None:
-        """Unload idle models beyond the limit, as a load may take more than was expected."""
-        limit = self._settings.models_memory_bytes
-        while limit and self._taken() > limit:
-            if not await self._unload_least_used(keeps):
-                return  # the others are busy, and can be unloaded before the next load
-
-    def _fits(self, nbytes: int) -> bool:
-        limit = self._settings.models_memory_bytes
-        return not limit or nbytes <= limit
-
     def _check_fits(self, model: OnDemandModel, nbytes: int) -> None:
-        if not self._fits(nbytes):
+        if nbytes > self._limit:
             raise DoesNotFitError(
                 f"model {model.name} takes {nbytes} bytes; MODELS_MEMORY_BYTES allows "
-                f"{self._settings.models_memory_bytes} for all models"
+                f"{self._limit} for all models"
             )
 
     def _is_idle(self, name: str) -> bool:
