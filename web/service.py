@@ -143,7 +143,7 @@ async def serving(
     for name, vectorizer in registry.loaded.items():
         serve_loaded(name, vectorizer)
     if registry.on_demand:
-        loads = LoadMetrics(names, metrics.registry)
+        loads = LoadMetrics(names, metrics)
         _follow(registry.on_demand, models, serve_loaded, loads)
     service = Service(
         Models(list(models.values()), endpoints, registry.defaults, settings.model_aliases),
