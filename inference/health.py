@@ -98,9 +98,6 @@ class Health:
         longest_job_s: maximum duration of a job in seconds; a longer job counts as hanging.
         clock: function that returns the time in seconds.
         remedy: advice in the reason of a dead pool.
-
-    Attributes:
-        draining: whether the service shuts down.
     """
 
     def __init__(
@@ -109,7 +106,6 @@ class Health:
         clock: Callable[[], float] = time.perf_counter,
         remedy: str = RESTART,
     ) -> None:
-        self.draining = False
         self._remedy = remedy
         self._longest_job_s = longest_job_s
         self._clock = clock
@@ -145,8 +141,7 @@ class Health:
     @property
     def unready(self) -> str | None:
         """Return the reason if the service is not ready for requests, else None."""
-        stopping = "shutting down" if self.draining else None
-        return self.dead or self.failing or self.hanging or stopping
+        return self.dead or self.failing or self.hanging
 
 
 def _first(faults: Iterator[str | None]) -> str | None:

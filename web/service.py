@@ -64,9 +64,6 @@ class Service:
         self.draining = True
         if self.on_demand:
             self.on_demand.drain()
-        for model in self.models:
-            if model.loaded:
-                model.loaded.vectorizer.health.draining = True
 
 
 def get_service(scope: Scope) -> Service:
