@@ -46,9 +46,7 @@ def split_model(scope: Scope, path: str) -> tuple[str, str]:
     if _SLASH.search(raw):
         as_sent = [part for part in unquote(_SLASH.sub(b"%252F", raw)).split("/") if part]
         mounted_below = scope["path"].count("/") - path.count("/")
-        prefix = as_sent[mounted_below:][:2]
-        if prefix != [MODEL_PREFIX.strip("/"), name]:
-            name = next((part for part in prefix if "%2F" in part), name)
+        name = next((part for part in as_sent[mounted_below:][:2] if "%2F" in part), name)
     scope["root_path"] = f"{scope.get('root_path', '')}{MODEL_PREFIX}{name}"
     scope["path"] = f"{scope['root_path']}/{rest}"
     return name, f"/{rest}"
