@@ -207,7 +207,7 @@ def choose_defaults(
     Endpoints that no model fits are left out.
 
     Args:
-        kinds: the kind of each model by its name; "" for a model without a name.
+        kinds: the kind of each named model.
         endpoints: the endpoints.
         settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
 
@@ -215,10 +215,10 @@ def choose_defaults(
         ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model; an alias is a model's
             name, or set twice; or several models fit an endpoint, and DEFAULT_MODEL names none.
     """
-    if named := kinds.keys() - {""}:
-        _check_names("DEFAULT_MODEL", settings.default_model, named)
-        _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], named)
-        if taken := sorted({alias for alias, _ in settings.model_aliases} & named):
+    if kinds:  # a model without a name leaves both settings unused
+        _check_names("DEFAULT_MODEL", settings.default_model, kinds)
+        _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], kinds)
+        if taken := sorted({alias for alias, _ in settings.model_aliases} & kinds.keys()):
             raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
         counts = Counter(alias for alias, _ in settings.model_aliases)
         if twice := [alias for alias, count in counts.items() if count > 1]:
@@ -238,7 +238,7 @@ def choose_defaults(
     return defaults
 
 
-def _check_names(variable: str, names: Sequence[str], known: set[str]) -> None:
+def _check_names(variable: str, names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             there = ", ".join(sorted(known))
