@@ -27,7 +27,7 @@ from typing import Literal, TypeAlias, get_args
 from backends.load import convert_ahead, needs_conversion, stored_bytes
 from config import Settings
 from errors import DoesNotFitError, NotLoadedError, describe_error
-from inference.health import Health
+from inference.health import Monitor
 from inference.tasks import background
 from inference.worker_pool import WorkerPool
 from machine import freeze_gc, give_freed_memory_back, resident_bytes
@@ -74,7 +74,7 @@ class OnDemandModel:
     def __init__(self, name: str, settings: Settings, owner: OnDemand) -> None:
         self.name = name
         self.settings = settings
-        self.loader = WorkerPool(1, f"load-{name}", Health().monitor("loader"))
+        self.loader = WorkerPool(1, f"load-{name}", Monitor("loader"))
         self.looked_up = asyncio.Event()
         self.is_prepared = False
         self.waiting = 0
@@ -241,8 +241,8 @@ class OnDemand:
         self._settings = settings
         self._limit = settings.models_memory_bytes or sys.maxsize
         self._make_vectorizer = make_vectorizer
-        # No probe reads this health, as a conversion may take minutes.
-        self._converter = WorkerPool(1, "model-converter", Health().monitor("converter"))
+        # No probe reads this monitor, as a conversion may take minutes.
+        self._converter = WorkerPool(1, "model-converter", Monitor("converter"))
         self._resources = Resources.of(settings)
         self._turn = asyncio.Lock()  # held during a load or an unload
         self._tasks = [
