@@ -91,8 +91,8 @@ class OnDemandModel:
         self._loading: asyncio.Task[None] | None = None
         self._began_s = math.inf  # timestamp of the load in progress
 
-    async def load(self) -> Vectorizer:
-        """Return the loaded model; load it first if it is not.
+    async def load(self) -> None:
+        """Load the model if it is not loaded.
 
         The caller counts its request in `Vectorizer.in_flight` before it next awaits.
 
@@ -106,7 +106,6 @@ class OnDemandModel:
                 self._check()
                 # The load goes on if the client disconnects. A load that hangs keeps no client.
                 await asyncio.wait([self._begin()], timeout=_WATCH_S)
-            return self._owner.loaded[self.name]
         finally:
             self.waiting -= 1
 

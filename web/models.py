@@ -74,7 +74,7 @@ class ServedModel:
         """
         if self.on_demand:
             await self.on_demand.load()
-        if self.loaded is None:
+        if self.loaded is None:  # for the type checker: a load sets it
             raise NotLoadedError(f"model {self.name} is not loaded", retry_after_s=1)
         return self.loaded
 
