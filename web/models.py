@@ -17,7 +17,7 @@ from config import Settings
 from errors import ConfigurationError, InvalidInputError, NotLoadedError, UnknownModelError
 from on_demand import OnDemandModel
 from vectorizer import Vectorizer
-from web.endpoints.base import Endpoint, Kinds
+from web.endpoints.base import Endpoint
 from web.endpoints.json_body import model_in
 
 _SHOWN_CHARS = 64  # maximum length of an unknown name in an error
@@ -78,20 +78,17 @@ class ServedModel:
             raise NotLoadedError(f"model {self.name} is not loaded", retry_after_s=1)
         return self.loaded
 
-    def check_answers(self, path: str, kinds: Kinds) -> None:
+    def check_answers(self, endpoint: type[Endpoint[Any]]) -> None:
         """Check that a model of this kind answers an endpoint, before the model is loaded.
-
-        Args:
-            path: the first path of the endpoint.
-            kinds: the kinds of models that answer it.
 
         Raises:
             InvalidInputError: the model does not answer the endpoint.
         """
-        if not any(self.kind in group for group in kinds):
+        if not endpoint.serves(self.kind):
             reads = " and ".join(f"{modality}s" for modality in self.modalities)
             raise InvalidInputError(
-                f"model {self.name} reads {reads}, and does not answer POST {path}", "modality"
+                f"model {self.name} reads {reads}, and does not answer POST {endpoint.paths[0]}",
+                "modality",
             )
 
     @property
@@ -165,8 +162,7 @@ class Models:
 
     def endpoints(self) -> list[type[Endpoint[Any]]]:
         """Return the endpoints that a model answers."""
-        kinds = {model.kind for model in self}
-        return [one for one in self._endpoints if kinds & {k for group in one.kinds for k in group}]
+        return [one for one in self._endpoints if any(one.serves(model.kind) for model in self)]
 
     def default(self, endpoint: str) -> ServedModel:
         """Return the model for requests without a name, by the first path of an endpoint."""
