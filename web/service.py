@@ -120,8 +120,8 @@ async def serving(
     load_logs = {name: LoadLog(partial(_queue_items, registry, name), name) for name in names}
 
     def log_load(record: RequestRecord) -> None:
-        if record.model in load_logs:  # else it reached none of several models
-            load_logs[record.model].observe_request(record)
+        if log := load_logs.get(record.model):  # else it reached none of several models
+            log.observe_request(record)
 
     requests.add(log_load)
     if tracing:
