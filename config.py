@@ -486,8 +486,8 @@ def read(kind: type[AnySettings]) -> AnySettings:
 def settings_of(folder: Path, settings: Settings) -> Settings:
     """Return the settings of one of several models: values in its `settings.env` come first.
 
-    The environment has the values for all models. Only TRUST_REMOTE_CODE counts for a model if it
-    is in the model's own file.
+    The environment has the values for all models. TRUST_REMOTE_CODE counts only in the model's own
+    file.
 
     Raises:
         ConfigurationError: the file cannot be read, or has a setting or value that it may not have.

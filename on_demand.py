@@ -68,7 +68,7 @@ class OnDemandModel:
         nbytes: measured memory of the loaded model and of its largest batch; 0 before its first
             load.
         claimed_bytes: memory that its load in progress is expected to take; 0 if there is none.
-        dead: the reason if only a new process can help: it died, and could not be loaded again.
+        dead: why it died, if loading it again failed too; else None.
     """
 
     def __init__(self, name: str, settings: Settings, owner: OnDemand) -> None:
@@ -222,9 +222,9 @@ class OnDemand:
         models: the models by name.
         loaded: the loaded models by name.
         on_load: called with a model's name, the model and the seconds of its load; a
-            `ConfigurationError` of it is a failure of the load.
+            `ConfigurationError` that it raises fails the load.
         on_failure: called with a model's name when its load failed.
-        on_unload: called with a model's name before it is unloaded, and why it is.
+        on_unload: called with a model's name and the reason before the model is unloaded.
         is_closed: whether the service ends, and begins no more loads.
     """
 
@@ -275,7 +275,7 @@ class OnDemand:
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        """Keep the turn, but no longer than a load may take: one that hangs must stop no other."""
+        """Hold the turn, but at most REQUEST_TIMEOUT_S: a load that hangs must not block others."""
         await self._turn.acquire()
         held = ExitStack()
         held.callback(self._turn.release)
@@ -328,7 +328,8 @@ class OnDemand:
 
     async def _measured_load(self, model: OnDemandModel) -> tuple[Vectorizer, int]:
         """Load a model; return it, and the bytes by which the process grew."""
-        await asyncio.to_thread(give_freed_memory_back)  # the model may take it, and seem smaller
+        # Otherwise the model reuses this memory, and its growth is measured too small.
+        await asyncio.to_thread(give_freed_memory_back)
         before = resident_bytes()
         resources = replace(self._resources, loader=model.loader)
         vectorizer = await self._make_vectorizer(model.settings, resources)
@@ -369,7 +370,7 @@ class OnDemand:
         return not self.loaded[name].in_flight and not self.models[name].waiting
 
     def _taken(self) -> int:
-        """Return the bytes of the loaded models, and of a load that hangs beside another."""
+        """Return the bytes of loaded models, and the bytes expected by loads in progress."""
         claimed = sum(model.claimed_bytes for model in self.models.values())
         return claimed + sum(self.models[name].nbytes for name in self.loaded)
 
@@ -406,7 +407,7 @@ class OnDemand:
                         await self._unload(name, "idle")
 
     async def _unload_dead(self) -> None:
-        """Unload models that died, at once and not in turn, as no request should meet them."""
+        """Unload models that died, at once and not in turn, as they fail every request."""
         while True:
             await asyncio.sleep(_WATCH_S)
             for name in list(self.loaded):

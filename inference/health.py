@@ -30,7 +30,7 @@ class Monitor:
         remedy: advice in the reason of a dead pool.
 
     Attributes:
-        dead: the reason if only a restart can help, else None.
+        dead: the reason if the pool cannot compute any more, else None.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Health:
 
     @property
     def dead(self) -> str | None:
-        """Return the reason if only a restart can help, else None."""
+        """Return the reason if a pool cannot compute any more, else None."""
         for monitor in self._monitors:
             if monitor.dead:
                 return monitor.dead

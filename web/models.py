@@ -98,7 +98,7 @@ class ServedModel:
 
     @property
     def modalities(self) -> Sequence[Modality]:
-        """The modalities of its inputs; the kind tells them while the model is not loaded."""
+        """The modalities of its inputs; while it is not loaded, they follow from its kind."""
         return self.loaded.vectorizer.modalities if self.loaded else _MODALITIES[self.kind]
 
     @property

@@ -38,8 +38,8 @@ def split_model(scope: Scope, path: str) -> tuple[str, str]:
     """Split a path such as `/m/clip/vectorize` into a model's name and the rest, `/vectorize`.
 
     The prefix moves into the scope's `root_path`, as Starlette's `Mount` does it. So all routes
-    answer below it as they do without it. A slash that is encoded as `%2F` separates nothing: it is
-    a character of the name, which then names no model.
+    answer below it as they do without it. A slash that is encoded as `%2F` separates nothing:
+    `%2F` is part of the name, so no model matches.
     """
     name, _, rest = path.removeprefix(MODEL_PREFIX).partition("/")
     raw: bytes = scope.get("raw_path") or b""

@@ -40,7 +40,7 @@ class Service:
     """The objects that serve requests; the application's lifespan creates them.
 
     Attributes:
-        models: the loaded models, with the endpoints of each.
+        models: all models, loaded or not, with the endpoints of each.
         body_reader: reads bodies within bounds.
         access: checks tokens.
         metrics: the Prometheus metrics.
