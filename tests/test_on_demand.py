@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import on_demand
+import on_demand_model
 import vectorizer
 from backends.model import Model, Rows
 from config import Settings
@@ -58,6 +59,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "resident_bytes", lambda: next(taken))
     monkeypatch.setattr(on_demand, "_free_memory", lambda: None)  # it takes half a second
     monkeypatch.setattr(on_demand, "_WATCH_S", 0.01)
+    monkeypatch.setattr(on_demand_model, "_WATCH_S", 0.01)
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ async def test_a_load_that_fails_is_tried_again_later(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     loads.faults["minilm"] = ModelFolderError("the folder is gone")
     async with served(tmp_path, fakes, loads) as client:
         pauses = []
@@ -297,7 +299,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         await ask(client, "clip")
@@ -341,7 +343,7 @@ async def test_a_model_that_dies_again_and_again_is_loaded_less_and_less_often(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s, pauses = 1000.0, []
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         for _ in range(6):
@@ -357,7 +359,7 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     live = "/m/minilm/.well-known/live"
     async with served(tmp_path, fakes, loads) as client:

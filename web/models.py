@@ -15,7 +15,7 @@ from typing import Any
 from backends.model import Modality, ModelInfo
 from config import Settings
 from errors import ConfigurationError, InvalidInputError, NotLoadedError, UnknownModelError
-from on_demand import OnDemandModel
+from on_demand_model import OnDemandModel
 from vectorizer import Vectorizer
 from web.endpoints.base import Endpoint
 from web.endpoints.json_body import model_in
