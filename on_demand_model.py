@@ -42,7 +42,7 @@ class OnDemandModel:
         nbytes: measured memory of the loaded model and of its largest batch; 0 before its first
             load.
         claimed_bytes: memory that its load in progress is expected to take; 0 if there is none.
-        dead: why it died, if loading it again failed too; else None.
+        dead: why it died and why loading it again failed, if both happened; else None.
         is_closed: whether the service ends, and begins no more loads.
     """
 
@@ -149,7 +149,8 @@ class OnDemandModel:
             reason: why it failed.
             tries_again: whether it is also tried again without a request.
         """
-        self.dead = self._death or None
+        if self._death:
+            self.dead = f"{self._death}; loading it again failed: {reason}"
         self._pause(f"could not be loaded: {reason}", tries_again=tries_again)
         logger.warning(
             "Model %s could not be loaded, and is not tried again for %d s: %s",

@@ -18,7 +18,7 @@ _FAILURES_IN_A_ROW = 3
 # its thread.
 _STUCK = 3
 # What helps if a pool is dead.
-RESTART, RELOAD = "start the service anew", "the model is loaded anew"
+RESTART, RELOAD = "start the service anew", "only a new load helps"
 
 
 class Monitor:

@@ -320,7 +320,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     assert deadly.status_code == 500
     assert refused.status_code == 503
     assert refused.json()["error"] == (
-        "model minilm died: the device is lost, the model is loaded anew: it was unplugged"
+        "model minilm died: the device is lost, only a new load helps: it was unplugged"
     )
     assert refused.headers["retry-after"] == "30"
     assert probes == [204, 503, 204, 204]
@@ -379,6 +379,7 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
 
     assert [answer.status_code for answer in (before, failed, after)] == [204, 503, 503]
     assert after.json()["error"].startswith("minilm: the device is lost")
+    assert after.json()["error"].endswith("; loading it again failed: the folder is gone")
     assert [answer.status_code for answer in (fine, at_last)] == [200, 204]
     assert 'inference_model_loads_total{model="minilm",result="failed"} 1.0' in metrics
 
