@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import on_demand
+import on_demand_model
 import vectorizer
 from backends.model import Model, Rows
 from config import Settings
@@ -58,6 +59,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "resident_bytes", lambda: next(taken))
     monkeypatch.setattr(on_demand, "_free_memory", lambda: None)  # it takes half a second
     monkeypatch.setattr(on_demand, "_WATCH_S", 0.01)
+    monkeypatch.setattr(on_demand_model, "_WATCH_S", 0.01)
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ async def test_a_load_that_fails_is_tried_again_later(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     loads.faults["minilm"] = ModelFolderError("the folder is gone")
     async with served(tmp_path, fakes, loads) as client:
         pauses = []
@@ -297,7 +299,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         await ask(client, "clip")
@@ -318,7 +320,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     assert deadly.status_code == 500
     assert refused.status_code == 503
     assert refused.json()["error"] == (
-        "model minilm died: the device is lost, the model is loaded anew: it was unplugged"
+        "model minilm died: the device is lost, only a new load helps: it was unplugged"
     )
     assert refused.headers["retry-after"] == "30"
     assert probes == [204, 503, 204, 204]
@@ -341,7 +343,7 @@ async def test_a_model_that_dies_again_and_again_is_loaded_less_and_less_often(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s, pauses = 1000.0, []
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         for _ in range(6):
@@ -357,7 +359,7 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(on_demand, "monotonic", lambda: now_s)
+    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     live = "/m/minilm/.well-known/live"
     async with served(tmp_path, fakes, loads) as client:
@@ -377,6 +379,7 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
 
     assert [answer.status_code for answer in (before, failed, after)] == [204, 503, 503]
     assert after.json()["error"].startswith("minilm: the device is lost")
+    assert after.json()["error"].endswith("; loading it again failed: the folder is gone")
     assert [answer.status_code for answer in (fine, at_last)] == [200, 204]
     assert 'inference_model_loads_total{model="minilm",result="failed"} 1.0' in metrics
 
