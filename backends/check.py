@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from backends.conversion.description import TowerDescription
 from backends.folder import DESCRIPTION, Family, ModelFolder, find_weights, lone_conversions
 from backends.headers import OPENCLIP, misfits
 from backends.hub_cache import beside_or_cached, hub_snapshot, hub_snapshots
@@ -121,9 +120,10 @@ def _text(folder: ModelFolder) -> Iterator[str]:
 def _converted(folder: ModelFolder) -> Iterator[str]:
     for path in lone_conversions(folder.root):
         for tower in read_json(path / DESCRIPTION, dict)["towers"].values():
-            for name in TowerDescription(**tower).files:
-                yield from _filled(path / name)
-                yield from _filled((path / name).with_suffix(".bin"))
+            for stage in tower["network"].get("stages", [tower["network"]]):
+                network = path / stage["file"]
+                yield from _filled(network)
+                yield from _filled(network.with_suffix(".bin"))
         yield from _tokenizer(path)
 
 
