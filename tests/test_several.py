@@ -15,30 +15,19 @@ from app import create_app
 from config import Settings
 from errors import ConfigurationError, DeviceLostError, ModelFolderError
 from tests.image_files import base64_of, plain
-from tests.several import AnyFake, Named, Scores, Texts, serving
+from tests.several import PAIR, AnyFake, Named, Scores, Texts, serving, text_of
 from vectorizer import load_vectorizer
 
 pytestmark = pytest.mark.anyio
 
 IMAGE = base64_of(plain((9, 8, 7)))
-PAIR = {"query": "q", "documents": ["d"]}
 ALIASES = "rerank-v3.5=rerank,text-embedding-3-small=minilm,org/clip=clip"
-
-
-@pytest.fixture
-def fakes() -> Sequence[AnyFake]:
-    return [Named("clip"), Texts("minilm"), Scores("rerank")]
 
 
 @pytest.fixture
 async def client(fakes: Sequence[AnyFake], tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(tmp_path, fakes, default_model="clip", model_aliases=ALIASES) as client:
         yield client
-
-
-def text_of(answer: httpx.Response) -> Any:
-    """The vector of the only text in an answer of /vectorize."""
-    return np.array(answer.json()["textVectors"][0], np.float32)
 
 
 # --- the path
