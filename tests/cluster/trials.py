@@ -13,7 +13,7 @@ from tests.balancer.importer import SENDERS
 from tests.cluster.deployed import BALANCER, CLIP, MANIFESTS, WAIT_S, Deployed, wait_until
 from tests.cluster.parts import keda
 from tests.service import ROOT
-from tests.stand_ins import ADAPTER, KEDA, KEDA_ADAPTER, PROMETHEUS, image_for
+from tests.stand_ins import ADAPTER, KEDA, KEDA_ADAPTER, PROMETHEUS
 
 Outcome = tuple[str, bool]  # what came of it, and whether it is as it should be
 Story = Callable[[Deployed], object]
@@ -151,9 +151,7 @@ def _scale_by_keda(deployed: Deployed) -> Outcome:
     policy = "imagePullPolicy: {}".format
     manifests = keda(deployed.cluster.kubectl).replace(policy("Always"), policy("IfNotPresent"))
     for original in (KEDA, KEDA_ADAPTER):
-        image = image_for(original)
-        deployed.cluster.load(image)
-        manifests = manifests.replace(f"{original.rsplit(':', 1)[0]}:main", image)
+        manifests = manifests.replace(f"{original.rsplit(':', 1)[0]}:main", deployed.load(original))
     deployed.apply(manifests)
     for part in ("keda-operator", "keda-metrics-apiserver"):
         deployed.kubectl("rollout", "status", "--namespace=keda", f"deployment/{part}")
@@ -178,9 +176,7 @@ def _watch(deployed: Deployed) -> None:
     """Start Prometheus and its adapter, if they do not run yet."""
     manifests = (MANIFESTS / "metrics.yaml").read_text()
     for original in (PROMETHEUS, ADAPTER):
-        image = image_for(original)
-        deployed.cluster.load(image)
-        manifests = manifests.replace(original, image)
+        manifests = manifests.replace(original, deployed.load(original))
     deployed.apply(manifests)
 
 
