@@ -426,7 +426,7 @@ async def test_the_largest_batch_takes_no_longer_than_any_other() -> None:
     assert LONGEST < max(library.costs) <= 0.25 * 0.4 / 0.005
 
 
-async def test_a_device_that_is_too_small_for_the_largest_batch_is_none_that_fails() -> None:
+async def test_a_device_too_small_for_the_largest_batch_stays_ready() -> None:
     device = SmallDevice()
     vectorizer = Vectorizer([device.model], Settings())
     await vectorizer.warm_up(largest=True)

@@ -116,7 +116,7 @@ async def test_an_encoded_slash_separates_nothing(
     assert "x-model" not in answer.headers
 
 
-async def test_an_encoded_slash_in_an_alias_is_one(client: httpx.AsyncClient) -> None:
+async def test_an_encoded_slash_in_an_alias_is_a_slash(client: httpx.AsyncClient) -> None:
     for path in ("/v1/models/org%2fclip", "/v1/models/org/clip"):
         url = httpx.URL("http://test/").copy_with(raw_path=path.encode())
         assert (await client.get(url)).json()["id"] == "org/clip"
@@ -335,7 +335,7 @@ async def test_a_name_that_is_no_text_is_refused(
     assert "x-model" not in answer.headers
 
 
-async def test_with_one_model_only_wires_that_have_this_field_read_it(tmp_path: Path) -> None:
+async def test_a_model_alone_reads_its_name_only_where_the_api_has_one(tmp_path: Path) -> None:
     """The containers that this one replaces ignore fields that they do not know."""
     body = {"text": "a", "input": "a", "inputs": "a", "query": "a", "model": 5}
     async with serving(tmp_path, [Texts("minilm")]) as client:
