@@ -480,15 +480,14 @@ def read(kind: type[AnySettings]) -> AnySettings:
     try:
         return kind()
     except ValidationError as error:
-        faults = [_told(kind, fault) for fault in error.errors()]
-        raise ConfigurationError("; ".join(faults)) from error
+        raise ConfigurationError(_told(kind, error)) from error
 
 
 def settings_of(folder: Path, settings: Settings) -> Settings:
     """Return the settings of one of several models: values in its `settings.env` come first.
 
-    The environment has the values for all models. Only TRUST_REMOTE_CODE counts for a model if it
-    is in the model's own file.
+    The environment has the values for all models. TRUST_REMOTE_CODE counts only in the model's own
+    file.
 
     Raises:
         ConfigurationError: the file cannot be read, or has a setting or value that it may not have.
@@ -512,8 +511,7 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     try:
         return Settings.model_validate(settings.model_dump() | own)
     except ValidationError as error:
-        faults = [_told(Settings, fault) for fault in error.errors()]
-        raise ConfigurationError(f"{path}: {'; '.join(faults)}") from error
+        raise ConfigurationError(f"{path}: {_told(Settings, error)}") from error
 
 
 def _bindings(path: Path, text: str) -> Iterator[tuple[str, str]]:
@@ -527,8 +525,7 @@ def _bindings(path: Path, text: str) -> Iterator[tuple[str, str]]:
         if key is not None and value is not None:
             yield key, value
         elif line and not line.startswith("#"):
-            blank = len(original.string) - len(original.string.lstrip())
-            number = original.line + original.string[:blank].count("\n")
+            number = original.line + original.string.partition(line)[0].count("\n")
             raise ConfigurationError(
                 f"{path}, line {number}: {line!r} sets nothing: write NAME=value, or begin the "
                 "line with # to turn it off"
@@ -559,7 +556,11 @@ def is_secret(field: FieldInfo) -> bool:
     return "SecretStr" in str(field.annotation)
 
 
-def _told(kind: type[BaseSettings], fault: ErrorDetails) -> str:
+def _told(kind: type[BaseSettings], error: ValidationError) -> str:
+    return "; ".join(_told_fault(kind, fault) for fault in error.errors())
+
+
+def _told_fault(kind: type[BaseSettings], fault: ErrorDetails) -> str:
     field = str(fault["loc"][0])
     words = _EXPECTED.get(fault["type"])
     message = fault["msg"].removeprefix("Value error, ")

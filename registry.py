@@ -68,11 +68,10 @@ async def load_models(
         StartupError: the operator must fix something; the message names the model.
     """
     by_name = settings_by_name(settings)
-    registry = Registry(by_name, kinds=kinds_by_name(by_name))
-    if registry.kinds:
-        registry.defaults = choose_defaults(registry.kinds)
+    kinds = kinds_by_name(by_name)
+    registry = Registry(by_name, kinds=kinds, defaults=choose_defaults(kinds))
     async with AsyncExitStack() as held:
-        if settings.models_on_demand and registry.kinds:
+        if settings.models_on_demand and kinds:
             registry.on_demand = OnDemand(settings, registry.settings, make_vectorizer)
             registry.loaded = registry.on_demand.loaded
             await held.enter_async_context(aclosing(registry.on_demand))
@@ -93,8 +92,8 @@ def kinds_by_name(by_name: Mapping[str, Settings]) -> dict[str, Modality]:
     """
     kinds = {}
     for name, settings in by_name.items():
-        with naming(name):
-            if name:
+        if name:
+            with naming(name):
                 kinds[name] = modality_of(settings)
     return kinds
 

@@ -18,7 +18,7 @@ _FAILURES_IN_A_ROW = 3
 # its thread.
 _STUCK = 3
 # What helps if a pool is dead.
-RESTART, RELOAD = "start the service anew", "the model is loaded anew"
+RESTART, RELOAD = "start the service anew", "only a new load helps"
 
 
 class Monitor:
@@ -30,7 +30,7 @@ class Monitor:
         remedy: advice in the reason of a dead pool.
 
     Attributes:
-        dead: the reason if only a restart can help, else None.
+        dead: the reason if the pool cannot compute any more, else None.
     """
 
     def __init__(
@@ -98,9 +98,6 @@ class Health:
         longest_job_s: maximum duration of a job in seconds; a longer job counts as hanging.
         clock: function that returns the time in seconds.
         remedy: advice in the reason of a dead pool.
-
-    Attributes:
-        draining: whether the service shuts down.
     """
 
     def __init__(
@@ -109,7 +106,6 @@ class Health:
         clock: Callable[[], float] = time.perf_counter,
         remedy: str = RESTART,
     ) -> None:
-        self.draining = False
         self._remedy = remedy
         self._longest_job_s = longest_job_s
         self._clock = clock
@@ -123,7 +119,7 @@ class Health:
 
     @property
     def dead(self) -> str | None:
-        """Return the reason if only a restart can help, else None."""
+        """Return the reason if a pool cannot compute any more, else None."""
         for monitor in self._monitors:
             if monitor.dead:
                 return monitor.dead
@@ -145,8 +141,7 @@ class Health:
     @property
     def unready(self) -> str | None:
         """Return the reason if the service is not ready for requests, else None."""
-        stopping = "shutting down" if self.draining else None
-        return self.dead or self.failing or self.hanging or stopping
+        return self.dead or self.failing or self.hanging
 
 
 def _first(faults: Iterator[str | None]) -> str | None:

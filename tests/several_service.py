@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import app
 import on_demand
+import on_demand_model
 from backends.model import Model, Rows
 from config import Settings
 from errors import DeviceLostError
@@ -53,7 +54,6 @@ if __name__ == "__main__":
     vars(on_demand).update(
         resident_bytes=itertools.count(0, SIZE).__next__,
         stored_bytes=lambda _: SIZE,
-        _FIRST_PAUSE_S=0.5,
-        _LONGEST_PAUSE_S=0.5,
     )
+    vars(on_demand_model).update(_FIRST_PAUSE_S=0.5, _LONGEST_PAUSE_S=0.5)
     app.serve(Settings(), make_vectorizer)

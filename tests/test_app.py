@@ -16,7 +16,7 @@ from PIL import Image
 import vectorizer
 from config import VERSION
 from errors import BackendError
-from tests.asgi import app_of, serving
+from tests.asgi import app_of, client_of, serving
 from tests.fakes import FakeModel, vector_of
 from tests.image_files import base64_of, file_of, plain
 from vectorizer import Vectorizer
@@ -40,6 +40,17 @@ async def test_probes_answer_204_without_a_body(client: httpx.AsyncClient, probe
     answer = await client.get(f"/.well-known/{probe}")
 
     assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_a_service_that_shuts_down_is_unready_but_alive(backend: FakeModel) -> None:
+    app = app_of(backend)
+    async with client_of(app) as client:
+        app.state.service.drain()
+        ready = await client.get("/.well-known/ready")
+        live = await client.get("/.well-known/live")
+
+    assert (ready.status_code, ready.json()) == (503, {"error": "shutting down"})
+    assert live.status_code == 204
 
 
 async def test_meta_is_the_model_config_with_facts_of_the_service(

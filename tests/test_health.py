@@ -70,14 +70,6 @@ def test_the_first_reason_of_a_death_is_kept() -> None:
     assert health.dead == "the text scheduler has ended, start the service anew: a bug"
 
 
-def test_a_service_that_shuts_down_is_unready_but_alive() -> None:
-    health = Health()
-    health.draining = True
-
-    assert health.unready == "shutting down"
-    assert health.dead is None
-
-
 def test_a_job_that_hangs_makes_it_unready_until_it_ends(clock: Clock) -> None:
     health = Health(longest_job_s=45, clock=clock)
     monitor = health.monitor("decode")

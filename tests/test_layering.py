@@ -29,12 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "download": {"fetch", "backends.load", "backends.conversion", "backends", "config", "errors"},
-    "web": {"web.endpoints", "meta", "registry", "on_demand", "vectorizer", "inference.store"}
-    | {"inference", "backends", "config", "errors"},
+    "web": {"web.endpoints", "meta", "registry", "on_demand", "on_demand_model", "vectorizer"}
+    | {"inference.store", "inference", "backends", "config", "errors"},
     "web.endpoints": {"inference", "backends", "config", "errors"},
     "meta": {"inference.store", "inference", "backends", "config"},
     "registry": {"on_demand", "vectorizer", "backends.load", "backends", "config", "errors"},
-    "on_demand": {"vectorizer", "inference", "backends.load", "config", "machine", "errors"},
+    "on_demand": {"on_demand_model", "vectorizer", "inference", "backends.load", "config"}
+    | {"machine", "errors"},
+    "on_demand_model": {"inference", "config", "errors"},
     "vectorizer": {"inference.store", "inference", "inference.images", "backends.load", "backends"}
     | {"config", "machine", "errors"},
     "inference.images": {"inference", "backends", "errors"},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import on_demand
+import on_demand_model
 import vectorizer
 from backends.model import Model, Rows
 from config import Settings
@@ -65,13 +66,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_demand, "resident_bytes", lambda: next(taken))
     monkeypatch.setattr(on_demand, "_free_memory", lambda: None)  # it takes half a second
     monkeypatch.setattr(on_demand, "_WATCH_S", 0.01)
+    monkeypatch.setattr(on_demand_model, "_WATCH_S", 0.01)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of loads and of the pauses between them."""
     clock = Clock(1000.0)
-    monkeypatch.setattr(on_demand, "monotonic", clock)
+    monkeypatch.setattr(on_demand_model, "monotonic", clock)
     return clock
 
 
@@ -334,7 +336,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     assert deadly.status_code == 500
     assert refused.status_code == 503
     assert refused.json()["error"] == (
-        "model minilm died: the device is lost, the model is loaded anew: it was unplugged"
+        "model minilm died: the device is lost, only a new load helps: it was unplugged"
     )
     assert refused.headers["retry-after"] == "30"
     assert probes == [204, 503, 204, 204]
@@ -396,6 +398,7 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
 
     assert [answer.status_code for answer in (before, failed, after)] == [204, 503, 503]
     assert after.json()["error"].startswith("minilm: the device is lost")
+    assert after.json()["error"].endswith("; loading it again failed: the folder is gone")
     assert [answer.status_code for answer in (fine, at_last)] == [200, 204]
     assert 'inference_model_loads_total{model="minilm",result="failed"} 1.0' in metrics
 

@@ -24,8 +24,8 @@ from errors import (
 from inference.tasks import as_exception
 from web.scope import read_header
 
-# Seconds after which a task watches for a disconnect. For a short text, the task is a tenth of the
-# event loop's work, and 16 clients of a small text model have their answers sooner.
+# Seconds after which a task watches for a disconnect. For a short text the task costs a tenth of
+# the event loop's work, so it starts only when most requests have ended.
 _LOOK_OUT_AFTER_S = 0.1
 
 

@@ -52,7 +52,7 @@ class EndpointHandler:
 
     def __init__(self, kind: type[Endpoint[Any]]) -> None:
         self._path = kind.paths[0]
-        self._kinds = kind.kinds
+        self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request, compute its vectors or scores, and send the answer."""
@@ -78,7 +78,7 @@ class EndpointHandler:
                 record.model = model.name
             loaded = model.loaded
             if loaded is None:
-                model.check_answers(self._path, self._kinds)
+                model.check_answers(self._kind)
                 loaded = await model.load()
             vectorizer, endpoint = loaded.vectorizer, loaded.endpoints[self._path].of_body(body)
             record.errors = endpoint.errors

@@ -67,24 +67,21 @@ class Metrics:
     Args:
         names: the names of the models; "" for a model without a name.
         states: the metrics that are read at each scrape.
-
-    Attributes:
-        registry: the registry of all metrics.
     """
 
     def __init__(self, names: Sequence[str], states: States) -> None:
         self._have_names = "" not in names
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.registry.register(states)
-        requests = self._counter("requests", "Answers of the interfaces.", "endpoint", "code")
-        items = self._counter("items", "Texts, images and pairs that came in.", "modality")
-        truncated = self._counter("truncated_texts", "Texts and pairs longer than the model reads.")
-        no_tokens = self._counter(
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(states)
+        requests = self.counter("requests", "Answers of the interfaces.", "endpoint", "code")
+        items = self.counter("items", "Texts, images and pairs that came in.", "modality")
+        truncated = self.counter("truncated_texts", "Texts and pairs longer than the model reads.")
+        no_tokens = self.counter(
             "texts_without_tokens",
             "Texts without a token that the model knows; their vectors are zeros.",
         )
-        failures = self._counter("request_failures", "Requests without vectors, and why.", "reason")
+        failures = self.counter("request_failures", "Requests without vectors, and why.", "reason")
         self._of_model = {
             model: _OfModel(
                 {modality: _child(items, *own, modality) for modality in MODALITIES},
@@ -95,14 +92,14 @@ class Metrics:
             for model in dict.fromkeys([*names, ""])
             for own in [model_label(model, self._have_names)]
         }
-        durations = self._histogram(
+        durations = self.histogram(
             "request_duration_seconds",
             "From a request's arrival to its answer.",
             _SECONDS,
             "endpoint",
             "status_class",
         )
-        stages = self._histogram(
+        stages = self.histogram(
             "stage_duration_seconds",
             "Seconds that a request spent in each stage; of several items, the slowest one's.",
             _SECONDS,
@@ -120,10 +117,10 @@ class Metrics:
 
         self._series_of = cache(series_of)
         self._reads: Histogram | None = None
-        sizes = self._histogram(
+        sizes = self.histogram(
             "batch_items", "Items in one forward pass of the model.", _ITEMS, "modality"
         )
-        seconds = self._histogram(
+        seconds = self.histogram(
             "batch_duration_seconds", "How long a forward pass took.", _SECONDS, "modality"
         )
 
@@ -137,7 +134,7 @@ class Metrics:
         """Observe the batches of a model that was loaded, and the reads of its shared store."""
         vectorizer.observe_batches(partial(self.observe_batch, model))
         if vectorizer.shared:
-            self._reads = self._reads or self._histogram(
+            self._reads = self._reads or self.histogram(
                 "vector_store_read_duration_seconds",
                 "Duration of one read of the store, for all inputs that wait.",
                 _SECONDS,
@@ -145,16 +142,18 @@ class Metrics:
             own_reads = self._reads.labels(*model_label(model, self._have_names))
             vectorizer.shared.reads.add(own_reads.observe)
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+    def counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        """Return a new counter, with these labels after the model's."""
         labels = (*model_label("model", self._have_names), *labels)
-        return Counter(f"inference_{name}", meaning, labels, registry=self.registry)
+        return Counter(f"inference_{name}", meaning, labels, registry=self._registry)
 
-    def _histogram(
+    def histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
+        """Return a new histogram, with these labels after the model's."""
         labels = (*model_label("model", self._have_names), *labels)
         histogram = Histogram(f"inference_{name}", meaning, buckets, *labels)
-        self.registry.register(histogram)
+        self._registry.register(histogram)
         return histogram
 
     def observe_request(self, record: RequestRecord) -> None:
@@ -183,7 +182,7 @@ class Metrics:
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics in the format of an `Accept` header, and its content type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self._registry), content_type
 
 
 class LoadMetrics:
@@ -191,29 +190,21 @@ class LoadMetrics:
 
     Args:
         names: the names of the models.
-        registry: the registry of all metrics.
+        metrics: the metrics of the service, whose models have names.
     """
 
-    def __init__(self, names: Sequence[str], registry: CollectorRegistry) -> None:
-        loads = Counter(
-            "inference_model_loads",
-            "Loads of models on demand: loaded or failed.",
-            ("model", "result"),
-            registry=registry,
+    def __init__(self, names: Sequence[str], metrics: Metrics) -> None:
+        loads = metrics.counter(
+            "model_loads", "Loads of models on demand: loaded or failed.", "result"
         )
-        unloads = Counter(
-            "inference_model_unloads",
+        unloads = metrics.counter(
+            "model_unloads",
             "Models unloaded: idle (MODELS_IDLE_S), memory (for another), or died.",
-            ("model", "reason"),
-            registry=registry,
+            "reason",
         )
-        seconds = Histogram(
-            "inference_model_load_duration_seconds",
-            "How long a load took that succeeded.",
-            _LOAD_SECONDS,
-            "model",
+        seconds = metrics.histogram(
+            "model_load_duration_seconds", "How long a load took that succeeded.", _LOAD_SECONDS
         )
-        registry.register(seconds)
         self._loaded = {name: loads.labels(name, "loaded") for name in names}
         self._failed = {name: loads.labels(name, "failed") for name in names}
         self._seconds = {name: seconds.labels(name) for name in names}

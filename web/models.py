@@ -15,9 +15,9 @@ from typing import Any
 from backends.model import Modality, ModelInfo
 from config import Settings
 from errors import ConfigurationError, InvalidInputError, NotLoadedError, UnknownModelError
-from on_demand import OnDemandModel
+from on_demand_model import OnDemandModel
 from vectorizer import Vectorizer
-from web.endpoints.base import Endpoint, Kinds
+from web.endpoints.base import Endpoint
 from web.endpoints.json_body import model_in
 
 _SHOWN_CHARS = 64  # maximum length of an unknown name in an error
@@ -74,24 +74,21 @@ class ServedModel:
         """
         if self.on_demand:
             await self.on_demand.load()
-        if self.loaded is None:
+        if self.loaded is None:  # for the type checker: a load sets it
             raise NotLoadedError(f"model {self.name} is not loaded", retry_after_s=1)
         return self.loaded
 
-    def check_answers(self, path: str, kinds: Kinds) -> None:
+    def check_answers(self, endpoint: type[Endpoint[Any]]) -> None:
         """Check that a model of this kind answers an endpoint, before the model is loaded.
-
-        Args:
-            path: the first path of the endpoint.
-            kinds: the kinds of models that answer it.
 
         Raises:
             InvalidInputError: the model does not answer the endpoint.
         """
-        if not any(self.kind in group for group in kinds):
+        if not endpoint.serves(self.kind):
             reads = " and ".join(f"{modality}s" for modality in self.modalities)
             raise InvalidInputError(
-                f"model {self.name} reads {reads}, and does not answer POST {path}", "modality"
+                f"model {self.name} reads {reads}, and does not answer POST {endpoint.paths[0]}",
+                "modality",
             )
 
     @property
@@ -101,7 +98,7 @@ class ServedModel:
 
     @property
     def modalities(self) -> Sequence[Modality]:
-        """The modalities of its inputs; the kind tells them while the model is not loaded."""
+        """The modalities of its inputs; while it is not loaded, they follow from its kind."""
         return self.loaded.vectorizer.modalities if self.loaded else _MODALITIES[self.kind]
 
     @property
@@ -165,8 +162,7 @@ class Models:
 
     def endpoints(self) -> list[type[Endpoint[Any]]]:
         """Return the endpoints that a model answers."""
-        kinds = {model.kind for model in self}
-        return [one for one in self._endpoints if kinds & {k for group in one.kinds for k in group}]
+        return [one for one in self._endpoints if any(one.serves(model.kind) for model in self)]
 
     def default(self, endpoint: str) -> ServedModel:
         """Return the model for requests without a name, by the first path of an endpoint."""
@@ -207,7 +203,7 @@ def choose_defaults(
     Endpoints that no model fits are left out.
 
     Args:
-        kinds: the kind of each model by its name; "" for a model without a name.
+        kinds: the kind of each named model.
         endpoints: the endpoints.
         settings: the settings, for DEFAULT_MODEL and MODEL_ALIASES.
 
@@ -215,10 +211,10 @@ def choose_defaults(
         ConfigurationError: DEFAULT_MODEL or MODEL_ALIASES names no model; an alias is a model's
             name, or set twice; or several models fit an endpoint, and DEFAULT_MODEL names none.
     """
-    if named := kinds.keys() - {""}:
-        _check_names("DEFAULT_MODEL", settings.default_model, named)
-        _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], named)
-        if taken := sorted({alias for alias, _ in settings.model_aliases} & named):
+    if kinds:  # a model without a name leaves both settings unused
+        _check_names("DEFAULT_MODEL", settings.default_model, kinds)
+        _check_names("MODEL_ALIASES", [name for _, name in settings.model_aliases], kinds)
+        if taken := sorted({alias for alias, _ in settings.model_aliases} & kinds.keys()):
             raise ConfigurationError(f"MODEL_ALIASES: a model has this name already: {taken[0]}")
         counts = Counter(alias for alias, _ in settings.model_aliases)
         if twice := [alias for alias, count in counts.items() if count > 1]:
@@ -238,7 +234,7 @@ def choose_defaults(
     return defaults
 
 
-def _check_names(variable: str, names: Sequence[str], known: set[str]) -> None:
+def _check_names(variable: str, names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             there = ", ".join(sorted(known))

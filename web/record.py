@@ -34,7 +34,8 @@ class RequestRecord:
         path: the path, relative to the prefix at which the application is mounted.
         endpoint: the first path of its endpoint, or empty.
         headers: headers of the request, as in ASGI.
-        model: the name of the model that it reached; empty without a model, or without names.
+        model: the name of the model that it reached; empty if it reached none, or if models have no
+            names.
         errors: the error format, if the body selects another than the path.
         items: number of inputs by modality.
         truncated: indexes of inputs that were truncated, from 0.

@@ -38,17 +38,15 @@ def split_model(scope: Scope, path: str) -> tuple[str, str]:
     """Split a path such as `/m/clip/vectorize` into a model's name and the rest, `/vectorize`.
 
     The prefix moves into the scope's `root_path`, as Starlette's `Mount` does it. So all routes
-    answer below it as they do without it. A slash that is encoded as `%2F` separates nothing: it is
-    a character of the name, which then names no model.
+    answer below it as they do without it. A slash that is encoded as `%2F` separates nothing:
+    `%2F` is part of the name, so no model matches.
     """
     name, _, rest = path.removeprefix(MODEL_PREFIX).partition("/")
     raw: bytes = scope.get("raw_path") or b""
     if _SLASH.search(raw):
         as_sent = [part for part in unquote(_SLASH.sub(b"%252F", raw)).split("/") if part]
         mounted_below = scope["path"].count("/") - path.count("/")
-        prefix = as_sent[mounted_below:][:2]
-        if prefix != [MODEL_PREFIX.strip("/"), name]:
-            name = next((part for part in prefix if "%2F" in part), name)
+        name = next((part for part in as_sent[mounted_below:][:2] if "%2F" in part), name)
     scope["root_path"] = f"{scope.get('root_path', '')}{MODEL_PREFIX}{name}"
     scope["path"] = f"{scope['root_path']}/{rest}"
     return name, f"/{rest}"

@@ -40,7 +40,7 @@ class Service:
     """The objects that serve requests; the application's lifespan creates them.
 
     Attributes:
-        models: the loaded models, with the endpoints of each.
+        models: all models, loaded or not, with the endpoints of each.
         body_reader: reads bodies within bounds.
         access: checks tokens.
         metrics: the Prometheus metrics.
@@ -64,9 +64,6 @@ class Service:
         self.draining = True
         if self.on_demand:
             self.on_demand.drain()
-        for model in self.models:
-            if model.loaded:
-                model.loaded.vectorizer.health.draining = True
 
 
 def get_service(scope: Scope) -> Service:
@@ -123,8 +120,8 @@ async def serving(
     load_logs = {name: LoadLog(partial(_queue_items, registry, name), name) for name in names}
 
     def log_load(record: RequestRecord) -> None:
-        if record.model in load_logs:  # else it reached none of several models
-            load_logs[record.model].observe_request(record)
+        if log := load_logs.get(record.model):  # else it reached none of several models
+            log.observe_request(record)
 
     requests.add(log_load)
     if tracing:
@@ -143,7 +140,7 @@ async def serving(
     for name, vectorizer in registry.loaded.items():
         serve_loaded(name, vectorizer)
     if registry.on_demand:
-        loads = LoadMetrics(names, metrics.registry)
+        loads = LoadMetrics(names, metrics)
         _follow(registry.on_demand, models, serve_loaded, loads)
     service = Service(
         Models(list(models.values()), endpoints, registry.defaults, settings.model_aliases),

@@ -87,6 +87,11 @@ class Endpoint(ABC, Generic[ParsedT]):
         self.info = info
 
     @classmethod
+    def serves(cls, kind: Modality) -> bool:
+        """Return whether models of a kind answer the endpoint."""
+        return any(kind in group for group in cls.kinds)
+
+    @classmethod
     def operation_id(cls) -> str:
         """Return the endpoint's name for its route and OpenAPI."""
         return cls.paths[0].strip("/").replace("/", "_")
