@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.fakes import FakeModel
+    from tests.several import AnyFake
 
 # Before any test imports a model library.
 forbid_hub_access()
@@ -138,6 +139,14 @@ async def client(backend: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
 
     async with serving(backend) as client:
         yield client
+
+
+@pytest.fixture
+def fakes() -> Sequence[AnyFake]:
+    """Fake models of each kind, for several behind one address."""
+    from tests.several import Named, Scores, Texts
+
+    return [Named("clip"), Texts("minilm"), Scores("rerank")]
 
 
 @pytest.fixture(scope="module")

@@ -125,13 +125,15 @@ def build_several(hub: Hub) -> list[str]:
     Its first lines have the commands; here the weights come from the hub.
     """
     text = (ROOT / "several.Dockerfile").read_text("utf-8")
+    names = re.findall(r"^COPY --from=(\S+)", text, re.M)
+    assert names, "several.Dockerfile copies no model"
     nothing = dict.fromkeys(CLIP, "")
     for tag, given in re.findall(r"^#   docker build -t (my/\S+) (--build-arg .+) \.$", text, re.M):
         arguments = dict(pair.split("=", 1) for pair in given.split() if "=" in pair)
         build_standard(tag, ROOT, hub, **{**nothing, **arguments})
     build(SERVING, ROOT, "--target", "serving")
     build("my/models", ROOT, "-f", str(ROOT / "several.Dockerfile"))
-    return re.findall(r"^COPY --from=(\S+)", text, re.M)
+    return names
 
 
 def output_of(image: str, script: str, *options: str) -> str:

@@ -21,6 +21,7 @@ from tests.fake_reranker import FakeReranker, logit_of
 from tests.fakes import FakeModel, vector_of
 from vectorizer import Resources, Vectorizer
 
+PAIR = {"query": "q", "documents": ["d"]}
 FOLDERS = {"image": ("clip", "text"), "text": ("model",), "pair": ("model",)}
 CONFIGS = {  # by which a model says what it is before it is loaded
     "text": {"model_type": "bert"},
@@ -105,6 +106,11 @@ def app_of(
         return Vectorizer([model], settings, resources=resources)
 
     return create_app(Settings(models_dir=root, **settings), make_vectorizer)
+
+
+def text_of(answer: httpx.Response) -> np.ndarray:
+    """The vector of the only text in an answer of /vectorize."""
+    return np.array(answer.json()["textVectors"][0], np.float32)
 
 
 @asynccontextmanager

@@ -1,3 +1,5 @@
+"""JSON files: missing, broken, or of another type."""
+
 from pathlib import Path
 
 import pytest

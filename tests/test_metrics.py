@@ -337,11 +337,7 @@ async def test_every_name_and_label_on_the_dashboard_is_in_the_metrics(
     for expression in (query for panel in panels() for query in queries(panel)):
         names = set(re.findall(r"\b(?:inference|process)_\w+", expression))
         assert names
-        seen = (
-            of_loads
-            if "inference_model_info" not in names and "inference_model_" in expression
-            else of_one
-        )
+        seen = of_loads if re.search("inference_model_(un)?load", expression) else of_one
         assert names <= seen.names(), expression
         labels = given_by_prometheus.union(*(seen.labels_of(name) for name in names))
         grouped = re.findall(r"\bby \(([^)]*)\)", expression)

@@ -22,13 +22,12 @@ from errors import DeviceLostError, ModelFolderError, NotLoadedError
 from on_demand import OnDemand
 from tests import asgi
 from tests.asgi import client_of
-from tests.fakes import FakeModel
-from tests.several import AnyFake, BeforeLoad, Named, Scores, Texts, app_of, serving
+from tests.fakes import Clock, FakeModel
+from tests.several import PAIR, AnyFake, BeforeLoad, Named, Texts, app_of, serving, text_of
 from vectorizer import Vectorizer
 
 pytestmark = pytest.mark.anyio
 
-PAIR = {"query": "q", "documents": ["d"]}
 SIZE = 1000  # bytes that each model takes
 
 
@@ -49,6 +48,14 @@ class Loads:
         if fault := self.faults.get(name):
             raise fault
 
+    async def held_up(self, client: httpx.AsyncClient, name: str) -> asyncio.Task[httpx.Response]:
+        """Begin a request whose load ends once the gate opens."""
+        self.gate.clear()
+        self.began.clear()
+        request = asyncio.create_task(ask(client, name))
+        await self.began.wait()
+        return request
+
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +70,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def fakes() -> Sequence[AnyFake]:
-    return [Named("clip"), Texts("minilm"), Scores("rerank")]
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of loads and of the pauses between them."""
+    clock = Clock(1000.0)
+    monkeypatch.setattr(on_demand_model, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture
@@ -84,6 +94,16 @@ async def ask(client: httpx.AsyncClient, name: str, text: str = "a") -> httpx.Re
     if name == "rerank":
         return await client.post("/m/rerank/rerank", json=PAIR)
     return await client.post(f"/m/{name}/vectorize", json={"texts": [text]})
+
+
+async def busy_with(client: httpx.AsyncClient, fake: AnyFake) -> asyncio.Task[httpx.Response]:
+    """Load a model, and begin a request that it answers once its gate opens."""
+    await ask(client, fake.name)
+    fake.gate.clear()
+    fake.busy.clear()
+    request = asyncio.create_task(ask(client, fake.name, "another"))
+    assert await asyncio.to_thread(fake.busy.wait, 10)
+    return request
 
 
 async def loaded(client: httpx.AsyncClient) -> set[str]:
@@ -113,9 +133,7 @@ async def test_nothing_but_a_request_for_it_loads_a_model(
 
     assert set(statuses.values()) == {200, 204}
     assert (described["model"], described["modalities"]) == ("minilm", ["text"])
-    np.testing.assert_array_equal(
-        np.array(first.json()["textVectors"][0], np.float32), Texts("minilm").vector_of("a")
-    )
+    np.testing.assert_array_equal(text_of(first), Texts("minilm").vector_of("a"))
     assert loads.counts == {"minilm": 1}
 
 
@@ -134,10 +152,7 @@ async def test_a_load_holds_up_no_request_for_another_model(
 ) -> None:
     async with served(tmp_path, fakes, loads) as client:
         await ask(client, "clip")
-        loads.gate.clear()
-        loads.began.clear()
-        waiting = asyncio.create_task(ask(client, "minilm"))
-        await loads.began.wait()
+        waiting = await loads.held_up(client, "minilm")
         others = [await ask(client, "clip", f"text {i}") for i in range(3)]
         probes = [await client.get(f"/m/{name}/health") for name in ("clip", "minilm")]
         was_waiting = not waiting.done()
@@ -163,10 +178,9 @@ async def test_a_client_that_goes_ends_no_load(
 
 
 async def test_a_load_that_fails_is_tried_again_later(
-    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, clock: Clock
 ) -> None:
-    now_s = 0.0
-    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
+    clock.now_s = 0.0
     loads.faults["minilm"] = ModelFolderError("the folder is gone")
     async with served(tmp_path, fakes, loads) as client:
         pauses = []
@@ -177,7 +191,7 @@ async def test_a_load_that_fails_is_tried_again_later(
             assert (await client.get("/m/minilm/health")).status_code == 503
             assert (await client.get("/m/clip/health")).status_code == 204
             pauses.append(int(second.headers["retry-after"]))
-            now_s += pauses[-1]
+            clock.now_s += pauses[-1]
         assert loads.counts["minilm"] == 6
         assert (await ask(client, "clip")).status_code == 200
         loads.faults.clear()
@@ -296,10 +310,12 @@ class Lost:
 
 
 async def test_a_model_that_died_is_unloaded_and_loaded_anew(
-    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fakes: Sequence[AnyFake],
+    loads: Loads,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now_s = 1000.0
-    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         await ask(client, "clip")
@@ -311,7 +327,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
             for path in ("/m/minilm", "/m/clip")
             for probe in ("live", "ready")
         ]
-        now_s += 30
+        clock.now_s += 30
         lost.is_lost = False
         answer = await ask(client, "minilm")
         ready = await client.get("/m/minilm/health")
@@ -325,9 +341,7 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
     assert refused.headers["retry-after"] == "30"
     assert probes == [204, 503, 204, 204]
     assert (answer.status_code, ready.status_code, other.status_code) == (200, 204, 200)
-    np.testing.assert_array_equal(
-        np.array(answer.json()["textVectors"][0], np.float32), Texts("minilm").vector_of("a")
-    )
+    np.testing.assert_array_equal(text_of(answer), Texts("minilm").vector_of("a"))
     assert loads.counts == {"clip": 1, "minilm": 2}
     for line in (
         'inference_model_loads_total{model="minilm",result="loaded"} 2.0',
@@ -340,26 +354,31 @@ async def test_a_model_that_died_is_unloaded_and_loaded_anew(
 
 
 async def test_a_model_that_dies_again_and_again_is_loaded_less_and_less_often(
-    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fakes: Sequence[AnyFake],
+    loads: Loads,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now_s, pauses = 1000.0, []
-    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
+    pauses = []
     Lost(fakes[1], monkeypatch)
     async with served(tmp_path, fakes, loads) as client:
         for _ in range(6):
             assert (await ask(client, "minilm")).status_code == 500
             await until_loaded(client, set())
             pauses.append(int((await ask(client, "minilm")).headers["retry-after"]))
-            now_s += pauses[-1]
+            clock.now_s += pauses[-1]
 
     assert pauses == [30, 60, 120, 240, 300, 300]
 
 
 async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
-    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fakes: Sequence[AnyFake],
+    loads: Loads,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now_s = 1000.0
-    monkeypatch.setattr(on_demand_model, "monotonic", lambda: now_s)
     lost = Lost(fakes[1], monkeypatch)
     live = "/m/minilm/.well-known/live"
     async with served(tmp_path, fakes, loads) as client:
@@ -367,12 +386,12 @@ async def test_only_a_model_that_died_and_cannot_be_loaded_asks_for_a_restart(
         await until_loaded(client, set())
         before = await client.get(live)
         loads.faults["minilm"] = ModelFolderError("the folder is gone")
-        now_s += 30
+        clock.now_s += 30
         failed = await ask(client, "minilm")
         after = await client.get(live)
         loads.faults.clear()
         lost.is_lost = False
-        now_s += 60
+        clock.now_s += 60
         fine = await ask(client, "minilm")
         at_last = await client.get(live)
         metrics = (await client.get("/metrics")).text
@@ -422,11 +441,7 @@ async def test_a_model_with_requests_in_flight_is_not_unloaded(
     async with served(
         tmp_path, fakes, loads, models_memory_bytes=SIZE, request_timeout_s=1
     ) as client:
-        await ask(client, "clip")
-        clip.gate.clear()
-        clip.busy.clear()
-        in_flight = asyncio.create_task(ask(client, "clip", "another"))
-        assert await asyncio.to_thread(clip.busy.wait, 10)
+        in_flight = await busy_with(client, clip)
         refused = await ask(client, "minilm")
         clip.gate.set()
         answer = await in_flight
@@ -440,11 +455,7 @@ async def test_it_is_unloaded_once_they_are_answered(
 ) -> None:
     clip, *_ = fakes
     async with served(tmp_path, fakes, loads, models_memory_bytes=SIZE) as client:
-        await ask(client, "clip")
-        clip.gate.clear()
-        clip.busy.clear()
-        in_flight = asyncio.create_task(ask(client, "clip", "another"))
-        assert await asyncio.to_thread(clip.busy.wait, 10)
+        in_flight = await busy_with(client, clip)
         waiting = asyncio.create_task(ask(client, "minilm"))
         await asyncio.sleep(0.2)
         assert not waiting.done()
@@ -464,11 +475,7 @@ async def test_a_load_that_fits_does_not_wait_behind_one_that_does_not(
     async with served(
         tmp_path, fakes, loads, models_memory_bytes=2 * SIZE, request_timeout_s=4
     ) as client:
-        await ask(client, "clip")
-        clip.gate.clear()
-        clip.busy.clear()
-        in_flight = asyncio.create_task(ask(client, "clip", "another"))
-        assert await asyncio.to_thread(clip.busy.wait, 10)
+        in_flight = await busy_with(client, clip)
         too_large = asyncio.create_task(ask(client, "rerank"))
         await asyncio.sleep(0.1)
         answer = await ask(client, "minilm")
@@ -548,14 +555,13 @@ async def test_while_models_come_and_go_each_answer_is_that_of_its_model(
     turn = random.Random(0)
     outcomes: Counter[int] = Counter()
 
-    async def client_of(client: httpx.AsyncClient) -> None:
+    async def ask_in_turn(client: httpx.AsyncClient) -> None:
         for number in range(25):
             fake = turn.choice(fakes)
             answer = await ask(client, fake.name, f"text {number}")
             outcomes[answer.status_code] += 1
             if answer.status_code == 200 and isinstance(fake, Named):
-                vector = np.array(answer.json()["textVectors"][0], np.float32)
-                np.testing.assert_array_equal(vector, fake.vector_of(f"text {number}"))
+                np.testing.assert_array_equal(text_of(answer), fake.vector_of(f"text {number}"))
                 assert answer.headers["x-model"] == fake.name
             await asyncio.sleep(turn.random() / 100)
 
@@ -566,7 +572,7 @@ async def test_while_models_come_and_go_each_answer_is_that_of_its_model(
         asyncio.TaskGroup() as group,
     ):
         for _ in range(8):
-            group.create_task(client_of(client))
+            group.create_task(ask_in_turn(client))
 
     assert outcomes.keys() <= {200, 503}
     assert outcomes[200] > 150
@@ -582,10 +588,7 @@ async def test_a_service_that_drains_begins_no_load(
     app = app_of(tmp_path, fakes, loads, default_model="clip", models_on_demand=True)
     async with client_of(app) as client:
         await ask(client, "clip")
-        loads.gate.clear()
-        loads.began.clear()
-        in_flight = asyncio.create_task(ask(client, "rerank"))
-        await loads.began.wait()
+        in_flight = await loads.held_up(client, "rerank")
         app.state.service.drain()
         answers = [await ask(client, "clip", "b"), await ask(client, "minilm")]
         was_waiting = not in_flight.done()
@@ -615,9 +618,7 @@ async def test_a_stop_during_a_load_waits_for_no_load(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
 ) -> None:
     async with served(tmp_path, fakes, loads) as client:
-        loads.gate.clear()
-        waiting = asyncio.create_task(ask(client, "clip"))
-        await loads.began.wait()
+        waiting = await loads.held_up(client, "clip")
         began_s = time.monotonic()
     took_s = time.monotonic() - began_s
     answer = await waiting

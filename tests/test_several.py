@@ -15,30 +15,19 @@ from app import create_app
 from config import Settings
 from errors import ConfigurationError, DeviceLostError, ModelFolderError
 from tests.image_files import base64_of, plain
-from tests.several import AnyFake, Named, Scores, Texts, serving
+from tests.several import PAIR, AnyFake, Named, Scores, Texts, serving, text_of
 from vectorizer import load_vectorizer
 
 pytestmark = pytest.mark.anyio
 
 IMAGE = base64_of(plain((9, 8, 7)))
-PAIR = {"query": "q", "documents": ["d"]}
 ALIASES = "rerank-v3.5=rerank,text-embedding-3-small=minilm,org/clip=clip"
-
-
-@pytest.fixture
-def fakes() -> Sequence[AnyFake]:
-    return [Named("clip"), Texts("minilm"), Scores("rerank")]
 
 
 @pytest.fixture
 async def client(fakes: Sequence[AnyFake], tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(tmp_path, fakes, default_model="clip", model_aliases=ALIASES) as client:
         yield client
-
-
-def text_of(answer: httpx.Response) -> Any:
-    """The vector of the only text in an answer of /vectorize."""
-    return np.array(answer.json()["textVectors"][0], np.float32)
 
 
 # --- the path
@@ -127,7 +116,7 @@ async def test_an_encoded_slash_separates_nothing(
     assert "x-model" not in answer.headers
 
 
-async def test_an_encoded_slash_in_an_alias_is_one(client: httpx.AsyncClient) -> None:
+async def test_an_encoded_slash_in_an_alias_is_a_slash(client: httpx.AsyncClient) -> None:
     for path in ("/v1/models/org%2fclip", "/v1/models/org/clip"):
         url = httpx.URL("http://test/").copy_with(raw_path=path.encode())
         assert (await client.get(url)).json()["id"] == "org/clip"
@@ -346,7 +335,7 @@ async def test_a_name_that_is_no_text_is_refused(
     assert "x-model" not in answer.headers
 
 
-async def test_with_one_model_only_wires_that_have_this_field_read_it(tmp_path: Path) -> None:
+async def test_a_model_alone_reads_its_name_only_where_the_api_has_one(tmp_path: Path) -> None:
     """The containers that this one replaces ignore fields that they do not know."""
     body = {"text": "a", "input": "a", "inputs": "a", "query": "a", "model": 5}
     async with serving(tmp_path, [Texts("minilm")]) as client:

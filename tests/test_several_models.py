@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,27 @@ class Crowd:
     def __post_init__(self) -> None:
         self.may_ask.set()
 
+    @contextmanager
+    def asking(self, count: int) -> Iterator["Crowd"]:
+        """Let clients ask; when the block is left, they stop."""
+        clients = [threading.Thread(target=self.run, args=(n,)) for n in range(count)]
+        for client in clients:
+            client.start()
+        try:
+            yield self
+        finally:
+            self.stop.set()
+            self.may_ask.set()
+            for client in clients:
+                client.join(timeout=60)
+        assert not any(client.is_alive() for client in clients)
+
+    def end_service(self) -> int:
+        """Stop the service while the clients ask; return its exit status."""
+        self.stopping = True
+        self.service.process.send_signal(signal.SIGTERM)
+        return self.service.process.wait(timeout=60)
+
     def run(self, number: int) -> None:
         turn = random.Random(number)
         everything = list(self.alone.items())
@@ -164,11 +186,10 @@ def test_whatever_happens_every_answer_is_that_of_its_model(
     program = (sys.executable, "-m", "tests.several_service")
     (fragile / "config.json").write_text(json.dumps({"model_type": "bert"}))
     log = tmp_path / "log"
-    with running(log, program, MODELS_DIR=root, DEFAULT_MODEL="clip,text") as service:
-        crowd = Crowd(service, alone)
-        clients = [threading.Thread(target=crowd.run, args=(n,)) for n in range(8)]
-        for client in clients:
-            client.start()
+    with (
+        running(log, program, MODELS_DIR=root, DEFAULT_MODEL="clip,text") as service,
+        Crowd(service, alone).asking(8) as crowd,
+    ):
         time.sleep(4)
         deadly = service.request("POST", f"/m/{FRAGILE}/vectors", {"text": DEADLY})
         for name in ("text", "clip"):
@@ -180,12 +201,7 @@ def test_whatever_happens_every_answer_is_that_of_its_model(
             for probe in ("live", "ready")
         }
         metrics = service.metrics()
-        crowd.stopping = True
-        service.process.send_signal(signal.SIGTERM)
-        ended = service.process.wait(timeout=60)
-        crowd.stop.set()
-        for client in clients:
-            client.join(timeout=60)
+        ended = crowd.end_service()
 
     assert crowd.faults == []
     assert ended == 0
@@ -289,11 +305,10 @@ def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
     (root / FRAGILE / "settings.env").write_text("RUNTIME=torch")  # so nothing converts it
     settings = {**ON_DEMAND, "MODELS_MEMORY_BYTES": str(3 * SIZE), "MODELS_IDLE_S": "0.5"}
     log = tmp_path / "log"
-    with running(log, program, MODELS_DIR=root, **settings, REQUEST_TIMEOUT_S="20") as service:
-        crowd = Crowd(service, alone, may_refuse=True)
-        clients = [threading.Thread(target=crowd.run, args=(n,)) for n in range(6)]
-        for client in clients:
-            client.start()
+    with (
+        running(log, program, MODELS_DIR=root, **settings, REQUEST_TIMEOUT_S="20") as service,
+        Crowd(service, alone, may_refuse=True).asking(6) as crowd,
+    ):
         for _ in range(3):
             time.sleep(3)
             # It may rest after a death or a load that failed.
@@ -306,15 +321,9 @@ def test_whatever_happens_to_models_on_demand_every_answer_is_that_of_its_model(
         time.sleep(3)
         gone = service.request("GET", "/m/table/.well-known/ready")[0]
         metrics = service.metrics()
-        crowd.stopping = True
-        service.process.send_signal(signal.SIGTERM)
-        ended = service.process.wait(timeout=60)
-        crowd.stop.set()
-        for client in clients:
-            client.join(timeout=60)
+        ended = crowd.end_service()
 
     assert crowd.faults == []
-    assert not any(client.is_alive() for client in clients)
     assert ended == 0
     assert gone == 503
     assert crowd.asked["model"] > crowd.refused["model"] + 20

@@ -34,14 +34,17 @@ def test_a_text_is_cut_after_so_many_characters_that_are_no_spaces() -> None:
 def test_what_is_not_read_changes_no_vector(
     layout: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network gets the same arrays: to compute 8,192 tokens of them would take seconds."""
+    """The arrays for the network are equal. Computing 8,192 tokens would take seconds."""
     processor = golden_model(layout, "trained").towers["text"].processor
 
-    def read() -> list[tuple[list[Any], int, bool]]:
+    def read() -> list[tuple[list[Any], int, bool, int]]:
         params = processor.resolve(EncodeParams())
         parts, _ = processor.split(LONG[name], params)
         items = [processor.prepare(part, params) for part in parts]
-        return [([one.tolist() for one in i.arrays], i.tokens, i.truncated) for i in items]
+        return [
+            ([one.tolist() for one in i.arrays], i.tokens, i.truncated, i.pooling_index)
+            for i in items
+        ]
 
     cut = read()
     monkeypatch.setattr(tokens, "CHARS_PER_TOKEN", 10**9)

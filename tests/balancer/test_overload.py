@@ -98,7 +98,7 @@ def test_a_balancer_that_holds_much_refuses_more_and_answers_what_it_holds(tmp_p
     asyncio.run(fill())
 
 
-@pytest.mark.long  # what arrives between two looks of Envoy depends on the load of the machine
+@pytest.mark.long
 def test_many_large_bodies_at_once_are_given_up_before_it_is_killed(tmp_path: Path) -> None:
     async def flood() -> int:
         body = os.urandom(BODY_BYTES)
@@ -116,6 +116,6 @@ def test_many_large_bodies_at_once_are_given_up_before_it_is_killed(tmp_path: Pa
         return max_bytes
 
     # All of them would take a gigabyte. What arrives between two looks of Envoy comes on top: how
-    # much that is depends on what else the machine does, so there is a second try.
+    # much that is depends on the load of the machine: the test is `long`, and has a second try.
     limit = 1.5 * HEAP_BYTES
     assert asyncio.run(flood()) < limit or asyncio.run(flood()) < limit

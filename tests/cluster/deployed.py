@@ -77,8 +77,7 @@ class Deployed:
         self.hub = hub
         self._folder = folder
         self._kubectl = [*cluster.kubectl, "--namespace", namespace]
-        envoy = image_for(ENVOY)
-        cluster.load(envoy)
+        envoy = self.load(ENVOY)
         overlay = folder / namespace
         overlay.mkdir(parents=True, exist_ok=True)
         base = os.path.relpath(ROOT / "deploy", overlay)
@@ -97,10 +96,23 @@ class Deployed:
         """Apply deploy/ once more, with one replica of another image; delete it at the end."""
         try:
             yield Deployed(
-                self.cluster, image, self.hub, self._folder, namespace, 1, patches, self.image
+                self.cluster,
+                image,
+                self.hub,
+                self._folder,
+                namespace=namespace,
+                replicas=1,
+                patches=patches,
+                senders=self.image,
             )
         finally:
             self.delete_namespace(namespace)
+
+    def load(self, original: str) -> str:
+        """Copy the image that stands in for another one to all nodes; return its name."""
+        image = image_for(original)
+        self.cluster.load(image)
+        return image
 
     def kubectl(self, *words: str, given: str | None = None) -> str:
         """Run kubectl in the namespace, and return what it prints."""

@@ -15,7 +15,7 @@ from tests.cluster.parts import BUILD
 from tests.cluster.trials import Outcome, losing
 from tests.images import build, build_several
 from tests.service import ROOT
-from tests.stand_ins import WEAVIATE, image_for
+from tests.stand_ins import WEAVIATE
 
 CUSTOM = "multi2vec-clip-test/custom:test"
 MODELS = "multi2vec-clip-test/models:test"
@@ -74,8 +74,7 @@ def serve_several(deployed: Deployed) -> Outcome:
 
 def install_chart(deployed: Deployed) -> Outcome:
     """Weaviate by its own chart, with helm-values.yaml: it imports images, and finds them."""
-    weaviate = image_for(WEAVIATE)
-    deployed.cluster.load(weaviate)
+    weaviate = deployed.load(WEAVIATE)
     own = {
         "image": _in_parts(weaviate),
         # It sets limits of the machine's kernel, by an image that a lab without registry lacks.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import yaml
 
@@ -13,10 +15,11 @@ from tests.balancer.importer import SENDERS
 from tests.cluster.deployed import BALANCER, CLIP, MANIFESTS, WAIT_S, Deployed, wait_until
 from tests.cluster.parts import keda
 from tests.service import ROOT
-from tests.stand_ins import ADAPTER, KEDA, KEDA_ADAPTER, PROMETHEUS, image_for
+from tests.stand_ins import ADAPTER, KEDA, KEDA_ADAPTER, PROMETHEUS
 
 Outcome = tuple[str, bool]  # what came of it, and whether it is as it should be
 Story = Callable[[Deployed], object]
+PODS = {CLIP: 3, BALANCER: 2}  # between the trials
 
 
 def losing(story: Story, bound: int = 0) -> Callable[[Deployed], Outcome]:
@@ -35,6 +38,27 @@ def losing(story: Story, bound: int = 0) -> Callable[[Deployed], Outcome]:
         return f"{answered} ({', '.join(details)})", lost <= bound and outcome["answered"] > 0
 
     return trial
+
+
+@contextmanager
+def _scaled(deployed: Deployed, name: str, count: int) -> Iterator[None]:
+    """Scale a deployment, and at the end to as many pods as the other trials expect."""
+    try:
+        deployed.scale(name, count)
+        yield
+    finally:
+        deployed.scale(name, PODS[name])
+
+
+@contextmanager
+def _applied(deployed: Deployed, manifest: Any) -> Iterator[None]:
+    """Apply a manifest, and delete at the end what it describes."""
+    written = yaml.safe_dump(manifest)
+    try:
+        deployed.kubectl("apply", "-f", "-", given=written)
+        yield
+    finally:
+        deployed.kubectl("delete", "--ignore-not-found", "-f", "-", given=written)
 
 
 def _roll_out(*names: str) -> Story:
@@ -80,21 +104,22 @@ def _strike(name: str, signal: str) -> Story:
 
 
 def _freeze_the_only_one(deployed: Deployed) -> Outcome:
-    deployed.scale(CLIP, 1)
-    outcome = losing(_strike(CLIP, "STOP"))(deployed)
-    deployed.scale(CLIP, 3)
-    return outcome
+    with _scaled(deployed, CLIP, 1):
+        return losing(_strike(CLIP, "STOP"))(deployed)
 
 
 def _drain_a_node(deployed: Deployed) -> str:
     node = deployed.cluster.nodes[1]
     on = deployed.nodes_of(CLIP, BALANCER)
     options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={WAIT_S}s")
-    deployed.kubectl("drain", node, *options)
-    for name in (CLIP, BALANCER):
-        deployed.settle(name)
-    assert node not in deployed.nodes_of(CLIP, BALANCER)
-    deployed.kubectl("uncordon", node)
+    try:
+        deployed.kubectl("drain", node, *options)
+        for name in (CLIP, BALANCER):
+            deployed.settle(name)
+        left = deployed.nodes_of(CLIP, BALANCER)
+    finally:
+        deployed.kubectl("uncordon", node)
+    assert node not in left
     return f"{on.count(node)} of {len(on)} pods were on it"
 
 
@@ -114,14 +139,12 @@ def _send_large_bodies(count: int, megabytes: int) -> Callable[[Deployed], Outco
     """Make a trial: large bodies while no replica is ready, at one balancer."""
 
     def trial(deployed: Deployed) -> Outcome:
-        deployed.scale(BALANCER, 1)
-        deployed.scale(CLIP, 0)
-        before = deployed.restarts(BALANCER)
-        with deployed.sending("bodies", str(count), str(megabytes)) as outcome:
-            time.sleep(10)
-            deployed.scale(CLIP, 3)
-        restarted = deployed.restarts(BALANCER) - before
-        deployed.scale(BALANCER, 2)
+        with _scaled(deployed, BALANCER, 1), _scaled(deployed, CLIP, 0):
+            before = deployed.restarts(BALANCER)
+            with deployed.sending("bodies", str(count), str(megabytes)) as outcome:
+                time.sleep(10)
+                deployed.scale(CLIP, 3)
+            restarted = deployed.restarts(BALANCER) - before
         statuses = outcome["statuses"]
         said = ", ".join(f"{number} x {status}" for status, number in statuses.items())
         return f"{said}; the balancer was restarted {restarted} times", not restarted
@@ -132,17 +155,13 @@ def _send_large_bodies(count: int, megabytes: int) -> Callable[[Deployed], Outco
 def _scale_by_load(deployed: Deployed) -> Outcome:
     """Let the HorizontalPodAutoscaler scale on inference_queue_items, up and down again."""
     _watch(deployed)
-    deployed.scale(CLIP, 1)
     autoscaler = yaml.safe_load((ROOT / "deploy/kubernetes/autoscaler.yaml").read_text())
     # The tests' model is fast and this machine small: less waits, and waiting takes less time.
     autoscaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"] = "2"
     autoscaler["spec"]["maxReplicas"] = 3
     autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] = 15
-    deployed.kubectl("apply", "-f", "-", given=yaml.safe_dump(autoscaler))
-    outcome = _follow(deployed)
-    deployed.kubectl("delete", "hpa", CLIP)
-    deployed.scale(CLIP, 3)
-    return outcome
+    with _scaled(deployed, CLIP, 1), _applied(deployed, autoscaler):
+        return _follow(deployed)
 
 
 def _scale_by_keda(deployed: Deployed) -> Outcome:
@@ -151,13 +170,10 @@ def _scale_by_keda(deployed: Deployed) -> Outcome:
     policy = "imagePullPolicy: {}".format
     manifests = keda(deployed.cluster.kubectl).replace(policy("Always"), policy("IfNotPresent"))
     for original in (KEDA, KEDA_ADAPTER):
-        image = image_for(original)
-        deployed.cluster.load(image)
-        manifests = manifests.replace(f"{original.rsplit(':', 1)[0]}:main", image)
+        manifests = manifests.replace(f"{original.rsplit(':', 1)[0]}:main", deployed.load(original))
     deployed.apply(manifests)
     for part in ("keda-operator", "keda-metrics-apiserver"):
         deployed.kubectl("rollout", "status", "--namespace=keda", f"deployment/{part}")
-    deployed.scale(CLIP, 1)
     scaled = yaml.safe_load((ROOT / "deploy/kubernetes/keda.yaml").read_text())
     spec = scaled["spec"]
     spec |= {"minReplicaCount": 1, "maxReplicaCount": 3, "pollingInterval": 5}
@@ -166,21 +182,16 @@ def _scale_by_keda(deployed: Deployed) -> Outcome:
     metadata["query"] = metadata["query"].replace('"default"', f'"{deployed.namespace}"')
     behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     behavior["scaleDown"]["stabilizationWindowSeconds"] = 15
-    deployed.kubectl("apply", "-f", "-", given=yaml.safe_dump(scaled))
-    deployed.kubectl("wait", f"scaledobject/{CLIP}", "--for=condition=Ready", "--timeout=60s")
-    outcome = _follow(deployed)
-    deployed.kubectl("delete", "scaledobject", CLIP)
-    deployed.scale(CLIP, 3)
-    return outcome
+    with _scaled(deployed, CLIP, 1), _applied(deployed, scaled):
+        deployed.kubectl("wait", f"scaledobject/{CLIP}", "--for=condition=Ready", "--timeout=60s")
+        return _follow(deployed)
 
 
 def _watch(deployed: Deployed) -> None:
     """Start Prometheus and its adapter, if they do not run yet."""
     manifests = (MANIFESTS / "metrics.yaml").read_text()
     for original in (PROMETHEUS, ADAPTER):
-        image = image_for(original)
-        deployed.cluster.load(image)
-        manifests = manifests.replace(original, image)
+        manifests = manifests.replace(original, deployed.load(original))
     deployed.apply(manifests)
 
 
