@@ -110,6 +110,9 @@ class OnDemand:
             # A model that does not fit will not fit later.
             model.failed(describe_error(error), tries_again=not isinstance(error, DoesNotFitError))
             self.on_failure(model.name)
+        # After a failure: the error has gone by now, and with it the last references to the model.
+        async with self._in_turn():
+            await asyncio.to_thread(_free_memory)
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:

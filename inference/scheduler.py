@@ -117,13 +117,30 @@ class Scheduler:
     async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
         """Let every worker compute trial batches of these sizes, which bypass the queue.
 
+        They take turns with the batches of other models.
+
         Raises:
             Exception: the computation failed.
             UnhealthyError: the scheduler has ended.
         """
         if self._closed:
             raise UnhealthyError(self._closed)
-        await all_or_first_error([worker.try_out(model_input, sizes) for worker in self._workers])
+        for size in sizes:
+            batch = [model_input] * size
+            await all_or_first_error([self._try_out(worker, batch) for worker in self._workers])
+
+    async def _try_out(self, worker: ModelWorker, batch: Sequence[ModelInput]) -> None:
+        if not worker.share.device.is_shared:
+            await worker.try_out(batch)
+            return
+        run_s = self.capacity.run_s(sum(one.cost for one in batch))
+        turn = worker.share.ask(run_s, is_query=False)
+        try:
+            await turn.granted
+            turn.expect(run_s)
+            await worker.try_out(batch, turn)
+        finally:
+            turn.end()
 
     async def aclose(self) -> None:
         """Stop; waiting and computed items end with an `UnhealthyError`."""

@@ -112,19 +112,22 @@ class ModelWorker:
             self.monitor.batch_failed(report.failure)
         return report
 
-    async def try_out(self, model_input: ModelInput, sizes: Sequence[int]) -> None:
-        """Compute trial batches of these sizes, which bypass the queue.
+    async def try_out(self, batch: Sequence[ModelInput], turn: DeviceTurn | None = None) -> None:
+        """Compute a trial batch, which bypasses the queue.
+
+        Args:
+            batch: the inputs.
+            turn: its turn at the device.
 
         Raises:
             Exception: the computation failed.
         """
-        for size in sizes:
-            done = await self._compute([model_input] * size)
-            failures = [row for row in done.rows if isinstance(row, Exception)]
-            if error := done.error or next(iter(failures), None):
-                self.monitor.batch_failed(error)
-                raise error
-            self.monitor.batch_succeeded()
+        done = await self._compute(batch, turn)
+        failures = [row for row in done.rows if isinstance(row, Exception)]
+        if error := done.error or next(iter(failures), None):
+            self.monitor.batch_failed(error)
+            raise error
+        self.monitor.batch_succeeded()
 
     async def aclose(self) -> None:
         """Stop; a running forward pass has a few seconds to end."""

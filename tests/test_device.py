@@ -588,6 +588,21 @@ async def test_out_of_memory_lowers_the_limit_of_its_model_only() -> None:
     assert max(map(len, large.text_batches)) == 16
 
 
+async def test_a_trial_batch_takes_a_turn_and_shares_the_device() -> None:
+    busy, tried = FakeModel(), SlowModel(0.1)
+    async with Pair(busy, tried) as pair:
+        seen: list[BatchStats] = []
+        pair.engines[1].observe_batches(lambda _, stats: seen.append(stats))
+        busy.gate.clear()
+        running = asyncio.create_task(ask(pair.engines[0], "runs"))
+        assert await asyncio.to_thread(busy.busy.wait, 10)
+        await pair.engines[1].warm_up()
+        busy.gate.set()
+        await running
+
+    assert min(stats.device_share for stats in seen) < 0.7
+
+
 @pytest.mark.usefixtures("one_by_one")
 async def test_a_caller_who_leaves_while_a_batch_waits_for_its_turn_is_not_computed() -> None:
     busy, other = FakeModel(), SlowModel()
