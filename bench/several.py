@@ -127,6 +127,7 @@ def serving(*models: str, **settings: object) -> Iterator[Target]:
         "VECTOR_CACHE_SIZE": "0",
         "RUNTIME_CACHE_DIR": str(rerank.CACHE),
         "REQUEST_TIMEOUT_S": "600",  # imports shall be slow, and not refused
+        "MAX_IMAGE_TILES": "1",  # ModernVBERT takes 10 s for an image of 13 tiles on two cores
         **{name: str(value) for name, value in settings.items()},
     }
     name = f"several-{'-'.join(models)}-{free_port()}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from errors import QueueFullError, RequestTooLargeError
 from inference.capacity import Capacity
-from inference.device import DeviceShare
+from inference.device import LONGEST_BATCH_S, DeviceShare
 from inference.request import RequestContext
 
 # A request is admitted if its expected wait is at most this share of the timeout: the rate is an
@@ -146,7 +146,7 @@ class Admission:
             return
         longest_s = _SHARE_OF_TIMEOUT * self._capacity.timeout_s
         models = max((len(share.device.shares) for share in self._shares), default=1)
-        if models > 1 and self._capacity.can_judge(cost, items):
+        if models > 1 and self._capacity.can_judge(cost, items, LONGEST_BATCH_S):
             longest_s /= models  # all of them may become busy after the request is admitted
         own_s = self.work_s + cost * self._capacity.cost_s  # an upper bound, as turns are fair
         if own_s > longest_s:
@@ -156,9 +156,11 @@ class Admission:
             return
         wait_s = self._wait_s(own_s, is_query=request.is_query)
         if own_s > longest_s:
+            # The queue shrinks with the end of a pass, which takes long for an image.
+            too_much_s = max(own_s - longest_s, self._capacity.pass_s)
             raise QueueFullError(
                 f"overloaded: an answer would take about {wait_s:.0f} s; send less at a time",
-                retry_after_s=math.ceil(self._wait_s(own_s - longest_s, is_query=request.is_query)),
+                retry_after_s=math.ceil(self._wait_s(too_much_s, is_query=request.is_query)),
             )
         raise QueueFullError(
             f"overloaded: {self.items} items wait already; send less at a time",

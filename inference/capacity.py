@@ -56,6 +56,7 @@ class Capacity:
         timeout_s: maximum seconds from a request to its answer.
         cost_s: recent average of seconds per unit of cost; 0 before the first batch.
         best_cost_s: seconds per unit of cost in the fastest forward pass.
+        pass_s: seconds between the ends of passes like the last one, on all devices together.
     """
 
     def __init__(
@@ -76,13 +77,14 @@ class Capacity:
         self._passes: dict[int, deque[float]] = {}
         self.cost_s = 0.0
         self.best_cost_s = math.inf
+        self.pass_s = 0.0
 
     def observe(self, stats: BatchStats) -> None:
         """Update the rate with a forward pass; a failed pass is ignored."""
         if stats.failed:
             return
         # The replicas compute in parallel.
-        run_s = stats.run_s * stats.device_share / self._replicas
+        run_s = self.pass_s = stats.run_s * stats.device_share / self._replicas
         faded = 0.5 ** (run_s / _HALF_LIFE_S)
         self._work_s = self._work_s * faded + run_s
         self._done = self._done * faded + stats.cost
@@ -101,13 +103,20 @@ class Capacity:
         """Return the cost of a batch that takes some seconds on one device."""
         return seconds / (self.cost_s * self._replicas) if self.cost_s else math.inf
 
-    def can_judge(self, cost: int, items: int) -> bool:
+    def can_judge(self, cost: int, items: int, longest_s: float = math.inf) -> bool:
         """Return whether recent forward passes were as large as the passes of this request.
 
         Small passes are mostly overhead: after two short texts a GPU seems a hundred times slower
         than it is. A request that is admitted without such passes provides them.
+
+        Args:
+            cost: the cost of the request.
+            items: number of its items.
+            longest_s: the time to which batches of several items are cut.
         """
-        own = int(min(cost, cost * self.max_batch_size / items, self.max_batch_cost / 2))
+        longest = max(cost / items, self.cost_within(longest_s))
+        batch = cost * self.max_batch_size / items
+        own = int(min(cost, batch, longest, self.max_batch_cost / 2))
         since_s = self._clock() - _NOT_LONG_AGO_S
         recent = [
             at_s

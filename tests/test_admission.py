@@ -112,14 +112,17 @@ def test_the_rate_forgets_what_was_long_ago() -> None:
     assert admission.expected_wait_s(RequestContext(), 1) == pytest.approx(0.1, rel=0.01)
 
 
-def test_what_cannot_be_answered_in_time_is_refused_and_reported_when_to_come_back() -> None:
-    admission = admission_with_history(seconds_per_item=1.0, timeout_s=10)
+@pytest.mark.parametrize("pass_s", [1, 4])
+def test_what_cannot_be_answered_in_time_is_refused_until_a_pass_has_ended(pass_s: int) -> None:
+    capacity = capacity_with_history(seconds_per_item=1.0, timeout_s=10)
+    capacity.observe(BatchStats(1, pass_s, pass_s))
+    admission = Admission(1000, capacity)
     for _ in range(7):
         permit(admission, 1)
 
     with pytest.raises(QueueFullError, match="about 8 s") as refusal:
         admission.check(RequestContext(), cost=1, items=1)
-    assert refusal.value.retry_after_s == 1
+    assert refusal.value.retry_after_s == pass_s
 
 
 def test_a_lone_request_is_admitted_where_it_could_be_answered_in_time() -> None:

@@ -343,7 +343,7 @@ def test_a_refusal_counts_the_queued_work_of_other_models_up_to_the_own() -> Non
 
     with pytest.raises(QueueFullError, match="an answer would take about 9 s") as refused:
         first.check(RequestContext(), cost=4, items=1)  # 4 s, and 1 s and 4 s of the others
-    assert refused.value.retry_after_s == 5  # 5/3 s too much, beside 1 s and 5/3 s of the others
+    assert refused.value.retry_after_s == 5  # a pass of 2 s, beside 1 s and 2 s of the others
 
 
 def test_a_query_waits_for_the_queries_of_other_models() -> None:
@@ -366,7 +366,7 @@ def test_a_refused_import_waits_for_all_queries_of_other_models() -> None:
 
     with pytest.raises(QueueFullError, match="about 10 s") as refused:
         first.check(RequestContext(), cost=4, items=1)  # 4 s, and 6 s of the queries
-    assert refused.value.retry_after_s == 7  # 1/2 s too much
+    assert refused.value.retry_after_s == 8  # a pass of 2 s
 
 
 def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -> None:
@@ -377,7 +377,7 @@ def test_what_one_model_admits_is_answered_in_time_if_all_others_become_busy() -
 
     with pytest.raises(QueueFullError, match="about 4 s") as refused:
         first.check(RequestContext(), cost=2, items=1)
-    assert refused.value.retry_after_s == 1
+    assert refused.value.retry_after_s == 2  # when a pass has ended
 
 
 def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
@@ -389,6 +389,17 @@ def test_the_first_requests_are_refused_by_no_rate_of_small_passes() -> None:
     few.check(RequestContext(), cost=3, items=1)  # 6.5 s: a single model would admit it
     with pytest.raises(QueueFullError):
         enough.check(RequestContext(), cost=3, items=1)
+
+
+def test_the_rate_of_single_images_counts_if_batches_are_cut_to_single_images() -> None:
+    alone, beside = (admission_of(Bench(models).shares[0], timeout_s=40) for models in (1, 2))
+    for admission in (alone, beside):
+        for _ in range(3):  # requests of two images, each of 2 s
+            queue(admission, 8)
+
+    alone.check(RequestContext(), cost=8, items=2)
+    with pytest.raises(QueueFullError):  # 16 s would take 32 s
+        beside.check(RequestContext(), cost=8, items=2)
 
 
 def test_retry_after_is_longer_while_another_model_takes_its_half() -> None:
