@@ -8,6 +8,7 @@ from errors import QueueFullError, RequestTooLargeError
 from inference.admission import Admission, Permit
 from inference.capacity import BatchStats, Capacity
 from inference.request import RequestContext
+from tests.fakes import Clock
 
 
 def capacity_with_history(
@@ -170,10 +171,10 @@ def test_small_passes_refuse_nothing_whose_own_will_be_larger() -> None:
 
 
 def test_nobody_is_refused_by_what_was_long_ago() -> None:
-    now_s = 0.0
-    admission = Admission(1000, capacity_with_history(1.0, clock=lambda: now_s))
-    now_s = 500
+    clock = Clock()
+    admission = Admission(1000, capacity_with_history(1.0, clock=clock))
+    clock.now_s = 500
     with pytest.raises(RequestTooLargeError):
         admission.check(RequestContext(), cost=20, items=10)
-    now_s = 601
+    clock.now_s = 601
     admission.check(RequestContext(), cost=20, items=10)

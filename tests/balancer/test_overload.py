@@ -115,7 +115,7 @@ def test_many_large_bodies_at_once_are_given_up_before_it_is_killed(tmp_path: Pa
         assert later == 200
         return max_bytes
 
-    # All of them would take a gigabyte. What arrives between two looks of Envoy comes on top: how
-    # much that is depends on the load of the machine: the test is `long`, and has a second try.
+    # All of them would take a gigabyte. What arrives between two looks of Envoy comes on top. How
+    # much that is depends on the load of the machine, so the test is `long`, and has a second try.
     limit = 1.5 * HEAP_BYTES
     assert asyncio.run(flood()) < limit or asyncio.run(flood()) < limit

@@ -126,12 +126,11 @@ def _drain_a_node(deployed: Deployed) -> str:
 def _spread(deployed: Deployed) -> Outcome:
     """Look where the scheduler puts pods."""
     counts = []
-    for name in (CLIP, BALANCER):
-        deployed.scale(name, 0)
-        deployed.scale(name, 4 if name == CLIP else 2)
-        nodes = deployed.nodes_of(name)
-        counts.append([nodes.count(node) for node in deployed.cluster.nodes])
-    deployed.scale(CLIP, 3)
+    with _scaled(deployed, CLIP, 0), _scaled(deployed, BALANCER, 0):
+        for name, count in ((CLIP, 4), (BALANCER, 2)):
+            deployed.scale(name, count)
+            nodes = deployed.nodes_of(name)
+            counts.append([nodes.count(node) for node in deployed.cluster.nodes])
     return f"replicas {counts[0]}, balancers {counts[1]}", counts == [[2, 2], [1, 1]]
 
 
