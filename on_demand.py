@@ -23,6 +23,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Literal, TypeAlias, get_args
 
+from backends.jobs import stop_jobs
 from backends.load import convert_ahead, needs_conversion, stored_bytes
 from config import Settings
 from errors import DoesNotFitError, describe_error
@@ -277,6 +278,7 @@ class OnDemand:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        stop_jobs()  # a conversion in the background
         closing = [model.aclose() for model in self.models.values()]
         await asyncio.gather(self._converter.aclose(), *closing)
         async with self._turn:
