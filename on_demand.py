@@ -83,9 +83,11 @@ class OnDemand:
         self._converter = WorkerPool(1, "model-converter", Monitor("converter"))
         self._resources = Resources.of(settings)
         self._turn = asyncio.Lock()  # held during a load or an unload
+        self._has_failed = asyncio.Event()  # set by a failed load until its memory is freed
         self._tasks = [
             background(self._prepare(), name="prepare-models"),
             background(self._unload_dead(), name="unload-dead"),
+            background(self._free_failed(), name="free-failed"),
         ]
         if settings.models_idle_s is not None:
             self._tasks.append(background(self._unload_idle(settings.models_idle_s), "unload-idle"))
@@ -111,9 +113,7 @@ class OnDemand:
             # A model that does not fit will not fit later.
             model.failed(describe_error(error), tries_again=not isinstance(error, DoesNotFitError))
             self.on_failure(model.name)
-        # After a failure: the error has gone by now, and with it the last references to the model.
-        async with self._in_turn():
-            await asyncio.to_thread(_free_memory)
+            self._has_failed.set()
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
@@ -256,6 +256,18 @@ class OnDemand:
                 if name in self.loaded and (reason := self.loaded[name].health.dead):
                     self.models[name].died(reason)
                     await self._unload(name, "died")
+
+    async def _free_failed(self) -> None:
+        """Free the memory of loads that failed.
+
+        Not as a part of the load: its requests would wait for the turn, and the error still refers
+        to the model.
+        """
+        while True:
+            await self._has_failed.wait()
+            self._has_failed.clear()
+            async with self._in_turn():
+                await asyncio.to_thread(_free_memory)
 
     async def _prepare(self) -> None:
         """Convert the models that are not converted, one after the other."""

@@ -80,9 +80,8 @@ class DeviceTurn:
         """Seconds of the device that the batch is expected to take yet."""
         return self._run_s - self.used_s
 
-    @property
     def due_s(self) -> float:
-        """The place in the order: seconds that the model used the device; the smallest is next."""
+        """Return the place in the order: seconds that the model used the device; least is next."""
         return self.share.used_s - (LONGEST_BATCH_S if self.is_query else 0.0)
 
     def expect(self, run_s: float) -> None:
@@ -238,7 +237,7 @@ class Device:
         self.count()
         now_s = self.clock()
         next_s = math.inf
-        for turn in sorted(self._waiting, key=lambda turn: turn.due_s):
+        for turn in sorted(self._waiting, key=DeviceTurn.due_s):
             begins_s = turn.latest_s
             if next_s == math.inf:  # else an earlier turn waits, which this turn must not delay
                 begins_s = min(begins_s, self._clear_s(turn, now_s))

@@ -89,7 +89,10 @@ class Pipeline:
         key = hashlib.sha256(
             f"{self._space}/{embed_input.modality}/{len(options)}/{options}/".encode()
         )
-        key.update(_key_bytes(content))
+        if isinstance(content, Pair):  # with the length of the query
+            key.update(f"{len(content.query)}/{content.query}{content.document}".encode())
+        else:
+            key.update(content.encode() if isinstance(content, str) else content)
         return WorkItem(embed_input.modality, content, params, key.digest(), times)
 
     def start(self, item: WorkItem) -> Sequence[QueueEntry]:
@@ -224,11 +227,3 @@ class Pipeline:
     async def aclose(self) -> None:
         """Stop; waiting items end with an error."""
         await asyncio.gather(self.scheduler.aclose(), self._pool.aclose())
-
-
-def _key_bytes(content: Any) -> bytes:
-    """Return bytes for the cache key of a content; different contents have different bytes."""
-    if isinstance(content, Pair):  # with the length of the query
-        return f"{len(content.query)}/{content.query}{content.document}".encode()
-    digested: bytes = content.encode() if isinstance(content, str) else content
-    return digested

@@ -156,7 +156,10 @@ class Scheduler:
 
     async def _serve_batch(self, worker: ModelWorker) -> None:
         # A function of its own, so that no variable keeps a batch during the wait for the next.
-        await self._work()
+        if not self._queue:
+            await self._arrival()
+        if len(self._queue) < self._expected_arrivals:
+            await self._linger()
         turn = await self._turn(worker.share) if worker.share.device.is_shared else None
         try:
             batch = self._take(turn)
@@ -169,13 +172,6 @@ class Scheduler:
             if turn:
                 turn.end()
         self._batch_ended(batch, report)
-
-    async def _work(self) -> None:
-        """Wait until chunks wait for a batch, and no more of them are expected soon."""
-        if not self._queue:
-            await self._arrival()
-        if len(self._queue) < self._expected_arrivals:
-            await self._linger()
 
     async def _turn(self, share: DeviceShare) -> DeviceTurn:
         """Wait until no batch of another model is in the way."""

@@ -207,6 +207,33 @@ async def test_a_load_that_fails_is_tried_again_later(
     assert (fine.status_code, ready.status_code) == (200, 204)
 
 
+async def test_a_load_that_fails_is_told_while_another_model_is_loaded(
+    fakes: Sequence[AnyFake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand_model, "_WATCH_S", 60)  # only the end of the load wakes a request
+    gate = asyncio.Event()
+
+    async def before_load(name: str) -> None:
+        if name == "clip":
+            await gate.wait()
+        if name == "minilm":
+            await asyncio.sleep(0.1)  # meanwhile the other model waits for its turn
+            raise ModelFolderError("the folder is gone")
+
+    async with served(tmp_path, fakes, before_load) as client:
+        await ask(client, "rerank")  # by its end all models are looked up
+        failing, loading = (asyncio.create_task(ask(client, name)) for name in ("minilm", "clip"))
+        async with asyncio.timeout(10):
+            refused = await failing
+        was_loading = not loading.done()
+        gate.set()
+        answer = await loading
+
+    assert was_loading
+    assert (refused.status_code, answer.status_code) == (503, 200)
+    assert "the folder is gone" in refused.json()["error"]
+
+
 async def test_a_model_is_not_loaded_before_it_is_converted(
     fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

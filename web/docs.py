@@ -5,18 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from fastapi import Response
-
-from web.page import html_response, policy
+from web.page import policy
 
 TEMPLATE = Path(__file__).with_name("docs.html")
 SWAGGER_UI = Path(__file__).with_name("swagger_ui")
 _PARTS = ("swagger-ui.css", "swagger-ui-bundle.js")
-
-
-def docs_response() -> Response:
-    """Return the response of `GET /docs`."""
-    return html_response(*load_docs())
 
 
 @cache

@@ -65,7 +65,8 @@ class ErrorResponder:
         claimed = (
             error_format
             for error_format in self._formats
-            if path.startswith(_folder(error_format.prefix))
+            # `/embed` claims `/embed/x`, and not `/embedding`.
+            if path.startswith(f"{error_format.prefix.rstrip('/')}/")
         )
         # The path `*` (of OPTIONS) matches no prefix, and has the default format.
         shape = record.errors or next(claimed, self._formats[-1])
@@ -83,10 +84,6 @@ class ErrorResponder:
     def handlers(self) -> dict[int | type[Exception], Any]:
         """Return FastAPI's exception handlers, for all errors."""
         return dict.fromkeys((ServiceError, HTTPException, Exception), self.handle)
-
-
-def _folder(prefix: str) -> str:
-    return f"{prefix.rstrip('/')}/"  # `/embed` claims `/embed/x`, and not `/embedding`
 
 
 def _describe_error(request: Request, error: Exception) -> ErrorInfo:

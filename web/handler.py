@@ -25,7 +25,12 @@ from web.service import get_service
 def interface_routes(endpoints: Sequence[type[Endpoint[Any]]]) -> list[BaseRoute]:
     """Return a route for each path of the endpoints."""
     return [
-        InterfaceRoute(path, EndpointHandler(kind), methods=["POST"], name=kind.operation_id())
+        InterfaceRoute(
+            path,
+            EndpointHandler(kind),
+            methods=["POST"],
+            name=kind.paths[0].strip("/").replace("/", "_"),
+        )
         for kind in endpoints
         for path in kind.paths
     ]

@@ -20,7 +20,7 @@ from web.endpoints.openai_api import OpenAIErrors
 from web.errors import HEADERS, STATUS
 from web.service import Service
 
-_COMPONENTS = "#/components/schemas/"
+_REFERENCE = "#/components/schemas/{name}"
 _PLACES = {
     "type": "string",
     "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*(,\.\.\.)?$",
@@ -149,7 +149,7 @@ def _schemas(endpoints: Sequence[type[Endpoint[Any]]]) -> dict[str, Any]:
     for endpoint in endpoints:
         for one in _forms(endpoint):
             kinds += [one.description.request, *_response_types(one), one.errors.schema]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     return schemas
 
 
@@ -160,6 +160,9 @@ def _operation(
     requests = [one.description.request for one in forms]
     request = schemas[requests[0].__name__] if len(requests) == 1 else _any_of(map(_ref, requests))
     examples = [example for one in forms for example in one.description.examples]
+    kinds = [kind for one in forms for kind in _response_types(one)]
+    # References to the schemas of Structs, and the schemas of other types.
+    responses, _ = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     return {
         "tags": ["model"],
         "summary": endpoint.description.summary,
@@ -169,9 +172,7 @@ def _operation(
             "200": {
                 "description": "The scores" if endpoint.scores else "The vectors",
                 "headers": {"X-Truncated": _TRUNCATED} if endpoint.scores else _OF_VECTORS,
-                "content": _json(
-                    _describe_types([kind for one in forms for kind in _response_types(one)])
-                ),
+                "content": _json(_any_of(responses)),
             },
             **error_responses(statuses, *(one.errors for one in forms)),
         },
@@ -221,19 +222,13 @@ def _response_types(endpoint: type[Endpoint[Any]]) -> Sequence[Any]:
     return get_args(response) if isinstance(response, UnionType) else [response]
 
 
-def _describe_types(kinds: Sequence[Any]) -> dict[str, Any]:
-    """Return references to schemas of Structs, and the schemas of other types."""
-    schemas, _ = msgspec.json.schema_components(kinds, ref_template=f"{_COMPONENTS}{{name}}")
-    return _any_of(schemas)
-
-
 def _any_of(schemas: Iterable[dict[str, Any]]) -> dict[str, Any]:
     known = list(schemas)
     return {"anyOf": known} if len(known) > 1 else known[0]
 
 
 def _ref(kind: type) -> dict[str, str]:
-    return {"$ref": f"{_COMPONENTS}{kind.__name__}"}
+    return {"$ref": _REFERENCE.format(name=kind.__name__)}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -36,30 +36,25 @@ def html_response(content: bytes, allowed: str) -> Response:
 def load_page(samples: Path = SAMPLES) -> tuple[bytes, str]:
     """Return the page and its Content-Security-Policy; the sample images may be missing."""
     html = PAGE.read_text("utf-8")
-    block = NO_SAMPLES.replace("[]", _samples_json(samples))
-    return html.replace(NO_SAMPLES, block).encode(), policy(html)
-
-
-def _samples_json(folder: Path) -> str:
-    index = folder / "samples.json"
+    index = samples / "samples.json"
     entries = json.loads(index.read_text("utf-8")) if index.is_file() else []
-    samples = [{"src": _data_url(folder / e["file"]), "caption": e["caption"]} for e in entries]
-    return json.dumps(samples).replace("<", "\\u003c")  # nothing in it can end the script element
-
-
-def _data_url(image: Path) -> str:
-    return f"data:image/png;base64,{b64encode(image.read_bytes()).decode()}"
+    shown = []
+    for entry in entries:
+        image = b64encode((samples / entry["file"]).read_bytes()).decode()
+        shown.append({"src": f"data:image/png;base64,{image}", "caption": entry["caption"]})
+    content = json.dumps(shown).replace("<", "\\u003c")  # nothing in it can end the script element
+    block = NO_SAMPLES.replace("[]", content)
+    return html.replace(NO_SAMPLES, block).encode(), policy(html)
 
 
 def policy(html: str) -> str:
     """Return a Content-Security-Policy that allows only a page's own scripts, style and service."""
-    own = {tag: f"{tag}-src {_csp_hash(tag, html)}" for tag in ("script", "style")}
+    own = []
+    for tag in ("script", "style"):
+        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = [b64encode(sha256(content.encode()).digest()).decode() for content in inline]
+        own.append(f"{tag}-src " + " ".join(f"'sha256-{digest}'" for digest in digests))
     return (
-        f"default-src 'none'; {own['script']}; {own['style']}; img-src data:; "
+        f"default-src 'none'; {'; '.join(own)}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-def _csp_hash(tag: str, html: str) -> str:
-    inline = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    return " ".join(f"'sha256-{b64encode(sha256(i.encode()).digest()).decode()}'" for i in inline)

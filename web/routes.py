@@ -12,12 +12,13 @@ from starlette.exceptions import HTTPException
 from config import VERSION
 from errors import UnhealthyError
 from meta import meta, meta_of_unloaded
-from web.docs import docs_response
+from web.docs import load_docs
 from web.endpoints.ollama import OllamaErrors, OllamaTags, OllamaVersion, tag
 from web.endpoints.openai_api import ModelList, ModelObject, OpenAIErrors, model_object
 from web.endpoints.text_embeddings import EmbedInfo, about
 from web.models import ServedModel
 from web.openapi import error_responses
+from web.page import html_response
 from web.scope import MODEL_PREFIX
 from web.service import get_service
 
@@ -188,7 +189,7 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _docs() -> Response:
-    return docs_response()
+    return html_response(*load_docs())
 
 
 async def _openapi(request: Request) -> JSONResponse:
@@ -210,15 +211,11 @@ async def _root(request: Request) -> Response:
     if page and "text/html" in request.headers.get("accept", ""):
         return page
     app: FastAPI = request.app
-    content = {"name": app.title, "version": app.version, "routes": _routes(app)}
-    return JSONResponse(content, headers={"Vary": "Accept"})
-
-
-def _routes(app: FastAPI) -> dict[str, str]:
-    """Return all routes with their summaries, for the list at `/`."""
-    described = {
+    routes = {
         f"{method.upper()} {path}": operation["summary"]
         for path, operations in app.openapi()["paths"].items()
         for method, operation in operations.items()
     }
-    return described | {f"GET {DOCS}": "The description of the interface"}
+    routes[f"GET {DOCS}"] = "The description of the interface"
+    content = {"name": app.title, "version": app.version, "routes": routes}
+    return JSONResponse(content, headers={"Vary": "Accept"})

@@ -106,16 +106,7 @@ async def serving(
     body_reader = BodyReader(settings)
     requests: Observers[[RequestRecord]] = Observers()
     names = list(registry.settings)
-    states = States(
-        names,
-        registry.loaded,
-        VERSION,
-        queue_bytes=lambda: body_reader.held_bytes,
-        observer_failures=lambda: (
-            requests.failures + sum(one.observer_failures for one in registry.loaded.values())
-        ),
-    )
-    metrics = Metrics(names, states)
+    metrics = Metrics(names, States(names, registry.loaded, VERSION, body_reader, requests))
     requests.add(metrics.observe_request)
     load_logs = {name: LoadLog(partial(_queue_items, registry, name), name) for name in names}
 

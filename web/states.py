@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -10,7 +10,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from backends.model import GpuMemory, ModelInfo
+from inference.observers import Observers
 from vectorizer import Vectorizer
+from web.body import BodyReader
+from web.record import RequestRecord
 
 if TYPE_CHECKING:
     from inference.store.shared_cache import SharedCache
@@ -33,8 +36,8 @@ class States(Collector):
         names: the names of all models; "" for a model without a name.
         loaded: the loaded models by name.
         version: the version of the service.
-        queue_bytes: function that returns the bytes of the bodies of all unfinished requests.
-        observer_failures: function that returns the number of failed observers' calls.
+        body_reader: counts the bytes of the bodies of all unfinished requests.
+        requests: the observers of requests, which count their failures.
     """
 
     def __init__(
@@ -42,14 +45,14 @@ class States(Collector):
         names: Sequence[str],
         loaded: Mapping[str, Vectorizer],
         version: str,
-        queue_bytes: Callable[[], int],
-        observer_failures: Callable[[], int],
+        body_reader: BodyReader,
+        requests: Observers[[RequestRecord]],
     ) -> None:
         self._names = names
         self._loaded = loaded
         self._version = version
-        self._queue_bytes = queue_bytes
-        self._observer_failures = observer_failures
+        self._body_reader = body_reader
+        self._requests = requests
 
     def collect(self) -> Iterator[Metric]:
         """Yield all states, for a scrape."""
@@ -63,47 +66,52 @@ class States(Collector):
             GaugeMetricFamily,
             "inference_queue_items",
             "Items that wait, are decoded or are computed.",
-            lambda model: model.queue_items,
+            {name: model.queue_items for name, model in self._loaded.items()},
             "modality",
         )
         yield self._by_model(
             GaugeMetricFamily,
             "inference_queue_seconds",
             "Seconds of work that wait or are in progress.",
-            lambda model: model.queue_seconds,
+            {name: model.queue_seconds for name, model in self._loaded.items()},
             "modality",
         )
         yield GaugeMetricFamily(
             "inference_queue_bytes",
             "Bodies of all requests that are read, wait or are computed.",
-            self._queue_bytes(),
+            self._body_reader.held_bytes,
         )
         yield CounterMetricFamily(
             "inference_observer_failures",
             "Errors while counting or logging; each is logged, and no answer is affected.",
-            self._observer_failures(),
+            self._requests.failures + sum(model.observer_failures for model in vectorizers),
         )
+        caches = {name: model.cache_stats for name, model in self._loaded.items()}
         yield self._by_model(
             CounterMetricFamily,
             "inference_cache_lookups",
             "Inputs: hit (known), shared (being computed for another), miss (computed).",
-            _lookups,
+            {
+                name: {"hit": cache.hits, "shared": cache.shared, "miss": cache.misses}
+                for name, cache in caches.items()
+            },
             "result",
         )
         # All models share the remembered vectors.
-        remembered = max((one.cache_stats.size for one in vectorizers), default=0)
+        remembered = max((cache.size for cache in caches.values()), default=0)
         yield GaugeMetricFamily("inference_cache_vectors", "Vectors remembered.", remembered)
-        if any(vectorizer.shared for vectorizer in vectorizers):
-            yield from self._store()
+        if stores := {name: model.shared for name, model in self._loaded.items() if model.shared}:
+            yield from self._of_stores(stores)
         yield from _gpu({one.info.device: one.gpu_memory for one in vectorizers})
 
-    def _store(self) -> Iterator[Metric]:
-        """Yield the metrics of the shared store: its lookups, errors, writes and state."""
+    def _of_stores(self, stores: Mapping[str, SharedCache]) -> Iterator[Metric]:
+        """Yield the metrics of each model's shared store: lookups, errors, writes and state."""
+        stats = {name: store.stats for name, store in stores.items()}
         yield self._by_model(
             CounterMetricFamily,
             "inference_vector_store_lookups",
             "Inputs not cached in memory: hit (found in the store), miss (not found).",
-            _of_store(lambda store: {"hit": store.stats.hits, "miss": store.stats.misses}),
+            {name: {"hit": one.hits, "miss": one.misses} for name, one in stats.items()},
             "result",
         )
         yield self._by_model(
@@ -111,39 +119,40 @@ class States(Collector):
             "inference_vector_store_errors",
             "Failures of the store; no request fails by them: error, timeout (of a lookup), "
             "invalid (wrong format or digest), dropped (not written, as the write queue was full).",
-            _of_store(
-                lambda store: {
-                    "error": store.stats.errors,
-                    "timeout": store.stats.timeouts,
-                    "invalid": store.stats.invalid,
-                    "dropped": store.stats.dropped,
+            {
+                name: {
+                    "error": one.errors,
+                    "timeout": one.timeouts,
+                    "invalid": one.invalid,
+                    "dropped": one.dropped,
                 }
-            ),
+                for name, one in stats.items()
+            },
             "reason",
         )
         yield self._by_model(
             CounterMetricFamily,
             "inference_vector_store_written",
             "Vectors handed over to the store.",
-            _of_store(lambda store: {"": store.stats.written}),
+            {name: {"": one.written} for name, one in stats.items()},
         )
         yield self._by_model(
             CounterMetricFamily,
             "inference_vector_store_evictions",
             "Entries deleted to make room (Redis: by the whole server).",
-            _of_store(lambda store: {"": store.stats.usage.evictions}),
+            {name: {"": one.usage.evictions} for name, one in stats.items()},
         )
         yield self._by_model(
             GaugeMetricFamily,
             "inference_vector_store_connected",
             "Whether the store answers.",
-            _of_store(lambda store: {"": float(store.is_connected)}),
+            {name: {"": float(store.is_connected)} for name, store in stores.items()},
         )
         yield self._by_model(
             GaugeMetricFamily,
             "inference_vector_store_bytes",
             "Bytes that the store uses (Redis: memory of the whole server).",
-            _of_store(lambda store: {"": store.stats.usage.nbytes}),
+            {name: {"": one.usage.nbytes} for name, one in stats.items()},
         )
 
     def _by_model(
@@ -151,7 +160,7 @@ class States(Collector):
         kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
         name: str,
         meaning: str,
-        read: Callable[[Vectorizer], Mapping[str, float]],
+        values: Mapping[str, Mapping[str, float]],
         *label: str,
     ) -> Metric:
         """Return a metric with a sample for each model, and for each value of its label.
@@ -160,29 +169,17 @@ class States(Collector):
             kind: the type of the metric.
             name: its name.
             meaning: its help text.
-            read: function that returns a model's values by the value of the label, or by "".
+            values: the values of each model, by the value of the label, or by "".
             label: its label beside `model`; none if each model has one value.
         """
         have_names = "" not in self._names
         family = kind(name, meaning, labels=[*model_label("model", have_names), *label])
-        for model, vectorizer in self._loaded.items():
-            for value, count in read(vectorizer).items():
+        for model, counts in values.items():
+            for value, count in counts.items():
                 family.add_metric(
                     [*model_label(model, have_names), *([value] if label else [])], count
                 )
         return family
-
-
-def _lookups(model: Vectorizer) -> Mapping[str, float]:
-    stats = model.cache_stats
-    return {"hit": stats.hits, "shared": stats.shared, "miss": stats.misses}
-
-
-def _of_store(
-    read: Callable[[SharedCache], Mapping[str, float]],
-) -> Callable[[Vectorizer], Mapping[str, float]]:
-    """Return a function that reads a model's shared store; nothing if it has none."""
-    return lambda model: read(model.shared) if model.shared else {}
 
 
 def _model_labels(info: ModelInfo) -> dict[str, str]:

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pybase64
@@ -122,8 +122,17 @@ class ImageDecoder:
             RequestTooLargeError: the image exceeds the limits.
             DeadlineExceededError: the file waited too long for memory that earlier images use.
         """
-        with ExitStack() as held:
-            yield self._decode(raw, held)
+        is_icon_file = is_icon(raw) and (self._formats is None or "ICO" in self._formats)
+        with self._reading():
+            image = image_in_icon(raw) if is_icon_file else self._open(raw)
+        _check_size(image, self._limits)
+        check_scans(image, raw)
+        with self._held(image.width * image.height):
+            with self._reading():
+                if is_icon_file:
+                    image = self._open(raw)
+                image.load()  # `open` is lazy: a broken file must fail here, not in the model
+            yield image
 
     def open(self, raw: bytes) -> Image.Image:
         """Decode an image file, without a bound on the memory of several images.
@@ -133,19 +142,6 @@ class ImageDecoder:
         """
         with self.opened(raw) as image:
             return image
-
-    def _decode(self, raw: bytes, held: ExitStack) -> Image.Image:
-        is_icon_file = is_icon(raw) and self._reads("ICO")
-        with self._reading():
-            image = image_in_icon(raw) if is_icon_file else self._open(raw)
-        _check_size(image, self._limits)
-        check_scans(image, raw)
-        held.enter_context(self._held(image.width * image.height))
-        with self._reading():
-            if is_icon_file:
-                image = self._open(raw)
-            image.load()  # `open` is lazy: a broken file must fail here, not in the model
-        return image
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -164,39 +160,31 @@ class ImageDecoder:
             message = f"a broken image: {str(error) or type(error).__name__}"
             raise InvalidInputError(message, "broken_image") from error
 
-    def _reads(self, name: str) -> bool:
-        return self._formats is None or name in self._formats
-
     def _open(self, raw: bytes) -> Image.Image:
         return Image.open(PatientFile(raw), formats=self._formats)
 
     @contextmanager
     def _held(self, pixels: int) -> Iterator[None]:
-        self._take(pixels, time.monotonic() + self._limits.max_wait_s)
+        """Hold the memory of an image's pixels, once earlier images have freed it."""
+        # Small images do not overtake a waiting large image. The wait is bounded, so that a hanging
+        # decoder blocks only its own thread.
+        until_s, is_free = time.monotonic() + self._limits.max_wait_s, False
+        if self._turn.acquire(timeout=self._limits.max_wait_s):
+            try:
+                with self._freed:
+                    left_s = max(0, until_s - time.monotonic())
+                    is_free = self._freed.wait_for(lambda: self._free_pixels >= pixels, left_s)
+                    self._free_pixels -= pixels * is_free
+            finally:
+                self._turn.release()
+        if not is_free:
+            raise DeadlineExceededError("not decoded in time: larger images are before it")
         try:
             yield
         finally:
             with self._freed:
                 self._free_pixels += pixels
                 self._freed.notify_all()
-
-    def _take(self, pixels: int, until_s: float) -> None:
-        # Small images do not overtake a waiting large image. The wait is bounded, so that a hanging
-        # decoder blocks only its own thread.
-        if self._turn.acquire(timeout=max(0, until_s - time.monotonic())):
-            try:
-                if self._wait_for(pixels, until_s):
-                    return
-            finally:
-                self._turn.release()
-        raise DeadlineExceededError("not decoded in time: larger images are before it")
-
-    def _wait_for(self, pixels: int, until_s: float) -> bool:
-        with self._freed:
-            left_s = max(0, until_s - time.monotonic())
-            is_free = self._freed.wait_for(lambda: self._free_pixels >= pixels, left_s)
-            self._free_pixels -= pixels * is_free
-            return is_free
 
 
 def _known(formats: tuple[str, ...] | None) -> tuple[str, ...] | None:

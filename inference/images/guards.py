@@ -89,19 +89,16 @@ def check_scans(image: Image.Image, raw: bytes) -> None:
     Raises:
         InvalidInputError: the JPEG has too many scans.
     """
-    if image.format in {"JPEG", "MPO"} and jpeg_scans(raw) > MAX_JPEG_SCANS:
-        raise InvalidInputError(
-            f"a broken image: a JPEG of more than {MAX_JPEG_SCANS} scans", "slow_image"
-        )
-
-
-def jpeg_scans(raw: bytes) -> int:
-    """Count the scans of a JPEG's first image, up to one above the maximum."""
+    if image.format not in {"JPEG", "MPO"}:
+        return
     scans, at = 0, 2
-    while scans <= MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(raw, at)):
+    while marker := _JPEG_MARKER.search(raw, at):
         kind, at = marker[1], marker.end()
-        if kind == _END_OF_IMAGE:
-            break
+        if kind == _END_OF_IMAGE:  # of the first image: an MPO holds several
+            return
         scans += kind == _START_OF_SCAN
+        if scans > MAX_JPEG_SCANS:
+            raise InvalidInputError(
+                f"a broken image: a JPEG of more than {MAX_JPEG_SCANS} scans", "slow_image"
+            )
         at += int.from_bytes(raw[at : at + 2], "big")
-    return scans

@@ -17,15 +17,15 @@ class StoreError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of a store.
+    """The usage of a store; zeros where it is not known.
 
     Attributes:
         nbytes: size on disk of a file store, or memory of a Redis server.
         evictions: number of entries deleted to make room, by this process (file) or by the server.
     """
 
-    nbytes: int
-    evictions: int
+    nbytes: int = 0
+    evictions: int = 0
 
 
 class Store(Protocol):

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from backends.model import EmbeddingResult
 from inference.observers import Observers
@@ -27,6 +27,9 @@ from inference.store.base import Entry, Store, StoreError, Usage
 from inference.store.entry import EntryFormat
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Found: TypeAlias = Mapping[bytes, EmbeddingResult]
 
@@ -70,7 +73,7 @@ class StoreStats:
     errors: int = 0
     written: int = 0
     dropped: int = 0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    usage: Usage = field(default_factory=Usage)
 
 
 class _Read(NamedTuple):
@@ -204,7 +207,7 @@ class SharedCache:
         store = self._make_store(self._timeout_s)
         while not self._closed.is_set():
             if not self._is_up:
-                failure = _try(store.open)
+                _, failure = _try(store.open)
                 self._is_up = failure is None
                 self._on_loop(self._tried_to_open, failure)
                 if failure:
@@ -233,8 +236,8 @@ class SharedCache:
     def _read(self, store: Store, batch: Sequence[_Read]) -> tuple[Found, str | None]:
         items = list(dict.fromkeys(key for read in batch for key in read.keys))
         keys = [self._entries.key(item) for item in items]
-        values: list[bytes | None] = []
-        if failure := _try(lambda: values.extend(store.read(keys))):
+        values, failure = _try(store.read, keys)
+        if values is None:
             return _NOTHING, failure
         found = {}
         for item, key, value in zip(items, keys, values, strict=True):
@@ -247,8 +250,7 @@ class SharedCache:
         return found, None
 
     def _read_ahead(self, store: Store) -> None:
-        entries: list[Entry] = []
-        failure = _try(lambda: entries.extend(store.read_ahead()))
+        entries, failure = _try(store.read_ahead)
         if failure:
             self._on_loop(self._read_failed, failure)
         elif entries:
@@ -318,7 +320,9 @@ class SharedCache:
             self._has_pending.wait(_USAGE_EVERY_S)
             self._has_pending.clear()
             is_last = self._closed.wait(_GATHER_S)
-            failure = None if is_open else _try(store.open)
+            failure = None
+            if not is_open:
+                _, failure = _try(store.open)
             is_open = failure is None
             while is_open and self._pending and not failure:
                 failure = self._write_some(store, max_entries)
@@ -326,7 +330,8 @@ class SharedCache:
                 max_entries = 1 if failure else _WRITTEN_AT_ONCE
             if is_open and not failure and time.monotonic() - seen_s >= _USAGE_EVERY_S:
                 seen_s = time.monotonic()
-                failure = _try(lambda: self._look(store))
+                usage, failure = _try(store.usage)
+                self.stats.usage = usage or self.stats.usage
             self._on_loop(self._write_ended, failure)
             if is_last:
                 break
@@ -344,15 +349,12 @@ class SharedCache:
             key = self._entries.key(item_key)
             with suppress(ValueError):  # wrong dimensions: never stored
                 entries.append((key, self._entries.encode(key, result)))
-        failure = _try(lambda: store.write(entries))
+        _, failure = _try(store.write, entries)
         if failure:
             self._pending.extendleft(reversed(taken))
         else:
             self.stats.written += len(entries)
         return failure
-
-    def _look(self, store: Store) -> None:
-        self.stats.usage = store.usage()
 
     def _write_ended(self, failure: str | None) -> None:
         self.stats.errors += failure is not None
@@ -371,12 +373,11 @@ class SharedCache:
             thread.join(max(0.0, ends_s - time.monotonic()))
 
 
-def _try(do: Callable[[], None]) -> str | None:
-    """Call a function of a store; return its failure as a message, or None."""
+def _try(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R | None, str | None]:
+    """Call a function of a store; return its result, or None and its failure as a message."""
     try:
-        do()
+        return call(*args, **kwargs), None
     except StoreError as error:
-        return str(error)
+        return None, str(error)
     except Exception as error:  # noqa: BLE001 - a bug must not end the thread, nor show a secret
-        return f"a bug ({type(error).__name__})"
-    return None
+        return None, f"a bug ({type(error).__name__})"

@@ -91,11 +91,6 @@ class Endpoint(ABC, Generic[ParsedT]):
         """Return whether models of a kind answer the endpoint."""
         return any(kind in group for group in cls.kinds)
 
-    @classmethod
-    def operation_id(cls) -> str:
-        """Return the endpoint's name for its route and OpenAPI."""
-        return cls.paths[0].strip("/").replace("/", "_")
-
     @property
     def max_items(self) -> int:
         """Maximum number of inputs in a request."""

@@ -113,7 +113,9 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
         request = decode(_DECODER, body)
         given = request.input or []  # Ollama also returns no vectors for a single empty text
         texts = [given] if isinstance(given, str) else given
-        postprocess = self._postprocess(request.dimensions or 0)
+        dimensions = request.dimensions or 0
+        cuts = 0 < dimensions < self.info.dimensions
+        postprocess = Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
         inputs = [
             EmbedInput(
                 f"input[{i}]", "text", text, postprocess=postprocess, is_query=len(texts) == 1
@@ -121,10 +123,6 @@ class OllamaEmbed(Endpoint[ParsedOllama]):
             for i, text in enumerate(texts)
         ]
         return ParsedOllama(inputs, self.model_name(request.model))
-
-    def _postprocess(self, dimensions: int) -> Postprocess:
-        cuts = 0 < dimensions < self.info.dimensions
-        return Postprocess(kept(dimensions, self.info) if cuts else None, normalize=True)
 
     @override
     def serialize(self, parsed: ParsedOllama, answers: Sequence[EmbeddingResult]) -> bytes:

@@ -170,7 +170,9 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
         ids_mode = self.settings.embeddings_token_ids
         request = token_ids.decode_either(_DECODER, _IDS_DECODER, body, "input", ids_mode)
         task = request.input_type or request.task or ""
-        params, postprocess = EncodeParams(task=TASKS.get(task, task)), self._postprocess(request)
+        params = EncodeParams(task=TASKS.get(task, task))
+        dimensions = kept(request.dimensions or self._dimensions, self.info)
+        postprocess = Postprocess(dimensions, normalize=request.normalized is not False)
         is_query = params.task == "query"
         inputs = [
             EmbedInput(f"input[{i}]", modality, content, params, postprocess, is_query)
@@ -180,19 +182,18 @@ class Embeddings(Endpoint[ParsedEmbeddings]):
             inputs, self.model_name(request.model), request.encoding_format == "base64"
         )
 
-    def _postprocess(self, request: EmbeddingsOptions) -> Postprocess:
-        dimensions = kept(request.dimensions or self._dimensions, self.info)
-        return Postprocess(dimensions, normalize=request.normalized is not False)
-
     @override
     def serialize(self, parsed: ParsedEmbeddings, answers: Sequence[EmbeddingResult]) -> bytes:
-        write = _encode_base64 if parsed.is_base64 else _as_it_is
+        vectors: list[Vector | str] = [answer.vector for answer in answers]
+        if parsed.is_base64:
+            numbers = [answer.vector.astype("<f4", copy=False) for answer in answers]
+            vectors = [pybase64.b64encode(one.tobytes()).decode() for one in numbers]
         tokens = sum(answer.tokens for answer in answers)
         content = {
             "object": "list",
             "data": [
-                {"object": "embedding", "index": i, "embedding": write(answer.vector)}
-                for i, answer in enumerate(answers)
+                {"object": "embedding", "index": i, "embedding": vector}
+                for i, vector in enumerate(vectors)
             ],
             "model": parsed.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
@@ -250,11 +251,3 @@ def _text(content: str) -> str:
             "base64",
         )
     return content
-
-
-def _as_it_is(vector: Vector) -> Vector:
-    return vector
-
-
-def _encode_base64(vector: Vector) -> str:
-    return pybase64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
