@@ -372,7 +372,8 @@ OF_A_MODEL = (
     *("max_request_documents", "max_text_chars", "max_queue_items", "embeddings_dimensions"),
     "embeddings_token_ids",
 )
-_SETTINGS_FILE = "settings.env"
+SETTINGS_FILE = "settings.env"
+_SWITCH_VALUES = {"", "1", "true", "0", "false"}  # any other value is off
 
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}  # huggingface_hub reads both
 # Settings of the reference's containers that have no effect here: memory and processes of GPUs, a
@@ -492,20 +493,23 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
     Raises:
         ConfigurationError: the file cannot be read, or has a setting or value that it may not have.
     """
-    path = folder / _SETTINGS_FILE
+    path = folder / SETTINGS_FILE
     own: dict[str, object] = {
         "models_dir": folder,
         "served_model_name": folder.name,
         "trust_remote_code": False,
     }
     try:
-        text = path.read_text("utf-8-sig") if path.is_file() else ""
+        # Docker mounts an empty folder for a file that does not exist, and a link may be broken.
+        text = path.read_text("utf-8-sig") if path.exists() or path.is_symlink() else ""
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {describe_error(error)}") from error
     for name, value in _bindings(path, text):
         if name.lower() not in OF_A_MODEL:
             allowed = ", ".join(OF_A_MODEL).upper()
             raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
+        if name.upper() in _switches() and value.lower() not in _SWITCH_VALUES:
+            raise ConfigurationError(f"{path}: {name}: 1, true, 0 or false, and not {value!r}")
         if value:  # an empty value counts as unset, as in the environment
             own[name.lower()] = value
     try:
@@ -587,7 +591,7 @@ def doubts() -> list[str]:
     found += [
         f"{name} is off: of all values only 1 and true switch it on"
         for name in sorted(_switches())
-        if os.environ.get(name, "").strip().lower() not in {"", "1", "true", "0", "false"}
+        if os.environ.get(name, "").strip().lower() not in _SWITCH_VALUES
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
         message = "No effect here, and none is needed (see docs/migrating.md)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from dataclasses import dataclass, field
 from backends.load import modality_of
 from backends.model import Modality
 from backends.model_folders import find_models
-from config import Settings, settings_of
+from config import SETTINGS_FILE, Settings, settings_of
 from errors import StartupError
 from on_demand import MakeVectorizer, OnDemand
 from vectorizer import Resources, Vectorizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,8 +46,11 @@ def settings_by_name(settings: Settings) -> dict[str, Settings]:
         ConfigurationError: the settings of one of several models are invalid.
     """
     folders = find_models(settings.models_dir)
-    named = {name: settings_of(folder, settings) for name, folder in folders.items()}
-    return named or {"": settings}
+    if folders:
+        return {name: settings_of(folder, settings) for name, folder in folders.items()}
+    if (unused := settings.models_dir / SETTINGS_FILE).exists():
+        logger.warning("%s is not read, as MODELS_DIR is the folder of one model", unused)
+    return {"": settings}
 
 
 @asynccontextmanager

@@ -155,6 +155,7 @@ def test_the_switch_for_code_of_a_model_is_of_that_model_alone(tmp_path: Path) -
         ('PRECISION="int8', "line 1: 'PRECISION=\"int8' sets nothing"),
         ("=int8", "line 1: '=int8' sets nothing"),
         ("PRECISION=int4", "PRECISION: 'float32', "),
+        ("USE_QUERY_PASSAGE_PREFIXES=yes", "PREFIXES: 1, true, 0 or false, and not 'yes'"),
         ("MAX_BATCH_SIZE=many", "MAX_BATCH_SIZE: a whole number, such as 16, and not 'many'"),
     ],
 )
@@ -172,6 +173,29 @@ def test_a_file_that_is_no_text_ends_the_start(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"settings\.env cannot be read"):
         settings_by_name(Settings(models_dir=tmp_path))
+
+
+def test_a_folder_or_a_broken_link_in_its_place_ends_the_start(tmp_path: Path) -> None:
+    """Otherwise the model has other settings than its operator mounted."""
+    make(tmp_path, "folder/e5/model", "link/e5/model")
+    (tmp_path / "folder/e5/settings.env").mkdir()
+    (tmp_path / "link/e5/settings.env").symlink_to(tmp_path / "gone")
+
+    with pytest.raises(ConfigurationError, match=r"settings\.env cannot be read: Is a directory"):
+        settings_by_name(Settings(models_dir=tmp_path / "folder"))
+    with pytest.raises(ConfigurationError, match=r"settings\.env cannot be read: No such file"):
+        settings_by_name(Settings(models_dir=tmp_path / "link"))
+
+
+def test_a_model_alone_does_not_read_it_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "model")
+    (tmp_path / "settings.env").write_text("PRECISION=int8")
+    own = settings_by_name(Settings(models_dir=tmp_path))[""]
+
+    assert own.precision is None
+    assert f"{tmp_path / 'settings.env'} is not read" in caplog.text
 
 
 def test_every_setting_of_a_model_is_a_setting() -> None:
