@@ -23,6 +23,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Literal, TypeAlias, get_args
 
+from backends.jobs import stop_jobs
 from backends.load import convert_ahead, needs_conversion, stored_bytes
 from config import Settings
 from errors import DoesNotFitError, describe_error
@@ -82,9 +83,11 @@ class OnDemand:
         self._converter = WorkerPool(1, "model-converter", Monitor("converter"))
         self._resources = Resources.of(settings)
         self._turn = asyncio.Lock()  # held during a load or an unload
+        self._has_failed = asyncio.Event()  # set by a failed load until its memory is freed
         self._tasks = [
             background(self._prepare(), name="prepare-models"),
             background(self._unload_dead(), name="unload-dead"),
+            background(self._free_failed(), name="free-failed"),
         ]
         if settings.models_idle_s is not None:
             self._tasks.append(background(self._unload_idle(settings.models_idle_s), "unload-idle"))
@@ -110,9 +113,7 @@ class OnDemand:
             # A model that does not fit will not fit later.
             model.failed(describe_error(error), tries_again=not isinstance(error, DoesNotFitError))
             self.on_failure(model.name)
-        # After a failure: the error has gone by now, and with it the last references to the model.
-        async with self._in_turn():
-            await asyncio.to_thread(_free_memory)
+            self._has_failed.set()
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
@@ -258,6 +259,18 @@ class OnDemand:
                     self.models[name].died(reason)
                     await self._unload(name, "died")
 
+    async def _free_failed(self) -> None:
+        """Free the memory of loads that failed.
+
+        Not as a part of the load: its requests would wait for the turn, and the error still refers
+        to the model.
+        """
+        while True:
+            await self._has_failed.wait()
+            self._has_failed.clear()
+            async with self._in_turn():
+                await asyncio.to_thread(_free_memory)
+
     async def _prepare(self) -> None:
         """Convert the models that are not converted, one after the other."""
         for model in self.models.values():  # models that are converted already are ready first
@@ -279,6 +292,7 @@ class OnDemand:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        stop_jobs()  # a conversion in the background
         closing = [model.aclose() for model in self.models.values()]
         await asyncio.gather(self._converter.aclose(), *closing)
         async with self._turn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 Answer: TypeAlias = dict[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[1]
+# A service manager, or Ctrl-C, sends these to all processes of the service.
+_STOPS = {signal.SIGTERM, signal.SIGINT}
+_running: set[subprocess.Popen[str]] = set()
 
 
 class JobError(Exception):
@@ -35,6 +39,10 @@ class JobRefusedError(JobError):
 
 class JobKilledError(JobError):
     """The job's process was killed, or did not end before its timeout."""
+
+
+class JobStoppedError(Exception):
+    """The job's process got a signal to stop, as this process stops: the job did not fail."""
 
 
 def run_in_subprocess(
@@ -57,33 +65,44 @@ def run_in_subprocess(
     Raises:
         JobRefusedError: the job reported that the model folder cannot be loaded.
         JobError: the job reported an error, or ended without an answer.
+        JobStoppedError: `stop_jobs`, or a signal to stop, ended the process.
     """
-    try:
-        process = subprocess.run(  # noqa: S603 - a module of this project, without a shell
-            [sys.executable, "-m", module],
-            cwd=_ROOT,
-            env=environment,
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_s,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise JobKilledError(f"{called} did not end in {timeout_s:g} s") from error
-    return _read_answer(process, called)
+    with subprocess.Popen(  # noqa: S603 - a module of this project, without a shell
+        [sys.executable, "-m", module],
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        _running.add(process)
+        try:
+            output, errors = process.communicate(json.dumps(job), timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise JobKilledError(f"{called} did not end in {timeout_s:g} s") from error
+        finally:
+            process.kill()  # does nothing to a process that has ended
+            _running.discard(process)
+    return _read_answer(process.returncode, output, errors, called)
 
 
-def _read_answer(process: subprocess.CompletedProcess[str], called: str) -> Answer:
-    if process.returncode < 0:
-        raise JobKilledError(
-            f"{called} was killed by signal {-process.returncode}, perhaps as memory ran out"
-        )
-    if process.returncode != 0:
-        end = process.stderr.strip().rpartition("\n")[2]
-        raise JobError(f"{called} ended with {process.returncode}: {end}")
+def stop_jobs() -> None:
+    """Stop the processes of all jobs, which threads wait for: they would outlive this process."""
+    for process in _running.copy():
+        process.terminate()
+
+
+def _read_answer(status: int, output: str, errors: str, called: str) -> Answer:
+    if -status in _STOPS:
+        raise JobStoppedError(f"{called} was stopped by signal {-status}")
+    if status < 0:
+        raise JobKilledError(f"{called} was killed by signal {-status}, perhaps as memory ran out")
+    if status != 0:
+        end = errors.strip().rpartition("\n")[2]
+        raise JobError(f"{called} ended with {status}: {end}")
     try:
-        answer: Answer = json.loads(process.stdout.splitlines()[-1])
+        answer: Answer = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise JobError(f"{called} ended without an answer") from error
     for warning in answer.pop("warnings", []):

@@ -34,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web.endpoints": {"inference", "backends", "config", "errors"},
     "meta": {"inference.store", "inference", "backends", "config"},
     "registry": {"on_demand", "vectorizer", "backends.load", "backends", "config", "errors"},
-    "on_demand": {"on_demand_model", "vectorizer", "inference", "backends.load", "config"}
-    | {"machine", "errors"},
+    "on_demand": {"on_demand_model", "vectorizer", "inference", "backends.load", "backends"}
+    | {"config", "machine", "errors"},
     "on_demand_model": {"inference", "config", "errors"},
     "vectorizer": {"inference.store", "inference", "inference.images", "backends.load", "backends"}
     | {"config", "machine", "errors"},

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ import pytest
 import on_demand
 import on_demand_model
 import vectorizer
+from backends import jobs
+from backends.conversion import conversion_cache
+from backends.load import needs_conversion
 from backends.model import Model, Rows
 from config import Settings
 from errors import DeviceLostError, ModelFolderError, NotLoadedError
@@ -23,6 +27,7 @@ from on_demand import OnDemand
 from tests import asgi
 from tests.asgi import client_of
 from tests.fakes import Clock, FakeModel
+from tests.golden_texts import GOLDEN_TEXTS
 from tests.several import PAIR, AnyFake, BeforeLoad, Named, Texts, app_of, serving, text_of
 from vectorizer import Vectorizer
 
@@ -200,6 +205,33 @@ async def test_a_load_that_fails_is_tried_again_later(
 
     assert pauses == [30, 60, 120, 240, 300, 300]
     assert (fine.status_code, ready.status_code) == (200, 204)
+
+
+async def test_a_load_that_fails_is_told_while_another_model_is_loaded(
+    fakes: Sequence[AnyFake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand_model, "_WATCH_S", 60)  # only the end of the load wakes a request
+    gate = asyncio.Event()
+
+    async def before_load(name: str) -> None:
+        if name == "clip":
+            await gate.wait()
+        if name == "minilm":
+            await asyncio.sleep(0.1)  # meanwhile the other model waits for its turn
+            raise ModelFolderError("the folder is gone")
+
+    async with served(tmp_path, fakes, before_load) as client:
+        await ask(client, "rerank")  # by its end all models are looked up
+        failing, loading = (asyncio.create_task(ask(client, name)) for name in ("minilm", "clip"))
+        async with asyncio.timeout(10):
+            refused = await failing
+        was_loading = not loading.done()
+        gate.set()
+        answer = await loading
+
+    assert was_loading
+    assert (refused.status_code, answer.status_code) == (503, 200)
+    assert "the folder is gone" in refused.json()["error"]
 
 
 async def test_a_model_is_not_loaded_before_it_is_converted(
@@ -625,6 +657,33 @@ async def test_a_stop_during_a_load_waits_for_no_load(
 
     assert took_s < 5
     assert answer.status_code == 503
+
+
+async def test_a_stop_ends_a_conversion_and_counts_no_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its process goes on, and after two stops the model is never converted."""
+
+    async def load(*_: object) -> Vectorizer:
+        pytest.fail("it was loaded")
+
+    monkeypatch.setattr(on_demand, "needs_conversion", needs_conversion)
+    monkeypatch.setattr(conversion_cache, "_CONVERT", "tests.job_for_a_process")
+    shutil.copytree(GOLDEN_TEXTS / "bert", tmp_path / "minilm")
+    cache = tmp_path / "cache"
+    settings = Settings(models_dir=tmp_path / "minilm", runtime_cache_dir=cache)
+    owner = OnDemand(settings, {"minilm": settings}, load)
+    async with asyncio.timeout(30):
+        while not jobs._running:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    in_progress = [path.suffix for path in cache.glob("*.tries")]
+    began_s = time.monotonic()
+    await owner.aclose()
+
+    assert in_progress == [".tries"]
+    assert not cache.exists()  # nor a half conversion
+    assert not jobs._running
+    assert time.monotonic() - began_s < 4
 
 
 async def test_one_model_alone_is_loaded_at_start() -> None:
