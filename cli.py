@@ -61,16 +61,15 @@ def wants_check(arguments: Sequence[str] | None = None) -> bool:
 
 
 def _settings() -> str:
-    return "\n".join(line for name in Settings.model_fields for line in _about(name))
-
-
-def _about(name: str) -> Iterator[str]:
-    field = Settings.model_fields[name]
-    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-    shown = str(default).lower() if isinstance(default, bool) else default
-    yield f"{name.upper()}{'' if shown in (None, '') else f'={shown}'}"
-    plain = re.sub(r"\[(.+?)\]\(.+?\)|`(.+?)`", r"\1\2", field.description or "")
-    yield from textwrap.wrap(plain, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    """Return all variables with their defaults, and below each its description in plain text."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = str(default).lower() if isinstance(default, bool) else default
+        lines.append(f"{name.upper()}{'' if shown in (None, '') else f'={shown}'}")
+        plain = re.sub(r"\[(.+?)\]\(.+?\)|`(.+?)`", r"\1\2", field.description or "")
+        lines += textwrap.wrap(plain, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def check() -> NoReturn:

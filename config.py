@@ -16,7 +16,6 @@ from typing import Annotated, Literal, TypeVar
 from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import ConfigurationError, describe_error
@@ -508,7 +507,8 @@ def settings_of(folder: Path, settings: Settings) -> Settings:
         if name.lower() not in OF_A_MODEL:
             allowed = ", ".join(OF_A_MODEL).upper()
             raise ConfigurationError(f"{path}: {name} is no setting of a single model: {allowed}")
-        if name.upper() in _switches() and value.lower() not in _SWITCH_VALUES:
+        is_switch = _IS_SWITCH in Settings.model_fields[name.lower()].metadata
+        if is_switch and value.lower() not in _SWITCH_VALUES:
             raise ConfigurationError(f"{path}: {name}: 1, true, 0 or false, and not {value!r}")
         if value:  # an empty value counts as unset, as in the environment
             own[name.lower()] = value
@@ -561,21 +561,20 @@ def is_secret(field: FieldInfo) -> bool:
 
 
 def _told(kind: type[BaseSettings], error: ValidationError) -> str:
-    return "; ".join(_told_fault(kind, fault) for fault in error.errors())
-
-
-def _told_fault(kind: type[BaseSettings], fault: ErrorDetails) -> str:
-    field = str(fault["loc"][0])
-    words = _EXPECTED.get(fault["type"])
-    message = fault["msg"].removeprefix("Value error, ")
-    expected = words.format(**fault.get("ctx", {})) if words else message
-    if expected.endswith("number"):
-        expected += _UNITS.get(field.rpartition("_")[2], "")
-        default = kind.model_fields[field].default
-        expected += "" if default is None else f", such as {default}"
-    if is_secret(kind.model_fields[field]):
-        return f"{field.upper()}: {expected}"
-    return f"{field.upper()}: {expected}, and not {fault['input']!r}"
+    """Return the faults of settings: the expected value, and the given one unless it is secret."""
+    told = []
+    for fault in error.errors():
+        name = str(fault["loc"][0])
+        field, words = kind.model_fields[name], _EXPECTED.get(fault["type"])
+        message = fault["msg"].removeprefix("Value error, ")
+        expected = words.format(**fault.get("ctx", {})) if words else message
+        if expected.endswith("number"):
+            expected += _UNITS.get(name.rpartition("_")[2], "")
+            expected += "" if field.default is None else f", such as {field.default}"
+        if not is_secret(field):
+            expected += f", and not {fault['input']!r}"
+        told.append(f"{name.upper()}: {expected}")
+    return "; ".join(told)
 
 
 def doubts() -> list[str]:
@@ -583,6 +582,12 @@ def doubts() -> list[str]:
 
     Warnings do not contain values.
     """
+    switches = {
+        name.upper()
+        for kind in (Settings, DownloadSettings)
+        for name, field in kind.model_fields.items()
+        if _IS_SWITCH in field.metadata
+    }
     found = [
         f"{name} is no setting, and does nothing: is {near} meant?"
         for name in sorted(os.environ)
@@ -590,7 +595,7 @@ def doubts() -> list[str]:
     ]
     found += [
         f"{name} is off: of all values only 1 and true switch it on"
-        for name in sorted(_switches())
+        for name in sorted(switches)
         if os.environ.get(name, "").strip().lower() not in _SWITCH_VALUES
     ]
     if unused := [name for name in _WITHOUT_EFFECT if os.environ.get(name)]:
@@ -599,27 +604,18 @@ def doubts() -> list[str]:
     return found
 
 
-def _names() -> set[str]:
-    return {name.upper() for kind in (Settings, DownloadSettings) for name in kind.model_fields}
-
-
-def _switches() -> set[str]:
-    kinds = (Settings, DownloadSettings)
-    fields = [field for kind in kinds for field in kind.model_fields.items()]
-    return {name.upper() for name, field in fields if _IS_SWITCH in field.metadata}
-
-
 def _misspelt(name: str) -> str | None:
     """Return the setting that a variable may be a misspelling of; None if there is none."""
-    known = _names().union(_WITHOUT_EFFECT)
+    kinds = (Settings, DownloadSettings)
+    known = {field.upper() for kind in kinds for field in kind.model_fields}.union(_WITHOUT_EFFECT)
     if name.upper() in known | _OF_OTHERS | _TOKENS or name.endswith(_OF_A_SERVICE):
         return None
-    near = {
-        other: edits
-        for other in sorted(known)
+    near = [
+        (edits, other)
+        for other in known
         if len(other) >= _MIN_LETTERS and (edits := _edits(name.upper(), other)) <= _MAX_EDITS
-    }
-    return min(near, key=lambda other: near[other], default=None)
+    ]
+    return min(near)[1] if near else None
 
 
 def _edits(name: str, other: str) -> int:

@@ -194,10 +194,24 @@ class OnDemand:
         return await self._unload_until_fits(needed)
 
     async def _unload_until_fits(self, needed: int = 0, keeps: str = "") -> bool:
-        """Unload idle models until `needed` bytes are free; return False if the others are busy."""
+        """Unload idle models until `needed` bytes are free, the least recently used first.
+
+        Args:
+            needed: bytes.
+            keeps: name of a model that is not unloaded.
+
+        Returns:
+            False if the other models are busy before so much is free.
+        """
         while self._taken() + needed > self._limit:
-            if not await self._unload_least_used(keeps):
+            idle = [
+                (vectorizer.used_at_s, name)
+                for name, vectorizer in self.loaded.items()
+                if self._is_idle(name) and name != keeps
+            ]
+            if not idle:
                 return False
+            await self._unload(min(idle)[1], "memory")
         return True
 
     def _check_fits(self, model: OnDemandModel, nbytes: int) -> None:
@@ -215,18 +229,6 @@ class OnDemand:
         """Return the bytes of loaded models, and the bytes expected by loads in progress."""
         claimed = sum(model.claimed_bytes for model in self.models.values())
         return claimed + sum(self.models[name].nbytes for name in self.loaded)
-
-    async def _unload_least_used(self, keeps: str = "") -> bool:
-        """Unload the idle model that was not used for longest; return False if all are busy."""
-        idle = [
-            (vectorizer.used_at_s, name)
-            for name, vectorizer in self.loaded.items()
-            if self._is_idle(name) and name != keeps
-        ]
-        if not idle:
-            return False
-        await self._unload(min(idle)[1], "memory")
-        return True
 
     async def _unload(self, name: str, why: Unloading) -> None:
         """Unload a model; from now on requests load it anew."""

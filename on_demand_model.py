@@ -92,16 +92,14 @@ class OnDemandModel:
         finally:
             self.waiting -= 1
 
-    def _is_loading(self) -> bool:
-        return self._loading is not None and not self._loading.done()
-
     def _begin(self) -> asyncio.Task[None]:
         if self._loading is None or self._loading.done():
             self._loading = background(self._start_load(self), name=f"load-{self.name}")
         return self._loading
 
     def _check(self) -> None:
-        if self.is_closed and not self._is_loading():
+        is_loading = self._loading is not None and not self._loading.done()
+        if self.is_closed and not is_loading:
             raise NotLoadedError("shutting down", retry_after_s=1)
         if not self.is_prepared:
             raise NotLoadedError(

@@ -171,10 +171,11 @@ class RowMemory:
 
     def put(self, key: RowKey, row: EmbeddingResult) -> None:
         """Store a row; if the memory is full, drop the rows that were not used for longest."""
-        if key in self._rows or _nbytes(row) > self._max_bytes:
+        nbytes = _nbytes(row)
+        if key in self._rows or nbytes > self._max_bytes:
             return
         self._rows[key] = row
-        self._nbytes += _nbytes(row)
+        self._nbytes += nbytes
         while self._nbytes > self._max_bytes:
             self._nbytes -= _nbytes(self._rows.popitem(last=False)[1])
 
