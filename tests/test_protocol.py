@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from web import protocol
 from web.protocol import MAX_HEAD_BYTES, Protocol
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,28 @@ async def test_a_large_body_that_was_answered_early_is_no_head(port: int) -> Non
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     assert (await said(port, request, body, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).count(OK) == 2
+
+
+UNREAD = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10000000\r\n\r\n"
+
+
+async def test_a_client_that_sends_all_before_it_reads_gets_an_early_answer(port: int) -> None:
+    """As Python's urllib and nginx do, with `Connection: close`: no reset takes the answer away."""
+
+    def send_all_then_read() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(UNREAD + b"a" * 10_000_000)
+            return b"".join(iter(lambda: client.recv(1000), b""))
+
+    assert (await asyncio.to_thread(send_all_then_read)).startswith(OK)
+
+
+async def test_a_body_that_does_not_end_keeps_no_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_REST_S", 0.2)
+
+    assert OK in await said(port, UNREAD, b"a" * 1000)
 
 
 JDK_OFFER = (  # as the JDK's HttpClient and `curl --http2` write it

@@ -6,6 +6,9 @@ memory, and silent connections would stay open.
 It also writes head and body of an answer separately. If the process is killed between the two, the
 client has the head only, and no balancer may retry: here both are one write.
 
+It closes a connection while the body of a request that was refused still arrives. Then the kernel
+resets the connection, and the client loses the answer: here the rest of the body is read first.
+
 Its parser loses the body of a request with `Upgrade: h2c`, which the JDK's client sends by default:
 here such an offer is ignored, as HTTP allows, and the body is read.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -24,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 65_536
+_REST_S = 5.0  # time for the rest of a body after its answer, before the connection is closed
 
 
 class Protocol(HttpToolsProtocol):
@@ -35,12 +40,15 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_WholeWrites(transport, self.loop))  # type: ignore[arg-type]
+        self._writes = _WholeWrites(transport, self.loop, lambda: self._is_in_body)
+        super().connection_made(self._writes)  # type: ignore[arg-type]
         self._expect_head()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._writes.stop_waiting()
+        self._is_in_body = False
         super().connection_lost(exc)
 
     @override
@@ -83,10 +91,12 @@ class Protocol(HttpToolsProtocol):
             return
         self._is_in_body = False
         super().on_message_complete()
+        self._writes.close_if_waiting()
 
     @override
     def send_400_response(self, msg: str) -> None:
         """Answer invalid HTTP with a JSON error, and close."""
+        self._is_in_body = False  # the rest cannot be read
         content = orjson.dumps({"error": msg})
         head = (
             "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
@@ -124,11 +134,27 @@ class Protocol(HttpToolsProtocol):
 
 
 class _WholeWrites:
-    """A transport that joins all writes of one pass of the event loop."""
+    """A transport that joins all writes of one pass of the event loop.
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    It is closed once the rest of a body has arrived, at the latest after `_REST_S`, or if it is
+    closed once more.
+
+    Args:
+        transport: the transport of the connection.
+        loop: the event loop.
+        is_in_body: tells whether a part of a request's body is still to come.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        is_in_body: Callable[[], bool],
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._is_in_body = is_in_body
+        self._closing: asyncio.TimerHandle | None = None
         self._pieces: list[bytes] = []
         self.is_closing = transport.is_closing  # called for every request
 
@@ -142,7 +168,21 @@ class _WholeWrites:
 
     def close(self) -> None:
         self._flush()
+        if self._is_in_body() and not self._closing:
+            self._closing = self._loop.call_later(_REST_S, self._transport.close)
+            return
+        self.stop_waiting()
         self._transport.close()
+
+    def close_if_waiting(self) -> None:
+        """Close the transport if it waits for the rest of a body."""
+        if self._closing:
+            self.close()
+
+    def stop_waiting(self) -> None:
+        """Cancel the timer of a transport that waits for the rest of a body."""
+        if self._closing:
+            self._closing.cancel()
 
     def abort(self) -> None:
         self._pieces.clear()
