@@ -547,7 +547,7 @@ async def test_another_model_is_not_found_in_the_shape_of_the_api(
     answer = await client.get("/v1/models/gpt-4")
 
     assert answer.status_code == 404
-    assert "fake-model-2 is loaded" in answer.json()["error"]["message"]
+    assert "there is: fake-model-2" in answer.json()["error"]["message"]
 
 
 async def test_its_requests_are_counted_and_timed(client: httpx.AsyncClient) -> None:

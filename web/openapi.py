@@ -42,7 +42,7 @@ _TOKENS = {
 # An example message for each status, with its reason and the field or item at fault.
 _EXAMPLES: dict[int, tuple[str, Reason, str]] = {
     401: ("send a token that is allowed: Authorization: Bearer <token>", "token", ""),
-    404: ("GET /v1/models/clip: no such model; org/some-clip is loaded", "route", ""),
+    404: ("GET /v1/models/clip: no such model; there is: org/some-clip", "route", ""),
     408: ("the body took over 45 s to arrive", "slow_body", ""),
     413: ("300 texts and images; at most 256 are allowed in one request", "items", ""),
     415: (

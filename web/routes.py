@@ -159,7 +159,7 @@ async def _model(request: Request) -> ModelObject:
     asked, name = _asked(request), request.path_params["model"]
     if name not in asked:
         is_or_are = "is" if len(asked) == 1 else "are"
-        raise HTTPException(404, f"no such model; {', '.join(asked)} {is_or_are} loaded")
+        raise HTTPException(404, f"no such model; there {is_or_are}: {', '.join(asked)}")
     return model_object(name, asked[name].listed_at)
 
 

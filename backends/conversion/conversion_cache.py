@@ -80,8 +80,8 @@ def _make(
         _check_torch(folder)
         raise ConversionError(
             f"the model in {folder.root.absolute()} is not converted, and no request waits for a "
-            "conversion: the log says why it failed after the start. Start the service anew to try "
-            "again, or convert it at build time"
+            "conversion: it failed after the start, as the log says, or files changed since. Start "
+            "the service anew to try again, or convert it at build time"
         )
     try:
         with staging(cache, wait=True) as scratch:
