@@ -207,6 +207,23 @@ async def test_a_load_that_fails_is_tried_again_later(
     assert (fine.status_code, ready.status_code) == (200, 204)
 
 
+async def test_the_service_is_ready_as_long_as_a_model_can_answer(
+    fakes: Sequence[AnyFake], loads: Loads, tmp_path: Path
+) -> None:
+    names = [fake.name for fake in fakes]
+    ready, errors = [], []
+    async with served(tmp_path, fakes, loads) as client:
+        for name in names:
+            loads.faults[name] = ModelFolderError("the folder is gone")
+            await ask(client, name)
+            answer = await client.get("/.well-known/ready")
+            ready.append(answer.status_code)
+            errors.append(answer.text)
+
+    assert ready == [204, 204, 503]
+    assert f"{names[0]}: could not be loaded: the folder is gone" in errors[-1]
+
+
 async def test_a_load_that_fails_is_told_while_another_model_is_loaded(
     fakes: Sequence[AnyFake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "s
 
 
 # A probe whose path names no model fails if any model fails, as requests for that model cannot be
-# answered.
+# answered. On demand `ready` fails only if all models fail.
 
 
 async def _live(request: Request) -> Response:
@@ -118,8 +118,12 @@ async def _ready(request: Request) -> Response:
     for model in asked:
         if model.loaded:
             model.loaded.vectorizer.try_again_if_failing()
-    stopping = "shutting down" if get_service(request.scope).draining else None
-    return _probe((model, model.unready or stopping) for model in asked)
+    if get_service(request.scope).draining:
+        raise UnhealthyError("shutting down")
+    # On demand a load may fail for ever, as of a broken folder: the other models go on.
+    if any(model.on_demand and not model.unready for model in asked):
+        return Response(status_code=204)
+    return _probe((model, model.unready) for model in asked)
 
 
 def _probe(faults: Iterable[tuple[ServedModel, str | None]]) -> Response:
