@@ -240,12 +240,12 @@ def test_a_conversion_that_goes_wrong_in_any_way_leaves_it_to_torch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(conversion_cache, "_TIMEOUT_S", 2)
-    run = subprocess.run
+    popen = subprocess.Popen
 
     def instead(_: object, **options: Any) -> object:
-        return run([sys.executable, "-c", program], **options)
+        return popen([sys.executable, "-c", program], **options)
 
-    monkeypatch.setattr(subprocess, "run", instead)
+    monkeypatch.setattr(subprocess, "Popen", instead)
     served = load_replica(detect(model), replace(OPENVINO, cache_dir=model / "cache"))
 
     assert served.info.runtime == "torch"
