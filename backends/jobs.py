@@ -67,6 +67,17 @@ def run_in_subprocess(
         JobError: the job reported an error, or ended without an answer.
         JobStoppedError: `stop_jobs`, or a signal to stop, ended the process.
     """
+    try:
+        status, output, errors = _run(module, json.dumps(job), environment, timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise JobKilledError(f"{called} did not end in {timeout_s:g} s") from error
+    return _read_answer(status, output, errors, called)
+
+
+def _run(
+    module: str, stdin: str, environment: Mapping[str, str] | None, timeout_s: float | None
+) -> tuple[int, str, str]:
+    """Run a module; return its exit status and what it wrote to stdout and stderr."""
     with subprocess.Popen(  # noqa: S603 - a module of this project, without a shell
         [sys.executable, "-m", module],
         cwd=_ROOT,
@@ -78,13 +89,11 @@ def run_in_subprocess(
     ) as process:
         _running.add(process)
         try:
-            output, errors = process.communicate(json.dumps(job), timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise JobKilledError(f"{called} did not end in {timeout_s:g} s") from error
+            output, errors = process.communicate(stdin, timeout=timeout_s)
         finally:
             process.kill()  # does nothing to a process that has ended
             _running.discard(process)
-    return _read_answer(process.returncode, output, errors, called)
+    return process.returncode, output, errors
 
 
 def stop_jobs() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from backends import jobs
 from tests.service import ROOT
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -32,10 +33,9 @@ _FORKS.set_forkserver_preload(
 )
 # A start also asks which other forks have ended, and an exit status can be read once.
 _ONE_AT_A_TIME = threading.Lock()
-_JOB = (sys.executable, "-m")
 _TEMPLATE_JOB = "backends.families.chat_template"  # bounds its memory, and needs no torch
 _TIMEOUT_S = 300
-_run_process = subprocess.run
+_run_in_process = jobs._run
 
 
 def run(
@@ -46,19 +46,19 @@ def run(
     Raises:
         TimeoutExpired: nothing has come of it in five minutes.
     """
-    jobs, of_fork = _FORKS.Pipe()
-    with TemporaryDirectory() as folder, jobs, of_fork:
+    own_end, of_fork = _FORKS.Pipe()
+    with TemporaryDirectory() as folder, own_end, of_fork:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
         fork = _FORKS.Process(
             target=_main, args=(program, dict(environment), stdin, outputs, of_fork)
         )
         with _ONE_AT_A_TIME:
             fork.start()
-        while fork.sentinel not in (ready := wait([jobs, fork.sentinel], _TIMEOUT_S)):
+        while fork.sentinel not in (ready := wait([own_end, fork.sentinel], _TIMEOUT_S)):
             if not ready:
                 fork.kill()
                 raise subprocess.TimeoutExpired(program, _TIMEOUT_S)
-            jobs.send(run(*jobs.recv()))
+            own_end.send(run(*own_end.recv()))
         with _ONE_AT_A_TIME:
             fork.join()
             returncode = fork.exitcode or 0
@@ -71,7 +71,7 @@ def _main(
     environment: dict[str, str],
     stdin: str,
     outputs: Sequence[Path],
-    jobs: Connection[Any, Any],
+    parent: Connection[Any, Any],
 ) -> None:
     for descriptor, path in enumerate(outputs, start=1):
         with path.open("w") as output:
@@ -81,7 +81,7 @@ def _main(
     _read_environment()
     os.chdir(ROOT)
     sys.stdin = io.StringIO(stdin)
-    subprocess.run = partial(_run_job, jobs)  # type: ignore[assignment]
+    jobs._run = partial(_run_job, parent)
     if program[0] == "-m":
         sys.argv = list(program[1:])
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)
@@ -103,11 +103,15 @@ def _read_environment() -> None:
 
 
 def _run_job(
-    jobs: Connection[Any, Any], command: Sequence[str], **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """Have a job of this project run in a fork, without its time limit; other commands as ever."""
-    if tuple(command[:2]) != _JOB or command[2] == _TEMPLATE_JOB:
-        return _run_process(command, **options)
-    jobs.send((command[1:], dict(options["env"] or os.environ), options["input"]))
-    answer: subprocess.CompletedProcess[str] = jobs.recv()
-    return answer
+    parent: Connection[Any, Any],
+    module: str,
+    stdin: str,
+    environment: Mapping[str, str] | None,
+    timeout_s: float | None,
+) -> tuple[int, str, str]:
+    """Run a job of this project in a fork of the parent's, without its time limit."""
+    if module == _TEMPLATE_JOB:
+        return _run_in_process(module, stdin, environment, timeout_s)
+    parent.send((["-m", module], dict(environment or os.environ), stdin))
+    answer: subprocess.CompletedProcess[str] = parent.recv()
+    return answer.returncode, answer.stdout, answer.stderr
