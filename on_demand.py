@@ -83,7 +83,7 @@ class OnDemand:
         self._converter = WorkerPool(1, "model-converter", Monitor("converter"))
         self._resources = Resources.of(settings)
         self._turn = asyncio.Lock()  # held during a load or an unload
-        self._has_failed = asyncio.Event()  # set by a failed load until its memory is freed
+        self._has_failed = asyncio.Event()  # set after a failed load: its memory is to be freed
         self._tasks = [
             background(self._prepare(), name="prepare-models"),
             background(self._unload_dead(), name="unload-dead"),
